@@ -1,0 +1,2 @@
+//! `cnet-slirp`: a drop-in for `slirp4netns`.
+fn main() {}

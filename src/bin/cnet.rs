@@ -1,0 +1,2 @@
+//! `cnet`: networks of containers for a person at a terminal.
+fn main() {}

@@ -1,0 +1,16 @@
+//! Where frames leave the pure core.
+
+use crate::addr::PortId;
+
+/// The port's queue is full or the port is gone: the frame is lost, as on any wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortFull;
+
+/// Takes frames and super-frames out to ports. The shell writes them to a TAP, the simulation puts
+/// them on its wire.
+pub trait FrameSink {
+    /// Sends one frame to `port`. `frame` starts with the virtio-net header
+    /// ([`crate::vnet::VNET_HDR_LEN`] bytes) and the Ethernet header follows. The call does not
+    /// keep `frame`.
+    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull>;
+}
