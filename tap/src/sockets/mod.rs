@@ -1,0 +1,27 @@
+//! Socket calls that the standard library and rustix lack, as safe functions on descriptors.
+//!
+//! - [`tcp`]: peeking at a receive queue from an offset, discarding from its front, `TCP_INFO`.
+//! - [`udp`]: datagrams with GRO and GSO, hop limit, type of service and local address.
+//! - [`error_queue`]: what ICMP and the kernel said about what was sent.
+//! - [`options`]: the socket options of both.
+//!
+//! Nothing here waits: every call that could is made with `MSG_DONTWAIT`, whatever the socket's
+//! own mode. `EINTR` cannot occur for such calls. Errors are the kernel's, unchanged.
+
+pub mod error_queue;
+pub mod options;
+pub mod tcp;
+pub mod udp;
+
+pub use error_queue::{ErrorOrigin, SocketErrorReport, enable_recverr, recv_error};
+pub use options::{
+    bind_address_no_port, ping_socket, reset_on_close, set_dont_fragment, so_error, unacknowledged,
+    unsent,
+};
+pub use tcp::{
+    TcpInfo, peek_skipping, recv_discard, recv_peek, set_peek_off, supports_peek_off_tcp, tcp_info,
+};
+pub use udp::{
+    Datagram, SendOptions, receive_details, recv_datagram, send_datagram, send_datagram_with,
+    set_udp_gro,
+};

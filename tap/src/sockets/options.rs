@@ -1,0 +1,169 @@
+//! Socket options and small queries.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+
+// include/uapi/linux/in.h; the libc crate lacks it on some targets.
+const IP_BIND_ADDRESS_NO_PORT: libc::c_int = 24;
+
+/// setsockopt(2) with an `int`.
+pub(crate) fn set_int(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the pointer is to one int, as the length says.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// getsockopt(2) into bytes; gives how many the kernel wrote.
+pub(crate) fn get_bytes(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    space: &mut [u8],
+) -> io::Result<usize> {
+    let mut length = space.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open; the kernel writes at most `length` bytes to `space`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            space.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(length as usize)
+    }
+}
+
+/// Takes the socket's pending error (`SO_ERROR`), an errno; `None` if there is none. This is how
+/// the outcome of a non-blocking connect(2) is learnt.
+///
+/// # Errors
+///
+/// Only for a descriptor that is no socket.
+pub fn so_error(fd: impl AsFd) -> io::Result<Option<i32>> {
+    Ok(sockopt::socket_error(fd)?
+        .err()
+        .map(|errno| errno.raw_os_error()))
+}
+
+/// Lets bind(2) with port 0 leave the port open until connect(2), so that ports are shared by
+/// connections to different destinations (`IP_BIND_ADDRESS_NO_PORT`, ip(7)). It serves IPv4 and
+/// IPv6 sockets.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn bind_address_no_port(fd: impl AsFd) -> io::Result<()> {
+    set_int(fd.as_fd(), libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// Chooses whether datagrams are sent with Don't Fragment: with `true`, one over the path's MTU
+/// fails with `EMSGSIZE`; with `false`, it is cut into fragments here or on its way
+/// (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`, ipv6(7)). `v6` is the socket's family; an IPv6
+/// socket gets the setting for the IPv4 packets it may send, too.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn set_dont_fragment(fd: impl AsFd, v6: bool, dont_fragment: bool) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let (mode4, mode6) = if dont_fragment {
+        (Ipv4PathMtuDiscovery::DO, Ipv6PathMtuDiscovery::DO)
+    } else {
+        (Ipv4PathMtuDiscovery::DONT, Ipv6PathMtuDiscovery::DONT)
+    };
+    if v6 {
+        sockopt::set_ipv6_mtu_discover(fd, mode6)?;
+        // Refused with ENOPROTOOPT where IPv4 is not compiled in; then it is not needed either.
+        let _ = sockopt::set_ip_mtu_discover(fd, mode4);
+        return Ok(());
+    }
+    Ok(sockopt::set_ip_mtu_discover(fd, mode4)?)
+}
+
+/// Makes close(2) send RST instead of FIN and drop what is queued (`SO_LINGER` with 0 seconds,
+/// socket(7)).
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn reset_on_close(fd: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_linger(fd, Some(Duration::ZERO))?)
+}
+
+/// Opens a non-blocking ping socket (icmp(7)): it sends echo requests under an identifier that is
+/// its local port, and receives the replies to them.
+///
+/// # Errors
+///
+/// `EACCES` where `net.ipv4.ping_group_range` holds none of the process's groups; the setting
+/// serves both families.
+pub fn ping_socket(v6: bool) -> io::Result<OwnedFd> {
+    let (family, protocol) = if v6 {
+        (AddressFamily::INET6, ipproto::ICMPV6)
+    } else {
+        (AddressFamily::INET, ipproto::ICMP)
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::DGRAM,
+        flags,
+        Some(protocol),
+    )?)
+}
+
+/// Bytes written to a TCP socket that the far end has not acknowledged (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+///
+/// `EINVAL` on a listening socket.
+pub fn unacknowledged(fd: impl AsFd) -> io::Result<usize> {
+    query(fd.as_fd(), libc::TIOCOUTQ as _)
+}
+
+/// Bytes written to a TCP socket that have not been sent (`SIOCOUTQNSD`, tcp(7)).
+///
+/// # Errors
+///
+/// `EINVAL` on a listening socket.
+pub fn unsent(fd: impl AsFd) -> io::Result<usize> {
+    // include/uapi/linux/sockios.h
+    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
+    query(fd.as_fd(), SIOCOUTQNSD)
+}
+
+fn query(fd: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<usize> {
+    let mut value: libc::c_int = 0;
+    // SAFETY: the descriptor is open; both requests passed in this file write one int.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), request as _, &raw mut value) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(value).unwrap_or(0))
+}
