@@ -13,5 +13,6 @@
 
 pub mod flow;
 pub mod host;
+pub mod icmp_error;
 pub mod link;
 pub mod policy;
