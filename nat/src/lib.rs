@@ -16,3 +16,4 @@ pub mod host;
 pub mod icmp_error;
 pub mod link;
 pub mod policy;
+pub mod tcp;

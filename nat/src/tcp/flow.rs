@@ -1,0 +1,479 @@
+//! One spliced TCP connection: its state, and how segments leave for the container.
+//!
+//! The two directions live in files of their own: [`super::receive`] takes the container's segments
+//! to the host's socket, [`super::transmit`] takes what the socket received to the container.
+
+use bytes::BytesMut;
+use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::{DropReason, FrameSink};
+
+use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
+use super::seq::Seq;
+use super::{TcpConfig, rtt::RttEstimator};
+use crate::host::{HostSockets, SocketId};
+use crate::link::{Io, Link};
+
+/// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
+pub(super) const OUR_WINDOW_SCALE: u8 = 8;
+/// Receive window granted to the container before the host's socket showed its pace, in bytes.
+pub(super) const INITIAL_GRANT: u32 = 256 * 1024;
+/// Smallest receive window while the host's socket takes data at all, in bytes.
+pub(super) const MIN_GRANT: u32 = 64 * 1024;
+/// Largest receive window, in bytes: what a fast host path needs to stay busy.
+pub(super) const MAX_GRANT: u32 = 8 * 1024 * 1024;
+/// Congestion window at the start: the TAP is a wire of no delay, only the container's receive
+/// window limits what may be in flight until the first loss tells of a full queue.
+pub(super) const INITIAL_CWND: u32 = 16 * 1024 * 1024;
+/// Tries of a SYN or SYN/ACK before the connection is given up.
+const HANDSHAKE_TRIES: u8 = 6;
+/// First wait for an answer to a SYN or SYN/ACK (RFC 6298, section 2.1).
+pub(super) const HANDSHAKE_RTO: Duration = Duration::from_secs(1);
+/// Wait between keepalive probes, and how many may stay unanswered (Linux's defaults, tcp(7)).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+const KEEPALIVE_PROBES: u8 = 9;
+/// How long zero-window probes may stay unanswered.
+const PROBE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where a connection stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The container's SYN came; the host's socket is connecting. Nothing was sent to the
+    /// container. Segments other than SYN and RST are refused.
+    Connecting,
+    /// The host's socket is connected, our SYN/ACK waits for its ACK. Data is not forwarded yet.
+    SynReceived,
+    /// A published port accepted a client; our SYN to the container waits for its SYN/ACK.
+    SynSent,
+    /// Data flows, either direction possibly closed already.
+    Established,
+    /// Over: the host's socket is closed, the slot is to be freed.
+    Closed,
+}
+
+/// What the flow's deadline is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Alarm {
+    /// SYN or SYN/ACK unanswered.
+    Handshake,
+    /// Data or FIN unacknowledged.
+    Retransmit,
+    /// The container's window is closed and data waits.
+    Probe,
+    /// The port's queue was full; try to go on.
+    Resume,
+    /// A keepalive probe waits for its answer.
+    Keepalive,
+}
+
+/// What every flow operation needs from outside.
+pub(super) struct Cx<'a, 'io, S, H> {
+    pub now: Instant,
+    pub io: &'a mut Io<'io, S, H>,
+    pub config: &'a TcpConfig,
+    pub stash: &'a mut super::StashBudget,
+}
+
+/// One spliced TCP connection.
+#[derive(Debug)]
+pub struct TcpFlow {
+    pub(super) state: State,
+    /// Unknown for a published port until the container's address is resolved.
+    pub(super) link: Option<Link>,
+    pub(super) route: Route,
+    pub(super) socket: Option<SocketId>,
+
+    // Container to host.
+    /// Next byte expected from the container.
+    pub(super) rcv_nxt: Seq,
+    /// Right edge of the window we announced; never moves back.
+    pub(super) rcv_adv: Seq,
+    pub(super) rcv_scale: u8,
+    /// Window to announce while the host's socket takes everything.
+    pub(super) grant: u32,
+    /// Bytes the socket took since `grant` last changed.
+    pub(super) taken: u32,
+    /// Bytes acknowledged to the container that the host's socket has not taken yet.
+    pub(super) stash: BytesMut,
+    pub(super) fin_received: bool,
+    /// Our end of the host's stream is shut.
+    pub(super) host_shut: bool,
+    pub(super) ack_due: bool,
+
+    // Host to container.
+    /// First byte the container has not acknowledged.
+    pub(super) snd_una: Seq,
+    /// Next byte to send; moves back to repeat.
+    pub(super) snd_nxt: Seq,
+    /// Highest byte sent so far.
+    pub(super) snd_max: Seq,
+    /// First byte not yet discarded from the host's socket: its receive queue starts here.
+    pub(super) discarded: Seq,
+    pub(super) snd_wnd: u32,
+    pub(super) snd_wl1: Seq,
+    pub(super) snd_wl2: Seq,
+    pub(super) snd_scale: u8,
+    pub(super) mss: u16,
+    /// The host's socket may have bytes beyond `snd_nxt`, or its end of stream.
+    pub(super) readable: bool,
+    /// The far end closed: a short read does not mean that nothing follows.
+    pub(super) read_closed: bool,
+    /// Sequence number of our FIN, once the host's stream has ended.
+    pub(super) fin: Option<Seq>,
+    pub(super) cwnd: u32,
+    pub(super) ssthresh: u32,
+    pub(super) dup_acks: u8,
+    /// While set, a loss is being repaired: it ends when everything sent before is acknowledged.
+    pub(super) recover: Option<Seq>,
+    pub(super) rtt: RttEstimator,
+    pub(super) sack_permitted: bool,
+
+    // Time.
+    pub(super) alarm: Option<(Alarm, Instant)>,
+    /// Unanswered tries of what the alarm stands for.
+    pub(super) tries: u8,
+    /// Last time the container was heard.
+    pub(super) last_heard: Instant,
+    /// What the timer wheel holds for this flow.
+    pub(super) wheel_at: Option<Instant>,
+    /// Listed for service at the end of the batch.
+    pub(super) dirty: bool,
+}
+
+impl TcpFlow {
+    pub(super) fn new(
+        now: Instant,
+        state: State,
+        route: Route,
+        link: Option<Link>,
+        iss: Seq,
+    ) -> Self {
+        TcpFlow {
+            state,
+            link,
+            route,
+            socket: None,
+            rcv_nxt: Seq(0),
+            rcv_adv: Seq(0),
+            rcv_scale: 0,
+            grant: INITIAL_GRANT,
+            taken: 0,
+            stash: BytesMut::new(),
+            fin_received: false,
+            host_shut: false,
+            ack_due: false,
+            snd_una: iss,
+            snd_nxt: iss,
+            snd_max: iss,
+            discarded: iss + 1,
+            snd_wnd: 0,
+            snd_wl1: Seq(0),
+            snd_wl2: Seq(0),
+            snd_scale: 0,
+            mss: 536,
+            readable: false,
+            read_closed: false,
+            fin: None,
+            cwnd: INITIAL_CWND,
+            ssthresh: INITIAL_CWND,
+            dup_acks: 0,
+            recover: None,
+            rtt: RttEstimator::default(),
+            sack_permitted: false,
+            alarm: None,
+            tries: 0,
+            last_heard: now,
+            wheel_at: None,
+            dirty: false,
+        }
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Neither end has finished its handshake: the flow may be evicted.
+    pub fn is_embryonic(&self) -> bool {
+        matches!(
+            self.state,
+            State::Connecting | State::SynReceived | State::SynSent
+        )
+    }
+
+    /// Bytes sent and not acknowledged.
+    pub(super) fn in_flight(&self) -> usize {
+        self.snd_nxt.bytes_since(self.snd_una)
+    }
+
+    // ---- segments to the container ----
+
+    /// The window field to send, and the edge it announces.
+    fn window_field(&mut self) -> u16 {
+        let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
+        let window = if self.stash.is_empty() {
+            open.max(self.grant)
+        } else {
+            open
+        };
+        // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6).
+        let scaled = window
+            .div_ceil(1 << self.rcv_scale)
+            .min(u32::from(u16::MAX));
+        self.rcv_adv = self
+            .rcv_adv
+            .max(self.rcv_nxt + ((scaled << self.rcv_scale) as usize));
+        scaled as u16
+    }
+
+    /// Sends a segment whose payload of `payload_len` bytes stands in the frame buffer already.
+    /// Acknowledges on the way. `false` when the port took it not.
+    pub(super) fn send_segment<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+        seq: Seq,
+        flags: Flags,
+        payload_len: usize,
+    ) -> bool {
+        let Some(link) = self.link else { return false };
+        let seg = SegmentOut {
+            seq,
+            ack: self.rcv_nxt,
+            flags,
+            window: self.window_field(),
+            syn: None,
+            payload_len,
+            mss: usize::from(self.mss),
+        };
+        let len = write_segment(cx.io.buf, &link, &self.route, &seg);
+        let sent = cx.io.sink.emit(link.port, &cx.io.buf[..len]).is_ok();
+        if sent && flags.ack {
+            self.ack_due = false;
+        }
+        sent
+    }
+
+    /// A pure acknowledgement.
+    pub(super) fn send_ack<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        self.send_segment(cx, self.snd_nxt, Flags::ACK, 0);
+        self.ack_due = false;
+    }
+
+    /// A segment that is not acceptable, so that the container answers with an ACK: zero-window
+    /// and keepalive probe in the form Linux uses (`tcp_xmit_probe_skb`, net/ipv4/tcp_output.c).
+    pub(super) fn send_probe<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        self.send_segment(cx, Seq(self.snd_una.0.wrapping_sub(1)), Flags::ACK, 0);
+    }
+
+    /// Sends our SYN (`SynSent`) or SYN/ACK (`SynReceived`) and sets the alarm for its answer.
+    pub(super) fn send_syn<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        let answering = self.state == State::SynReceived;
+        let options = SynOptions {
+            mss: super::segment::mss_for(cx.config.mtu, self.route.src.ip()) as u16,
+            window_scale: (!answering || self.rcv_scale > 0).then_some(OUR_WINDOW_SCALE),
+            sack_permitted: !answering || self.sack_permitted,
+        };
+        if let Some(link) = self.link {
+            // The window of a SYN is never scaled (RFC 7323, section 2.2).
+            let window = u16::MAX;
+            self.rcv_adv = self.rcv_adv.max(self.rcv_nxt + usize::from(window));
+            let seg = SegmentOut {
+                seq: self.snd_una,
+                ack: self.rcv_nxt,
+                flags: Flags {
+                    syn: true,
+                    ack: answering,
+                    ..Flags::default()
+                },
+                window,
+                syn: Some(options),
+                payload_len: 0,
+                mss: usize::from(self.mss),
+            };
+            let len = write_segment(cx.io.buf, &link, &self.route, &seg);
+            // A SYN the port does not take is repeated by the alarm like one that was lost.
+            let _ = cx.io.sink.emit(link.port, &cx.io.buf[..len]);
+        }
+        self.snd_nxt = self.snd_una + 1;
+        self.snd_max = self.snd_nxt;
+        let wait = HANDSHAKE_RTO * (1 << self.tries.min(6));
+        self.alarm = Some((Alarm::Handshake, cx.now + wait));
+    }
+
+    // ---- ends ----
+
+    /// Ends the connection with a RST on both sides.
+    pub(super) fn abort<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.state != State::Connecting {
+            let flags = Flags {
+                rst: true,
+                ack: self.state != State::SynSent,
+                ..Flags::default()
+            };
+            self.send_segment(cx, self.snd_nxt, flags, 0);
+        }
+        self.reset_host(cx);
+    }
+
+    /// Ends the host's side with a RST; the container knows already or needs no word.
+    pub(super) fn reset_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if let Some(socket) = self.socket.take() {
+            cx.io.hosts.tcp_reset(socket);
+        }
+        self.finish(cx);
+    }
+
+    /// Frees what the flow holds.
+    fn finish<S, H>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        cx.stash.release(self.stash.len());
+        self.stash = BytesMut::new();
+        self.alarm = None;
+        self.state = State::Closed;
+    }
+
+    /// Both streams ended and both ends know: close without noise.
+    fn finish_if_done<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        let ours_acked = self.fin.is_some_and(|fin| self.snd_una == fin + 1);
+        if self.host_shut && ours_acked {
+            if let Some(socket) = self.socket.take() {
+                cx.io.hosts.close(socket);
+            }
+            self.finish(cx);
+        }
+    }
+
+    // ---- service ----
+
+    /// Brings the flow up to date after a batch of events: discards what was acknowledged, sends
+    /// what may be sent, acknowledges what was received. Returns whether more could be sent at
+    /// once.
+    pub(super) fn service<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> bool {
+        if self.state != State::Established {
+            if self.ack_due && self.state == State::SynReceived {
+                self.send_ack(cx);
+            }
+            return false;
+        }
+        let more = match self.discard(cx).and_then(|()| self.pump(cx)) {
+            Ok(more) => more,
+            Err(_) => {
+                self.abort(cx);
+                return false;
+            }
+        };
+        if self.ack_due {
+            self.send_ack(cx);
+        }
+        self.finish_if_done(cx);
+        more && self.state == State::Established
+    }
+
+    // ---- time ----
+
+    /// How long the container may be silent before it is probed (RFC 5382, REQ-5; RFC 7857).
+    fn idle_limit(&self, config: &TcpConfig) -> Duration {
+        if self.is_embryonic() || self.fin_received || self.fin.is_some() {
+            config.transitory_timeout
+        } else {
+            config.established_timeout
+        }
+    }
+
+    /// When the flow wants [`TcpFlow::on_timeout`].
+    pub(super) fn deadline(&self, config: &TcpConfig) -> Instant {
+        match self.alarm {
+            Some((_, at)) => at,
+            None => self.last_heard + self.idle_limit(config),
+        }
+    }
+
+    /// Acts on a deadline that has passed. Returns whether the flow wants service.
+    pub(super) fn on_timeout<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> bool {
+        let Some((alarm, at)) = self.alarm else {
+            if cx.now >= self.last_heard + self.idle_limit(cx.config) {
+                self.on_idle(cx);
+            }
+            return false;
+        };
+        if cx.now < at {
+            return false;
+        }
+        match alarm {
+            Alarm::Handshake => {
+                self.tries += 1;
+                if self.tries >= HANDSHAKE_TRIES {
+                    self.abort(cx)
+                } else {
+                    self.send_syn(cx)
+                }
+                false
+            }
+            Alarm::Retransmit => {
+                self.on_retransmit_timeout(cx);
+                self.state == State::Established
+            }
+            Alarm::Probe if cx.now > self.last_heard + PROBE_PATIENCE => {
+                self.abort(cx);
+                false
+            }
+            Alarm::Probe => {
+                self.send_probe(cx);
+                self.tries = self.tries.saturating_add(1);
+                self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(self.tries)));
+                false
+            }
+            Alarm::Resume => {
+                self.alarm = None;
+                if self.snd_una.before(self.snd_max) {
+                    self.tries = 0;
+                    self.arm_retransmit(cx);
+                }
+                true
+            }
+            Alarm::Keepalive => {
+                self.on_idle(cx);
+                false
+            }
+        }
+    }
+
+    /// The container was silent for long: probe it, and give up when it does not answer. An
+    /// established flow ends in no other way for want of traffic.
+    fn on_idle<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.state != State::Established || self.tries >= KEEPALIVE_PROBES {
+            self.abort(cx);
+            return;
+        }
+        self.tries += 1;
+        self.send_probe(cx);
+        self.alarm = Some((Alarm::Keepalive, cx.now + KEEPALIVE_INTERVAL));
+    }
+
+    /// The container spoke: whatever waited for a sign of life is satisfied.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        if let Some((Alarm::Keepalive, _)) = self.alarm {
+            self.alarm = None;
+            self.tries = 0;
+        }
+    }
+
+    /// The host's socket reports an error. `Ok` when it was none after all.
+    pub(super) fn check_host<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        let Some(socket) = self.socket else {
+            return Ok(());
+        };
+        match cx.io.hosts.tcp_connected(socket) {
+            Ok(()) | Err(crate::host::HostError::WouldBlock) => Ok(()),
+            Err(_) => Err(DropReason::HostRefused),
+        }
+    }
+}

@@ -1,0 +1,767 @@
+//! TCP: the container's connection spliced to a socket of the host.
+//!
+//! # Theory of operation
+//!
+//! There are two TCPs already, the container's kernel and the host's, and both are better than a
+//! third would be. This engine speaks just enough TCP on the TAP to carry bytes, windows,
+//! acknowledgements and ends between them.
+//!
+//! - **Open, outwards.** A SYN asks policy, enters the table and starts a non-blocking connect.
+//!   The container hears nothing until the host's kernel knows: connected is a SYN/ACK, refused a
+//!   RST, unreachable an ICMP error. When the host's connect times out nothing is said either: no
+//!   ICMP error means ETIMEDOUT, and the container's own kernel, whose SYNs go unanswered, says
+//!   just that. **Inwards**, an accepted client becomes a SYN with the client's own address.
+//! - **Container to host** ([`receive`]): payload goes from the frame into the socket.
+//! - **Host to container** ([`transmit`]): bytes are peeked from the socket, and discarded there
+//!   when the container acknowledged them.
+//! - **Ends.** A FIN of either side becomes the other side's FIN once all bytes before it are
+//!   through; a RST of either side resets the other. The flow is over when both FINs are
+//!   acknowledged. There is no TIME-WAIT here: whichever kernel closed first keeps it.
+//!
+//! # What an ACK means
+//!
+//! That the host's kernel has the bytes, or that they are in the flow's stash (see [`receive`]),
+//! not that the far end has them: waiting for `tcpi_bytes_acked` would cost a system call a batch
+//! and tie the container's window to the far round trip. If the far end then resets, the container
+//! gets the RST, as with any proxy.
+//!
+//! # Time and limits
+//!
+//! One deadline a flow ([`flow`]). An established flow that is silent for
+//! [`TcpConfig::established_timeout`] is probed and ends only if the container does not answer. When
+//! the table is full the oldest flow whose handshake is not done makes room; an established flow
+//! never does.
+//!
+//! # What is left out
+//!
+//! Timestamps, ECN and urgent data: the link is local, urgent bytes are passed in line. Segments
+//! out of order are not kept (the TAP keeps order).
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+
+use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::{DropReason, FrameSink, IpHeader};
+
+use crate::flow::{Ends, FlowTable, Handle, TimerWheel};
+use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
+use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
+use crate::link::{Io, Link};
+use crate::policy::{Decision, Policy, Refusal};
+
+pub mod flow;
+mod isn;
+pub mod receive;
+mod rtt;
+pub mod segment;
+mod seq;
+pub mod transmit;
+
+use flow::{Cx, State, TcpFlow};
+use isn::IsnGenerator;
+use segment::{Flags, Route, Segment, SegmentOut, write_segment};
+use seq::Seq;
+
+/// Constants of the engine.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// IP MTU of the link, in bytes.
+    pub mtu: usize,
+    /// Flows in the table.
+    pub max_flows: usize,
+    /// Silence after which an established flow is probed; at least 2 h 4 min (RFC 5382, REQ-5).
+    pub established_timeout: Duration,
+    /// Silence after which a half-open or half-closed flow is probed or dropped; at least 4 min.
+    pub transitory_timeout: Duration,
+    /// Bytes all stashes together may hold.
+    pub stash_limit: usize,
+    /// Source of ICMP errors, and what a client on the host's loopback looks like.
+    pub gateway_v4: Option<IpAddr>,
+    /// The same for IPv6.
+    pub gateway_v6: Option<IpAddr>,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        TcpConfig {
+            mtu: 1500,
+            max_flows: 200_000,
+            established_timeout: Duration::from_secs(2 * 3600 + 4 * 60),
+            transitory_timeout: Duration::from_secs(240),
+            stash_limit: 64 << 20,
+            gateway_v4: None,
+            gateway_v6: None,
+        }
+    }
+}
+
+impl TcpConfig {
+    /// Our address in the family of `a`.
+    fn gateway(&self, a: IpAddr) -> Option<IpAddr> {
+        if a.is_ipv4() {
+            self.gateway_v4
+        } else {
+            self.gateway_v6
+        }
+    }
+}
+
+/// The bytes all stashes of an engine share.
+#[derive(Debug)]
+struct StashBudget {
+    limit: usize,
+    used: usize,
+}
+
+impl StashBudget {
+    /// Takes up to `n` bytes; returns how many.
+    fn reserve(&mut self, n: usize) -> usize {
+        let n = n.min(self.limit - self.used);
+        self.used += n;
+        n
+    }
+
+    fn release(&mut self, n: usize) {
+        self.used -= n;
+    }
+
+    /// Less than half is used: windows may grow.
+    fn is_relaxed(&self) -> bool {
+        self.used < self.limit / 2
+    }
+}
+
+/// Numbers the engine counts, all since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpCounters {
+    /// Flows opened by containers.
+    pub opened: u64,
+    /// Flows opened through published ports.
+    pub accepted: u64,
+    /// Half-open flows that made room for others.
+    pub evicted: u64,
+}
+
+/// All TCP flows of one worker.
+#[derive(Debug)]
+pub struct TcpEngine {
+    config: TcpConfig,
+    flows: FlowTable<Ends, TcpFlow>,
+    timers: TimerWheel,
+    isn: IsnGenerator,
+    stash: StashBudget,
+    /// Flows to be served at the end of the batch.
+    dirty: Vec<Handle>,
+    /// Flows that had more to send than their turn allowed.
+    backlog: VecDeque<Handle>,
+    /// Half-open flows, oldest first; entries outlive their flows and are skipped then.
+    embryonic: VecDeque<Handle>,
+    counters: TcpCounters,
+}
+
+/// Runs one flow operation with the engine's parts lent out, then settles the flow's affairs.
+macro_rules! with_flow {
+    ($self:ident, $handle:expr, $now:expr, $io:expr, |$flow:ident, $cx:ident| $body:expr) => {{
+        let TcpEngine {
+            config,
+            flows,
+            stash,
+            ..
+        } = &mut *$self;
+        flows.get_mut($handle).map(|$flow| {
+            let mut cx = Cx {
+                now: $now,
+                io: $io,
+                config,
+                stash,
+            };
+            let $cx = &mut cx;
+            $body
+        })
+    }};
+}
+
+impl TcpEngine {
+    /// An engine without flows. `secret` keys sequence numbers and the table's hash and must be
+    /// random.
+    pub fn new(config: TcpConfig, secret: [u8; 16], now: Instant) -> Self {
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&secret[..8]);
+        TcpEngine {
+            flows: FlowTable::new(config.max_flows, u64::from_le_bytes(seed)),
+            timers: TimerWheel::new(now),
+            isn: IsnGenerator::new(secret),
+            stash: StashBudget {
+                limit: config.stash_limit,
+                used: 0,
+            },
+            config,
+            dirty: Vec::new(),
+            backlog: VecDeque::new(),
+            embryonic: VecDeque::new(),
+            counters: TcpCounters::default(),
+        }
+    }
+
+    /// Flows in the table.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// No flows.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// What the engine counted.
+    pub fn counters(&self) -> TcpCounters {
+        self.counters
+    }
+
+    /// Bytes in all stashes.
+    pub fn stashed(&self) -> usize {
+        self.stash.used
+    }
+
+    /// A TCP packet from a container, its checksum verified.
+    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        l4: &[u8],
+        ip: &IpHeader,
+        policy: &Policy,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let seg = Segment::parse(l4)?;
+        let ends = Ends {
+            container: SocketAddr::new(ip.src, seg.src_port),
+            remote: SocketAddr::new(ip.dst, seg.dst_port),
+        };
+        let Some(handle) = self.flows.find(&ends) else {
+            return self.handle_stray(now, link, &seg, ends, policy, io);
+        };
+        let result = with_flow!(self, handle, now, io, |flow, cx| {
+            let superseded = flow.state() == State::Connecting
+                && seg.flags.syn
+                && !seg.flags.ack
+                && seg.seq + 1 != flow.rcv_nxt;
+            if superseded {
+                // The container gave up and tries again from the same port.
+                flow.reset_host(cx);
+                return None;
+            }
+            Some(flow.on_segment(&seg, cx))
+        });
+        let Some(Some(result)) = result else {
+            self.settle(handle);
+            return self.handle_stray(now, link, &seg, ends, policy, io);
+        };
+        self.mark_dirty(handle);
+        result
+    }
+
+    /// A segment of no flow: a SYN opens one, anything else is told that there is none.
+    fn handle_stray<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        seg: &Segment<'_>,
+        ends: Ends,
+        policy: &Policy,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        if seg.flags.rst {
+            return Err(DropReason::NoFlow);
+        }
+        if !seg.flags.syn || seg.flags.ack {
+            refuse(link, seg, &ends, io);
+            return Err(DropReason::NoFlow);
+        }
+        match policy.decide(ends.remote.ip()) {
+            Decision::Allow(host) => self.open(now, link, seg, ends, host, io),
+            Decision::Refuse(why) => {
+                let kind = match why {
+                    Refusal::NetUnreachable => IcmpErrorKind::NetUnreachable,
+                    Refusal::Prohibited => IcmpErrorKind::Prohibited,
+                };
+                self.report_unreachable(link, &ends, seg.seq, kind, io);
+                Err(DropReason::Policy)
+            }
+        }
+    }
+
+    fn open<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        seg: &Segment<'_>,
+        ends: Ends,
+        host: IpAddr,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let route = Route {
+            src: ends.remote,
+            dst: ends.container,
+        };
+        let iss = self.isn.isn(now, &ends);
+        let mut flow = TcpFlow::new(now, State::Connecting, route, Some(*link), iss);
+        flow.rcv_nxt = seg.seq + 1;
+        flow.rcv_adv = flow.rcv_nxt;
+        {
+            let TcpEngine { config, stash, .. } = &mut *self;
+            flow.take_syn_options(
+                seg,
+                &Cx {
+                    now,
+                    io,
+                    config,
+                    stash,
+                },
+            );
+        }
+        let Some(handle) = self.insert(now, ends, flow, io) else {
+            refuse(link, seg, &ends, io);
+            return Err(DropReason::Quota);
+        };
+        let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
+        let to = SocketAddr::new(host, ends.remote.port());
+        let mut result = io.hosts.tcp_connect(token, to);
+        if result == Err(HostError::Exhausted) && self.evict(now, Some(handle), io) {
+            result = io.hosts.tcp_connect(token, to);
+        }
+        match result {
+            Ok(socket) => {
+                if let Some(flow) = self.flows.get_mut(handle) {
+                    flow.socket = Some(socket);
+                }
+                self.counters.opened += 1;
+                self.settle(handle);
+                Ok(())
+            }
+            Err(e) => {
+                self.connect_failed(now, handle, e, io);
+                Err(match e {
+                    HostError::Exhausted => DropReason::HostResource,
+                    _ => DropReason::HostRefused,
+                })
+            }
+        }
+    }
+
+    /// Enters a half-open flow, at the cost of the oldest half-open one if the table is full.
+    fn insert<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        ends: Ends,
+        flow: TcpFlow,
+        io: &mut Io<'_, S, H>,
+    ) -> Option<Handle> {
+        if self.flows.len() >= self.config.max_flows && !self.evict(now, None, io) {
+            return None;
+        }
+        let handle = self.flows.insert(ends, flow).ok()?;
+        // Entries of flows long gone are dropped here, so the list stays near the number of
+        // half-open flows.
+        while let Some(&oldest) = self.embryonic.front() {
+            if self.flows.get(oldest).is_some_and(TcpFlow::is_embryonic) {
+                break;
+            }
+            self.embryonic.pop_front();
+        }
+        self.embryonic.push_back(handle);
+        Some(handle)
+    }
+
+    /// Ends the oldest half-open flow other than `but`. `false` if there is none.
+    fn evict<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        but: Option<Handle>,
+        io: &mut Io<'_, S, H>,
+    ) -> bool {
+        while let Some(handle) = self.embryonic.pop_front() {
+            if Some(handle) == but {
+                self.embryonic.push_front(handle);
+                return false;
+            }
+            let evicted = with_flow!(self, handle, now, io, |flow, cx| {
+                let embryonic = flow.is_embryonic();
+                if embryonic {
+                    flow.abort(cx);
+                }
+                embryonic
+            });
+            if evicted == Some(true) {
+                self.counters.evicted += 1;
+                self.settle(handle);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A client was accepted on a published port of `guest`. `link` is where the guest is, or
+    /// `None` while its address is being resolved; then [`TcpEngine::link_resolved`] follows.
+    /// `remote` is the client as the container shall see it.
+    pub fn handle_accept<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: Option<Link>,
+        guest: SocketAddr,
+        remote: SocketAddr,
+        socket: SocketId,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let Some(ends) = self.free_ends(guest, remote) else {
+            io.hosts.tcp_reset(socket);
+            return Err(DropReason::Quota);
+        };
+        let route = Route {
+            src: ends.remote,
+            dst: ends.container,
+        };
+        let iss = self.isn.isn(now, &ends);
+        let mut flow = TcpFlow::new(now, State::SynSent, route, link, iss);
+        flow.socket = Some(socket);
+        let Some(handle) = self.insert(now, ends, flow, io) else {
+            io.hosts.tcp_reset(socket);
+            return Err(DropReason::Quota);
+        };
+        let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
+        let adopted = io.hosts.tcp_adopt(token, socket).is_ok();
+        with_flow!(self, handle, now, io, |flow, cx| {
+            if adopted {
+                flow.send_syn(cx)
+            } else {
+                flow.reset_host(cx)
+            }
+        });
+        self.settle(handle);
+        if !adopted {
+            return Err(DropReason::HostResource);
+        }
+        self.counters.accepted += 1;
+        Ok(())
+    }
+
+    /// Two forwards to one guest port may bring the same client address and port: later ones are
+    /// shown with another port.
+    fn free_ends(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<Ends> {
+        for _ in 0..64 {
+            let ends = Ends {
+                container: guest,
+                remote,
+            };
+            if self.flows.find(&ends).is_none() {
+                return Some(ends);
+            }
+            remote.set_port(remote.port().checked_add(1).unwrap_or(1024));
+        }
+        None
+    }
+
+    /// The container with `address` was found at `link`: SYNs that waited for it go out.
+    pub fn link_resolved<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        link: Link,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let waiting: Vec<Handle> = self
+            .embryonic
+            .iter()
+            .copied()
+            .filter(|h| {
+                self.flows
+                    .get(*h)
+                    .is_some_and(|f| f.link.is_none() && f.route.dst.ip() == address)
+            })
+            .collect();
+        for handle in waiting {
+            with_flow!(self, handle, now, io, |flow, cx| {
+                flow.link = Some(link);
+                flow.send_syn(cx);
+            });
+            self.settle(handle);
+        }
+    }
+
+    /// Readiness of a flow's socket.
+    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        token: Token,
+        ready: Readiness,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let handle = Handle {
+            index: token.index(),
+            generation: token.generation(),
+        };
+        let failed = with_flow!(self, handle, now, io, |flow, cx| {
+            flow.readable |= ready.readable || ready.read_closed || ready.error;
+            flow.read_closed |= ready.read_closed || ready.error;
+            match flow.state() {
+                State::Connecting if ready.writable || ready.error => on_connected(flow, cx).err(),
+                State::Connecting | State::Closed => None,
+                _ => {
+                    let error = ready.error && flow.check_host(cx).is_err();
+                    if error || ready.writable && flow.on_writable(cx).is_err() {
+                        flow.abort(cx);
+                    }
+                    None
+                }
+            }
+        });
+        if let Some(Some(error)) = failed {
+            self.connect_failed(now, handle, error, io);
+            return;
+        }
+        self.serve(now, handle, io);
+    }
+
+    /// Tells the container that its connection will not be, and forgets it.
+    fn connect_failed<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        error: HostError,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let Some((ends, flow)) = self.take(handle) else {
+            return;
+        };
+        if let Some(socket) = flow.socket {
+            io.hosts.close(socket);
+        }
+        let Some(link) = flow.link else { return };
+        let syn = Seq(flow.rcv_nxt.0.wrapping_sub(1));
+        let kind = match error {
+            HostError::NetUnreachable => IcmpErrorKind::NetUnreachable,
+            HostError::HostUnreachable => IcmpErrorKind::HostUnreachable,
+            HostError::Prohibited => IcmpErrorKind::Prohibited,
+            // See the module's theory: silence is what becomes ETIMEDOUT.
+            HostError::TimedOut => return,
+            _ => {
+                reset_syn(&link, &ends, flow.rcv_nxt, io);
+                return;
+            }
+        };
+        let _ = now;
+        self.report_unreachable(&link, &ends, syn, kind, io);
+    }
+
+    fn report_unreachable<S: FrameSink, H: HostSockets>(
+        &self,
+        link: &Link,
+        ends: &Ends,
+        syn: Seq,
+        kind: IcmpErrorKind,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let Some(from) = self.config.gateway(ends.container.ip()) else {
+            return;
+        };
+        let mut quote = [0; 60];
+        let len = segment::quote_syn(&mut quote, ends.container, ends.remote, syn);
+        let quote = &quote[..len];
+        // A lost ICMP error costs the container its own timeout, no more.
+        let _ = emit_icmp_error(
+            io.sink,
+            io.buf,
+            link,
+            from,
+            ends.container.ip(),
+            kind,
+            quote,
+        );
+    }
+
+    /// The batch of frames is over: acknowledge, discard and send for the flows it touched.
+    pub fn end_batch<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+        for i in 0..self.dirty.len() {
+            let handle = self.dirty[i];
+            if let Some(flow) = self.flows.get_mut(handle) {
+                flow.dirty = false;
+            }
+            self.serve(now, handle, io);
+        }
+        self.dirty.clear();
+    }
+
+    fn mark_dirty(&mut self, handle: Handle) {
+        if let Some(flow) = self.flows.get_mut(handle)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push(handle);
+        }
+    }
+
+    fn serve<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let more = with_flow!(self, handle, now, io, |flow, cx| flow.service(cx));
+        if more == Some(true) {
+            self.backlog.push_back(handle);
+        }
+        self.settle(handle);
+    }
+
+    /// Frees a flow that is over, or brings its timer up to date.
+    fn settle(&mut self, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else {
+            return;
+        };
+        if flow.state() == State::Closed {
+            self.take(handle);
+            return;
+        }
+        // The wheel is only ever moved to an earlier time here: an entry that fires too early is
+        // set anew then, which is far rarer than packets are.
+        let at = flow.deadline(&self.config);
+        if flow.wheel_at.is_none_or(|set| at < set) {
+            flow.wheel_at = Some(at);
+            self.timers.set(handle.index, at);
+        }
+    }
+
+    fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
+        let taken = self.flows.remove(handle)?;
+        self.timers.cancel(handle.index);
+        Some(taken)
+    }
+
+    /// When [`TcpEngine::handle_timeout`] wants to be called; the origin of time when it has work
+    /// at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.backlog.is_empty() {
+            self.timers.next()
+        } else {
+            Some(Instant::ZERO)
+        }
+    }
+
+    /// Acts on passed deadlines, and gives every flow that has more to send one turn.
+    pub fn handle_timeout<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) {
+        while let Some(index) = self.timers.expire(now) {
+            let Some(handle) = self.flows.at(index) else {
+                continue;
+            };
+            let serve = with_flow!(self, handle, now, io, |flow, cx| {
+                flow.wheel_at = None;
+                flow.on_timeout(cx)
+            });
+            if serve == Some(true) {
+                self.serve(now, handle, io);
+            } else {
+                self.settle(handle);
+            }
+        }
+        for _ in 0..self.backlog.len() {
+            if let Some(handle) = self.backlog.pop_front() {
+                self.serve(now, handle, io);
+            }
+        }
+    }
+
+    /// Ends every flow that `doomed` names with a RST on both sides.
+    pub fn abort_flows<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        doomed: impl Fn(&Ends, &TcpFlow) -> bool,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let handles: Vec<Handle> = self
+            .flows
+            .iter()
+            .filter(|(_, ends, flow)| doomed(ends, flow))
+            .map(|f| f.0)
+            .collect();
+        for handle in handles {
+            with_flow!(self, handle, now, io, |flow, cx| flow.abort(cx));
+            self.settle(handle);
+        }
+    }
+}
+
+/// The host's connect has ended, or has it?
+fn on_connected<S: FrameSink, H: HostSockets>(
+    flow: &mut TcpFlow,
+    cx: &mut Cx<'_, '_, S, H>,
+) -> Result<(), HostError> {
+    let Some(socket) = flow.socket else {
+        return Ok(());
+    };
+    match cx.io.hosts.tcp_connected(socket) {
+        Err(HostError::WouldBlock) => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => {
+            flow.state = State::SynReceived;
+            flow.send_syn(cx);
+            Ok(())
+        }
+    }
+}
+
+/// Answers a segment that belongs to no flow with a RST (RFC 9293, section 3.10.7.1).
+fn refuse<S: FrameSink, H: HostSockets>(
+    link: &Link,
+    seg: &Segment<'_>,
+    ends: &Ends,
+    io: &mut Io<'_, S, H>,
+) {
+    if seg.flags.ack {
+        emit_reset(link, ends, seg.ack, None, io);
+    } else {
+        reset_syn(link, ends, seg.seq + seg.sequence_len(), io);
+    }
+}
+
+/// Refuses a SYN: `ack` is the number behind it.
+fn reset_syn<S: FrameSink, H: HostSockets>(
+    link: &Link,
+    ends: &Ends,
+    ack: Seq,
+    io: &mut Io<'_, S, H>,
+) {
+    emit_reset(link, ends, Seq(0), Some(ack), io);
+}
+
+fn emit_reset<S: FrameSink, H: HostSockets>(
+    link: &Link,
+    ends: &Ends,
+    seq: Seq,
+    ack: Option<Seq>,
+    io: &mut Io<'_, S, H>,
+) {
+    let route = Route {
+        src: ends.remote,
+        dst: ends.container,
+    };
+    let seg = SegmentOut {
+        seq,
+        ack: ack.unwrap_or_default(),
+        flags: Flags {
+            rst: true,
+            ack: ack.is_some(),
+            ..Flags::default()
+        },
+        window: 0,
+        syn: None,
+        payload_len: 0,
+        mss: usize::MAX,
+    };
+    let len = write_segment(io.buf, link, &route, &seg);
+    // A lost RST is asked for again by the container's next segment.
+    let _ = io.sink.emit(link.port, &io.buf[..len]);
+}

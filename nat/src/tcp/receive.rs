@@ -1,0 +1,306 @@
+//! Container to host: what the container sends becomes bytes of the host's socket.
+//!
+//! A segment is checked in the order of RFC 9293, section 3.10.7.4, with the challenge ACKs of
+//! RFC 5961. Data is taken in order only: the TAP keeps the order, so anything else is a loss that
+//! the container repeats, and of overlapping bytes the first wins.
+//!
+//! Payload goes from the frame straight into the socket. An ACK means that the host's kernel has
+//! the bytes, or that they stand in the flow's *stash*: the socket's buffer fills up in every
+//! upload to a slower network, and what was on its way at that moment within the window we
+//! announced is kept rather than dropped, because the container would notice the drop only by its
+//! timer. While the stash is not empty the window's right edge stands still. How much window is
+//! announced (the *grant*) follows the socket: doubled when that many bytes passed without a
+//! stop, halved at each stop. All stashes of an engine share one budget; past it bytes are dropped
+//! unacknowledged, as any receiver may.
+
+use bytes::{Buf, BytesMut};
+use cnet_vswitch::{DropReason, FrameSink};
+
+use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
+use super::segment::Segment;
+use super::seq::Seq;
+use crate::host::{HostError, HostSockets};
+
+impl TcpFlow {
+    /// Takes a segment of a connection whose handshake with the container is under way or done.
+    pub(super) fn on_segment<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        match self.state {
+            State::Connecting => return self.on_segment_connecting(seg, cx),
+            State::SynSent => return self.on_segment_syn_sent(seg, cx),
+            State::SynReceived if self.is_repeated_syn(seg) => {
+                self.send_syn(cx);
+                return Ok(());
+            }
+            _ => {}
+        }
+        if !self.acceptable(seg) {
+            // An old duplicate, a probe, or somebody who guesses: answer with what we expect.
+            if !seg.flags.rst {
+                self.ack_due = true;
+            }
+            return Err(DropReason::OutOfWindow);
+        }
+        if seg.flags.rst {
+            return self.on_reset(seg, cx);
+        }
+        if seg.flags.syn {
+            // RFC 5961, section 4: never a reason to give up a connection.
+            self.ack_due = true;
+            return Err(DropReason::OutOfWindow);
+        }
+        if !self.ack_acceptable(seg) {
+            self.ack_due = true;
+            return Err(DropReason::OutOfWindow);
+        }
+        self.heard(cx.now);
+        if self.state == State::SynReceived {
+            if seg.ack != self.snd_una + 1 {
+                return Err(DropReason::OutOfWindow);
+            }
+            self.establish(seg, cx);
+        }
+        if self.on_ack(seg, cx).is_err() {
+            self.abort(cx);
+            return Err(DropReason::HostRefused);
+        }
+        self.on_payload(seg, cx)
+    }
+
+    fn on_segment_connecting<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        if self.is_repeated_syn(seg) {
+            // The container's kernel grows impatient; the host's is still trying.
+            return Ok(());
+        }
+        // Nothing of ours has been acknowledged, so only the sequence number can prove the sender.
+        if seg.flags.rst && seg.seq == self.rcv_nxt {
+            self.reset_host(cx);
+            return Ok(());
+        }
+        Err(DropReason::OutOfWindow)
+    }
+
+    fn on_segment_syn_sent<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        if !seg.flags.ack || seg.ack != self.snd_una + 1 {
+            return Err(DropReason::OutOfWindow);
+        }
+        if seg.flags.rst {
+            // Nobody listens: the client learns it by a RST of its own.
+            self.reset_host(cx);
+            return Ok(());
+        }
+        if !seg.flags.syn {
+            return Err(DropReason::BadTcpFlags);
+        }
+        self.heard(cx.now);
+        self.rcv_nxt = seg.seq + 1;
+        self.rcv_adv = self.rcv_nxt;
+        self.take_syn_options(seg, cx);
+        self.ack_due = true;
+        self.establish(seg, cx);
+        Ok(())
+    }
+
+    /// Takes what the container's SYN or SYN/ACK says of segments and windows.
+    pub(super) fn take_syn_options<S, H>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, S, H>) {
+        let link = super::segment::mss_for(cx.config.mtu, self.route.dst.ip());
+        // Without the option 536 or 1220 bytes (RFC 9293, section 3.7.1).
+        let default = if self.route.is_v6() { 1220 } else { 536 };
+        let offered = seg.mss.unwrap_or(default).max(MIN_MSS);
+        self.mss = usize::from(offered).min(link) as u16;
+        self.sack_permitted = seg.sack_permitted;
+        if let Some(shift) = seg.window_scale {
+            self.snd_scale = shift;
+            self.rcv_scale = super::flow::OUR_WINDOW_SCALE;
+        }
+    }
+
+    /// The container has acknowledged our SYN.
+    fn establish<S, H>(&mut self, seg: &Segment<'_>, cx: &mut Cx<'_, '_, S, H>) {
+        self.state = State::Established;
+        self.alarm = None;
+        self.tries = 0;
+        self.snd_una = seg.ack;
+        self.snd_nxt = seg.ack;
+        self.snd_max = seg.ack;
+        // The window of a SYN/ACK is not scaled.
+        self.snd_wnd = u32::from(seg.window) << if seg.flags.syn { 0 } else { self.snd_scale };
+        self.snd_wl1 = seg.seq;
+        self.snd_wl2 = seg.ack;
+        self.readable = true;
+        self.last_heard = cx.now;
+    }
+
+    fn is_repeated_syn(&self, seg: &Segment<'_>) -> bool {
+        seg.flags.syn && !seg.flags.ack && seg.seq + 1 == self.rcv_nxt
+    }
+
+    /// RFC 9293, section 3.10.7.4, first check: some of the segment lies in the window.
+    fn acceptable(&self, seg: &Segment<'_>) -> bool {
+        let len = seg.sequence_len();
+        let in_window = |s: Seq| !s.before(self.rcv_nxt) && s.before(self.rcv_adv);
+        if len == 0 {
+            return seg.seq == self.rcv_nxt || in_window(seg.seq);
+        }
+        // A segment that starts at the edge of a closed window still carries its ACK.
+        seg.seq == self.rcv_nxt || in_window(seg.seq) || in_window(seg.seq + (len - 1))
+    }
+
+    /// RFC 5961, section 5.2: an ACK for what was never sent, or for what is long gone, is not
+    /// from our peer.
+    fn ack_acceptable(&self, seg: &Segment<'_>) -> bool {
+        let oldest = Seq(self.snd_una.0.wrapping_sub(MAX_GRANT.max(1 << 30)));
+        seg.flags.ack && !seg.ack.after(self.snd_max) && !seg.ack.before(oldest)
+    }
+
+    /// RFC 5961, section 3.2: only the exact next byte resets.
+    fn on_reset<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        if seg.seq != self.rcv_nxt {
+            self.ack_due = true;
+            return Err(DropReason::OutOfWindow);
+        }
+        self.reset_host(cx);
+        Ok(())
+    }
+
+    fn on_payload<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), DropReason> {
+        if seg.payload.is_empty() && !seg.flags.fin {
+            // A pure ACK that is not where we expect it tells that something was lost on the way.
+            if seg.seq != self.rcv_nxt {
+                self.ack_due = true;
+            }
+            return Ok(());
+        }
+        self.ack_due = true;
+        if seg.seq.after(self.rcv_nxt) {
+            return Err(DropReason::OutOfOrder);
+        }
+        if self.fin_received {
+            return Err(DropReason::OutOfWindow);
+        }
+        let seen = self.rcv_nxt.bytes_since(seg.seq);
+        let fresh = seg.payload.get(seen..).unwrap_or(&[]);
+        let room = self.rcv_adv.bytes_since(self.rcv_nxt);
+        let whole = fresh.len() <= room;
+        let fresh = &fresh[..fresh.len().min(room)];
+        let taken = self.take(fresh, cx).map_err(|_| {
+            self.abort(cx);
+            DropReason::HostRefused
+        })?;
+        self.rcv_nxt += taken;
+        let complete = whole && taken == fresh.len() && seen <= seg.payload.len();
+        if seg.flags.fin && complete {
+            self.rcv_nxt += 1;
+            self.fin_received = true;
+            self.shut_host(cx);
+        }
+        Ok(())
+    }
+
+    /// Hands bytes to the socket, the rest to the stash. Returns how many were taken in all.
+    fn take<S: FrameSink, H: HostSockets>(
+        &mut self,
+        data: &[u8],
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<usize, HostError> {
+        let mut sent = 0;
+        if self.stash.is_empty() && !data.is_empty() {
+            sent = self.send_to_host(data, cx)?;
+            self.grow_grant(sent, cx);
+            if sent < data.len() {
+                self.grant = (self.grant / 2).max(MIN_GRANT);
+                self.taken = 0;
+            }
+        }
+        let rest = &data[sent..];
+        let kept = cx.stash.reserve(rest.len());
+        self.stash.extend_from_slice(&rest[..kept]);
+        Ok(sent + kept)
+    }
+
+    fn send_to_host<S: FrameSink, H: HostSockets>(
+        &mut self,
+        data: &[u8],
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<usize, HostError> {
+        let Some(socket) = self.socket else {
+            return Err(HostError::Reset);
+        };
+        let mut sent = 0;
+        // A socket's buffer may take a part and have room again at once: ask until it says no, so
+        // that its readiness event is owed to us.
+        while sent < data.len() {
+            match cx.io.hosts.tcp_send(socket, &data[sent..]) {
+                Ok(n) => sent += n,
+                Err(HostError::WouldBlock) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn grow_grant<S, H>(&mut self, sent: usize, cx: &Cx<'_, '_, S, H>) {
+        self.taken = self.taken.saturating_add(sent as u32);
+        if self.taken >= self.grant && cx.stash.is_relaxed() {
+            self.grant = (self.grant * 2).min(MAX_GRANT);
+            self.taken = 0;
+        }
+    }
+
+    /// The socket has room again: give it what is stashed.
+    pub(super) fn on_writable<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        if self.stash.is_empty() {
+            return Ok(());
+        }
+        let stash = std::mem::take(&mut self.stash);
+        let sent = self.send_to_host(&stash, cx);
+        self.stash = stash;
+        let sent = sent?;
+        cx.stash.release(sent);
+        if sent < self.stash.len() {
+            self.stash.advance(sent);
+            return Ok(());
+        }
+        self.stash = BytesMut::new();
+        // The window may open again.
+        self.ack_due = true;
+        self.shut_host(cx);
+        Ok(())
+    }
+
+    /// Passes the end of the container's stream on, once everything before it is passed on.
+    fn shut_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.fin_received && self.stash.is_empty() && !self.host_shut {
+            self.host_shut = true;
+            if let Some(socket) = self.socket {
+                cx.io.hosts.tcp_shutdown(socket);
+            }
+        }
+    }
+}
+
+/// Smallest MSS taken from a container (Linux's `tcp_min_snd_mss`): less would let it make the
+/// host cut megabytes into single bytes.
+const MIN_MSS: u16 = 48;

@@ -1,0 +1,346 @@
+//! Host to container: what the host's socket received becomes segments and super-frames.
+//!
+//! Bytes are peeked from the socket straight behind prepared headers and stay in the socket's
+//! receive queue, which is the retransmission buffer, until the container acknowledged them. To
+//! repeat is to peek again from further back.
+//!
+//! The TAP is a wire of no delay, so a loss means that a queue was full: the congestion window is
+//! halved and never collapses. One hole at a time is repaired (NewReno, RFC 6582), its right edge
+//! told by SACK where the container sends it; a timeout goes back to the first unacknowledged byte,
+//! and whatever the container held out of order is skipped as its ACK jumps.
+
+use cnet_vswitch::FrameSink;
+use cnet_vswitch::time::Duration;
+
+use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
+use super::segment::{Flags, Segment, TCP_HEADER_LEN};
+use super::seq::Seq;
+use crate::host::{HostError, HostSockets};
+use crate::link::{IPV6_HEADER_LEN, MAX_IP_PACKET};
+
+/// Payload of the largest super-frame, in bytes, either family.
+const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;
+/// Segments in the largest super-frame: bounds what a tiny MSS makes the container's kernel do.
+const MAX_SEGMENTS: usize = 128;
+/// Frames one flow may send before others get their turn.
+const PUMP_BUDGET: usize = 16;
+/// Duplicate ACKs that mean a loss (RFC 5681).
+const DUP_ACK_THRESHOLD: u8 = 3;
+/// The congestion window never falls below this many bytes.
+const MIN_CWND: u32 = 128 * 1024;
+/// Timeouts in a row before the container is taken for dead: at 200 ms doubling to 60 s, a little
+/// over three minutes (RFC 9293, section 3.8.3 asks for at least 100 s).
+const MAX_RETRANSMITS: u8 = 11;
+/// Wait before trying a port again whose queue was full.
+const RESUME_DELAY: Duration = Duration::from_millis(1);
+
+/// What a look into the host's socket found.
+enum Peeked {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+impl TcpFlow {
+    /// Largest payload to send in one frame, a multiple of the MSS where it is more than one.
+    fn max_payload(&self) -> usize {
+        let mss = usize::from(self.mss);
+        (MAX_PAYLOAD / mss).clamp(1, MAX_SEGMENTS) * mss
+    }
+
+    fn peek<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+        from: Seq,
+        max: usize,
+    ) -> Result<Peeked, HostError> {
+        let Some(socket) = self.socket else {
+            return Err(HostError::Reset);
+        };
+        let start = self.route.payload_offset();
+        let buf = &mut cx.io.buf[start..start + max];
+        match cx
+            .io
+            .hosts
+            .tcp_peek(socket, from.bytes_since(self.discarded), buf)
+        {
+            Ok(0) => Ok(Peeked::End),
+            Ok(n) => Ok(Peeked::Bytes(n)),
+            Err(HostError::WouldBlock) => Ok(Peeked::Nothing),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Consumes from the socket what the container acknowledged.
+    pub(super) fn discard<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        // Our FIN takes a sequence number but no byte of the socket's stream.
+        let acked = self
+            .fin
+            .filter(|fin| self.snd_una.after(*fin))
+            .unwrap_or(self.snd_una);
+        let n = acked.bytes_since(self.discarded);
+        if n > 0
+            && let Some(socket) = self.socket
+        {
+            cx.io.hosts.tcp_discard(socket, n)?;
+            self.discarded = acked;
+        }
+        Ok(())
+    }
+
+    /// Sends what window, congestion window and socket allow. Returns whether more is left.
+    pub(super) fn pump<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<bool, HostError> {
+        for _ in 0..PUMP_BUDGET {
+            if self.fin.is_some_and(|fin| self.snd_nxt.after(fin)) {
+                return Ok(false);
+            }
+            if self.fin == Some(self.snd_nxt) {
+                self.send_fin(cx);
+                return Ok(false);
+            }
+            if !self.readable && self.snd_nxt == self.snd_max {
+                return Ok(false);
+            }
+            let usable = (self.snd_wnd.min(self.cwnd) as usize).saturating_sub(self.in_flight());
+            // Sender's silly window avoidance (RFC 9293, section 3.8.6.2.1): a small segment goes
+            // out only when nothing else is on its way.
+            if usable == 0 || usable < usize::from(self.mss) && self.in_flight() > 0 {
+                self.watch_window(cx);
+                return Ok(false);
+            }
+            let max = usable.min(self.max_payload());
+            match self.peek(cx, self.snd_nxt, max)? {
+                Peeked::Nothing => {
+                    self.readable = false;
+                    return Ok(false);
+                }
+                Peeked::End => {
+                    self.fin = Some(self.snd_nxt);
+                    self.readable = false;
+                }
+                Peeked::Bytes(n) => {
+                    if !self.send_data(cx, n, n < max) {
+                        self.alarm = Some((Alarm::Resume, cx.now + RESUME_DELAY));
+                        return Ok(false);
+                    }
+                    // A short read means that the socket is drained, but not once the far end has
+                    // closed: then its end of stream is still to be read, and no event tells.
+                    if n < max && !self.read_closed && self.snd_nxt == self.snd_max {
+                        self.readable = false;
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends `n` peeked bytes from `snd_nxt` on.
+    fn send_data<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+        n: usize,
+        last: bool,
+    ) -> bool {
+        let flags = Flags {
+            psh: last,
+            ..Flags::ACK
+        };
+        if !self.send_segment(cx, self.snd_nxt, flags, n) {
+            return false;
+        }
+        if self.snd_nxt == self.snd_max {
+            self.rtt.start(self.snd_nxt, cx.now);
+        }
+        self.advance(cx, n);
+        true
+    }
+
+    fn send_fin<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        let flags = Flags {
+            fin: true,
+            ..Flags::ACK
+        };
+        if self.send_segment(cx, self.snd_nxt, flags, 0) {
+            self.advance(cx, 1);
+        } else {
+            self.alarm = Some((Alarm::Resume, cx.now + RESUME_DELAY));
+        }
+    }
+
+    fn advance<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>, n: usize) {
+        self.snd_nxt += n;
+        self.snd_max = self.snd_max.max(self.snd_nxt);
+        if !matches!(self.alarm, Some((Alarm::Retransmit, _))) {
+            self.tries = 0;
+            self.arm_retransmit(cx);
+        }
+    }
+
+    pub(super) fn arm_retransmit<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
+        self.alarm = Some((Alarm::Retransmit, cx.now + self.rtt.backed_off(self.tries)));
+    }
+
+    /// Nothing may be sent. If nothing is on its way either, no ACK will come by itself: probe.
+    fn watch_window<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.in_flight() == 0 && self.alarm.is_none() {
+            self.tries = 0;
+            self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(0)));
+        }
+    }
+
+    /// Takes the acknowledgement and window of an acceptable segment.
+    pub(super) fn on_ack<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        if seg.ack.after(self.snd_una) {
+            self.on_new_ack(seg, cx)?;
+        } else if self.is_duplicate_ack(seg) {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+            if self.dup_acks == DUP_ACK_THRESHOLD && self.recover.is_none() {
+                self.recover = Some(self.snd_max);
+                self.shrink_cwnd();
+                self.repeat_hole(seg, cx)?;
+            }
+        }
+        self.update_window(seg);
+        Ok(())
+    }
+
+    fn on_new_ack<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        let acked = seg.ack.bytes_since(self.snd_una) as u32;
+        self.snd_una = seg.ack;
+        self.snd_nxt = self.snd_nxt.max(self.snd_una);
+        self.rtt.acked(self.snd_una, cx.now);
+        self.dup_acks = 0;
+        self.tries = 0;
+        if self.snd_una == self.snd_max {
+            self.alarm = None;
+        } else {
+            self.arm_retransmit(cx);
+        }
+        match self.recover {
+            Some(recover) if self.snd_una.before(recover) => {
+                // A partial ACK: the next hole starts here (RFC 6582), unless a timeout is
+                // resending everything from here on anyway.
+                if self.snd_nxt == self.snd_max {
+                    self.repeat_hole(seg, cx)?;
+                }
+            }
+            Some(_) => self.recover = None,
+            None if self.cwnd < self.ssthresh => {
+                self.cwnd = self.cwnd.saturating_add(acked).min(INITIAL_CWND);
+            }
+            None => {
+                // Additive increase, sixteen segments a window: the way is short and the queue
+                // that overflowed is emptied in microseconds.
+                let step =
+                    u64::from(acked) * u64::from(self.mss) * 16 / u64::from(self.cwnd.max(1));
+                self.cwnd = self.cwnd.saturating_add(step as u32).min(INITIAL_CWND);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_duplicate_ack(&self, seg: &Segment<'_>) -> bool {
+        seg.ack == self.snd_una
+            && self.snd_una.before(self.snd_max)
+            && seg.sequence_len() == 0
+            && (u32::from(seg.window) << self.snd_scale == self.snd_wnd || seg.sack[0].is_some())
+    }
+
+    fn update_window(&mut self, seg: &Segment<'_>) {
+        let newer = self.snd_wl1.before(seg.seq)
+            || self.snd_wl1 == seg.seq && !seg.ack.before(self.snd_wl2);
+        if newer && !seg.ack.before(self.snd_una) {
+            self.snd_wnd = u32::from(seg.window) << self.snd_scale;
+            self.snd_wl1 = seg.seq;
+            self.snd_wl2 = seg.ack;
+            if self.snd_wnd > 0 && matches!(self.alarm, Some((Alarm::Probe, _))) {
+                self.alarm = None;
+            }
+        }
+    }
+
+    fn shrink_cwnd(&mut self) {
+        let flight = self.snd_max.bytes_since(self.snd_una) as u32;
+        self.ssthresh = (flight / 2).max(MIN_CWND);
+        self.cwnd = self.ssthresh;
+        self.rtt.spoil();
+    }
+
+    /// Repeats what is missing at `snd_una`, one frame at most.
+    fn repeat_hole<S: FrameSink, H: HostSockets>(
+        &mut self,
+        seg: &Segment<'_>,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        if self.fin == Some(self.snd_una) {
+            self.send_segment(
+                cx,
+                self.snd_una,
+                Flags {
+                    fin: true,
+                    ..Flags::ACK
+                },
+                0,
+            );
+            return Ok(());
+        }
+        let end = self.fin.unwrap_or(self.snd_max);
+        let hole_end = seg
+            .sack
+            .iter()
+            .flatten()
+            .map(|block| block.0)
+            .filter(|left| left.after(self.snd_una) && left.before(end))
+            .min_by_key(|left| left.bytes_since(self.snd_una))
+            .unwrap_or(end);
+        let max = hole_end.bytes_since(self.snd_una).min(self.max_payload());
+        if max > 0
+            && let Peeked::Bytes(n) = self.peek(cx, self.snd_una, max)?
+        {
+            self.send_segment(cx, self.snd_una, Flags::ACK, n);
+        }
+        Ok(())
+    }
+
+    /// No ACK came in time: start again from the first unacknowledged byte.
+    pub(super) fn on_retransmit_timeout<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
+        self.tries += 1;
+        if self.tries > MAX_RETRANSMITS || self.state != State::Established {
+            self.abort(cx);
+            return;
+        }
+        self.shrink_cwnd();
+        self.dup_acks = 0;
+        self.recover = Some(self.snd_max);
+        self.snd_nxt = self.snd_una;
+        if self.snd_wnd == 0 {
+            // The window closed over what was in flight: only a probe gets an answer, and a
+            // container that answers may keep its window closed for as long as it likes.
+            self.send_probe(cx);
+            self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(self.tries)));
+        } else {
+            self.arm_retransmit(cx);
+        }
+    }
+}
