@@ -3,24 +3,26 @@
 use std::net::IpAddr;
 
 /// Adds the 16-bit big-endian words of `data` to `sum`, an odd last byte padded with zero.
-/// The result is not yet folded to 16 bits.
+/// The result is not yet folded to 16 bits, but small enough that any number of slices may follow.
 pub fn add(sum: u64, data: &[u8]) -> u64 {
-    let mut acc = u128::from(sum);
-    let mut chunks = data.chunks_exact(8);
-    for c in &mut chunks {
-        // Ones' complement addition does not care about the width of the words it adds.
-        acc += u128::from(u64::from_be_bytes([
-            c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7],
-        ]));
+    // Ones' complement addition cares neither for the width of the words it adds nor, up to a last
+    // swap, for their byte order (RFC 1071 section 2). Native 32-bit words into 64-bit lanes need
+    // no carries and become vector instructions.
+    let word = |c: &[u8]| u64::from(u32::from_ne_bytes([c[0], c[1], c[2], c[3]]));
+    let mut lanes = [0u64; 8];
+    let mut blocks = data.chunks_exact(32);
+    for block in &mut blocks {
+        for (lane, c) in lanes.iter_mut().zip(block.chunks_exact(4)) {
+            *lane += word(c);
+        }
     }
-    let mut rest = [0; 8];
-    rest[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    acc += u128::from(u64::from_be_bytes(rest));
-    let mut acc = (acc & u128::from(u64::MAX)) + (acc >> 64);
-    acc = (acc & u128::from(u64::MAX)) + (acc >> 64);
-    // Below 2^64 after two folds; fold further so that sums of many slices cannot overflow.
-    let acc = u64::try_from(acc).unwrap_or(u64::MAX);
-    (acc & 0xffff_ffff) + (acc >> 32)
+    let mut words = blocks.remainder().chunks_exact(4);
+    let mut acc: u64 = lanes.iter().sum();
+    acc += words.by_ref().map(word).sum::<u64>();
+    let mut last = [0; 4];
+    last[..words.remainder().len()].copy_from_slice(words.remainder());
+    acc += word(&last);
+    (sum & 0xffff_ffff) + (sum >> 32) + u64::from(fold(acc).to_be())
 }
 
 /// Folds a sum to 16 bits, not complemented.

@@ -19,9 +19,12 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod arp;
 pub mod checksum;
 pub mod drops;
 pub mod frame;
+mod ipv4;
+pub mod ipv6;
 pub mod sink;
 pub mod time;
 pub mod vnet;
