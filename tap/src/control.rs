@@ -32,6 +32,31 @@ impl Control {
         }
     }
 
+    /// Forgets what is in it.
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Lets a message header read the messages in it.
+    pub(crate) fn lend(&self, message: &mut libc::msghdr) {
+        if self.length > 0 {
+            message.msg_control = self.bytes.as_ptr().cast_mut().cast();
+            message.msg_controllen = self.length as _;
+        }
+    }
+
+    /// Lets a message header write into all of it; [`filled`](Control::filled) follows.
+    pub(crate) fn lend_space(&mut self, message: &mut libc::msghdr) {
+        self.length = 0;
+        message.msg_control = self.bytes.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL_SPACE as _;
+    }
+
+    /// Takes over how much the kernel wrote.
+    pub(crate) fn filled(&mut self, message: &libc::msghdr) {
+        self.length = message.msg_controllen as _;
+    }
+
     /// Appends one message. What does not fit is a mistake in this crate, and left out.
     pub(crate) fn push(&mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
         let length = HEADER + data.len();
@@ -80,11 +105,11 @@ pub(crate) struct Received {
     pub(crate) flags: libc::c_int,
 }
 
-/// recvmsg(2) into `pieces`, with the ancillary data if there is room for it.
+/// recvmsg(2) into `pieces` and `control`.
 pub(crate) fn receive(
     fd: BorrowedFd<'_>,
     pieces: &mut [IoSliceMut<'_>],
-    control: Option<&mut Control>,
+    control: &mut Control,
     flags: libc::c_int,
 ) -> io::Result<Received> {
     let mut name = AddressSpace::new();
@@ -94,20 +119,14 @@ pub(crate) fn receive(
     // IoSliceMut is guaranteed to have the layout of an iovec.
     message.msg_iov = pieces.as_mut_ptr().cast();
     message.msg_iovlen = pieces.len() as _;
-    let mut unused = Control::new();
-    let wanted = control.is_some();
-    let control = control.unwrap_or(&mut unused);
-    if wanted {
-        message.msg_control = control.bytes.as_mut_ptr().cast();
-        message.msg_controllen = CONTROL_SPACE as _;
-    }
+    control.lend_space(&mut message);
     // SAFETY: the descriptor is open; name, pieces and control point to memory that is borrowed
     // exclusively for this call, with their true lengths.
     let length = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
     if length < 0 {
         return Err(io::Error::last_os_error());
     }
-    control.length = message.msg_controllen as _;
+    control.filled(&message);
     Ok(Received {
         length: length as usize,
         address: name.decode(message.msg_namelen as usize),
@@ -132,10 +151,7 @@ pub(crate) fn send(
     // IoSlice is guaranteed to have the layout of an iovec; sendmsg(2) only reads through it.
     message.msg_iov = pieces.as_ptr().cast_mut().cast();
     message.msg_iovlen = pieces.len() as _;
-    if control.length > 0 {
-        message.msg_control = control.bytes.as_ptr().cast_mut().cast();
-        message.msg_controllen = control.length as _;
-    }
+    control.lend(&mut message);
     // SAFETY: the descriptor is open; name, pieces and control point to memory that lives through
     // the call, with their true lengths, and the kernel writes to none of it.
     let length = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };

@@ -127,9 +127,8 @@ impl TapQueue {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when no frame waits. `EIO` when the interface is gone or down in a way that
-    /// will not mend (`drivers/net/tun.c`: the device was unregistered). A frame longer than `buf`
-    /// is cut and its rest lost: give 64 KiB and headers.
+    /// `WouldBlock` when no frame waits. `EBADFD` once the interface was deleted, which also polls
+    /// as `POLLERR`. A frame longer than `buf` is cut and its rest lost: give 64 KiB and headers.
     #[inline]
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.fd, buf)?)
@@ -139,7 +138,7 @@ impl TapQueue {
     ///
     /// # Errors
     ///
-    /// `EIO` while the interface is down. `EINVAL` for a header whose lengths lie. `ENOBUFS` or
+    /// `EIO` while the interface is down; `EBADFD` once it was deleted. `EINVAL` for a header whose lengths lie. `ENOBUFS` or
     /// `ENOMEM` under memory pressure. `WouldBlock` if the device's send buffer was limited.
     #[inline]
     pub fn write(&self, frame: &[u8]) -> io::Result<usize> {

@@ -205,12 +205,23 @@ pub enum TapError {
         source: io::Error,
     },
 
-    /// Entering or leaving a namespace failed otherwise.
+    /// New namespaces could not be made.
+    #[error(
+        "cannot make namespaces ({source}): user namespaces are switched off or limited for this \
+         user; look at user.max_user_namespaces, kernel.unprivileged_userns_clone (Debian) and \
+         kernel.apparmor_restrict_unprivileged_userns (Ubuntu)"
+    )]
+    Unshare {
+        /// The error of unshare(2).
+        source: io::Error,
+    },
+
+    /// Entering a namespace failed otherwise.
     #[error("cannot enter the {kind} namespace: {source}")]
     Enter {
-        /// `network`, `user` or `new`.
+        /// `network` or `user`.
         kind: &'static str,
-        /// The error of setns(2) or unshare(2).
+        /// The error of setns(2).
         source: io::Error,
     },
 

@@ -226,7 +226,7 @@ pub struct NewNamespaces {
 /// # Errors
 ///
 /// [`TapError::MultiThreaded`] if a user namespace is asked for and the process has more threads
-/// than one; [`TapError::Enter`] with EPERM where user namespaces are forbidden, ENOSPC where a
+/// than one; [`TapError::Unshare`] with EPERM where user namespaces are forbidden, ENOSPC where a
 /// limit of `/proc/sys/user` is reached.
 pub fn unshare(new: NewNamespaces) -> Result<(), TapError> {
     let mut flags = UnshareFlags::empty();
@@ -237,8 +237,7 @@ pub fn unshare(new: NewNamespaces) -> Result<(), TapError> {
     // threads; it is not among the flags.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|errno| match errno {
         Errno::INVAL if new.user && threads() > 1 => TapError::MultiThreaded,
-        _ => TapError::Enter {
-            kind: "new",
+        _ => TapError::Unshare {
             source: errno.into(),
         },
     })

@@ -5,9 +5,11 @@
 //! process ends. One that was named by a path is watched by the path's directory (inotify(7)):
 //! `ip netns delete` unmounts and then unlinks the file.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
@@ -48,6 +50,94 @@ pub fn has_ended(pidfd: &OwnedFd) -> Result<bool, TapError> {
     Ok(ready > 0)
 }
 
+/// The process that a path of the form `/proc/PID/ns/…` or `/proc/PID/task/TID/ns/…` speaks of.
+/// Files of /proc send no events, so such a path is watched by its process.
+pub fn process_of(path: &Path) -> Option<i32> {
+    let rest = path.strip_prefix("/proc").ok()?;
+    let mut parts = rest.iter();
+    let pid = parts.next()?.to_str()?.parse().ok()?;
+    parts.any(|part| part == "ns").then_some(pid)
+}
+
+/// Reads of inotify events in one [`PathWatch::is_gone`]. What is left over fires again.
+const MAX_READS: usize = 16;
+
+/// Watches a file, such as the bind mount of a namespace, for its end: that its name is taken
+/// away, or stands for another file.
+#[derive(Debug)]
+pub struct PathWatch {
+    inotify: OwnedFd,
+    path: PathBuf,
+    /// Device and inode of the file the path stood for.
+    identity: (u64, u64),
+}
+
+impl PathWatch {
+    /// Starts to watch the file that `path` stands for now.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::OpenNamespace`] if there is no such file; [`TapError::Io`] where a limit of
+    /// inotify(7) is reached.
+    pub fn new(path: &Path) -> Result<PathWatch, TapError> {
+        let failed = TapError::io::<Errno>;
+        // The name may be a symbolic link: the file it leads to is what will be taken away.
+        let path = path
+            .canonicalize()
+            .map_err(|source| TapError::OpenNamespace {
+                path: path.to_owned(),
+                source,
+            })?;
+        let directory = path.parent().unwrap_or(&path);
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)
+            .map_err(failed("cannot make an inotify descriptor"))?;
+        let events = WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        inotify::add_watch(&inotify, directory, events)
+            .map_err(failed("cannot watch the directory of a namespace"))?;
+        // Looked at after the watch began, so that no change falls between.
+        let identity =
+            identity(&path)
+                .ok_or(Errno::NOENT)
+                .map_err(|e| TapError::OpenNamespace {
+                    path: path.clone(),
+                    source: e.into(),
+                })?;
+        Ok(PathWatch {
+            inotify,
+            path,
+            identity,
+        })
+    }
+
+    /// Whether the file is gone or another. To be asked when the descriptor polls readable; takes
+    /// the events that made it so.
+    pub fn is_gone(&self) -> bool {
+        let mut events = [0_u8; 4096];
+        for _ in 0..MAX_READS {
+            if rustix::io::read(&self.inotify, &mut events).is_err() {
+                break;
+            }
+        }
+        identity(&self.path) != Some(self.identity)
+    }
+}
+
+impl AsFd for PathWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::stat(path).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -78,5 +168,70 @@ mod tests {
                 "{pid}"
             );
         }
+    }
+
+    /// A directory that goes with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let name = format!("cnet-tap-watch-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn fires(watch: &PathWatch) -> bool {
+        let mut fds = [PollFd::new(watch, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        rustix::event::poll(&mut fds, Some(&limit)) == Ok(1)
+    }
+
+    #[test]
+    fn a_path_that_is_removed_or_replaced_is_gone() {
+        let scratch = Scratch::new("path");
+        let (file, other) = (scratch.0.join("ns"), scratch.0.join("other"));
+        std::fs::write(&file, "").unwrap();
+        let watch = PathWatch::new(&file).unwrap();
+        assert!(!fires(&watch));
+        assert!(!watch.is_gone());
+        // Something else happens in the directory.
+        std::fs::write(&other, "").unwrap();
+        assert!(fires(&watch));
+        assert!(!watch.is_gone());
+        assert!(!fires(&watch));
+        std::fs::rename(&other, &file).unwrap();
+        assert!(fires(&watch));
+        assert!(watch.is_gone());
+
+        let watch = PathWatch::new(&file).unwrap();
+        assert!(!watch.is_gone());
+        std::fs::remove_file(&file).unwrap();
+        assert!(fires(&watch));
+        assert!(watch.is_gone());
+        assert!(matches!(
+            PathWatch::new(&file),
+            Err(TapError::OpenNamespace { .. })
+        ));
+    }
+
+    #[test]
+    fn paths_of_processes() {
+        let process = |path: &str| process_of(Path::new(path));
+        assert_eq!(process("/proc/17/ns/net"), Some(17));
+        assert_eq!(process("/proc/17/task/18/ns/net"), Some(17));
+        assert_eq!(process("/proc/17/root/run/x"), None);
+        assert_eq!(process("/proc/self/ns/net"), None);
+        assert_eq!(process("/run/netns/x"), None);
     }
 }

@@ -86,7 +86,7 @@ pub fn recv_error(fd: impl AsFd, quote: &mut [u8]) -> io::Result<Option<SocketEr
     // An entry that is no error (a timestamp, say) is skipped; the queue is finite.
     loop {
         let mut pieces = [IoSliceMut::new(quote)];
-        let got = match receive(fd.as_fd(), &mut pieces, Some(&mut control), flags) {
+        let got = match receive(fd.as_fd(), &mut pieces, &mut control, flags) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             other => other?,
         };
@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn dont_fragment_is_reported_with_the_mtu() {
-        // The loopback's MTU is 65536, so only a datagram of the very last bytes is over it; the
-        // header of 28 bytes leaves none. IPv6 allows a payload of 65,527, 48 with headers.
+        // The loopback's MTU is 65536. Only IPv6 has datagrams over it: 65,527 bytes and 48 of
+        // headers.
         let a = UdpSocket::bind("[::1]:0").unwrap();
         let to = closed_port(true);
         enable_recverr(&a, true).unwrap();

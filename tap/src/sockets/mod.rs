@@ -2,17 +2,20 @@
 //!
 //! - [`tcp`]: peeking at a receive queue from an offset, discarding from its front, `TCP_INFO`.
 //! - [`udp`]: datagrams with GRO and GSO, hop limit, type of service and local address.
+//! - [`batch`]: many datagrams, of any flows, in one call.
 //! - [`error_queue`]: what ICMP and the kernel said about what was sent.
 //! - [`options`]: the socket options of both.
 //!
 //! Nothing here waits: every call that could is made with `MSG_DONTWAIT`, whatever the socket's
 //! own mode. `EINTR` cannot occur for such calls. Errors are the kernel's, unchanged.
 
+pub mod batch;
 pub mod error_queue;
 pub mod options;
 pub mod tcp;
 pub mod udp;
 
+pub use batch::{BatchSpace, MAX_BATCH, Outgoing, recv_datagrams, send_datagrams};
 pub use error_queue::{ErrorOrigin, SocketErrorReport, enable_recverr, recv_error};
 pub use options::{
     bind_address_no_port, ping_socket, reset_on_close, set_dont_fragment, so_error, unacknowledged,

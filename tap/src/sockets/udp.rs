@@ -87,17 +87,23 @@ pub struct Datagram {
 pub fn recv_datagram(fd: impl AsFd, buf: &mut [u8]) -> io::Result<Datagram> {
     let mut control = Control::new();
     let mut pieces = [IoSliceMut::new(buf)];
-    let got = receive(
-        fd.as_fd(),
-        &mut pieces,
-        Some(&mut control),
-        libc::MSG_DONTWAIT,
-    )?;
+    let got = receive(fd.as_fd(), &mut pieces, &mut control, libc::MSG_DONTWAIT)?;
+    let from = got.address.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(describe(got.length, from, got.flags, &control))
+}
+
+/// Puts together what recvmsg(2) gave.
+pub(super) fn describe(
+    len: usize,
+    from: SocketAddr,
+    flags: libc::c_int,
+    control: &Control,
+) -> Datagram {
     let mut datagram = Datagram {
-        len: got.length,
-        from: got.address.ok_or(io::ErrorKind::InvalidData)?,
+        len,
+        from,
         segment: None,
-        truncated: got.flags & libc::MSG_TRUNC != 0,
+        truncated: flags & libc::MSG_TRUNC != 0,
         ttl: None,
         tos: None,
         local: None,
@@ -105,7 +111,7 @@ pub fn recv_datagram(fd: impl AsFd, buf: &mut [u8]) -> io::Result<Datagram> {
     for (level, kind, data) in control.messages() {
         read_detail(&mut datagram, level, kind, data);
     }
-    Ok(datagram)
+    datagram
 }
 
 fn read_detail(datagram: &mut Datagram, level: libc::c_int, kind: libc::c_int, data: &[u8]) {
@@ -197,6 +203,23 @@ pub fn send_datagram_with(
 ) -> io::Result<usize> {
     let fd = fd.as_fd();
     let mut control = Control::new();
+    write_options(&mut control, fd, to, options)?;
+    send(
+        fd,
+        to,
+        payload,
+        &control,
+        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+    )
+}
+
+/// Writes `options` as control messages for a datagram to `to`.
+pub(super) fn write_options(
+    control: &mut Control,
+    fd: BorrowedFd<'_>,
+    to: Option<SocketAddr>,
+    options: SendOptions,
+) -> io::Result<()> {
     if let Some(segment) = options.segment {
         control.push(SOL_UDP, UDP_SEGMENT, &segment.to_ne_bytes());
     }
@@ -230,13 +253,7 @@ pub fn send_datagram_with(
             control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &data);
         }
     }
-    send(
-        fd,
-        to,
-        payload,
-        &control,
-        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-    )
+    Ok(())
 }
 
 /// Whether the packet will be IPv4's, which decides whose options it takes.

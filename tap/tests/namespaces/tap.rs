@@ -1,13 +1,15 @@
 //! Making, attaching to and configuring a TAP.
 
+use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd};
 
 use cnet_tap::namespace::{NewNamespaces, current_net, unshare};
 use cnet_tap::netif::{index_of, loopback_up, mac_of};
+use cnet_tap::sockets::{ping_socket, receive_details, recv_datagram, send_datagram};
 use cnet_tap::{InterfaceConfig, Limit, Namespaces, Offloads, Tap, TapError, open_tap_in};
 
-use crate::stage::{alone, in_new_namespaces};
+use crate::stage::{alone, eventually, in_new_namespaces};
 
 pub fn config() -> InterfaceConfig {
     InterfaceConfig {
@@ -250,6 +252,42 @@ fn the_permission_that_lacks_is_named() {
                 ),
                 "{error}"
             );
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs /dev/net/tun and a network namespace; cargo xtask test runs it"]
+fn ping_sockets_echo() {
+    in_new_namespaces(|| {
+        loopback_up().unwrap();
+        // The setting before anybody allowed it: no group at all.
+        let error = ping_socket(false).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+        std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
+        // Echo requests, ICMP type 8 and ICMPv6 type 128; identifier and checksum are the kernel's.
+        for (v6, request, reply) in [(false, 8, 0), (true, 128, 129)] {
+            let socket = ping_socket(v6).unwrap();
+            receive_details(&socket, v6).unwrap();
+            let to = if v6 { "[::1]:0" } else { "127.0.0.1:0" }.parse().unwrap();
+            let message = [request, 0, 0, 0, 0, 0, 0, 7, b'h', b'i'];
+            let pieces = [IoSlice::new(&message)];
+            assert_eq!(
+                send_datagram(&socket, Some(to), &pieces, None, Some(9), None).unwrap(),
+                10
+            );
+            let mut buf = [0; 64];
+            let mut got = None;
+            eventually("the reply", || {
+                got = recv_datagram(&socket, &mut buf).ok();
+                got.is_some()
+            });
+            let got = got.unwrap();
+            assert_eq!(
+                (got.len, buf[0], &buf[6..10]),
+                (10, reply, &[0, 7, b'h', b'i'][..])
+            );
+            assert_eq!((got.from.ip(), got.ttl), (to.ip(), Some(64)));
         }
     });
 }
