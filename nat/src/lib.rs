@@ -11,6 +11,7 @@
 //! [`cnet_vswitch`].
 #![forbid(unsafe_code)]
 
+pub mod datagram;
 pub mod flow;
 pub mod host;
 pub mod icmp_error;
