@@ -1,5 +1,41 @@
 //! The project's scripts: `cargo xtask test` is the one test command.
+//!
+//! It needs a Rust toolchain and a Linux kernel, and nothing else: what the namespace tests use
+//! besides is installed with apt when run as root, and named with the command to install it
+//! otherwise (see [`machine`]). The stages are listed in [`test`]; each runs under a time limit, so
+//! the command ends whatever a test does.
 
-fn main() -> anyhow::Result<()> {
-    anyhow::bail!("usage: cargo xtask test")
+mod machine;
+mod stage;
+mod test;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages named
+       cargo xtask test --list      name the stages";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["test", "--list"] => {
+            test::list();
+            Ok(true)
+        }
+        ["test", stages @ ..] => test::run(stages),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(true)
+        }
+        _ => Err(anyhow::anyhow!(USAGE)),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
