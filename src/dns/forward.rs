@@ -1,0 +1,346 @@
+//! Finding the server that answers.
+//!
+//! # Theory of operation
+//!
+//! The servers are asked in the order of `resolv.conf`, round after round. Each has [`HEAD_START`]
+//! before the next one is asked as well, and loses what is left of it when its host refuses the
+//! query or it says that it failed. Nobody who was asked is forgotten: a slow server's answer
+//! still counts while others are being asked. The first real answer wins, NXDOMAIN included.
+//! Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the latest
+//! after [`DEADLINE`].
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::Transport;
+use super::message::{self, Question, Verdict};
+use super::resolv_conf::{Nameserver, ResolvConf, Servers};
+use super::upstream::{self, Asked, Sources};
+
+/// How long a server is waited for before the next one is asked as well.
+pub const HEAD_START: Duration = Duration::from_secs(1);
+
+/// How long a query may take in all. Resolvers in the container wait five seconds for us
+/// (`RES_TIMEOUT`), so an answer has to leave before that.
+pub const DEADLINE: Duration = Duration::from_millis(4500);
+
+/// Forwards queries to the servers in force.
+pub struct Forwarder {
+    servers: Servers,
+    sources: Sources,
+    own: Vec<IpAddr>,
+    turn: AtomicUsize,
+}
+
+impl Forwarder {
+    /// Asks `servers`, but never those at the addresses `own`, from the addresses in `sources`.
+    pub fn new(servers: Servers, sources: Sources, own: Vec<IpAddr>) -> Forwarder {
+        Forwarder {
+            servers,
+            sources,
+            own,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The answer to `query`, which asks `question`.
+    pub async fn resolve(
+        &self,
+        transport: Transport,
+        query: Vec<u8>,
+        question: Question,
+    ) -> Vec<u8> {
+        let asked = Arc::new(Asked {
+            message: query,
+            question,
+        });
+        match self.race(transport, &asked).await {
+            Some(answer) => answer,
+            None => message::error(&asked.message, &asked.question, ResponseCode::ServFail),
+        }
+    }
+
+    async fn race(&self, transport: Transport, asked: &Arc<Asked>) -> Option<Vec<u8>> {
+        let mut order = self.order(&self.servers.current()).into_iter();
+        let mut next = order.next();
+        let started = Instant::now();
+        let mut next_at = started;
+        let mut tries = JoinSet::new();
+        let mut failure = None;
+        while next.is_some() || !tries.is_empty() {
+            tokio::select! {
+                biased;
+                () = sleep_until(started + DEADLINE) => break,
+                Some(done) = tries.join_next() => match done {
+                    Ok(Ok((Verdict::Final, answer))) => return Some(answer),
+                    Ok(Ok((_, answer))) => {
+                        failure.get_or_insert(answer);
+                        next_at = Instant::now();
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "a DNS server does not answer");
+                        next_at = Instant::now();
+                    }
+                    Err(error) => tracing::error!(%error, "a DNS query ended unasked"),
+                },
+                () = sleep_until(next_at), if next.is_some() => {
+                    next_at = Instant::now() + HEAD_START;
+                    match next.take().map(|server| server.socket_addr()) {
+                        Some(Ok(server)) => {
+                            let sources = self.sources;
+                            tries.spawn(upstream::ask(server, transport, sources, asked.clone()));
+                        }
+                        Some(Err(error)) => {
+                            tracing::debug!(%error, "a DNS server's interface is missing");
+                            next_at = Instant::now();
+                        }
+                        None => {}
+                    }
+                    next = order.next();
+                }
+            }
+        }
+        failure
+    }
+
+    /// The servers in the order in which this query asks them, all rounds in a row.
+    fn order(&self, conf: &ResolvConf) -> Vec<Nameserver> {
+        let usable: Vec<&Nameserver> = conf
+            .nameservers
+            .iter()
+            .filter(|server| !self.own.contains(&server.address().to_canonical()))
+            .collect();
+        if usable.is_empty() {
+            return Vec::new();
+        }
+        let first = match conf.rotate {
+            true => self.turn.fetch_add(1, Ordering::Relaxed) % usable.len(),
+            false => 0,
+        };
+        let length = usable.len() * conf.attempts as usize;
+        usable
+            .into_iter()
+            .cycle()
+            .skip(first)
+            .take(length)
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UdpSocket};
+
+    use super::*;
+    use crate::dns::message::tests::{query, rcode};
+    use crate::dns::message::{Inspected, inspect};
+
+    async fn server() -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    /// Answers each query with what `reply` makes of it; nothing at all for an empty list.
+    async fn serve(socket: UdpSocket, reply: impl Fn(Vec<u8>) -> Vec<Vec<u8>>) {
+        let mut buf = [0; 1024];
+        loop {
+            let (length, from) = socket.recv_from(&mut buf).await.unwrap();
+            for answer in reply(buf[..length].to_vec()) {
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        }
+    }
+
+    fn respond(mut query: Vec<u8>, code: u8) -> Vec<u8> {
+        query[2] |= 0x80;
+        query[3] |= code;
+        query
+    }
+
+    async fn resolve(servers: &[SocketAddr], transport: Transport, query: Vec<u8>) -> Vec<u8> {
+        let list = servers.iter().copied().map(Nameserver::from).collect();
+        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default(), Vec::new());
+        let Inspected::Question(question) = inspect(&query) else {
+            panic!("not a query");
+        };
+        forwarder.resolve(transport, query, question).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_passes_unchanged_apart_from_the_id() {
+        let (socket, address) = server().await;
+        let records = b"\xc0\x0c\xff\x01 records nobody knows";
+        tokio::spawn(serve(socket, move |query| {
+            assert_eq!(query[2..4], [0x01, 0x30], "all but the id");
+            vec![[respond(query, 0), records.to_vec()].concat()]
+        }));
+        let mut query = query(0x1234, "example.org", 65000);
+        query[3] |= 0x30; // AD and CD
+        // One id in 65536 happens to be the client's own.
+        let answer = resolve(&[address], Transport::Udp, query.clone()).await;
+        assert_eq!(answer, [respond(query, 0), records.to_vec()].concat());
+    }
+
+    #[tokio::test]
+    async fn nxdomain_and_truncation_are_answers() {
+        let (socket, address) = server().await;
+        tokio::spawn(serve(socket, |query| {
+            let mut answer = respond(query, 3);
+            answer[2] |= 0x02;
+            vec![answer]
+        }));
+        let answer = resolve(&[address], Transport::Udp, query(1, "gone.example", 1)).await;
+        assert_eq!((rcode(&answer), answer[2] & 0x02), (3, 0x02));
+    }
+
+    #[tokio::test]
+    async fn strays_are_ignored() {
+        let (socket, address) = server().await;
+        tokio::spawn(serve(socket, |query| {
+            let mut wrong_id = respond(query.clone(), 3);
+            wrong_id[0] ^= 1;
+            let mut wrong_name = respond(query.clone(), 3);
+            wrong_name[13] ^= 1;
+            let echo = query.clone();
+            let junk = vec![0xff; 5];
+            vec![wrong_id, wrong_name, echo, junk, respond(query, 0)]
+        }));
+        let answer = resolve(&[address], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 0);
+    }
+
+    #[tokio::test]
+    async fn a_guesser_is_given_up() {
+        let (socket, address) = server().await;
+        tokio::spawn(serve(socket, |query| {
+            let guess = |n: u8| {
+                let mut guess = respond(query.clone(), 0);
+                guess[0] ^= n | 0x80;
+                guess
+            };
+            (0..100).map(guess).collect()
+        }));
+        let started = Instant::now();
+        let answer = resolve(&[address], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 2);
+        assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    #[tokio::test]
+    async fn a_dead_server_costs_one_second() {
+        let (_silent, dead) = server().await;
+        let (socket, alive) = server().await;
+        tokio::spawn(serve(socket, |query| vec![respond(query, 0)]));
+        let started = Instant::now();
+        let answer = resolve(&[dead, alive], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 0);
+        let took = started.elapsed();
+        assert!(took >= HEAD_START && took < HEAD_START + Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn a_refusing_host_or_a_failing_server_costs_nothing() {
+        let (socket, gone) = server().await;
+        drop(socket);
+        let (socket, failing) = server().await;
+        tokio::spawn(serve(socket, |query| vec![respond(query, 2)]));
+        let (socket, alive) = server().await;
+        tokio::spawn(serve(socket, |query| vec![respond(query, 0)]));
+        let started = Instant::now();
+        let servers = [gone, failing, alive];
+        let answer = resolve(&servers, Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 0);
+        assert!(started.elapsed() < Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_passed_on_when_nobody_does_better() {
+        let (socket, failing) = server().await;
+        tokio::spawn(serve(socket, |query| vec![respond(query, 5)]));
+        let answer = resolve(&[failing], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 5);
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_still_counts() {
+        let (socket, slow) = server().await;
+        tokio::spawn(async move {
+            let mut buf = [0; 512];
+            let (length, from) = socket.recv_from(&mut buf).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1300)).await;
+            let answer = respond(buf[..length].to_vec(), 0);
+            socket.send_to(&answer, from).await.unwrap();
+        });
+        let answer = resolve(&[slow], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_becomes_servfail_in_time() {
+        let (_a, first) = server().await;
+        let (_b, second) = server().await;
+        let started = Instant::now();
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let answer = resolve(&[first, second], transport, query(3, "example.org", 1)).await;
+            assert_eq!((rcode(&answer), &answer[..2]), (2, &[0, 3][..]));
+        }
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn over_tcp() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut query = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut query).await.unwrap();
+            let answer = [respond(query, 0), vec![7; 40_000]].concat();
+            stream.write_u16(answer.len() as u16).await.unwrap();
+            for piece in answer.chunks(7_000) {
+                stream.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        let query = query(9, "example.org", 16);
+        let answer = resolve(&[address], Transport::Tcp, query.clone()).await;
+        assert_eq!(answer, [respond(query, 0), vec![7; 40_000]].concat());
+    }
+
+    #[tokio::test]
+    async fn no_server_and_only_ourselves_are_servfail_at_once() {
+        let answer = resolve(&[], Transport::Udp, query(1, "example.org", 1)).await;
+        assert_eq!(rcode(&answer), 2);
+        let own: IpAddr = [10, 0, 2, 3].into();
+        let servers = Servers::fixed(vec![Nameserver::from(own)]);
+        let forwarder = Forwarder::new(servers, Sources::default(), vec![own]);
+        assert!(forwarder.order(&forwarder.servers.current()).is_empty());
+    }
+
+    #[test]
+    fn rounds_and_rotation() {
+        let forwarder = Forwarder::new(Servers::fixed(vec![]), Sources::default(), vec![]);
+        let mut conf = ResolvConf::parse("nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
+        let last_octets = |conf: &ResolvConf| -> Vec<String> {
+            let order = forwarder.order(conf);
+            let text = |s: &Nameserver| s.address().to_string()[8..].to_owned();
+            order.iter().map(text).collect()
+        };
+        assert_eq!(last_octets(&conf), ["1", "2", "1", "2"]);
+        conf.rotate = true;
+        conf.attempts = 1;
+        assert_eq!(last_octets(&conf), ["1", "2"]);
+        assert_eq!(last_octets(&conf), ["2", "1"]);
+    }
+}

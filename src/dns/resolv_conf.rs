@@ -1,0 +1,341 @@
+//! The host's `/etc/resolv.conf`: which servers to ask, and how.
+//!
+//! # Theory of operation
+//!
+//! [`Servers::current`] is called for each query. At most once in [`RECHECK`] it reads the file
+//! again and compares: a file that was changed, replaced or whose symbolic link points elsewhere
+//! is in force for the first query after that, with nothing to watch and nobody to wake. While the
+//! file cannot be read, the last content stays in force.
+//!
+//! # Limits
+//!
+//! As the resolver of the C library does, at most [`MAX_SERVERS`] servers are used and lines that
+//! make no sense are skipped. Of the options, `attempts` and `rotate` count here. `timeout` does
+//! not: a server has one second before the next is asked as well. The rest are for the container,
+//! which gets them in its own file.
+//!
+//! Source: resolv.conf(5).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Where the host keeps it.
+pub const PATH: &str = "/etc/resolv.conf";
+
+/// The most servers that are used (`MAXNS` in `<resolv.h>`).
+pub const MAX_SERVERS: usize = 3;
+
+/// How long a file that was read is trusted.
+pub const RECHECK: Duration = Duration::from_secs(1);
+
+/// The port of a DNS server.
+const DNS_PORT: u16 = 53;
+
+/// Rounds over the servers, unless the file says otherwise (resolv.conf(5)).
+const DEFAULT_ATTEMPTS: u32 = 2;
+/// The most rounds it can ask for (`RES_MAXRETRY`).
+const MAX_ATTEMPTS: u32 = 5;
+
+/// The most bytes of a file that are read. Real ones have a few hundred.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// One server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nameserver {
+    address: IpAddr,
+    port: u16,
+    /// The interface of a link-local address, by name or by index.
+    scope: Option<String>,
+}
+
+impl Nameserver {
+    fn parse(text: &str) -> Option<Nameserver> {
+        let (address, scope) = match text.split_once('%') {
+            Some((address, scope)) => (address, Some(scope.to_owned())),
+            None => (text, None),
+        };
+        let address = address.parse().ok()?;
+        Some(Nameserver {
+            address,
+            port: DNS_PORT,
+            scope: scope.filter(|_| matches!(address, IpAddr::V6(_))),
+        })
+    }
+
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Where to send to.
+    ///
+    /// # Errors
+    ///
+    /// The interface of its scope does not exist now.
+    pub fn socket_addr(&self) -> io::Result<SocketAddr> {
+        match (self.address, &self.scope) {
+            (IpAddr::V6(address), Some(scope)) => {
+                let index = interface_index(scope)?;
+                Ok(SocketAddrV6::new(address, self.port, 0, index).into())
+            }
+            (address, _) => Ok(SocketAddr::new(address, self.port)),
+        }
+    }
+}
+
+impl From<IpAddr> for Nameserver {
+    fn from(address: IpAddr) -> Nameserver {
+        SocketAddr::new(address, DNS_PORT).into()
+    }
+}
+
+impl From<SocketAddr> for Nameserver {
+    fn from(server: SocketAddr) -> Nameserver {
+        Nameserver {
+            address: server.ip(),
+            port: server.port(),
+            scope: None,
+        }
+    }
+}
+
+fn interface_index(scope: &str) -> io::Result<u32> {
+    if let Ok(index) = scope.parse() {
+        return Ok(index);
+    }
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    Ok(rustix::net::netdevice::name_to_index(&socket, scope)?)
+}
+
+/// What a `resolv.conf` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResolvConf {
+    /// The servers, in order.
+    pub nameservers: Vec<Nameserver>,
+    /// The search list, from the last `search` or `domain` line.
+    pub search: Vec<String>,
+    /// All options, as written.
+    pub options: Vec<String>,
+    /// Rounds over the servers.
+    pub attempts: u32,
+    /// Whether each query starts with another server.
+    pub rotate: bool,
+}
+
+impl Default for ResolvConf {
+    fn default() -> Self {
+        ResolvConf {
+            nameservers: Vec::new(),
+            search: Vec::new(),
+            options: Vec::new(),
+            attempts: DEFAULT_ATTEMPTS,
+            rotate: false,
+        }
+    }
+}
+
+impl ResolvConf {
+    /// Parses a file's content.
+    pub fn parse(text: &str) -> ResolvConf {
+        let mut conf = ResolvConf::default();
+        for line in text.lines() {
+            // A comment starts in the first column (resolv.conf(5)); elsewhere these characters
+            // could stand in a name, so only a word that starts with one ends the line.
+            let mut words = line
+                .split_whitespace()
+                .take_while(|word| !word.starts_with(['#', ';']));
+            match words.next() {
+                Some("nameserver") if conf.nameservers.len() < MAX_SERVERS => {
+                    let server = words.next().and_then(Nameserver::parse);
+                    conf.nameservers.extend(server);
+                }
+                Some("search") => conf.search = words.map(str::to_owned).collect(),
+                Some("domain") => conf.search = words.take(1).map(str::to_owned).collect(),
+                Some("options") => conf.options.extend(words.map(str::to_owned)),
+                _ => {}
+            }
+        }
+        for option in &conf.options {
+            match option.split_once(':') {
+                Some(("attempts", n)) => {
+                    let n = n.parse().unwrap_or(DEFAULT_ATTEMPTS);
+                    conf.attempts = n.clamp(1, MAX_ATTEMPTS);
+                }
+                None if option == "rotate" => conf.rotate = true,
+                _ => {}
+            }
+        }
+        conf
+    }
+
+    /// Reads and parses the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// What open(2) or read(2) says.
+    pub fn read(path: &Path) -> io::Result<ResolvConf> {
+        read_text(path).map(|text| ResolvConf::parse(&text))
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The servers in force.
+pub struct Servers {
+    /// `None` when they never change.
+    path: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+struct State {
+    checked: Option<Instant>,
+    text: String,
+    conf: Arc<ResolvConf>,
+}
+
+impl Servers {
+    /// Those of the file at `path`, followed as it changes.
+    pub fn from_file(path: impl Into<PathBuf>) -> Servers {
+        Servers::with(Some(path.into()), ResolvConf::default())
+    }
+
+    /// These, for good.
+    pub fn fixed(nameservers: Vec<Nameserver>) -> Servers {
+        let conf = ResolvConf {
+            nameservers,
+            ..ResolvConf::default()
+        };
+        Servers::with(None, conf)
+    }
+
+    fn with(path: Option<PathBuf>, conf: ResolvConf) -> Servers {
+        let state = State {
+            checked: None,
+            text: String::new(),
+            conf: Arc::new(conf),
+        };
+        Servers {
+            path,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// What is in force now.
+    pub fn current(&self) -> Arc<ResolvConf> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = &self.path else {
+            return state.conf.clone();
+        };
+        let fresh = state.checked.is_some_and(|at| at.elapsed() < RECHECK);
+        if !fresh {
+            state.checked = Some(Instant::now());
+            match read_text(path) {
+                Ok(text) if text != state.text => {
+                    state.conf = Arc::new(ResolvConf::parse(&text));
+                    state.text = text;
+                    tracing::debug!(servers = ?state.conf.nameservers, "resolv.conf read");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, path = %path.display(), "cannot be read"),
+            }
+        }
+        state.conf.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(conf: &ResolvConf) -> Vec<String> {
+        let text = |s: &Nameserver| s.address.to_string();
+        conf.nameservers.iter().map(text).collect()
+    }
+
+    #[test]
+    fn an_ordinary_file() {
+        let conf = ResolvConf::parse(
+            "# made by hand\n; old style\nnameserver 192.0.2.1\nnameserver\t2001:db8::1   # second\n\
+             domain example.net\nsearch example.org corp.example.org\n\
+             options timeout:3 attempts:4\noptions rotate edns0\n",
+        );
+        assert_eq!(addresses(&conf), ["192.0.2.1", "2001:db8::1"]);
+        assert_eq!(conf.search, ["example.org", "corp.example.org"]);
+        assert_eq!(conf.options, ["timeout:3", "attempts:4", "rotate", "edns0"]);
+        assert_eq!((conf.attempts, conf.rotate), (4, true));
+    }
+
+    #[test]
+    fn the_last_of_domain_and_search_counts() {
+        let conf = ResolvConf::parse("search a b\ndomain c d\n");
+        assert_eq!(conf.search, ["c"]);
+    }
+
+    #[test]
+    fn scopes() {
+        let conf = ResolvConf::parse("nameserver fe80::1%lo\nnameserver fe80::2%7\n");
+        let resolved: Vec<_> = conf
+            .nameservers
+            .iter()
+            .map(|s| s.socket_addr().unwrap().to_string())
+            .collect();
+        assert_eq!(resolved, ["[fe80::1%1]:53", "[fe80::2%7]:53"]);
+        let gone = Nameserver::parse("fe80::1%no-such-if").unwrap();
+        assert!(gone.socket_addr().is_err());
+    }
+
+    #[test]
+    fn nonsense_is_skipped() {
+        let conf = ResolvConf::parse(
+            "nameserver\nnameserver one.one\nnameserver 1.2.3\nnameservers 192.0.2.1\n\
+             options attempts:x\n\u{0}\nnameserver 192.0.2.9\n",
+        );
+        assert_eq!(addresses(&conf), ["192.0.2.9"]);
+        assert_eq!(conf.attempts, 2);
+        let many = "nameserver 192.0.2.1\n".repeat(9);
+        assert_eq!(ResolvConf::parse(&many).nameservers.len(), MAX_SERVERS);
+        assert_eq!(ResolvConf::parse("options attempts:0").attempts, 1);
+        assert_eq!(ResolvConf::parse("options attempts:99").attempts, 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_file_is_adopted_within_two_seconds() {
+        let dir = std::env::temp_dir().join(format!("cnet-resolv-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("resolv.conf");
+        let servers = Servers::from_file(&path);
+        assert!(servers.current().nameservers.is_empty());
+
+        std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        assert!(
+            servers.current().nameservers.is_empty(),
+            "trusted for a second"
+        );
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert_eq!(addresses(&servers.current()), ["192.0.2.1"]);
+
+        let new = dir.join("new");
+        std::fs::write(&new, "nameserver 192.0.2.2\n").unwrap();
+        std::fs::rename(&new, &path).unwrap();
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert_eq!(addresses(&servers.current()), ["192.0.2.2"]);
+
+        std::fs::remove_dir_all(&dir).unwrap();
+        tokio::time::advance(Duration::from_millis(1001)).await;
+        assert_eq!(
+            addresses(&servers.current()),
+            ["192.0.2.2"],
+            "kept while it is gone"
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! The shell of cnet: what joins the pure crates to the kernel.
+//!
+//! `cnet-vswitch` and `cnet-nat` decide; this crate gives them descriptors, sockets, time and
+//! threads, and gives people and programs two doors to it: [`run`] behind the binary `cnet`, and
+//! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
+
+pub mod dns;
