@@ -261,6 +261,25 @@ impl TcpEngine {
         result
     }
 
+    /// A TCP packet to an address where nothing listens: refuses it.
+    pub fn refuse_packet<S: FrameSink, H: HostSockets>(
+        &self,
+        link: &Link,
+        l4: &[u8],
+        ip: &IpHeader,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let seg = Segment::parse(l4)?;
+        if !seg.flags.rst {
+            let ends = Ends {
+                container: SocketAddr::new(ip.src, seg.src_port),
+                remote: SocketAddr::new(ip.dst, seg.dst_port),
+            };
+            refuse(link, &seg, &ends, io);
+        }
+        Err(DropReason::NotServed)
+    }
+
     /// A segment of no flow: a SYN opens one, anything else is told that there is none.
     fn handle_stray<S: FrameSink, H: HostSockets>(
         &mut self,
@@ -340,7 +359,7 @@ impl TcpEngine {
                 Ok(())
             }
             Err(e) => {
-                self.connect_failed(now, handle, e, io);
+                self.connect_failed(handle, e, io);
                 Err(match e {
                     HostError::Exhausted => DropReason::HostResource,
                     _ => DropReason::HostRefused,
@@ -516,7 +535,7 @@ impl TcpEngine {
             }
         });
         if let Some(Some(error)) = failed {
-            self.connect_failed(now, handle, error, io);
+            self.connect_failed(handle, error, io);
             return;
         }
         self.serve(now, handle, io);
@@ -525,7 +544,6 @@ impl TcpEngine {
     /// Tells the container that its connection will not be, and forgets it.
     fn connect_failed<S: FrameSink, H: HostSockets>(
         &mut self,
-        now: Instant,
         handle: Handle,
         error: HostError,
         io: &mut Io<'_, S, H>,
@@ -549,7 +567,6 @@ impl TcpEngine {
                 return;
             }
         };
-        let _ = now;
         self.report_unreachable(&link, &ends, syn, kind, io);
     }
 

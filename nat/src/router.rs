@@ -1,0 +1,491 @@
+//! The whole pure core of one network: what becomes of a frame, a socket event, a deadline.
+//!
+//! A frame is parsed once and goes where its destination says:
+//!
+//! 1. to the gateway's own addresses (ARP, neighbour discovery, DHCP, DNS, echo): answered by the
+//!    [`crate::gateway`] on the spot (*hairpin*);
+//! 2. anywhere else: a fragment waits for its datagram, a packet at its last hop is answered
+//!    with an ICMP error, and TCP, UDP and ICMP become flows ([`crate::tcp`],
+//!    [`crate::datagram`]).
+//!
+//! An address of the gateway that policy maps to the host's loopback is both: its services are
+//! answered, the rest becomes a flow to the host.
+//!
+//! Every method follows the contract of the pure crates told in [`cnet_vswitch`]. Nothing here
+//! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
+
+use std::net::{IpAddr, SocketAddr};
+
+use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::{DropCounters, DropReason, FrameSink, PortId};
+
+use crate::datagram::{DatagramConfig, DatagramEngine};
+use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
+use crate::host::{HostSockets, Readiness, SocketId, Token, TokenKind};
+use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
+use crate::link::{Io, Link};
+use crate::policy::Policy;
+use crate::tcp::{TcpConfig, TcpEngine};
+
+/// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
+const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+const ICMP_ERROR_BURST: u32 = 100;
+/// Guests whose address may be waited for at once.
+const MAX_SOLICITED: usize = 256;
+
+/// What a router is made of.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// IP MTU of the link, in bytes.
+    pub mtu: usize,
+    /// The gateway's addresses and services.
+    pub gateway: GatewayConfig,
+    /// Where containers may send to.
+    pub policy: Policy,
+    /// TCP flows.
+    pub tcp: TcpConfig,
+    /// UDP and ICMP mappings.
+    pub datagram: DatagramConfig,
+}
+
+/// The pure core of one network.
+#[derive(Debug)]
+pub struct Router {
+    mtu: usize,
+    policy: Policy,
+    gateway: Gateway,
+    gateway_mac: cnet_vswitch::MacAddr,
+    gateway_v4: Option<IpAddr>,
+    gateway_v6: Option<IpAddr>,
+    tcp: TcpEngine,
+    datagram: DatagramEngine,
+    drops: DropCounters,
+    errors: RateLimit,
+    /// Guests whose link-layer address was asked for, with connections that wait for it.
+    solicited: Vec<IpAddr>,
+    /// The last sender told to the gateway's neighbour cache, so that it is told once.
+    last_learned: Option<(IpAddr, Link)>,
+}
+
+impl Router {
+    /// A router without ports. `secret` keys sequence numbers and tables and must be random.
+    pub fn new(config: RouterConfig, secret: [u8; 32], now: Instant) -> Router {
+        let (tcp_secret, rest) = secret.split_at(16);
+        let word = |bytes: &[u8]| bytes.iter().fold(0, |w, b| w << 8 | u64::from(*b));
+        let mut key = [0; 16];
+        key.copy_from_slice(tcp_secret);
+        Router {
+            mtu: config.mtu,
+            policy: config.policy,
+            gateway_mac: config.gateway.mac,
+            gateway_v4: config.gateway.v4.as_ref().map(|v4| v4.address.into()),
+            gateway_v6: config.gateway.v6.as_ref().map(|v6| v6.address.into()),
+            gateway: Gateway::new(config.gateway, word(&rest[..8]), now),
+            tcp: TcpEngine::new(config.tcp, key, now),
+            datagram: DatagramEngine::new(config.datagram, word(&rest[8..]), now),
+            drops: DropCounters::default(),
+            errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
+            solicited: Vec::new(),
+            last_learned: None,
+        }
+    }
+
+    /// What was dropped so far, by reason.
+    pub fn drops(&self) -> &DropCounters {
+        &self.drops
+    }
+
+    /// TCP flows, UDP mappings and ICMP mappings in their tables.
+    pub fn flows(&self) -> usize {
+        self.tcp.len() + self.datagram.len()
+    }
+
+    /// The TCP engine, for its counters.
+    pub fn tcp(&self) -> &TcpEngine {
+        &self.tcp
+    }
+
+    /// A container was plugged in at `port`.
+    pub fn add_port<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        io: &mut Io<'_, S, H>,
+    ) {
+        self.gateway.add_port(now, port, io.sink);
+    }
+
+    // ---- frames ----
+
+    /// A frame from a container, virtio-net header first.
+    pub fn handle_frame<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        bytes: &[u8],
+        io: &mut Io<'_, S, H>,
+    ) {
+        let outcome =
+            Frame::parse(bytes, self.mtu).and_then(|frame| self.route_frame(now, port, &frame, io));
+        if let Err(reason) = outcome {
+            self.drops.count(reason);
+        }
+    }
+
+    fn route_frame<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &Frame<'_>,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        match frame.l3 {
+            L3::Arp => {
+                let result = self.gateway.handle_frame(now, port, frame, io.sink);
+                self.meet_solicited(now, io);
+                result
+            }
+            L3::Ip(ip) if ip.fragment.is_some() => {
+                match self.datagram.handle_fragment(now, port, frame, &ip)? {
+                    None => Ok(()),
+                    Some(whole) => {
+                        let frame = whole.parse()?;
+                        match frame.l3 {
+                            L3::Ip(ip) => self.route_packet(now, port, &frame, &ip, io),
+                            L3::Arp => Err(DropReason::BadFragment),
+                        }
+                    }
+                }
+            }
+            L3::Ip(ip) => self.route_packet(now, port, frame, &ip, io),
+        }
+    }
+
+    fn route_packet<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let link = Link {
+            port,
+            gateway_mac: self.gateway_mac,
+            container_mac: frame.src,
+        };
+        self.learn(ip.src, link);
+        if self.gateway.owns(ip.dst) && !self.leads_to_host(frame, ip) {
+            return self.hairpin(now, &link, frame, ip, io);
+        }
+        if frame.dst != self.gateway_mac {
+            return Err(if frame.dst.is_multicast() {
+                DropReason::MartianDestination
+            } else {
+                DropReason::NoSuchPort
+            });
+        }
+        if !frame.l4_checksum_ok(ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        if ip.hop_limit <= 1 {
+            self.report(now, &link, frame, ip, IcmpErrorKind::TtlExceeded, io);
+            return Err(DropReason::TtlExpired);
+        }
+        match ip.protocol {
+            protocol::TCP => self
+                .tcp
+                .handle_packet(now, &link, frame.l4(ip), ip, &self.policy, io),
+            protocol::UDP | protocol::ICMP | protocol::ICMPV6 => {
+                self.datagram
+                    .handle_packet(now, &link, frame, ip, &self.policy, io)
+            }
+            _ => {
+                self.report(
+                    now,
+                    &link,
+                    frame,
+                    ip,
+                    IcmpErrorKind::ProtocolUnreachable,
+                    io,
+                );
+                Err(DropReason::UnknownProtocol)
+            }
+        }
+    }
+
+    /// Whether a packet to an address of the gateway is meant for the host's loopback behind it.
+    fn leads_to_host(&self, frame: &Frame<'_>, ip: &IpHeader) -> bool {
+        if !self.policy.host_loopback.contains(&ip.dst) {
+            return false;
+        }
+        let port = destination_port(frame, ip);
+        match ip.protocol {
+            protocol::TCP | protocol::UDP => !(port == Some(53) && self.gateway.is_dns(ip.dst)),
+            _ => false,
+        }
+    }
+
+    /// A packet for the gateway itself.
+    fn hairpin<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let result = self.gateway.handle_frame(now, link.port, frame, io.sink);
+        self.meet_solicited(now, io);
+        if result != Err(DropReason::NotServed) {
+            return result;
+        }
+        if !frame.l4_checksum_ok(ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        match ip.protocol {
+            // What the host's loopback would be behind the gateway's address is out of reach, and
+            // slirp4netns's word for that is network unreachable.
+            protocol::TCP | protocol::UDP if !self.gateway.is_dns(ip.dst) => {
+                self.report(now, link, frame, ip, IcmpErrorKind::NetUnreachable, io);
+            }
+            protocol::TCP => {
+                return self.tcp.refuse_packet(link, frame.l4(ip), ip, io);
+            }
+            protocol::UDP => {
+                self.report(now, link, frame, ip, IcmpErrorKind::PortUnreachable, io);
+            }
+            _ => {}
+        }
+        result
+    }
+
+    fn report<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        kind: IcmpErrorKind,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let from = if ip.src.is_ipv4() {
+            self.gateway_v4
+        } else {
+            self.gateway_v6
+        };
+        let Some(from) = from else { return };
+        if may_answer_with_error(frame, ip) && self.errors.allow(now) {
+            let quote = frame.ip_packet(ip);
+            // An error that finds no room is as good as one that was limited.
+            let _ = emit_icmp_error(io.sink, io.buf, link, from, ip.src, kind, quote);
+        }
+    }
+
+    /// The router's turn at the end of a batch of frames (a few, so that acknowledgements are
+    /// neither late nor many).
+    pub fn end_batch<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+        self.tcp.end_batch(now, io);
+        self.datagram.flush(now, io);
+    }
+
+    // ---- neighbours ----
+
+    fn learn(&mut self, address: IpAddr, link: Link) {
+        if self.last_learned != Some((address, link)) {
+            self.last_learned = Some((address, link));
+            self.gateway.learn(address, link.port, link.container_mac);
+        }
+    }
+
+    fn link_to(&self, address: IpAddr) -> Option<Link> {
+        let (port, container_mac) = self.gateway.neighbour(address)?;
+        Some(Link {
+            port,
+            gateway_mac: self.gateway_mac,
+            container_mac,
+        })
+    }
+
+    fn solicit<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        io: &mut Io<'_, S, H>,
+    ) {
+        if !self.solicited.contains(&address) && self.solicited.len() < MAX_SOLICITED {
+            self.solicited.push(address);
+        }
+        self.gateway.solicit(now, address, io.sink);
+    }
+
+    /// Connections to guests that have shown their address meanwhile go on.
+    fn meet_solicited<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let mut i = 0;
+        while i < self.solicited.len() {
+            let address = self.solicited[i];
+            match self.link_to(address) {
+                None => i += 1,
+                Some(link) => {
+                    self.solicited.swap_remove(i);
+                    self.tcp.link_resolved(now, address, link, io);
+                }
+            }
+        }
+    }
+
+    // ---- sockets ----
+
+    /// Readiness of a flow's socket.
+    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        token: Token,
+        ready: Readiness,
+        io: &mut Io<'_, S, H>,
+    ) {
+        match token.kind() {
+            TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
+            TokenKind::Udp | TokenKind::Ping => self.datagram.handle_socket(now, token, ready, io),
+            TokenKind::Forward | TokenKind::Shell => {}
+        }
+    }
+
+    /// A client was accepted on the published TCP port of `guest`.
+    pub fn handle_accept<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        guest: SocketAddr,
+        peer: SocketAddr,
+        socket: SocketId,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let Some(remote) = self.client_as_seen(peer, guest) else {
+            io.hosts.tcp_reset(socket);
+            return;
+        };
+        let link = self.link_to(guest.ip());
+        if let Err(reason) = self.tcp.handle_accept(now, link, guest, remote, socket, io) {
+            self.drops.count(reason);
+        } else if link.is_none() {
+            self.solicit(now, guest.ip(), io);
+        }
+    }
+
+    /// What a client of a published port looks like to the container: itself, unless it is of the
+    /// host's loopback or of another family, which the container could not answer.
+    fn client_as_seen(&self, peer: SocketAddr, guest: SocketAddr) -> Option<SocketAddr> {
+        let foreign = peer.is_ipv4() != guest.is_ipv4();
+        if !foreign && !peer.ip().is_loopback() {
+            return Some(peer);
+        }
+        let gateway = if guest.is_ipv4() {
+            self.gateway_v4
+        } else {
+            self.gateway_v6
+        };
+        gateway.map(|g| SocketAddr::new(g, peer.port()))
+    }
+
+    /// `socket`, bound by the shell, is the published UDP port `id` of `guest`.
+    pub fn publish_udp(&mut self, id: u32, socket: SocketId, guest: SocketAddr) {
+        self.datagram.publish(id, socket, guest);
+    }
+
+    /// Closes the published UDP port `id`.
+    pub fn unpublish_udp<S: FrameSink, H: HostSockets>(
+        &mut self,
+        _now: Instant,
+        id: u32,
+        io: &mut Io<'_, S, H>,
+    ) {
+        self.datagram.unpublish(id, io.hosts);
+    }
+
+    /// Readiness of the published UDP port `id`.
+    pub fn handle_forward<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        id: u32,
+        ready: Readiness,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let Router {
+            gateway,
+            gateway_mac,
+            ..
+        } = self;
+        let link_to = |address| {
+            let (port, container_mac) = gateway.neighbour(address)?;
+            Some(Link {
+                port,
+                gateway_mac: *gateway_mac,
+                container_mac,
+            })
+        };
+        if let Some(unknown) = self.datagram.handle_forward(now, id, ready, link_to, io) {
+            self.solicit(now, unknown, io);
+        }
+    }
+
+    // ---- DNS ----
+
+    /// The next DNS query for the service, if there is one.
+    pub fn take_query(&mut self) -> Option<DnsQuery> {
+        self.gateway.take_query()
+    }
+
+    /// Answers a query that [`Router::take_query`] gave.
+    pub fn answer_dns<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        id: QueryId,
+        message: &[u8],
+        io: &mut Io<'_, S, H>,
+    ) {
+        self.gateway.answer(now, id, message, io.sink);
+    }
+
+    // ---- time ----
+
+    /// When [`Router::handle_timeout`] wants to be called; an instant in the past when there is
+    /// work at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [
+            self.tcp.poll_timeout(),
+            self.datagram.poll_timeout(),
+            self.gateway.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Acts on passed deadlines, and on work that had to wait for its turn.
+    pub fn handle_timeout<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) {
+        self.tcp.handle_timeout(now, io);
+        self.datagram.handle_timeout(now, io);
+        self.gateway.handle_timeout(now, io.sink);
+    }
+
+    /// The network ends: resets all connections and closes all sockets.
+    pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+        self.tcp.abort_flows(now, |_, _| true, io);
+        self.datagram.close_all(io.hosts);
+    }
+}
+
+/// The destination port of a TCP or UDP packet.
+fn destination_port(frame: &Frame<'_>, ip: &IpHeader) -> Option<u16> {
+    let l4 = frame.l4(ip);
+    Some(u16::from_be_bytes([*l4.get(2)?, *l4.get(3)?]))
+}

@@ -1,0 +1,497 @@
+//! The host's sockets: [`HostSockets`] by system calls.
+//!
+//! Sockets stand in a slab, and every one is registered with the worker's epoll once, edge
+//! triggered, for everything, under the token of its flow. Closing a socket takes it out of the
+//! epoll set; events that were already fetched are caught by the token's generation.
+//!
+//! Where the kernel has `SO_PEEK_OFF` for TCP (6.9, IPv6 later) a peek starts where the last one
+//! ended; elsewhere the bytes before it are peeked again into a scratch buffer. Which of the two is
+//! found out at start, never by version.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use cnet_nat::host::{
+    DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
+    SocketId, Token,
+};
+use cnet_tap::sockets as sys;
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+
+/// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
+const SCRATCH_LEN: usize = 128 * 1024;
+/// Receive buffer asked for UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max`.
+const UDP_RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Which kernel features to use; all off is what old kernels have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// `SO_PEEK_OFF` on TCP over IPv4.
+    pub peek_off_v4: bool,
+    /// `SO_PEEK_OFF` on TCP over IPv6.
+    pub peek_off_v6: bool,
+    /// `UDP_GRO`.
+    pub udp_gro: bool,
+}
+
+impl Features {
+    /// Asks the running kernel. The environment variable `CNET_WITHOUT` names features to leave
+    /// alone (`peek_off`, `udp_gro`), so that tests walk the fallbacks.
+    pub fn detect() -> Features {
+        let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
+        let allowed = |name: &str| !without.split(',').any(|w| w == name);
+        Features {
+            peek_off_v4: allowed("peek_off") && sys::supports_peek_off_tcp(false),
+            peek_off_v6: allowed("peek_off") && sys::supports_peek_off_tcp(true),
+            udp_gro: allowed("udp_gro"),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct HostSocket {
+    fd: OwnedFd,
+    v6: bool,
+    /// TCP: where the kernel's peek offset stands, if it keeps one. UDP: unused.
+    peek_off: Option<usize>,
+    /// What datagrams are sent with at present, so that it is set only when it changes.
+    hop_limit: u8,
+    tos: u8,
+    dont_fragment: bool,
+}
+
+/// All host sockets of one worker.
+#[derive(Debug)]
+pub struct HostTable {
+    epoll: Rc<OwnedFd>,
+    sockets: Vec<Option<HostSocket>>,
+    free: Vec<u32>,
+    features: Features,
+    scratch: Box<[u8]>,
+    /// Source addresses to send from, by family.
+    outbound_v4: Option<Ipv4Addr>,
+    outbound_v6: Option<Ipv6Addr>,
+}
+
+impl HostTable {
+    /// An empty table whose sockets report to `epoll`.
+    pub fn new(
+        epoll: Rc<OwnedFd>,
+        features: Features,
+        outbound_v4: Option<Ipv4Addr>,
+        outbound_v6: Option<Ipv6Addr>,
+    ) -> HostTable {
+        let scratch = if features.peek_off_v4 && features.peek_off_v6 {
+            0
+        } else {
+            SCRATCH_LEN
+        };
+        HostTable {
+            epoll,
+            sockets: Vec::new(),
+            free: Vec::new(),
+            features,
+            scratch: vec![0; scratch].into_boxed_slice(),
+            outbound_v4,
+            outbound_v6,
+        }
+    }
+
+    /// Open sockets.
+    pub fn len(&self) -> usize {
+        self.sockets.len() - self.free.len()
+    }
+
+    /// Takes a socket into the table without watching it.
+    pub fn insert(&mut self, fd: OwnedFd, v6: bool) -> SocketId {
+        let socket = HostSocket {
+            fd,
+            v6,
+            peek_off: None,
+            hop_limit: 0,
+            tos: 0,
+            dont_fragment: false,
+        };
+        match self.free.pop() {
+            Some(i) => {
+                self.sockets[i as usize] = Some(socket);
+                SocketId(i)
+            }
+            None => {
+                self.sockets.push(Some(socket));
+                SocketId((self.sockets.len() - 1) as u32)
+            }
+        }
+    }
+
+    /// Has the socket's readiness reported under `token`, edge triggered.
+    pub fn watch(&mut self, socket: SocketId, token: Token) -> Result<(), HostError> {
+        let fd = self.get(socket)?.fd.as_fd();
+        let flags = epoll::EventFlags::IN
+            | epoll::EventFlags::OUT
+            | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::ET;
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*self.epoll, fd, data, flags).map_err(from_errno)
+    }
+
+    /// The socket's descriptor.
+    pub fn fd(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
+        self.get(socket).ok().map(|s| s.fd.as_fd())
+    }
+
+    fn get(&self, socket: SocketId) -> Result<&HostSocket, HostError> {
+        self.sockets
+            .get(socket.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or(HostError::Other)
+    }
+
+    fn get_mut(&mut self, socket: SocketId) -> Result<&mut HostSocket, HostError> {
+        self.sockets
+            .get_mut(socket.0 as usize)
+            .and_then(Option::as_mut)
+            .ok_or(HostError::Other)
+    }
+
+    fn take(&mut self, socket: SocketId) -> Option<HostSocket> {
+        let taken = self.sockets.get_mut(socket.0 as usize)?.take()?;
+        self.free.push(socket.0);
+        // A burst of connections must not leave its table behind.
+        if self.free.len() == self.sockets.len() && self.sockets.capacity() > 1024 {
+            self.sockets = Vec::new();
+            self.free = Vec::new();
+        }
+        Some(taken)
+    }
+
+    fn prepare_tcp(&mut self, socket: SocketId) -> Result<(), HostError> {
+        let Features {
+            peek_off_v4,
+            peek_off_v6,
+            ..
+        } = self.features;
+        let s = self.get_mut(socket)?;
+        // Both only better a connection that works without.
+        let _ = sockopt::set_tcp_nodelay(&s.fd, true);
+        let _ = sockopt::set_socket_keepalive(&s.fd, true);
+        if (if s.v6 { peek_off_v6 } else { peek_off_v4 }) && sys::set_peek_off(&s.fd, 0).is_ok() {
+            s.peek_off = Some(0);
+        }
+        Ok(())
+    }
+
+    fn bind_outbound(&self, fd: &OwnedFd, to: IpAddr) -> Result<(), HostError> {
+        let source: Option<IpAddr> = match to {
+            IpAddr::V4(a) if !a.is_loopback() => self.outbound_v4.map(IpAddr::V4),
+            IpAddr::V6(a) if !a.is_loopback() => self.outbound_v6.map(IpAddr::V6),
+            _ => None,
+        };
+        let Some(source) = source else { return Ok(()) };
+        // Without it the kernel would search a free port now, for every destination at once.
+        let _ = sys::bind_address_no_port(fd);
+        rustix::net::bind(fd, &SocketAddr::new(source, 0)).map_err(from_errno)
+    }
+}
+
+fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
+    let family = if to.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    rustix::net::socket_with(family, kind, flags, None).map_err(from_errno)
+}
+
+/// What an errno means to the core.
+pub fn from_errno(e: Errno) -> HostError {
+    match e {
+        Errno::AGAIN | Errno::INPROGRESS | Errno::ALREADY | Errno::INTR => HostError::WouldBlock,
+        Errno::CONNREFUSED => HostError::Refused,
+        Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN => HostError::Reset,
+        Errno::TIMEDOUT => HostError::TimedOut,
+        Errno::NETUNREACH | Errno::NETDOWN => HostError::NetUnreachable,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => HostError::HostUnreachable,
+        Errno::ACCESS | Errno::PERM => HostError::Prohibited,
+        Errno::MSGSIZE => HostError::TooBig,
+        Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOMEM
+        | Errno::NOBUFS
+        | Errno::NOSPC
+        | Errno::ADDRNOTAVAIL
+        | Errno::ADDRINUSE => HostError::Exhausted,
+        Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::PROTOTYPE => {
+            HostError::Unsupported
+        }
+        _ => HostError::Other,
+    }
+}
+
+fn from_io(e: &io::Error) -> HostError {
+    e.raw_os_error().map_or(HostError::Other, |n| {
+        from_errno(Errno::from_raw_os_error(n))
+    })
+}
+
+impl HostSockets for HostTable {
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+        let fd = open(to.ip(), SocketType::STREAM)?;
+        self.bind_outbound(&fd, to.ip())?;
+        let socket = self.insert(fd, to.is_ipv6());
+        let connected = self.prepare_tcp(socket).and_then(|()| {
+            match rustix::net::connect(&self.get(socket)?.fd, &to).map_err(from_errno) {
+                Ok(()) | Err(HostError::WouldBlock) => self.watch(socket, token),
+                Err(e) => Err(e),
+            }
+        });
+        if let Err(e) = connected {
+            self.take(socket);
+            return Err(e);
+        }
+        Ok(socket)
+    }
+
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+        self.prepare_tcp(socket)?;
+        self.watch(socket, token)
+    }
+
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {
+        match sys::so_error(&self.get(socket)?.fd) {
+            Ok(None) => Ok(()),
+            Ok(Some(errno)) => Err(from_errno(Errno::from_raw_os_error(errno))),
+            Err(e) => Err(from_io(&e)),
+        }
+    }
+
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Result<usize, HostError> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::send(&self.get(socket)?.fd, data, flags).map_err(from_errno)
+    }
+
+    fn tcp_peek(
+        &mut self,
+        socket: SocketId,
+        offset: usize,
+        buf: &mut [u8],
+    ) -> Result<usize, HostError> {
+        let s = self
+            .sockets
+            .get_mut(socket.0 as usize)
+            .and_then(Option::as_mut)
+            .ok_or(HostError::Other)?;
+        let peeked = match s.peek_off {
+            Some(at) => {
+                if at != offset {
+                    let kernel = i32::try_from(offset).map_err(|_| HostError::Other)?;
+                    sys::set_peek_off(&s.fd, kernel).map_err(|e| from_io(&e))?;
+                }
+                let peeked = sys::recv_peek(&s.fd, buf);
+                s.peek_off = Some(offset + peeked.as_ref().map_or(0, |n| *n));
+                peeked
+            }
+            None => sys::peek_skipping(&s.fd, offset, &mut self.scratch, buf),
+        };
+        peeked.map_err(|e| from_io(&e))
+    }
+
+    fn tcp_discard(&mut self, socket: SocketId, mut n: usize) -> Result<(), HostError> {
+        let s = self.get_mut(socket)?;
+        while n > 0 {
+            match sys::recv_discard(&s.fd, n) {
+                // The stream ended before what was peeked: cannot be, but must not loop.
+                Ok(0) => return Err(HostError::Other),
+                Ok(done) => {
+                    n -= done.min(n);
+                    s.peek_off = s.peek_off.map(|at| at.saturating_sub(done));
+                }
+                Err(e) => return Err(from_io(&e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn tcp_shutdown(&mut self, socket: SocketId) {
+        if let Ok(s) = self.get(socket) {
+            // A connection that is gone already reports its error by readiness.
+            let _ = rustix::net::shutdown(&s.fd, rustix::net::Shutdown::Write);
+        }
+    }
+
+    fn tcp_reset(&mut self, socket: SocketId) {
+        if let Some(s) = self.take(socket) {
+            // Without it the far end gets a FIN, which is all that can be lost.
+            let _ = sys::reset_on_close(&s.fd);
+        }
+    }
+
+    fn datagram_open(
+        &mut self,
+        token: Token,
+        kind: DatagramKind,
+        family_of: IpAddr,
+    ) -> Result<SocketId, HostError> {
+        let v6 = family_of.is_ipv6();
+        let fd = match kind {
+            DatagramKind::Udp => open(family_of, SocketType::DGRAM)?,
+            DatagramKind::Ping => sys::ping_socket(v6).map_err(|e| from_io(&e))?,
+        };
+        if v6 {
+            // IPv4 has sockets of its own.
+            let _ = sockopt::set_ipv6_v6only(&fd, true);
+        }
+        self.prepare_datagram(&fd, kind, v6)?;
+        self.bind_outbound(&fd, family_of)?;
+        let socket = self.insert(fd, v6);
+        if let Err(e) = self.watch(socket, token) {
+            self.take(socket);
+            return Err(e);
+        }
+        Ok(socket)
+    }
+
+    fn datagram_send(
+        &mut self,
+        socket: SocketId,
+        options: SendOptions,
+        payload: &[u8],
+    ) -> Result<(), HostError> {
+        let s = self.get_mut(socket)?;
+        s.apply(&options)?;
+        let pieces = [io::IoSlice::new(payload)];
+        let mut sent = sys::send_datagram(
+            &s.fd,
+            Some(options.to),
+            &pieces,
+            options.segment,
+            None,
+            None,
+        );
+        if let Err(e) = &sent
+            && matches!(
+                from_io(e),
+                HostError::Refused | HostError::HostUnreachable | HostError::NetUnreachable
+            )
+        {
+            // Possibly the pending error of an earlier datagram, which is reported once.
+            sent = sys::send_datagram(
+                &s.fd,
+                Some(options.to),
+                &pieces,
+                options.segment,
+                None,
+                None,
+            );
+        }
+        sent.map(|_| ()).map_err(|e| from_io(&e))
+    }
+
+    fn datagram_receive(
+        &mut self,
+        socket: SocketId,
+        buf: &mut [u8],
+    ) -> Result<Received, HostError> {
+        let s = self.get(socket)?;
+        let d = sys::recv_datagram(&s.fd, buf).map_err(|e| from_io(&e))?;
+        Ok(Received {
+            len: d.len,
+            from: d.from,
+            segment: d.segment,
+            tos: d.tos.unwrap_or(0),
+        })
+    }
+
+    fn datagram_error(
+        &mut self,
+        socket: SocketId,
+        quote: &mut [u8],
+    ) -> Result<DatagramError, HostError> {
+        let s = self.get(socket)?;
+        let report = match sys::recv_error(&s.fd, quote) {
+            Ok(Some(report)) => report,
+            Ok(None) => {
+                // The queue is empty; what is left is the socket's own pending error.
+                let _ = sys::so_error(&s.fd);
+                return Err(HostError::WouldBlock);
+            }
+            Err(e) => return Err(from_io(&e)),
+        };
+        let kind = match report.origin {
+            sys::ErrorOrigin::Icmp4 | sys::ErrorOrigin::Icmp6 => DatagramErrorKind::Icmp {
+                icmp_type: report.icmp_type,
+                code: report.icmp_code,
+                info: report.info,
+            },
+            _ => DatagramErrorKind::Local(
+                from_errno(Errno::from_raw_os_error(report.errno)),
+                report.info,
+            ),
+        };
+        Ok(DatagramError {
+            destination: report.destination,
+            offender: report.offender,
+            kind,
+            quote_len: report.quote_len,
+        })
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.take(socket);
+    }
+}
+
+impl HostTable {
+    /// Options every datagram socket gets, a published one too.
+    pub fn prepare_datagram(
+        &self,
+        fd: &OwnedFd,
+        kind: DatagramKind,
+        v6: bool,
+    ) -> Result<(), HostError> {
+        sys::enable_recverr(fd, v6).map_err(|e| from_io(&e))?;
+        sys::set_dont_fragment(fd, v6, false).map_err(|e| from_io(&e))?;
+        // The rest only makes it faster.
+        let _ = sockopt::set_socket_recv_buffer_size(fd, UDP_RECEIVE_BUFFER);
+        if kind == DatagramKind::Udp && self.features.udp_gro {
+            let _ = sys::set_udp_gro(fd, true);
+        }
+        Ok(())
+    }
+}
+
+impl HostSocket {
+    /// Brings the socket to what the next datagram is to be sent with.
+    fn apply(&mut self, options: &SendOptions) -> Result<(), HostError> {
+        if self.hop_limit != options.hop_limit {
+            let set = if self.v6 {
+                sockopt::set_ipv6_unicast_hops(&self.fd, Some(options.hop_limit))
+            } else {
+                sockopt::set_ip_ttl(&self.fd, u32::from(options.hop_limit))
+            };
+            set.map_err(from_errno)?;
+            self.hop_limit = options.hop_limit;
+        }
+        if self.tos != options.tos {
+            let set = if self.v6 {
+                sockopt::set_ipv6_tclass(&self.fd, u32::from(options.tos))
+            } else {
+                sockopt::set_ip_tos(&self.fd, options.tos)
+            };
+            // Some classes need privilege; the datagram is worth more than its class.
+            let _ = set;
+            self.tos = options.tos;
+        }
+        if self.dont_fragment != options.dont_fragment {
+            sys::set_dont_fragment(&self.fd, self.v6, options.dont_fragment)
+                .map_err(|e| from_io(&e))?;
+            self.dont_fragment = options.dont_fragment;
+        }
+        Ok(())
+    }
+}
