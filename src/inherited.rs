@@ -1,0 +1,73 @@
+//! Descriptors that the calling program left open for us under a number it tells us.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::{Errno, FdFlags};
+
+/// Numbers that were taken already.
+static TAKEN: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+/// Takes over the inherited descriptor `number`, and keeps programs started later from inheriting
+/// it. To be called at the start of `main`, before anything else opens descriptors: only then is
+/// an open number sure to be the caller's.
+///
+/// # Errors
+///
+/// `EBADF` if it is not open, or was taken before.
+pub fn take(number: RawFd) -> io::Result<OwnedFd> {
+    if (0..=2).contains(&number) {
+        return standard_stream(number);
+    }
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: the borrow is used for one fcntl(2), which answers EBADF for a number that is not
+    // open. A negative one, of which -1 is forbidden here, is refused before.
+    let open =
+        number >= 0 && unsafe { rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(number)) }.is_ok();
+    if !open || taken.contains(&number) {
+        return Err(Errno::BADF.into());
+    }
+    taken.push(number);
+    // SAFETY: the number is open, and nobody in this program owns it: it was inherited, as this
+    // function's contract has it, and is given out once.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// The standard streams belong to the standard library: a copy of one.
+fn standard_stream(number: RawFd) -> io::Result<OwnedFd> {
+    match number {
+        0 => io::stdin().as_fd().try_clone_to_owned(),
+        1 => io::stdout().as_fd().try_clone_to_owned(),
+        _ => io::stderr().as_fd().try_clone_to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::IntoRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_given_out_once() {
+        let raw = io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .unwrap()
+            .into_raw_fd();
+        let fd = take(raw).unwrap();
+        assert!(
+            rustix::io::fcntl_getfd(&fd)
+                .unwrap()
+                .contains(FdFlags::CLOEXEC)
+        );
+        assert_eq!(take(raw).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        drop(fd);
+        for closed in [-1, -7, 1_000_000] {
+            assert_eq!(take(closed).unwrap_err().raw_os_error(), Some(libc::EBADF));
+        }
+    }
+}

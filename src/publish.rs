@@ -1,0 +1,266 @@
+//! The syntax of published ports: `[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]`.
+//!
+//! The last number is the container's port, the one before it the host's. Either may be a range
+//! `FIRST-LAST`, if both are of one length. An IPv6 address stands in brackets. Without HOSTPORT
+//! (`80`, or `127.0.0.1::80`) the host's port is any free one, as with Docker. Without HOSTIP the
+//! port is opened on all of the host's addresses, IPv4 and IPv6.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use crate::dataplane::Protocol;
+
+/// One `-p` option.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PublishSpec {
+    /// Transport.
+    pub protocol: Protocol,
+    /// The host's address; `None` for all.
+    pub host_ip: Option<IpAddr>,
+    /// The host's ports; `None` for any free ones.
+    pub host_ports: Option<RangeInclusive<u16>>,
+    /// The container's ports, as many as the host's.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// One port of a [`PublishSpec`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortPair {
+    /// The host's port; `None` for any free one.
+    pub host: Option<u16>,
+    /// The container's.
+    pub container: u16,
+}
+
+/// Why a text is no publish specification.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PublishSyntax {
+    /// Neither `/tcp` nor `/udp`.
+    #[error("unknown protocol `{0}`: it is tcp or udp")]
+    Protocol(String),
+    /// Not a port, nor a range of ports.
+    #[error("`{0}` is not a port: it is a number from 1 to 65535, or a range such as 8000-8010")]
+    Port(String),
+    /// The host's address cannot be read.
+    #[error("`{0}` is not an IP address; one of IPv6 stands in brackets, as in [::1]:8080:80")]
+    Address(String),
+    /// The ranges differ in length.
+    #[error("{host} ports of the host cannot lead to {container} ports of the container")]
+    Lengths {
+        /// How many the host has.
+        host: usize,
+        /// How many the container has.
+        container: usize,
+    },
+}
+
+impl PublishSpec {
+    /// The ports, one by one.
+    pub fn pairs(&self) -> impl Iterator<Item = PortPair> {
+        let offset = move |n: u16| {
+            let first = *self.host_ports.as_ref()?.start();
+            Some(first + n)
+        };
+        self.ports
+            .clone()
+            .enumerate()
+            .map(move |(n, container)| PortPair {
+                host: offset(n as u16),
+                container,
+            })
+    }
+}
+
+impl FromStr for PublishSpec {
+    type Err = PublishSyntax;
+
+    fn from_str(text: &str) -> Result<PublishSpec, PublishSyntax> {
+        let (rest, protocol) = match text.rsplit_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
+            Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
+            Some((_, name)) => return Err(PublishSyntax::Protocol(name.to_owned())),
+        };
+        let (rest, ports) = match rest.rsplit_once(':') {
+            None => (None, rest),
+            Some((rest, ports)) => (Some(rest), ports),
+        };
+        let ports = parse_ports(ports)?;
+        let (host_ip, host_ports) = match rest {
+            None => (None, None),
+            Some(rest) => parse_host(rest)?,
+        };
+        if let Some(host) = &host_ports
+            && host.len() != ports.len()
+        {
+            return Err(PublishSyntax::Lengths {
+                host: host.len(),
+                container: ports.len(),
+            });
+        }
+        Ok(PublishSpec {
+            protocol,
+            host_ip,
+            host_ports,
+            ports,
+        })
+    }
+}
+
+type Host = (Option<IpAddr>, Option<RangeInclusive<u16>>);
+
+/// `HOSTPORT`, `HOSTIP:HOSTPORT` or `HOSTIP:`.
+fn parse_host(text: &str) -> Result<Host, PublishSyntax> {
+    let (address, ports) = match text.rsplit_once(':') {
+        None => return Ok((None, Some(parse_ports(text)?))),
+        Some(parts) => parts,
+    };
+    let unreadable = || PublishSyntax::Address(address.to_owned());
+    let bare = match address.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').ok_or_else(unreadable)?,
+        // The colons of an address without brackets cannot be told from ours.
+        None if address.contains(':') => return Err(unreadable()),
+        None => address,
+    };
+    let ip: IpAddr = bare.parse().map_err(|_| unreadable())?;
+    let ports = match ports {
+        "" => None,
+        ports => Some(parse_ports(ports)?),
+    };
+    Ok((Some(ip), ports))
+}
+
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, PublishSyntax> {
+    let number = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        digits.parse().ok().filter(|&port: &u16| plain && port > 0)
+    };
+    let range = match text.split_once('-') {
+        None => number(text).map(|port| port..=port),
+        Some((first, last)) => number(first)
+            .zip(number(last))
+            .filter(|(first, last)| first <= last)
+            .map(|(first, last)| first..=last),
+    };
+    range.ok_or_else(|| PublishSyntax::Port(text.to_owned()))
+}
+
+impl fmt::Display for PublishSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            None => {}
+        }
+        let ports = |ports: &RangeInclusive<u16>| match (ports.start(), ports.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        match &self.host_ports {
+            Some(host) => write!(f, "{}:", ports(host))?,
+            None if self.host_ip.is_some() => f.write_str(":")?,
+            None => {}
+        }
+        write!(f, "{}/{}", ports(&self.ports), self.protocol)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> PublishSpec {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn all_forms() {
+        // What was written, and how it reads when every part is said.
+        for (written, meant) in [
+            ("80", "80/tcp"),
+            ("80/udp", "80/udp"),
+            ("80/TCP", "80/tcp"),
+            ("8080:80", "8080:80/tcp"),
+            ("8080:80/udp", "8080:80/udp"),
+            ("127.0.0.1:8080:80", "127.0.0.1:8080:80/tcp"),
+            ("127.0.0.1::80", "127.0.0.1::80/tcp"),
+            ("[::1]:8080:80/udp", "[::1]:8080:80/udp"),
+            ("[::1]::80", "[::1]::80/tcp"),
+            ("[::]:1:2", "[::]:1:2/tcp"),
+            ("8000-8010:80-90", "8000-8010:80-90/tcp"),
+            (
+                "[2001:db8::1]:8000-8001:80-81",
+                "[2001:db8::1]:8000-8001:80-81/tcp",
+            ),
+            ("5-5:6", "5:6/tcp"),
+            ("65535:65535", "65535:65535/tcp"),
+        ] {
+            assert_eq!(parse(written).to_string(), meant);
+            assert_eq!(parse(meant), parse(written));
+        }
+    }
+
+    #[test]
+    fn pairs() {
+        let pairs = |text: &str| -> Vec<(Option<u16>, u16)> {
+            parse(text).pairs().map(|p| (p.host, p.container)).collect()
+        };
+        assert_eq!(pairs("80"), [(None, 80)]);
+        assert_eq!(
+            pairs("8000-8002:80-82"),
+            [(Some(8000), 80), (Some(8001), 81), (Some(8002), 82)]
+        );
+        assert_eq!(
+            pairs("65534-65535:1-2"),
+            [(Some(65534), 1), (Some(65535), 2)]
+        );
+        assert_eq!(pairs("1-2"), [(None, 1), (None, 2)]);
+        assert_eq!(pairs("1-65535:1-65535").len(), 65535);
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        use PublishSyntax as S;
+        let port = |text: &str| S::Port(text.to_owned());
+        let address = |text: &str| S::Address(text.to_owned());
+        for (text, error) in [
+            ("", port("")),
+            ("0", port("0")),
+            ("65536", port("65536")),
+            ("+80", port("+80")),
+            ("80-", port("80-")),
+            ("90-80", port("90-80")),
+            ("1-2-3", port("1-2-3")),
+            ("http", port("http")),
+            (":80", port("")),
+            ("8080:", port("")),
+            ("0:80", port("0")),
+            ("::80", address("")),
+            ("80/", S::Protocol(String::new())),
+            ("80/sctp", S::Protocol("sctp".to_owned())),
+            ("localhost:8080:80", address("localhost")),
+            ("::1:8080:80", address("::1")),
+            ("[::1:8080:80", address("[::1")),
+            ("[::1]", port("1]")),
+            ("300.0.0.1:1:2", address("300.0.0.1")),
+            (
+                "1-2:3",
+                S::Lengths {
+                    host: 2,
+                    container: 1,
+                },
+            ),
+            (
+                "1:2-3",
+                S::Lengths {
+                    host: 1,
+                    container: 2,
+                },
+            ),
+        ] {
+            assert_eq!(text.parse::<PublishSpec>(), Err(error), "{text}");
+        }
+    }
+}

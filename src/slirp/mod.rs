@@ -1,0 +1,322 @@
+//! `cnet-slirp`: what slirp4netns does, under its command line.
+//!
+//! # Theory of operation
+//!
+//! The order of steps is the contract with the caller:
+//!
+//! 1. The command line is read and the descriptors it names are taken ([`crate::inherited`]).
+//! 2. The target is pinned: a process by a pidfd, a path by its file ([`target`]).
+//! 3. Still single-threaded, the TAP is opened and configured inside the namespaces.
+//! 4. The worker starts, the API socket is bound, DNS is served.
+//! 5. `1` is written to the ready descriptor, which is closed.
+//! 6. The main thread waits for the end.
+//!
+//! # How it ends
+//!
+//! With 0 on any event of the exit descriptor, on SIGTERM and SIGINT, and when the target is gone:
+//! its process has ended, or its path was removed or stands for another file. With 1 on any error,
+//! and when the TAP was taken away under it. Each time connections are reset, ports closed and the
+//! API socket removed. slirp4netns itself knows nothing of its target's end, and dies of SIGTERM
+//! without removing its socket.
+//!
+//! # Limits
+//!
+//! A namespace named by a path is noticed to be gone when the path is; an unmount that leaves the
+//! file in place fires no event until something else happens in its directory.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cnet_nat::flow::Limits;
+use cnet_nat::policy::Policy;
+use cnet_tap::{InterfaceConfig, Tap};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::addresses::{gateway_mac, ipv6_plan};
+use crate::dataplane::{Dataplane, NetworkConfig};
+use crate::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
+use crate::inherited;
+
+pub mod api;
+pub mod args;
+mod target;
+
+use api::{Api, ApiSocket};
+use args::{Invocation, Options};
+use target::Target;
+
+/// The program: reads the command line, runs until the end, tells the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match args::parse(args) {
+        Ok(Invocation::Help) => {
+            print(args::HELP);
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Version) => {
+            print(&version());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(options)) => match run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("cnet-slirp: {error:#}\n"));
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            complain(&format!("{error}\n"));
+            print(args::HELP);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// In the form of slirp4netns, whose callers look for the fourth line to learn what it can do.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let commit = option_env!("CNET_COMMIT").unwrap_or("unknown");
+    format!(
+        "cnet-slirp version {version}\ncommit: {commit}\nlibslirp: none, cnet {version}\n\
+         SLIRP_CONFIG_VERSION_MAX: 4\nlibseccomp: none\n"
+    )
+}
+
+/// To standard output, which may be closed.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// To standard error, which may be closed.
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let take = |option: &str, number: Option<i32>| -> anyhow::Result<Option<OwnedFd>> {
+        number
+            .map(inherited::take)
+            .transpose()
+            .with_context(|| format!("{option} is not an open descriptor"))
+    };
+    let exit_fd = take("exit-fd", options.exit_fd)?;
+    let ready_fd = take("ready-fd", options.ready_fd)?;
+    for warning in &options.warnings {
+        complain(&format!("WARNING: {warning}\n"));
+    }
+    crate::logging::start(tracing::Level::WARN);
+    let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
+    let config = network(options);
+    let interface = options.configure.then(|| interface(options, &config));
+    let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, 1, interface.as_ref())?;
+    drop(namespaces);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(serve(options, config, tap, &target, exit_fd, ready_fd))
+}
+
+fn network(options: &Options) -> NetworkConfig {
+    let mut ipv4 = options.subnet.plan();
+    let mut ipv6 = options.ipv6.then(ipv6_plan);
+    if options.disable_dns {
+        ipv4.dns = None;
+        if let Some(plan) = &mut ipv6 {
+            plan.dns = None;
+        }
+    }
+    let mut host_loopback = Vec::new();
+    if !options.disable_host_loopback {
+        host_loopback.push(IpAddr::V4(ipv4.gateway));
+        host_loopback.extend(ipv6.map(|plan| IpAddr::V6(plan.gateway)));
+    }
+    NetworkConfig {
+        mtu: options.mtu,
+        gateway_mac: gateway_mac(ipv4.gateway),
+        ipv4: Some(ipv4),
+        ipv6,
+        policy: Policy {
+            host_loopback,
+            // As slirp4netns, which has no such guard; its callers bring their own.
+            allow_metadata: true,
+            ipv6: options.ipv6,
+            ..Policy::default()
+        },
+        outbound_v4: options.outbound_v4,
+        outbound_v6: options.outbound_v6,
+        search: Vec::new(),
+        limits: Limits::default(),
+    }
+}
+
+fn interface(options: &Options, config: &NetworkConfig) -> InterfaceConfig {
+    let mut interface = InterfaceConfig {
+        mtu: options.mtu.into(),
+        mac: options.mac.map(|mac| mac.0),
+        ..InterfaceConfig::default()
+    };
+    if let Some(plan) = config.ipv4 {
+        let address = (plan.container.into(), plan.prefix_len);
+        interface.addresses.push(address);
+        interface.gateways.push(plan.gateway.into());
+    }
+    if let Some(plan) = config.ipv6
+        && let Some(container) = plan.container
+    {
+        interface
+            .addresses
+            .push((container.into(), plan.prefix_len));
+        interface.gateways.push(plan.gateway.into());
+    }
+    interface
+}
+
+async fn serve(
+    options: &Options,
+    config: NetworkConfig,
+    tap: Tap,
+    target: &Target,
+    exit_fd: Option<OwnedFd>,
+    ready_fd: Option<OwnedFd>,
+) -> anyhow::Result<()> {
+    // Before anybody is told that we are ready, so that none of these is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut target = target.watch()?;
+    let mut exit = ExitEvent::new(exit_fd)?;
+
+    let dns = dns_service(options, &config);
+    let guests = (
+        options.subnet.plan().container,
+        config.ipv6.and_then(|p| p.container),
+    );
+    let (dataplane, mut queries) = Dataplane::start(config, tap)?;
+    let control = dataplane.control();
+    let answers = control.clone();
+    tokio::spawn(async move {
+        while let Some(query) = queries.recv().await {
+            crate::dns::serve_query(&dns, &answers, query);
+        }
+    });
+    let socket = options
+        .api_socket
+        .as_deref()
+        .map(ApiSocket::bind)
+        .transpose()?;
+    let api = Api::new(control, guests.0, guests.1);
+    print(&summary(options));
+    if let Some(fd) = ready_fd {
+        rustix::io::write(&fd, b"1").context("cannot write to ready-fd")?;
+    }
+    let serving = async {
+        match &socket {
+            Some(socket) => socket.serve(api).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = dataplane.ended();
+    let failure = tokio::select! {
+        () = serving => None,
+        () = exit.wait() => None,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = target.gone() => None,
+        reason = ended => Some(reason),
+    };
+    drop(socket);
+    let stopped = dataplane.stop();
+    match failure {
+        Some(reason) => Err(anyhow::Error::msg(reason)),
+        None => stopped,
+    }
+}
+
+fn dns_service(options: &Options, config: &NetworkConfig) -> std::sync::Arc<Service> {
+    let names = LocalNames::new(
+        config.ipv4.map(|plan| plan.gateway),
+        config.ipv6.map(|plan| plan.gateway),
+    );
+    let own = config.ipv4.and_then(|plan| plan.dns).map(IpAddr::V4);
+    let own_v6 = config.ipv6.and_then(|plan| plan.dns).map(IpAddr::V6);
+    let sources = Sources {
+        ipv4: options.outbound_v4,
+        ipv6: options.outbound_v6,
+    };
+    let servers = Servers::from_file(resolv_conf::PATH);
+    Service::new(
+        names,
+        servers,
+        sources,
+        own.into_iter().chain(own_v6).collect(),
+    )
+}
+
+fn summary(options: &Options) -> String {
+    use std::fmt::Write;
+
+    let plan = options.subnet.plan();
+    let mut text = format!(
+        "Starting cnet-slirp\n* MTU:             {}\n* Network:         {}\n\
+         * Gateway:         {}\n",
+        options.mtu, options.subnet, plan.gateway
+    );
+    if let (Some(dns), false) = (plan.dns, options.disable_dns) {
+        let _ = writeln!(text, "* DNS:             {dns}");
+    }
+    let _ = writeln!(
+        text,
+        "* DHCP:            {} to {}\n* Recommended IP:  {}",
+        plan.dhcp_range.0, plan.dhcp_range.1, plan.container
+    );
+    if let Some(path) = &options.api_socket {
+        let _ = writeln!(text, "* API Socket:      {}", path.display());
+    }
+    if !options.disable_host_loopback {
+        let _ = writeln!(
+            text,
+            "WARNING: 127.0.0.1:* on the host is accessible as {} (set --disable-host-loopback to \
+             prohibit connecting to 127.0.0.1:*)",
+            plan.gateway
+        );
+    }
+    text
+}
+
+/// The exit descriptor.
+struct ExitEvent(Option<AsyncFd<OwnedFd>>);
+
+/// Data, end of file, or an error such as a pipe without readers.
+const ANY_EVENT: Interest = Interest::READABLE.add(Interest::ERROR);
+
+impl ExitEvent {
+    fn new(fd: Option<OwnedFd>) -> anyhow::Result<ExitEvent> {
+        let Some(fd) = fd else {
+            return Ok(ExitEvent(None));
+        };
+        match AsyncFd::with_interest(fd, ANY_EVENT) {
+            Ok(fd) => Ok(ExitEvent(Some(fd))),
+            // A file, or /dev/null: nothing ever happens to those.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(ExitEvent(None)),
+            Err(error) => Err(error).context("cannot wait for exit-fd"),
+        }
+    }
+
+    async fn wait(&mut self) {
+        match &self.0 {
+            Some(fd) => wait_for(fd, ANY_EVENT).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Waits for an event on a descriptor, or for the event loop's refusal to wait any longer.
+async fn wait_for<T: AsFd + std::os::fd::AsRawFd>(fd: &AsyncFd<T>, interest: Interest) {
+    let _ = fd.ready(interest).await;
+}
