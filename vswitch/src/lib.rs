@@ -1,7 +1,7 @@
 //! The pure learning switch of cnet.
 //!
 //! A frame enters with its virtio-net header in front ([`vnet`]), is checked and described once
-//! ([`frame`]), and leaves as a [`Verdict`]: to the gateway, to a port, to several, or dropped for
+//! ([`frame`]), and the [`switch`] gives its [`Verdict`]: to the gateway, to a port, to several, or dropped for
 //! a named [`DropReason`]. The bytes themselves are never touched, so segmentation offloads
 //! survive the switch.
 //!
@@ -22,15 +22,21 @@ pub mod addr;
 pub mod arp;
 pub mod checksum;
 pub mod drops;
+pub mod fdb;
 pub mod frame;
+mod guard;
 mod ipv4;
 pub mod ipv6;
+pub mod port;
 pub mod sink;
+pub mod switch;
 pub mod time;
 pub mod vnet;
 
 pub use addr::{MacAddr, PortId};
 pub use drops::{DropCounters, DropReason};
 pub use frame::{Fragment, Frame, IpHeader, L3};
+pub use port::{Lease, PortConfig, PortCounters};
 pub use sink::{FrameSink, PortFull};
+pub use switch::{AddPortError, Switch, SwitchConfig, Verdict};
 pub use vnet::VnetHeader;

@@ -1,0 +1,408 @@
+//! Which port an address lives behind: the forwarding table, and the first-come bindings of IPv6
+//! addresses, which are the same structure over another key.
+//!
+//! # Theory of operation
+//!
+//! An entry is *pinned*, put there by a lease, or *learned* from a frame's source. Pinned entries
+//! neither age nor move. A learned one ages [`AGEING`] after the port last used it, and moves to
+//! another port only once the present one was silent for the table's hold time, so two ports that
+//! claim one address cannot make it flap. A port learns so many addresses and no more.
+//!
+//! The table is the one structure that workers share and write. Looking up and refreshing take a
+//! shard's read lock and an atomic; adding, moving and removing, which are rare, are serialised by
+//! one mutex, which also guards the counts a port.
+//!
+//! # Invariants
+//!
+//! - The count kept for a port is the number of its learned entries, and never over the limit given
+//!   with the observation that added the last of them.
+//! - The mutex is taken before any shard's lock, and no shard's lock is held while waiting for it.
+//!
+//! # Limits
+//!
+//! Aged entries are found by whoever looks them up, and leave memory at the next sweep, which a
+//! port that has used up its limit triggers at most every [`SWEEP_INTERVAL`].
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dashmap::DashMap;
+use foldhash::fast::FixedState;
+
+use crate::addr::{MacAddr, PortId};
+use crate::time::{Duration, Instant};
+
+/// How long a learned entry lives unused: the Linux bridge's default (`ageing_time`, ip-link(8)).
+pub const AGEING: Duration = Duration::from_secs(300);
+/// How long a MAC address stays with a silent port before another may take it.
+pub const MAC_HOLD: Duration = Duration::from_secs(10);
+/// An entry's time is written again only when it is this much behind, so that a busy port's
+/// frames do not pass a cache line between the workers.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest time between two sweeps for aged entries.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shards of the map; a power of two. Fixed, so that nothing depends on the machine.
+const SHARDS: usize = 16;
+
+/// The forwarding table: MAC address to port.
+pub type Fdb = BindingTable<MacAddr>;
+/// IP address to port: leased addresses, and IPv6 addresses taken first-come (RFC 6620).
+pub type AddressTable = BindingTable<IpAddr>;
+
+/// Why an address was not bound to the port that used it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It is another port's.
+    Owned,
+    /// The port has used up its limit.
+    Full,
+}
+
+#[derive(Debug)]
+struct Binding {
+    port: PortId,
+    pinned: bool,
+    /// Nanoseconds since the origin of [`Instant`].
+    last_seen: AtomicU64,
+}
+
+impl Binding {
+    fn idle(&self, now: Instant) -> Duration {
+        now.saturating_since(Instant::from_nanos(self.last_seen.load(Ordering::Relaxed)))
+    }
+
+    fn live(&self, now: Instant) -> bool {
+        self.pinned || self.idle(now) < AGEING
+    }
+
+    fn refresh(&self, now: Instant) {
+        if self.idle(now) >= REFRESH_INTERVAL {
+            self.last_seen.store(now.as_nanos(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Learned {
+    /// Learned entries of each port that has any.
+    counts: BTreeMap<PortId, usize>,
+    last_sweep: Instant,
+}
+
+impl Learned {
+    fn count(&self, port: PortId) -> usize {
+        self.counts.get(&port).copied().unwrap_or(0)
+    }
+
+    fn forget_one(&mut self, port: PortId) {
+        if let Some(n) = self.counts.get_mut(&port) {
+            *n -= 1;
+            if *n == 0 {
+                self.counts.remove(&port);
+            }
+        }
+    }
+}
+
+/// A table from addresses to ports, shared by the workers.
+#[derive(Debug)]
+pub struct BindingTable<K: Eq + Hash> {
+    entries: DashMap<K, Binding, FixedState>,
+    learned: Mutex<Learned>,
+    hold: Duration,
+}
+
+impl<K: Eq + Hash + Copy> BindingTable<K> {
+    /// An empty table whose learned entries stay with a silent port for `hold`. `seed` keeps the
+    /// hash values from being foreseen.
+    pub fn new(hold: Duration, seed: u64) -> Self {
+        BindingTable {
+            entries: DashMap::with_capacity_and_hasher_and_shard_amount(
+                0,
+                FixedState::with_seed(seed),
+                SHARDS,
+            ),
+            learned: Mutex::default(),
+            hold,
+        }
+    }
+
+    /// The port behind which `key` lives, unless its entry has aged.
+    pub fn lookup(&self, now: Instant, key: K) -> Option<PortId> {
+        let b = self.entries.get(&key)?;
+        b.live(now).then_some(b.port)
+    }
+
+    /// The port that `key` is pinned to.
+    pub fn pinned(&self, key: K) -> Option<PortId> {
+        let b = self.entries.get(&key)?;
+        b.pinned.then_some(b.port)
+    }
+
+    /// `port` used `key` as its own: learns, refreshes or moves the entry, or refuses. `limit` is
+    /// how many addresses the port may have learned, pinned ones aside.
+    pub fn observe(&self, now: Instant, key: K, port: PortId, limit: usize) -> Result<(), Refusal> {
+        match self.settle(now, key, port) {
+            Some(settled) => settled,
+            None => self.learn(now, key, port, limit),
+        }
+    }
+
+    /// Decides what needs no change of the table's shape.
+    fn settle(&self, now: Instant, key: K, port: PortId) -> Option<Result<(), Refusal>> {
+        let b = self.entries.get(&key)?;
+        if b.port == port {
+            b.refresh(now);
+            Some(Ok(()))
+        } else if b.pinned || b.idle(now) < self.hold {
+            Some(Err(Refusal::Owned))
+        } else {
+            None
+        }
+    }
+
+    fn learn(&self, now: Instant, key: K, port: PortId, limit: usize) -> Result<(), Refusal> {
+        let mut learned = self.lock();
+        // Another worker may have come first.
+        if let Some(settled) = self.settle(now, key, port) {
+            return settled;
+        }
+        if learned.count(port) >= limit {
+            self.sweep(now, &mut learned);
+            if learned.count(port) >= limit {
+                return Err(Refusal::Full);
+            }
+        }
+        let binding = Binding {
+            port,
+            pinned: false,
+            last_seen: AtomicU64::new(now.as_nanos()),
+        };
+        if let Some(former) = self.entries.insert(key, binding) {
+            learned.forget_one(former.port);
+        }
+        *learned.counts.entry(port).or_default() += 1;
+        Ok(())
+    }
+
+    fn sweep(&self, now: Instant, learned: &mut Learned) {
+        if now.saturating_since(learned.last_sweep) < SWEEP_INTERVAL {
+            return;
+        }
+        learned.last_sweep = now;
+        self.entries.retain(|_, b| {
+            let live = b.live(now);
+            if !live {
+                learned.forget_one(b.port);
+            }
+            live
+        });
+    }
+
+    /// Pins `key` to `port`, taking it from whoever learned it. Err: it is pinned to another.
+    pub fn pin(&self, key: K, port: PortId) -> Result<(), Refusal> {
+        let mut learned = self.lock();
+        if self.pinned(key).is_some_and(|owner| owner != port) {
+            return Err(Refusal::Owned);
+        }
+        let binding = Binding {
+            port,
+            pinned: true,
+            last_seen: AtomicU64::new(0),
+        };
+        if let Some(former) = self.entries.insert(key, binding)
+            && !former.pinned
+        {
+            learned.forget_one(former.port);
+        }
+        Ok(())
+    }
+
+    /// Forgets all of `port`'s entries.
+    pub fn remove_port(&self, port: PortId) {
+        let mut learned = self.lock();
+        self.entries.retain(|_, b| b.port != port);
+        learned.counts.remove(&port);
+    }
+
+    /// Entries, aged ones not yet swept included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Addresses `port` has learned, aged ones not yet swept included.
+    pub fn learned(&self, port: PortId) -> usize {
+        self.lock().count(port)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Learned> {
+        // Nothing here panics half-way, so a poisoned count is still right.
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const A: PortId = PortId(1);
+    const B: PortId = PortId(2);
+
+    fn mac(last: u8) -> MacAddr {
+        MacAddr([2, 0, 0, 0, 0, last])
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_millis(secs * 1000)
+    }
+
+    fn table() -> Fdb {
+        Fdb::new(MAC_HOLD, 7)
+    }
+
+    #[test]
+    fn learns_refreshes_and_ages() {
+        let t = table();
+        assert_eq!(t.observe(at(0), mac(1), A, 4), Ok(()));
+        assert_eq!(t.lookup(at(299), mac(1)), Some(A));
+        assert_eq!(t.lookup(at(300), mac(1)), None);
+        assert_eq!(t.observe(at(200), mac(1), A, 4), Ok(()));
+        assert_eq!(t.lookup(at(499), mac(1)), Some(A));
+        assert_eq!(t.lookup(at(500), mac(1)), None);
+        assert_eq!((t.len(), t.learned(A)), (1, 1));
+    }
+
+    #[test]
+    fn flapping_does_not_move_a_binding() {
+        let t = table();
+        for s in 0..30 {
+            assert_eq!(t.observe(at(s), mac(1), A, 4), Ok(()));
+            assert_eq!(t.observe(at(s), mac(1), B, 4), Err(Refusal::Owned));
+        }
+        assert_eq!(t.observe(at(38), mac(1), B, 4), Err(Refusal::Owned));
+        assert_eq!(t.observe(at(39), mac(1), B, 4), Ok(()));
+        assert_eq!(t.lookup(at(39), mac(1)), Some(B));
+        assert_eq!((t.learned(A), t.learned(B), t.len()), (0, 1, 1));
+    }
+
+    #[test]
+    fn pinned_entries_stay() {
+        let t = table();
+        assert_eq!(t.observe(at(0), mac(1), B, 4), Ok(()));
+        assert_eq!(t.pin(mac(1), A), Ok(()));
+        assert_eq!((t.learned(A), t.learned(B), t.len()), (0, 0, 1));
+        assert_eq!(t.pin(mac(1), A), Ok(()));
+        assert_eq!(t.pin(mac(1), B), Err(Refusal::Owned));
+        assert_eq!(t.observe(at(9999), mac(1), B, 4), Err(Refusal::Owned));
+        assert_eq!(t.observe(at(9999), mac(1), A, 0), Ok(()));
+        assert_eq!(t.lookup(at(99999), mac(1)), Some(A));
+        assert_eq!((t.pinned(mac(1)), t.pinned(mac(2))), (Some(A), None));
+        t.remove_port(A);
+        assert!(t.is_empty());
+    }
+
+    #[test]
+    fn a_full_port_gets_room_when_its_entries_age() {
+        let t = table();
+        for n in 0..4 {
+            assert_eq!(t.observe(at(0), mac(n), A, 4), Ok(()));
+        }
+        assert_eq!(t.observe(at(1), mac(9), A, 4), Err(Refusal::Full));
+        assert_eq!(t.observe(at(1), mac(9), B, 4), Ok(()));
+        assert_eq!(t.observe(at(299), mac(0), A, 4), Ok(()));
+        assert_eq!(t.observe(at(300), mac(8), A, 4), Ok(()));
+        assert_eq!((t.learned(A), t.len()), (2, 3));
+    }
+
+    #[test]
+    fn sweeps_are_rare() {
+        let t = table();
+        assert_eq!(t.observe(at(0), mac(0), A, 1), Ok(()));
+        assert_eq!(t.observe(at(295), mac(1), A, 1), Err(Refusal::Full));
+        assert_eq!(t.observe(at(304), mac(1), A, 1), Err(Refusal::Full));
+        assert_eq!(t.observe(at(305), mac(1), A, 1), Ok(()));
+    }
+
+    #[test]
+    fn workers_share_it() {
+        let t = table();
+        std::thread::scope(|s| {
+            for port in [A, B] {
+                let t = &t;
+                s.spawn(move || {
+                    for n in 0..20_000u64 {
+                        let now = Instant::from_millis(n * 10);
+                        let _ = t.observe(now, mac((n % 40) as u8), port, 25);
+                        t.lookup(now, mac((n % 7) as u8));
+                    }
+                });
+            }
+        });
+        let of = |p| t.entries.iter().filter(|e| e.port == p).count();
+        assert_eq!((of(A), of(B)), (t.learned(A), t.learned(B)));
+        assert!(of(A) <= 25 && of(B) <= 25 && of(A) + of(B) == t.len() && !t.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Observe(u8, u32),
+        Pin(u8, u32),
+        Remove(u32),
+        Wait(u64),
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => (0u8..12, 0u32..4).prop_map(|(m, p)| Step::Observe(m, p)),
+            1 => (0u8..12, 0u32..4).prop_map(|(m, p)| Step::Pin(m, p)),
+            1 => (0u32..4).prop_map(Step::Remove),
+            2 => (1u64..400).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_right_and_capped(steps in proptest::collection::vec(steps(), 0..200)) {
+            let t = table();
+            let mut now = at(0);
+            for step in steps {
+                match step {
+                    Step::Observe(m, p) => {
+                        let owner = t.pinned(mac(m));
+                        let seen = t.observe(now, mac(m), PortId(p), 3);
+                        if let Some(owner) = owner {
+                            prop_assert_eq!(seen.is_ok(), owner == PortId(p));
+                        }
+                        if seen.is_ok() {
+                            prop_assert_eq!(t.lookup(now, mac(m)), Some(PortId(p)));
+                        }
+                    }
+                    Step::Pin(m, p) => {
+                        let _ = t.pin(mac(m), PortId(p));
+                    }
+                    Step::Remove(p) => t.remove_port(PortId(p)),
+                    Step::Wait(s) => now += Duration::from_secs(s),
+                }
+                let mut learned = 0;
+                for p in (0..4).map(PortId) {
+                    let of_port = t.entries.iter().filter(|e| e.port == p && !e.pinned).count();
+                    prop_assert_eq!(of_port, t.learned(p));
+                    prop_assert!(of_port <= 3);
+                    learned += of_port;
+                }
+                let pinned = t.entries.iter().filter(|e| e.pinned).count();
+                prop_assert_eq!(learned + pinned, t.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What a container may say: the checks on a frame's sources and claims, before it is forwarded.
+//!
+//! # Theory of operation
+//!
+//! Three questions, each answered from what parsing found:
+//!
+//! - *Is the source the port's own?* The MAC address always; the IP address where spoof protection
+//!   is on.
+//! - *Does it claim an address for somebody?* ARP and neighbour discovery write other stations'
+//!   caches, so what they claim is checked on every port: the gateway's and other ports' leased
+//!   addresses are never the claimant's.
+//! - *Is it a service that only the gateway offers?* Router advertisements (CVE-2020-13401,
+//!   CVE-2020-10749), DHCP servers' messages and redirects stop here.
+//!
+//! IPv6 hosts make up addresses of their own (RFC 7217, RFC 8981), which no lease can foretell.
+//! Those in fe80::/10 and in the network's own prefixes belong to the port that uses them first
+//! (FCFS SAVI, RFC 6620), within a limit.
+//!
+//! # Limits
+//!
+//! A fragment after the first shows no ports or types; without its first fragment, which does, it
+//! completes nothing. A duplicate address detection probe claims nothing yet and is let through.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::addr::{MacAddr, PortId};
+use crate::arp::ArpPacket;
+use crate::drops::DropReason;
+use crate::fdb::{REFRESH_INTERVAL, Refusal};
+use crate::frame::{Frame, IpHeader, L3, protocol};
+use crate::ipv6::icmpv6;
+use crate::port::{MAX_TAKEN_ADDRESSES, Port};
+use crate::switch::Tables;
+use crate::time::Instant;
+
+/// UDP ports that DHCP and DHCPv6 clients listen on (RFC 2131 section 4.1, RFC 8415 section 7.2):
+/// only a server writes to them.
+const DHCP_CLIENT_PORT: u16 = 68;
+const DHCPV6_CLIENT_PORT: u16 = 546;
+
+/// ICMP types (RFC 792, RFC 1256).
+const ICMP_REDIRECT: u8 = 5;
+const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
+
+/// Neighbour discovery options (RFC 4861 section 4.6.1).
+const OPTION_SOURCE_MAC: u8 = 1;
+const OPTION_TARGET_MAC: u8 = 2;
+
+/// Neighbour discovery is believed only from the link itself (RFC 4861 section 7.1).
+const NDP_HOP_LIMIT: u8 = 255;
+
+/// The port a frame came from, and what it is held against.
+pub(crate) struct Guard<'a> {
+    pub(crate) now: Instant,
+    pub(crate) id: PortId,
+    pub(crate) port: &'a mut Port,
+    pub(crate) tables: &'a Tables,
+}
+
+impl Guard<'_> {
+    /// Lets the frame in, or says why not. Learns its sources.
+    pub(crate) fn admit(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
+        self.admit_mac(frame.src)?;
+        match &frame.l3 {
+            L3::Arp => match frame.arp() {
+                Some(arp) => self.admit_arp(frame.src, &arp),
+                None => Err(DropReason::BadArp),
+            },
+            L3::Ip(ip) => {
+                if self.port.config.spoof_protection && !ip.src.is_unspecified() {
+                    self.admit_own(ip.src)?;
+                }
+                // Ports and types are in the first fragment.
+                if ip.protocol == protocol::TCP || ip.fragment.is_some_and(|f| f.offset > 0) {
+                    return Ok(());
+                }
+                self.admit_message(frame, ip)
+            }
+        }
+    }
+
+    fn admit_mac(&mut self, src: MacAddr) -> Result<(), DropReason> {
+        if self
+            .port
+            .last_source
+            .is_some_and(|(mac, at)| mac == src && self.now.saturating_since(at) < REFRESH_INTERVAL)
+        {
+            return Ok(());
+        }
+        if self.tables.is_gateway_mac(src) {
+            return Err(DropReason::Spoofed);
+        }
+        match self.port.config.lease.mac {
+            Some(own) if own == src => {}
+            Some(_) if self.port.config.spoof_protection => return Err(DropReason::Spoofed),
+            _ => {
+                let limit = self.port.config.max_macs;
+                match self.tables.fdb.observe(self.now, src, self.id, limit) {
+                    Ok(()) => {}
+                    Err(Refusal::Owned) => return Err(DropReason::Spoofed),
+                    Err(Refusal::Full) => return Err(DropReason::MacTableFull),
+                }
+            }
+        }
+        self.port.last_source = Some((src, self.now));
+        Ok(())
+    }
+
+    /// `addr` must be leased to the port or, as RFC 6620 has it, be its by first use.
+    fn admit_own(&self, addr: IpAddr) -> Result<(), DropReason> {
+        if self.port.config.lease.holds(addr) {
+            return Ok(());
+        }
+        match addr {
+            IpAddr::V6(a) if self.tables.may_be_taken(a) => self
+                .tables
+                .addresses
+                .observe(self.now, addr, self.id, MAX_TAKEN_ADDRESSES)
+                .map_err(|_| DropReason::Spoofed),
+            _ => Err(DropReason::Spoofed),
+        }
+    }
+
+    /// The port says that `addr` is its own.
+    fn admit_claim(&self, addr: IpAddr) -> Result<(), DropReason> {
+        let others = self.tables.addresses.pinned(addr);
+        if self.tables.is_gateway_address(addr) || others.is_some_and(|owner| owner != self.id) {
+            Err(DropReason::Spoofed)
+        } else if self.port.config.spoof_protection {
+            self.admit_own(addr)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The port says that `mac`, in a frame from `src`, is where an address of its own lives.
+    fn admit_claimed_mac(&self, src: MacAddr, mac: MacAddr) -> Result<(), DropReason> {
+        if mac == src {
+            return Ok(());
+        }
+        let others = self.tables.fdb.pinned(mac);
+        if self.port.config.spoof_protection
+            || self.tables.is_gateway_mac(mac)
+            || others.is_some_and(|owner| owner != self.id)
+        {
+            return Err(DropReason::Spoofed);
+        }
+        Ok(())
+    }
+
+    fn admit_arp(&self, src: MacAddr, arp: &ArpPacket) -> Result<(), DropReason> {
+        if arp.sender_mac.is_multicast() || arp.sender_mac.is_zero() {
+            return Err(DropReason::BadArp);
+        }
+        self.admit_claimed_mac(src, arp.sender_mac)?;
+        // A probe claims nothing yet (RFC 5227 section 1.1).
+        if arp.sender_ip.is_unspecified() {
+            return Ok(());
+        }
+        self.admit_claim(IpAddr::V4(arp.sender_ip))
+    }
+
+    fn admit_message(&self, frame: &Frame<'_>, ip: &IpHeader) -> Result<(), DropReason> {
+        let l4 = frame.l4(ip);
+        match ip.protocol {
+            protocol::UDP => {
+                let client = match ip.src {
+                    IpAddr::V4(_) => DHCP_CLIENT_PORT,
+                    IpAddr::V6(_) => DHCPV6_CLIENT_PORT,
+                };
+                match *l4 {
+                    [_, _, p0, p1, ..] if u16::from_be_bytes([p0, p1]) == client => {
+                        Err(DropReason::RogueService)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            protocol::ICMP => match l4.first() {
+                Some(&(ICMP_REDIRECT | ICMP_ROUTER_ADVERTISEMENT)) if ip.src.is_ipv4() => {
+                    Err(DropReason::RogueService)
+                }
+                _ => Ok(()),
+            },
+            protocol::ICMPV6 if ip.src.is_ipv6() => self.admit_icmpv6(frame.src, ip, l4),
+            _ => Ok(()),
+        }
+    }
+
+    fn admit_icmpv6(&self, src: MacAddr, ip: &IpHeader, l4: &[u8]) -> Result<(), DropReason> {
+        let options_at = match l4.first() {
+            Some(&(icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT)) => {
+                return Err(DropReason::RogueService);
+            }
+            Some(&icmpv6::ROUTER_SOLICITATION) => 8,
+            Some(&(icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT)) => 24,
+            _ => return Ok(()),
+        };
+        let (message, options) = l4.split_at_checked(options_at).ok_or(DropReason::BadIcmp)?;
+        if ip.hop_limit != NDP_HOP_LIMIT {
+            return Err(DropReason::BadIcmp);
+        }
+        if !ip.src.is_unspecified() {
+            self.admit_claim(ip.src)?;
+        }
+        if let (Some(&icmpv6::NEIGHBOUR_ADVERTISEMENT), Some(target)) =
+            (message.first(), ndp_target(message))
+        {
+            self.admit_claim(IpAddr::V6(target))?;
+        }
+        self.admit_ndp_options(src, options)
+    }
+
+    fn admit_ndp_options(&self, src: MacAddr, mut options: &[u8]) -> Result<(), DropReason> {
+        while let [kind, units, ..] = *options {
+            // In units of eight bytes; zero would never end (RFC 4861 section 4.6).
+            let len = usize::from(units) * 8;
+            let (option, rest) = options.split_at_checked(len).ok_or(DropReason::BadIcmp)?;
+            let &[_, _, m0, m1, m2, m3, m4, m5, ..] = option else {
+                return Err(DropReason::BadIcmp);
+            };
+            if matches!(kind, OPTION_SOURCE_MAC | OPTION_TARGET_MAC) {
+                self.admit_claimed_mac(src, MacAddr([m0, m1, m2, m3, m4, m5]))?;
+            }
+            options = rest;
+        }
+        if options.is_empty() {
+            Ok(())
+        } else {
+            Err(DropReason::BadIcmp)
+        }
+    }
+}
+
+/// The target of a neighbour solicitation or advertisement, `None` if the message is cut short.
+pub(crate) fn ndp_target(message: &[u8]) -> Option<Ipv6Addr> {
+    let octets: [u8; 16] = message.get(8..24)?.try_into().ok()?;
+    Some(Ipv6Addr::from(octets))
+}

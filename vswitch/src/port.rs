@@ -1,0 +1,117 @@
+//! A port of the switch: what was leased to the container behind it, what it may do, and what
+//! passed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::addr::MacAddr;
+use crate::drops::{DropCounters, DropReason};
+use crate::time::Instant;
+
+/// Learned MAC addresses a port may have unless it says otherwise.
+pub const DEFAULT_MAX_MACS: usize = 32;
+/// IPv6 addresses a port may take first-come, beside its leased ones.
+pub const MAX_TAKEN_ADDRESSES: usize = 16;
+
+/// The addresses that belong to a port and to no other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Lease {
+    /// The MAC address, where it is known beforehand.
+    pub mac: Option<MacAddr>,
+    /// IPv4 addresses.
+    pub ipv4: Vec<Ipv4Addr>,
+    /// IPv6 addresses.
+    pub ipv6: Vec<Ipv6Addr>,
+}
+
+impl Lease {
+    /// All leased IP addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.ipv4.iter().copied().map(IpAddr::V4);
+        v4.chain(self.ipv6.iter().copied().map(IpAddr::V6))
+    }
+
+    /// Whether `addr` is leased.
+    pub fn holds(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(a) => self.ipv4.contains(&a),
+            IpAddr::V6(a) => self.ipv6.contains(&a),
+        }
+    }
+}
+
+/// How a port is set up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortConfig {
+    /// Its own addresses.
+    pub lease: Lease,
+    /// Drop what comes from other addresses than the lease's. With it, IPv6 link-local addresses
+    /// and those of the network's own prefixes are taken first-come (RFC 6620), at most
+    /// [`MAX_TAKEN_ADDRESSES`].
+    pub spoof_protection: bool,
+    /// The port exchanges frames with the gateway and with no other port.
+    pub isolated: bool,
+    /// How many MAC addresses may be learned behind the port, the leased one not counted. With
+    /// spoof protection and a leased MAC address none is.
+    pub max_macs: usize,
+}
+
+impl Default for PortConfig {
+    /// No lease, no protection: a network of one container.
+    fn default() -> Self {
+        PortConfig {
+            lease: Lease::default(),
+            spoof_protection: false,
+            isolated: false,
+            max_macs: DEFAULT_MAX_MACS,
+        }
+    }
+}
+
+/// What passed a port, as one worker saw it. *In* is from the container into the switch.
+#[derive(Clone, Debug, Default)]
+pub struct PortCounters {
+    /// Frames that came in, dropped ones included; a super-frame counts as one.
+    pub frames_in: u64,
+    /// Their bytes, without virtio-net headers.
+    pub bytes_in: u64,
+    /// Frames that were written to the container.
+    pub frames_out: u64,
+    /// Their bytes, without virtio-net headers.
+    pub bytes_out: u64,
+    /// Frames that came in and were dropped, or could not be written.
+    pub drops: DropCounters,
+}
+
+/// A port as one worker sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub(crate) config: PortConfig,
+    pub(crate) counters: PortCounters,
+    /// The source of the last frame admitted, and when the forwarding table last said so. Fresher
+    /// than the table's refresh interval, it saves asking again.
+    pub(crate) last_source: Option<(MacAddr, Instant)>,
+}
+
+impl Port {
+    pub(crate) fn new(config: PortConfig) -> Self {
+        Port {
+            config,
+            counters: PortCounters::default(),
+            last_source: None,
+        }
+    }
+
+    /// Whether stations may live behind the port that no lease tells of.
+    pub(crate) fn learns(&self) -> bool {
+        !self.config.spoof_protection || self.config.lease.mac.is_none()
+    }
+
+    pub(crate) fn count_in(&mut self, bytes: usize) {
+        self.counters.frames_in += 1;
+        self.counters.bytes_in += bytes as u64;
+    }
+
+    pub(crate) fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.count(reason);
+    }
+}

@@ -1,0 +1,351 @@
+//! The switch: one verdict on each frame.
+//!
+//! # Theory of operation
+//!
+//! [`Switch::handle_frame`] first asks whether the container may say this (sources, claims, rogue
+//! services), then where it goes: to the gateway by its MAC address, to the port the forwarding
+//! table names, or to all others. Only a group address, or a station not yet heard of, makes a
+//! flood; where every port's stations are known by lease, a frame to an unknown one has nowhere to
+//! go and is dropped.
+//!
+//! Each worker has a `Switch` of its own, with its own counters, made by [`Switch::sibling`].
+//! Siblings share the forwarding table and the address bindings. The shell tells every sibling of
+//! every port that comes and goes, and gives a port's number to another only once all of them have
+//! heard that it is free.
+//!
+//! # Invariants
+//!
+//! - No frame leaves by the port it came from.
+//! - Nothing passes between an isolated port and any other.
+//! - A leased address is one port's, whatever others say.
+//!
+//! # Limits
+//!
+//! There is no multicast snooping: groups are flooded. There is no spanning tree: ports lead to
+//! containers, and what a container loops back is refused by its source.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::addr::{MacAddr, PortId};
+use crate::arp::OP_REQUEST;
+use crate::drops::DropReason;
+use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
+use crate::frame::{Frame, L3, protocol};
+use crate::guard::{Guard, ndp_target};
+use crate::ipv6::icmpv6;
+use crate::port::{Port, PortConfig, PortCounters};
+use crate::sink::PortFull;
+use crate::time::Instant;
+
+/// Ports are numbered below this.
+pub const MAX_PORTS: u32 = 4096;
+
+/// What is fixed for a network's life.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SwitchConfig {
+    /// MAC addresses of the gateway.
+    pub gateway_macs: Vec<MacAddr>,
+    /// IP addresses that the gateway answers for on the link, its link-local one included.
+    pub gateway_addresses: Vec<IpAddr>,
+    /// IPv6 prefixes, with their lengths, from which ports may make up addresses (SLAAC).
+    /// fe80::/10 always is one.
+    pub ipv6_prefixes: Vec<(Ipv6Addr, u8)>,
+    /// Random; keeps containers from choosing addresses that collide in the tables.
+    pub seed: u64,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// To the gateway alone.
+    Gateway,
+    /// To this port alone.
+    Port(PortId),
+    /// To the ports that [`Switch::flood_ports`] names.
+    Flood {
+        /// And to the gateway.
+        gateway: bool,
+    },
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// Why a port was not added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddPortError {
+    /// The number is [`MAX_PORTS`] or more.
+    #[error("port number {} is out of range", .0.0)]
+    OutOfRange(PortId),
+    /// There is a port of that number.
+    #[error("port {} exists already", .0.0)]
+    Exists(PortId),
+    /// The lease's MAC address is a group address, zero, or the gateway's.
+    #[error("{0} cannot be a container's MAC address")]
+    UnusableMac(MacAddr),
+    /// The lease's MAC address is another port's.
+    #[error("MAC address {0} is in use")]
+    MacInUse(MacAddr),
+    /// The leased address is the gateway's or another port's.
+    #[error("address {0} is in use")]
+    AddressInUse(IpAddr),
+}
+
+/// What siblings share.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    config: SwitchConfig,
+    pub(crate) fdb: Fdb,
+    pub(crate) addresses: AddressTable,
+}
+
+impl Tables {
+    pub(crate) fn is_gateway_mac(&self, mac: MacAddr) -> bool {
+        self.config.gateway_macs.contains(&mac)
+    }
+
+    pub(crate) fn is_gateway_address(&self, addr: IpAddr) -> bool {
+        self.config.gateway_addresses.contains(&addr)
+    }
+
+    /// Whether a port may make up `addr` (RFC 6620).
+    pub(crate) fn may_be_taken(&self, addr: Ipv6Addr) -> bool {
+        let within = |&(prefix, len): &(Ipv6Addr, u8)| {
+            let differ = u128::from(addr) ^ u128::from(prefix);
+            differ.leading_zeros() >= u32::from(len.min(128))
+        };
+        (addr.is_unicast_link_local() || self.config.ipv6_prefixes.iter().any(within))
+            && !self.is_gateway_address(IpAddr::V6(addr))
+    }
+}
+
+/// The switch, as one worker sees it.
+#[derive(Debug)]
+pub struct Switch {
+    tables: Arc<Tables>,
+    /// By number.
+    ports: Vec<Option<Box<Port>>>,
+}
+
+impl Switch {
+    /// A switch without ports.
+    pub fn new(config: SwitchConfig) -> Self {
+        let tables = Tables {
+            fdb: Fdb::new(MAC_HOLD, config.seed),
+            addresses: AddressTable::new(AGEING, config.seed),
+            config,
+        };
+        Switch {
+            tables: Arc::new(tables),
+            ports: Vec::new(),
+        }
+    }
+
+    /// The same switch for another worker: the same ports and shared tables, its own counters.
+    pub fn sibling(&self) -> Switch {
+        let port = |p: &Port| Box::new(Port::new(p.config.clone()));
+        Switch {
+            tables: Arc::clone(&self.tables),
+            ports: self.ports.iter().map(|p| p.as_deref().map(port)).collect(),
+        }
+    }
+
+    /// Adds a port and pins its leased addresses to it. To be called on every sibling.
+    pub fn add_port(&mut self, id: PortId, config: PortConfig) -> Result<(), AddPortError> {
+        if id.0 >= MAX_PORTS {
+            return Err(AddPortError::OutOfRange(id));
+        }
+        if self.port(id).is_some() {
+            return Err(AddPortError::Exists(id));
+        }
+        if let Err(e) = self.pin_lease(id, &config) {
+            self.tables.fdb.remove_port(id);
+            self.tables.addresses.remove_port(id);
+            return Err(e);
+        }
+        let index = id.0 as usize;
+        if self.ports.len() <= index {
+            self.ports.resize_with(index + 1, || None);
+        }
+        self.ports[index] = Some(Box::new(Port::new(config)));
+        // The new lease may have taken a learned address from another port.
+        for port in self.ports.iter_mut().flatten() {
+            port.last_source = None;
+        }
+        Ok(())
+    }
+
+    fn pin_lease(&self, id: PortId, config: &PortConfig) -> Result<(), AddPortError> {
+        if let Some(mac) = config.lease.mac {
+            if mac.is_multicast() || mac.is_zero() || self.tables.is_gateway_mac(mac) {
+                return Err(AddPortError::UnusableMac(mac));
+            }
+            let pinned = self.tables.fdb.pin(mac, id);
+            pinned.map_err(|_| AddPortError::MacInUse(mac))?;
+        }
+        for addr in config.lease.addresses() {
+            if self.tables.is_gateway_address(addr) {
+                return Err(AddPortError::AddressInUse(addr));
+            }
+            let pinned = self.tables.addresses.pin(addr, id);
+            pinned.map_err(|_| AddPortError::AddressInUse(addr))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a port with all that was leased to it or learned from it; returns its counters. To
+    /// be called on every sibling before the number is used again.
+    pub fn remove_port(&mut self, id: PortId) -> Option<PortCounters> {
+        let port = self.ports.get_mut(id.0 as usize)?.take()?;
+        self.tables.fdb.remove_port(id);
+        self.tables.addresses.remove_port(id);
+        Some(port.counters)
+    }
+
+    /// Judges a frame that came in by `ingress`, and counts it there.
+    pub fn handle_frame(&mut self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
+        let Some(port) = port_mut(&mut self.ports, ingress) else {
+            return Verdict::Drop(DropReason::NoSuchPort);
+        };
+        port.count_in(frame.bytes.len());
+        let mut guard = Guard {
+            now,
+            id: ingress,
+            port,
+            tables: &self.tables,
+        };
+        let verdict = match guard.admit(frame) {
+            Ok(()) => self.forward(now, ingress, frame),
+            Err(reason) => Verdict::Drop(reason),
+        };
+        if let Verdict::Drop(reason) = verdict {
+            self.count_drop(ingress, reason);
+        }
+        verdict
+    }
+
+    /// Counts a frame of `bytes` (without its virtio-net header) that came in by `ingress` and
+    /// that parsing refused.
+    pub fn handle_refused(&mut self, ingress: PortId, bytes: usize, reason: DropReason) {
+        if let Some(port) = port_mut(&mut self.ports, ingress) {
+            port.count_in(bytes);
+            port.count_drop(reason);
+        }
+    }
+
+    /// Counts a frame of `bytes` (without its virtio-net header) that was written to `egress`, by
+    /// the switch or by the gateway, or that found it full.
+    pub fn handle_written(&mut self, egress: PortId, bytes: usize, written: Result<(), PortFull>) {
+        let Some(port) = port_mut(&mut self.ports, egress) else {
+            return;
+        };
+        match written {
+            Ok(()) => {
+                port.counters.frames_out += 1;
+                port.counters.bytes_out += bytes as u64;
+            }
+            Err(PortFull) => port.count_drop(DropReason::PortFull),
+        }
+    }
+
+    fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
+        let dst = frame.dst;
+        if self.tables.is_gateway_mac(dst) {
+            return Verdict::Gateway;
+        }
+        let nowhere = Verdict::Drop(DropReason::NoSuchPort);
+        if dst.is_multicast() {
+            let gateway = !self.asks_for_another(ingress, frame);
+            return match (self.flood_ports(ingress, dst).next(), gateway) {
+                (Some(_), gateway) => Verdict::Flood { gateway },
+                (None, true) => Verdict::Gateway,
+                (None, false) => nowhere,
+            };
+        }
+        match self.tables.fdb.lookup(now, dst) {
+            Some(egress) if self.may_pass(ingress, egress) => Verdict::Port(egress),
+            Some(_) => nowhere,
+            None if self.flood_ports(ingress, dst).next().is_some() => {
+                Verdict::Flood { gateway: false }
+            }
+            None => nowhere,
+        }
+    }
+
+    /// Whether the frame asks who has an address that is leased to another port: the gateway need
+    /// not hear that.
+    fn asks_for_another(&self, ingress: PortId, frame: &Frame<'_>) -> bool {
+        let target = match &frame.l3 {
+            L3::Arp => frame
+                .arp()
+                .filter(|a| a.operation == OP_REQUEST)
+                .map(|a| IpAddr::V4(a.target_ip)),
+            L3::Ip(ip) if ip.protocol == protocol::ICMPV6 => match frame.l4(ip) {
+                l4 @ [icmpv6::NEIGHBOUR_SOLICITATION, ..] => ndp_target(l4).map(IpAddr::V6),
+                _ => None,
+            },
+            L3::Ip(_) => None,
+        };
+        let owner = target.and_then(|t| self.tables.addresses.pinned(t));
+        owner.is_some_and(|owner| owner != ingress)
+    }
+
+    fn may_pass(&self, ingress: PortId, egress: PortId) -> bool {
+        let open = |id| self.port(id).is_some_and(|p| !p.config.isolated);
+        ingress != egress && open(ingress) && open(egress)
+    }
+
+    /// The ports that a flooded frame from `ingress` to `dst` goes to: all others that are not
+    /// isolated, or, if `dst` is a station not yet heard of, those of them it may be behind.
+    pub fn flood_ports(&self, ingress: PortId, dst: MacAddr) -> impl Iterator<Item = PortId> + '_ {
+        let group = dst.is_multicast();
+        self.ports()
+            .filter(move |&id| self.may_pass(ingress, id))
+            .filter(move |&id| group || self.port(id).is_some_and(Port::learns))
+    }
+
+    /// All ports.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
+        let numbered = (0..).map(PortId).zip(&self.ports);
+        numbered.filter_map(|(id, p)| p.is_some().then_some(id))
+    }
+
+    /// What this worker counted at `port`.
+    pub fn counters(&self, port: PortId) -> Option<&PortCounters> {
+        self.port(port).map(|p| &p.counters)
+    }
+
+    /// How `port` is set up.
+    pub fn port_config(&self, port: PortId) -> Option<&PortConfig> {
+        self.port(port).map(|p| &p.config)
+    }
+
+    /// The port that `addr` is leased to.
+    pub fn port_of_address(&self, addr: IpAddr) -> Option<PortId> {
+        self.tables.addresses.pinned(addr)
+    }
+
+    /// The forwarding table.
+    pub fn fdb(&self) -> &Fdb {
+        &self.tables.fdb
+    }
+
+    /// The IP addresses that are leased, or taken first-come.
+    pub fn addresses(&self) -> &AddressTable {
+        &self.tables.addresses
+    }
+
+    fn count_drop(&mut self, id: PortId, reason: DropReason) {
+        if let Some(port) = port_mut(&mut self.ports, id) {
+            port.count_drop(reason);
+        }
+    }
+
+    fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id.0 as usize)?.as_deref()
+    }
+}
+
+fn port_mut(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {
+    ports.get_mut(id.0 as usize)?.as_deref_mut()
+}

@@ -1,0 +1,265 @@
+//! Forwarding, learning, and ports that come and go.
+
+mod net;
+mod wire;
+
+use std::net::IpAddr;
+
+use cnet_vswitch::arp::OP_REQUEST;
+use cnet_vswitch::switch::MAX_PORTS;
+use cnet_vswitch::{
+    AddPortError, DropReason, Frame, Lease, MacAddr, PortConfig, PortFull, Verdict,
+};
+use net::*;
+use wire::*;
+
+mod forwarding {
+    use super::*;
+
+    #[test]
+    fn to_the_gateway_and_between_leased_ports() {
+        let mut net = Net::shared(3);
+        net.step(1, &to(1, GW), Verdict::Gateway);
+        net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
+        net.step(2, &to(2, mac(1)), Verdict::Port(p(1)));
+        net.drops(1, &to(1, mac(1)), DropReason::NoSuchPort);
+        // All stations are known by lease: no flood could find another.
+        net.drops(1, &to(1, mac(9)), DropReason::NoSuchPort);
+    }
+
+    #[test]
+    fn groups_are_flooded() {
+        let mut net = Net::shared(3);
+        let f = to(1, MacAddr::BROADCAST);
+        net.step(1, &f, FLOOD);
+        let others: Vec<_> = net.switch.flood_ports(p(1), MacAddr::BROADCAST).collect();
+        assert_eq!(others, [p(2), p(3)]);
+        let mut alone = Net::single();
+        alone.step(1, &f, Verdict::Gateway);
+    }
+
+    #[test]
+    fn questions_for_a_port_do_not_reach_the_gateway() {
+        let mut net = Net::shared(2);
+        let ask = |t| arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), t);
+        net.step(1, &ask(ip4(2)), Verdict::Flood { gateway: false });
+        net.step(1, &ask(GW4), FLOOD);
+        // Gratuitous: an announcement.
+        net.step(1, &ask(ip4(1)), FLOOD);
+        let solicit = |t| ndp(1, ip6(1), 135, t, mac(1));
+        net.step(1, &solicit(ip6(2)), Verdict::Flood { gateway: false });
+        net.step(1, &solicit(GW6), FLOOD);
+    }
+
+    #[test]
+    fn isolated_ports_see_the_gateway_alone() {
+        let isolated = |id| PortConfig {
+            isolated: true,
+            ..leased(id)
+        };
+        let mut net = Net::new([(1, isolated(1)), (2, isolated(2)), (3, leased(3))]);
+        net.step(1, &to(1, GW), Verdict::Gateway);
+        net.step(1, &to(1, MacAddr::BROADCAST), Verdict::Gateway);
+        net.drops(1, &to(1, mac(2)), DropReason::NoSuchPort);
+        net.drops(1, &to(1, mac(3)), DropReason::NoSuchPort);
+        net.drops(3, &to(3, mac(1)), DropReason::NoSuchPort);
+        net.step(3, &to(3, MacAddr::BROADCAST), Verdict::Gateway);
+        assert_eq!(net.switch.flood_ports(p(1), MacAddr::BROADCAST).count(), 0);
+        assert_eq!(net.switch.flood_ports(p(3), MacAddr::BROADCAST).count(), 0);
+    }
+
+    #[test]
+    fn unknown_stations_are_sought_where_they_may_be() {
+        let open = PortConfig::default;
+        let mut net = Net::new([(1, leased(1)), (2, open()), (3, open())]);
+        net.step(1, &to(1, mac(9)), Verdict::Flood { gateway: false });
+        let sought: Vec<_> = net.switch.flood_ports(p(1), mac(9)).collect();
+        assert_eq!(sought, [p(2), p(3)]);
+        let sought: Vec<_> = net.switch.flood_ports(p(2), mac(9)).collect();
+        assert_eq!(sought, [p(3)]);
+        net.step(3, &to(9, GW), Verdict::Gateway);
+        net.step(1, &to(1, mac(9)), Verdict::Port(p(3)));
+        net.drops(3, &to(9, mac(9)), DropReason::NoSuchPort);
+        net.wait(300);
+        net.step(1, &to(1, mac(9)), Verdict::Flood { gateway: false });
+    }
+
+    #[test]
+    fn writes_and_refusals_are_counted_where_they_happen() {
+        let mut net = Net::shared(2);
+        net.switch.handle_written(p(2), 100, Ok(()));
+        net.switch.handle_written(p(2), 50, Err(PortFull));
+        net.switch
+            .handle_refused(p(1), 13, DropReason::FrameTooShort);
+        net.switch.handle_written(p(7), 1, Ok(()));
+        net.switch.handle_refused(p(7), 1, DropReason::BadArp);
+        net.expected
+            .insert(p(2), (0, 0, 1, 100, [("port_full", 1)].into()));
+        net.expected
+            .insert(p(1), (1, 13, 0, 0, [("frame_too_short", 1)].into()));
+        net.check();
+    }
+}
+
+mod learning {
+    use super::*;
+
+    #[test]
+    fn many_sources_fill_a_port_not_the_table() {
+        let few = PortConfig {
+            max_macs: 3,
+            ..PortConfig::default()
+        };
+        let mut net = Net::new([(1, few), (2, leased(2))]);
+        for id in 10..13 {
+            net.step(1, &to(id, GW), Verdict::Gateway);
+        }
+        for id in 13..150 {
+            net.drops(1, &to(id, GW), DropReason::MacTableFull);
+        }
+        assert_eq!(net.switch.fdb().len(), 4);
+        net.step(1, &to(10, GW), Verdict::Gateway);
+        net.step(2, &to(2, mac(12)), Verdict::Port(p(1)));
+        net.wait(300);
+        net.step(1, &to(100, GW), Verdict::Gateway);
+        assert_eq!(net.switch.fdb().len(), 2);
+    }
+
+    /// The same at the length the attack would have; not step by step.
+    #[test]
+    fn a_million_sources() {
+        let mut net = Net::single();
+        let mut f = to(1, GW);
+        for n in 0..1_000_000u32 {
+            f[10 + 8..10 + 12].copy_from_slice(&n.to_be_bytes());
+            let parsed = Frame::parse(&f, MTU).unwrap();
+            net.switch.handle_frame(net.now, p(1), &parsed);
+        }
+        assert_eq!(net.switch.fdb().len(), 32);
+        let c = net.switch.counters(p(1)).unwrap();
+        assert_eq!(c.drops.get(DropReason::MacTableFull), 1_000_000 - 32);
+        assert_eq!((c.frames_in, c.drops.total()), (1_000_000, 999_968));
+    }
+
+    #[test]
+    fn a_binding_does_not_flap() {
+        let open = PortConfig::default;
+        let mut net = Net::new([(1, open()), (2, open()), (3, leased(3))]);
+        net.step(1, &to(9, GW), Verdict::Gateway);
+        for _ in 0..9 {
+            net.wait(1);
+            net.drops(2, &to(9, GW), DropReason::Spoofed);
+            net.step(3, &to(3, mac(9)), Verdict::Port(p(1)));
+        }
+        net.wait(1);
+        net.step(2, &to(9, GW), Verdict::Gateway);
+        net.step(3, &to(3, mac(9)), Verdict::Port(p(2)));
+        net.drops(1, &to(9, GW), DropReason::Spoofed);
+        // A leased one never moves.
+        net.wait(10_000);
+        net.drops(1, &to(3, GW), DropReason::Spoofed);
+        net.step(1, &to(1, mac(3)), Verdict::Port(p(3)));
+    }
+
+    #[test]
+    fn protection_without_a_leased_mac_still_learns() {
+        let mut lease = leased(1);
+        lease.lease.mac = None;
+        lease.max_macs = 1;
+        let mut net = Net::new([(1, lease), (2, leased(2))]);
+        net.step(1, &to(1, GW), Verdict::Gateway);
+        let other = frame(
+            GW,
+            mac(9),
+            0x0800,
+            &v4_with(17, ip4(1), B4, &[], 0, &udp(1, 2, &[])),
+        );
+        net.drops(1, &other, DropReason::MacTableFull);
+        net.step(2, &to(2, mac(1)), Verdict::Port(p(1)));
+    }
+}
+
+mod ports {
+    use super::*;
+
+    #[test]
+    fn leases_are_exclusive() {
+        let mut net = Net::shared(2);
+        let mut add = |id: u32, change: fn(&mut Lease)| {
+            let mut config = leased(id);
+            change(&mut config.lease);
+            net.switch.add_port(p(id), config)
+        };
+        let in_use = |a: IpAddr| Err(AddPortError::AddressInUse(a));
+        assert_eq!(add(2, |_| ()), Err(AddPortError::Exists(p(2))));
+        assert_eq!(
+            add(MAX_PORTS, |_| ()),
+            Err(AddPortError::OutOfRange(p(MAX_PORTS)))
+        );
+        assert_eq!(
+            add(3, |l| l.mac = Some(mac(2))),
+            Err(AddPortError::MacInUse(mac(2)))
+        );
+        assert_eq!(add(3, |l| l.ipv4.push(ip4(1))), in_use(ip4(1).into()));
+        assert_eq!(add(3, |l| l.ipv6.push(ip6(1))), in_use(ip6(1).into()));
+        assert_eq!(add(3, |l| l.ipv6.push(GW6)), in_use(GW6.into()));
+        for bad in [
+            |l: &mut Lease| l.mac = Some(GW),
+            |l: &mut Lease| l.mac = Some(NOBODY),
+        ] {
+            assert!(matches!(add(3, bad), Err(AddPortError::UnusableMac(_))));
+        }
+        // A failed attempt leaves nothing pinned.
+        assert_eq!(net.switch.port_of_address(ip4(3).into()), None);
+        assert_eq!(net.switch.fdb().len(), 2);
+        net.check();
+        assert_eq!(net.switch.add_port(p(3), leased(3)), Ok(()));
+    }
+
+    #[test]
+    fn a_lease_takes_precedence_over_what_was_learned() {
+        let mut net = Net::single();
+        net.step(1, &to(2, GW), Verdict::Gateway);
+        net.switch.add_port(p(2), leased(2)).unwrap();
+        net.expected.insert(p(2), Counts::default());
+        net.drops(1, &to(2, GW), DropReason::Spoofed);
+        net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
+    }
+
+    #[test]
+    fn a_removed_port_leaves_nothing() {
+        let mut net = Net::shared(3);
+        net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
+        net.step(2, &to(2, GW), Verdict::Gateway);
+        let counters = net.switch.remove_port(p(2)).unwrap();
+        assert_eq!(counters.frames_in, 1);
+        net.expected.remove(&p(2));
+        net.drops(1, &to(1, mac(2)), DropReason::NoSuchPort);
+        let gone =
+            Frame::parse(&to(2, GW), MTU).map(|f| net.switch.handle_frame(net.now, p(2), &f));
+        assert_eq!(gone, Ok(Verdict::Drop(DropReason::NoSuchPort)));
+        assert!(net.switch.remove_port(p(2)).is_none());
+        assert_eq!(net.switch.port_of_address(ip4(2).into()), None);
+        // Number and addresses are free again.
+        net.switch.add_port(p(2), leased(2)).unwrap();
+        net.expected.insert(p(2), Counts::default());
+        net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
+    }
+
+    #[test]
+    fn siblings_share_tables_and_not_counters() {
+        let mut net = Net::new([(1, PortConfig::default()), (2, leased(2))]);
+        let mut other = net.switch.sibling();
+        let f = to(9, GW);
+        let parsed = Frame::parse(&f, MTU).unwrap();
+        assert_eq!(other.handle_frame(net.now, p(1), &parsed), Verdict::Gateway);
+        net.step(2, &to(2, mac(9)), Verdict::Port(p(1)));
+        assert_eq!(other.counters(p(1)).unwrap().frames_in, 1);
+        assert_eq!(other.counters(p(2)).unwrap().frames_in, 0);
+        // The second to be told of a port finds its own pins.
+        net.switch.add_port(p(3), leased(3)).unwrap();
+        assert_eq!(other.add_port(p(3), leased(3)), Ok(()));
+        fn moves_to_its_worker<T: Send>(_: &T) {}
+        moves_to_its_worker(&other);
+    }
+}
