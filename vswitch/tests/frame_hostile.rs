@@ -400,6 +400,9 @@ mod v4_rows {
         let nobody = Ipv4Addr::UNSPECIFIED;
         let f = ip_frame(&v4_with(17, nobody, Ipv4Addr::BROADCAST, &[], 0, &other));
         assert_eq!(refused(&f), DropReason::MartianSource);
+        let first = udp(68, 67, &[0; 8]);
+        let f = ip_frame(&v4_with(17, nobody, Ipv4Addr::BROADCAST, &[], MF, &first));
+        assert_eq!(refused(&f), DropReason::MartianSource);
         // Loopback as destination is for policy to answer.
         header(&from_to([10, 0, 2, 100], [127, 0, 0, 1]));
         header(&from_to([10, 0, 2, 100], [0, 0, 0, 0]));
@@ -467,6 +470,10 @@ mod v4_rows {
             refused(&fragment(6, MF, &tcp(&[])[..16])),
             DropReason::BadFragment
         );
+        let mut short = tcp(&[]);
+        short[12] = 3 << 4;
+        let reason = refused(&fragment(6, MF, &short[..16]));
+        assert_eq!(reason, DropReason::BadFragment);
         assert_eq!(refused(&fragment(6, 1, &[0; 16])), DropReason::BadFragment);
         assert_eq!(refused(&fragment(6, 2, &[0; 16])), DropReason::BadFragment);
         header(&fragment(6, 3, &[0; 16]));

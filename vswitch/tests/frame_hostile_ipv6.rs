@@ -53,6 +53,9 @@ fn sources() {
         let f = from(unspecified, 58, &icmp(kind, 0, &[0; 20]));
         assert_eq!(refused(&f), DropReason::MartianSource, "{kind}");
     }
+    let first = fragment6(58, 0, true, &icmp(143, 0, &[0; 20]));
+    let reason = refused(&from(unspecified, 44, &first));
+    assert_eq!(reason, DropReason::MartianSource);
     // MLD goes with a router alert before it (RFC 2710).
     let mut report = extension(58, 1, &icmp(143, 0, &[0; 4]));
     report[2..8].copy_from_slice(&[5, 2, 0, 0, 1, 0]);
@@ -148,6 +151,12 @@ fn fragments() {
             "{what}"
         );
     }
+    // Headers that the reassembled packet keeps count towards its length.
+    let last = |len: usize| fragment6(17, 65520, false, &vec![0; len]);
+    header(&from(A6, 44, &last(15)));
+    header(&from(A6, 60, &extension(44, 1, &last(7))));
+    let past = from(A6, 60, &extension(44, 1, &last(8)));
+    assert_eq!(refused(&past), DropReason::BadFragment);
     let hidden = fragment6(60, 0, true, &extension(58, 1, &icmp(134, 0, &[0; 12])));
     assert_eq!(
         refused(&from(A6, 44, &hidden)),

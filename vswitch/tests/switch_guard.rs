@@ -259,6 +259,10 @@ mod rogue_services {
             &udp(546, 547, &[]),
         );
         net.step(1, &frame(MULTICAST6, mac(1), 0x86dd, &solicit), FLOOD);
+        // What looks like a port in a later fragment is data.
+        let data = udp(67, 68, &[]);
+        let later = v4_with(17, ip4(1), B4, &[], 100, &data);
+        net.step(1, &frame(GW, mac(1), 0x0800, &later), Verdict::Gateway);
         let renew = v4_with(17, ip4(1), GW4, &[], 0, &udp(68, 67, &[]));
         net.step(1, &frame(GW, mac(1), 0x0800, &renew), Verdict::Gateway);
         net.step(1, &ndp(1, link_local(1), 133, B6, mac(1)), FLOOD);
