@@ -1,0 +1,115 @@
+//! UDP and ICMP beyond one small packet: large datagrams, one mapping for every destination,
+//! errors that come back, and traceroute.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::lab::container::{Options, Slirp};
+use crate::lab::servers::UdpServer;
+use crate::lab::traffic::{echo_datagram, ping};
+use crate::lab::{GATEWAY_V4, GATEWAY_V6, Lab, REMOTES, any};
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_udp_datagram_of_60000_bytes_is_echoed_whole_at_mtu_1500() {
+    let lab = Lab::direct();
+    let slirp = Slirp::start(&lab, &Options::with("-m 1500"));
+    for remote in REMOTES {
+        let server = UdpServer::echo(&lab.remote, SocketAddr::new(remote, 0));
+        for length in [0, 1, 1472, 1473, 9000, 60_000, 65_000] {
+            let echoed = echo_datagram(slirp.namespace(), server.address, length);
+            echoed.unwrap_or_else(|error| panic!("{length} bytes to {remote}: {error}"));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn ping_of_20000_bytes_is_answered_by_a_remote() {
+    let lab = Lab::direct();
+    let slirp = Slirp::start(&lab, &Options::default());
+    for remote in REMOTES {
+        ping(slirp.namespace(), remote, 20_000);
+    }
+}
+
+/// RFC 4787, section 4.1: endpoint-independent mapping.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn two_remotes_see_a_udp_socket_at_one_address_and_port() {
+    let lab = Lab::direct();
+    let slirp = Slirp::start(&lab, &Options::default());
+    for remote in REMOTES {
+        let at = SocketAddr::new(remote, 0);
+        let servers = [
+            UdpServer::echo(&lab.remote, at),
+            UdpServer::echo(&lab.remote, at),
+        ];
+        let socket = slirp
+            .namespace()
+            .udp(any(remote, 0), Duration::from_secs(5));
+        for server in &servers {
+            socket.send_to(b"who am I", server.address).expect("sent");
+            let mut buffer = [0; 64];
+            let (_, from) = socket.recv_from(&mut buffer).expect("the echo");
+            assert_eq!(from, server.address);
+        }
+        let [first, second] = servers.each_ref().map(|server| server.log.sockets()[0]);
+        assert_eq!(first, second, "seen from two servers on {remote}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_closed_udp_port_is_reported_as_refused() {
+    let lab = Lab::direct();
+    let slirp = Slirp::start(&lab, &Options::default());
+    for remote in REMOTES {
+        let socket = slirp
+            .namespace()
+            .udp(any(remote, 0), Duration::from_secs(2));
+        let closed = SocketAddr::new(remote, 9);
+        socket.connect(closed).expect("connect of a UDP socket");
+        socket.send(b"anybody there?").expect("sent");
+        let error = socket.recv(&mut [0; 64]).expect_err("nobody is there");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{remote}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn traceroute_shows_the_hop_by_udp() {
+    traceroute_shows_the_hop(&[]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn traceroute_shows_the_hop_by_echo() {
+    traceroute_shows_the_hop(&["-I"]);
+}
+
+fn traceroute_shows_the_hop(method: &[&str]) {
+    let lab = Lab::routed();
+    let slirp = Slirp::start(&lab, &Options::default());
+    let hops: [IpAddr; 2] = [GATEWAY_V4.into(), GATEWAY_V6.into()];
+    for (remote, hop) in REMOTES.into_iter().zip(hops) {
+        let family = if remote.is_ipv4() { "-4" } else { "-6" };
+        let done = slirp
+            .namespace()
+            .command("traceroute")
+            .args([family, "-n", "-q", "2", "-w", "2", "-m", "5"])
+            .args(method)
+            .arg(remote.to_string())
+            .run(Duration::from_secs(40));
+        let shown = |address: IpAddr| {
+            // The heading names the destination too.
+            let mut lines = done.stdout.lines().skip(1);
+            lines.any(|line| {
+                line.split_whitespace()
+                    .any(|word| word == address.to_string())
+            })
+        };
+        assert!(done.success() && shown(hop) && shown(remote), "{done}");
+    }
+}
