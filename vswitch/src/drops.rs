@@ -79,6 +79,10 @@ drop_reasons! {
     BadUdpHeader = "bad_udp_header",
     /// ICMP truncated or malformed.
     BadIcmp = "bad_icmp",
+    /// DHCP or DHCPv6 message truncated or malformed.
+    BadDhcp = "bad_dhcp",
+    /// DNS message that is no query, or is truncated.
+    BadDns = "bad_dns",
     /// Transport checksum wrong.
     BadChecksum = "bad_checksum",
     /// Port 0 as source or destination.

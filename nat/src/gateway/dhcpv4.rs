@@ -1,0 +1,586 @@
+//! A DHCPv4 server (RFC 2131, RFC 2132) for the ports of this gateway.
+//!
+//! A port has one lease ([`super::lease`]); whatever is asked, that address is offered, confirmed,
+//! or the request for another one refused. An offer reserves the address at once, so there is
+//! nothing to time out, and a lease ends with its port. There are no relays. The answer goes to
+//! the MAC address the request came from.
+//!
+//! Messages are held against their real length: a short BOOTP header and options that run past
+//! the end are refused (CVE-2021-3592 to CVE-2021-3595). Option overload is not followed: no
+//! client uses it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+
+use super::dns_message::encode_names;
+use super::{Gateway, Ipv4Gateway};
+
+/// The server's port.
+pub(super) const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+/// Seconds a lease runs; renewals are always granted.
+pub(super) const LEASE_SECONDS: u32 = 86_400;
+
+/// Bytes up to the options, magic cookie included.
+const HEADER_LEN: usize = 240;
+/// Bytes a message has at least (RFC 1542 section 2.1).
+const MIN_LEN: usize = 300;
+/// Bytes every client takes: 576 less IP and UDP headers (RFC 2131 section 2).
+const MAX_LEN: usize = 548;
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+const BOOTREQUEST: u8 = 1;
+const BOOTREPLY: u8 = 2;
+const ETHERNET: [u8; 2] = [1, 6];
+const FLAG_BROADCAST: u8 = 0x80;
+
+const OPT_PAD: u8 = 0;
+const OPT_SUBNET_MASK: u8 = 1;
+const OPT_ROUTER: u8 = 3;
+const OPT_DNS: u8 = 6;
+const OPT_HOST_NAME: u8 = 12;
+const OPT_DOMAIN_NAME: u8 = 15;
+const OPT_MTU: u8 = 26;
+const OPT_BROADCAST: u8 = 28;
+const OPT_REQUESTED_ADDRESS: u8 = 50;
+const OPT_LEASE_TIME: u8 = 51;
+const OPT_MESSAGE_TYPE: u8 = 53;
+const OPT_SERVER_ID: u8 = 54;
+const OPT_CLIENT_ID: u8 = 61;
+/// RFC 3397.
+const OPT_DOMAIN_SEARCH: u8 = 119;
+const OPT_END: u8 = 255;
+
+const DISCOVER: u8 = 1;
+const OFFER: u8 = 2;
+const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
+const ACK: u8 = 5;
+const NAK: u8 = 6;
+const RELEASE: u8 = 7;
+const INFORM: u8 = 8;
+
+/// A client's message.
+struct Request<'a> {
+    header: &'a [u8; HEADER_LEN],
+    ciaddr: Ipv4Addr,
+    kind: u8,
+    requested: Option<Ipv4Addr>,
+    server: Option<Ipv4Addr>,
+    client_id: Option<&'a [u8]>,
+}
+
+impl Request<'_> {
+    fn parse(message: &[u8]) -> Result<Request<'_>, DropReason> {
+        let bad = DropReason::BadDhcp;
+        let (header, mut rest) = message.split_first_chunk().ok_or(bad)?;
+        if header[0] != BOOTREQUEST || header[1..3] != ETHERNET || !header.ends_with(&MAGIC) {
+            return Err(bad);
+        }
+        // Relays are not served.
+        if address(&header[24..28])? != Ipv4Addr::UNSPECIFIED {
+            return Err(DropReason::NotServed);
+        }
+        let mut request = Request {
+            header,
+            ciaddr: address(&header[12..16])?,
+            kind: 0,
+            requested: None,
+            server: None,
+            client_id: None,
+        };
+        while let [code, after @ ..] = rest {
+            match *code {
+                OPT_PAD => {
+                    rest = after;
+                    continue;
+                }
+                OPT_END => break,
+                _ => {}
+            }
+            let (&len, after) = after.split_first().ok_or(bad)?;
+            let (value, next) = after.split_at_checked(usize::from(len)).ok_or(bad)?;
+            rest = next;
+            match *code {
+                OPT_MESSAGE_TYPE => match value {
+                    &[kind] => request.kind = kind,
+                    _ => return Err(bad),
+                },
+                OPT_REQUESTED_ADDRESS => request.requested = Some(address(value)?),
+                OPT_SERVER_ID => request.server = Some(address(value)?),
+                OPT_CLIENT_ID => request.client_id = Some(value),
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+}
+
+fn address(bytes: &[u8]) -> Result<Ipv4Addr, DropReason> {
+    let bytes: [u8; 4] = bytes.try_into().map_err(|_| DropReason::BadDhcp)?;
+    Ok(Ipv4Addr::from(bytes))
+}
+
+/// An answer under construction.
+struct Reply(Vec<u8>);
+
+impl Reply {
+    fn new(request: &Request<'_>, kind: u8, yiaddr: Ipv4Addr, server: Ipv4Addr) -> Reply {
+        let mut m = vec![0; HEADER_LEN];
+        m[0] = BOOTREPLY;
+        m[1..3].copy_from_slice(&ETHERNET);
+        // Transaction, flags, ciaddr (not in a NAK) and chaddr are the request's.
+        m[4..8].copy_from_slice(&request.header[4..8]);
+        m[10..12].copy_from_slice(&request.header[10..12]);
+        if kind == ACK {
+            m[12..16].copy_from_slice(&request.ciaddr.octets());
+        }
+        m[16..20].copy_from_slice(&yiaddr.octets());
+        m[28..44].copy_from_slice(&request.header[28..44]);
+        m[236..].copy_from_slice(&MAGIC);
+        let mut reply = Reply(m);
+        reply.put(OPT_MESSAGE_TYPE, &[kind]);
+        reply.put(OPT_SERVER_ID, &server.octets());
+        // RFC 6842.
+        if let Some(id) = request.client_id {
+            reply.put(OPT_CLIENT_ID, id);
+        }
+        reply
+    }
+
+    /// Bytes of option value there is still room for, in one piece, the end option kept.
+    fn room(&self) -> usize {
+        (MAX_LEN - 1).saturating_sub(self.0.len() + 2).min(255)
+    }
+
+    /// Adds an option if it fits.
+    fn put(&mut self, code: u8, value: &[u8]) {
+        if value.len() <= self.room() && !value.is_empty() {
+            self.0.extend([code, value.len() as u8]);
+            self.0.extend(value);
+        }
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.0.push(OPT_END);
+        let len = self.0.len().max(MIN_LEN);
+        self.0.resize(len, 0);
+        self.0
+    }
+}
+
+impl Gateway {
+    pub(super) fn handle_dhcpv4(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        message: &[u8],
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+        let request = Request::parse(message)?;
+        let mac = frame.src;
+        match request.kind {
+            DISCOVER => {
+                let yiaddr = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
+                self.send_dhcpv4(port, mac, &request, OFFER, yiaddr, sink)
+            }
+            REQUEST if request.server.is_some_and(|s| s != v4.address) => {
+                // The client took another server's offer.
+                self.leases.release(port, false);
+                Ok(())
+            }
+            REQUEST => {
+                let lease = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
+                // In a renewal the address is the client's own (RFC 2131 section 4.3.2).
+                let wanted = request.requested.unwrap_or(request.ciaddr);
+                if wanted == lease {
+                    self.learn(IpAddr::V4(lease), port, mac);
+                    self.send_dhcpv4(port, mac, &request, ACK, lease, sink)
+                } else {
+                    let none = Ipv4Addr::UNSPECIFIED;
+                    self.send_dhcpv4(port, mac, &request, NAK, none, sink)
+                }
+            }
+            INFORM => {
+                if ip.src != IpAddr::V4(request.ciaddr) || !v4.is_host(request.ciaddr) {
+                    return Err(DropReason::BadDhcp);
+                }
+                let none = Ipv4Addr::UNSPECIFIED;
+                self.send_dhcpv4(port, mac, &request, ACK, none, sink)
+            }
+            RELEASE | DECLINE if request.server == Some(v4.address) => {
+                self.leases.release(port, request.kind == DECLINE);
+                Ok(())
+            }
+            RELEASE | DECLINE => Ok(()),
+            _ => Err(DropReason::BadDhcp),
+        }
+    }
+
+    fn lease_v4(&mut self, port: PortId, mac: MacAddr, v4: Ipv4Gateway) -> Option<Ipv4Addr> {
+        let lease = self.leases.v4(port, mac, |a| v4.is_host(a))?;
+        self.neighbours.reserve(IpAddr::V4(lease), port);
+        Some(lease)
+    }
+
+    fn send_dhcpv4(
+        &mut self,
+        port: PortId,
+        mac: MacAddr,
+        request: &Request<'_>,
+        kind: u8,
+        yiaddr: Ipv4Addr,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+        let mut reply = Reply::new(request, kind, yiaddr, v4.address);
+        if kind != NAK {
+            if !yiaddr.is_unspecified() {
+                reply.put(OPT_LEASE_TIME, &LEASE_SECONDS.to_be_bytes());
+            }
+            self.put_configuration(&mut reply, v4, port, mac);
+        }
+        let broadcast = request.header[10] & FLAG_BROADCAST != 0;
+        // RFC 2131 section 4.1.
+        let (to, to_mac) = if kind == NAK {
+            (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
+        } else if !request.ciaddr.is_unspecified() {
+            (request.ciaddr, mac)
+        } else if broadcast || yiaddr.is_unspecified() {
+            (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
+        } else {
+            (yiaddr, mac)
+        };
+        let link = self.out.link(port, to_mac);
+        let from = SocketAddr::from((v4.address, SERVER_PORT));
+        let to = SocketAddr::from((to, CLIENT_PORT));
+        self.out.udp(sink, &link, from, to, &reply.finish())?;
+        self.counters.dhcpv4_replies += 1;
+        Ok(())
+    }
+
+    /// The options that tell a client about the network, the most needed first.
+    fn put_configuration(&self, reply: &mut Reply, v4: Ipv4Gateway, port: PortId, mac: MacAddr) {
+        reply.put(OPT_SUBNET_MASK, &v4.mask().to_be_bytes());
+        reply.put(OPT_ROUTER, &v4.address.octets());
+        if let Some(dns) = v4.dns {
+            reply.put(OPT_DNS, &dns.octets());
+        }
+        reply.put(OPT_MTU, &self.cfg.mtu.to_be_bytes());
+        if let Some(broadcast) = v4.broadcast() {
+            reply.put(OPT_BROADCAST, &broadcast.octets());
+        }
+        let lease = self.leases.fixed(port, mac);
+        if let Some(name) = lease.and_then(|l| l.hostname.as_ref()) {
+            reply.put(OPT_HOST_NAME, name.as_bytes());
+        }
+        if let Some(domain) = self.cfg.search.first() {
+            reply.put(OPT_DOMAIN_NAME, domain.as_bytes());
+        }
+        let search = encode_names(&self.cfg.search, reply.room());
+        reply.put(OPT_DOMAIN_SEARCH, &search);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::*;
+    use cnet_vswitch::time::Duration;
+    use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
+    use dhcproto::{Decodable, Decoder};
+    use smoltcp::socket::dhcpv4::{Event, Socket};
+
+    const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
+    /// A client's message with the options given.
+    fn message(ciaddr: Ipv4Addr, options: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut m = vec![0; HEADER_LEN];
+        m[..3].copy_from_slice(&[1, 1, 6]);
+        m[4..8].copy_from_slice(&[1, 2, 3, 4]);
+        m[12..16].copy_from_slice(&ciaddr.octets());
+        m[28..34].copy_from_slice(&MAC_B.0);
+        m[236..].copy_from_slice(&MAGIC);
+        for (code, value) in options {
+            m.extend([*code, value.len() as u8]);
+            m.extend(*value);
+        }
+        m.push(OPT_END);
+        m
+    }
+
+    fn send(bench: &mut Bench, port: PortId, mac: MacAddr, m: &[u8]) -> Result<(), DropReason> {
+        let ciaddr = <[u8; 4]>::try_from(&m[12..16]).unwrap();
+        let (src, dst) = match Ipv4Addr::from(ciaddr) {
+            NOBODY => (NOBODY, Ipv4Addr::BROADCAST),
+            ciaddr => (ciaddr, GW4),
+        };
+        let from = SocketAddr::from((src, CLIENT_PORT));
+        let to = SocketAddr::from((dst, SERVER_PORT));
+        bench.send(port, &udp(mac, from, to, m))
+    }
+
+    /// The answer on `port` and where it was sent, as dhcproto reads it.
+    fn read(bench: &mut Bench, port: PortId) -> (MacAddr, Ipv4Addr, Message) {
+        let frame = bench.reply(port);
+        assert!(checksum_ok(&frame));
+        assert_eq!(frame[26..30], GW4.octets());
+        assert_eq!(frame[34..38], [0, 67, 0, 68]);
+        assert!(frame.len() >= 42 + MIN_LEN && frame.len() <= 42 + MAX_LEN);
+        let mac = MacAddr(frame[..6].try_into().unwrap());
+        let dst: [u8; 4] = frame[30..34].try_into().unwrap();
+        let m = Message::decode(&mut Decoder::new(&frame[42..])).unwrap();
+        assert_eq!(m.xid(), 0x01020304);
+        (mac, dst.into(), m)
+    }
+
+    fn kind(m: &Message) -> MessageType {
+        m.opts().msg_type().unwrap()
+    }
+
+    #[test]
+    fn an_offer_says_all_about_the_network() {
+        let mut bench = Bench::new();
+        let discover = message(NOBODY, &[(53, &[DISCOVER]), (61, b"\x01id")]);
+        assert_eq!(send(&mut bench, A, MAC_A, &discover), Ok(()));
+        let (mac, dst, m) = read(&mut bench, A);
+        assert_eq!((mac, dst, m.yiaddr()), (MAC_A, A4, A4));
+        assert_eq!(kind(&m), MessageType::Offer);
+        let names = ["net.example.", "example."];
+        let want = [
+            DhcpOption::ServerIdentifier(GW4),
+            DhcpOption::ClientIdentifier(b"\x01id".to_vec()),
+            DhcpOption::AddressLeaseTime(LEASE_SECONDS),
+            DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)),
+            DhcpOption::Router(vec![GW4]),
+            DhcpOption::DomainNameServer(vec![DNS4]),
+            DhcpOption::InterfaceMtu(1500),
+            DhcpOption::BroadcastAddr(Ipv4Addr::new(10, 0, 2, 255)),
+            DhcpOption::Hostname("box".into()),
+            DhcpOption::DomainName("net.example".into()),
+        ];
+        for option in want {
+            let code = OptionCode::from(&option);
+            assert_eq!(m.opts().get(code), Some(&option));
+        }
+        let Some(DhcpOption::DomainSearch(search)) = m.opts().get(OptionCode::DomainSearch) else {
+            panic!("no search list");
+        };
+        let search: Vec<_> = search.iter().map(ToString::to_string).collect();
+        assert_eq!(search, names);
+        assert_eq!(bench.gw.counters().dhcpv4_replies, 1);
+    }
+
+    #[test]
+    fn requests_in_every_state_get_the_lease_or_a_refusal() {
+        let mut bench = Bench::new();
+        let other = Ipv4Addr::new(10, 0, 2, 16);
+        let elsewhere = Ipv4Addr::new(192, 168, 1, 5);
+        let cases: [(Ipv4Addr, Option<Ipv4Addr>, bool, bool); 7] = [
+            // ciaddr, requested address, names us as server; granted
+            (NOBODY, Some(FIRST), true, true),
+            (NOBODY, Some(FIRST), false, true),
+            (FIRST, None, false, true),
+            (NOBODY, Some(other), true, false),
+            (NOBODY, Some(elsewhere), false, false),
+            (other, None, false, false),
+            (NOBODY, None, true, false),
+        ];
+        for (i, (ciaddr, requested, named, granted)) in cases.into_iter().enumerate() {
+            let requested = requested.map(|a| a.octets());
+            let mut options: Vec<(u8, &[u8])> = vec![(53, &[REQUEST])];
+            if let Some(a) = &requested {
+                options.push((50, a));
+            }
+            let us = GW4.octets();
+            if named {
+                options.push((54, &us));
+            }
+            let m = message(ciaddr, &options);
+            assert_eq!(send(&mut bench, B, MAC_B, &m), Ok(()), "case {i}");
+            let (mac, dst, m) = read(&mut bench, B);
+            if granted {
+                assert_eq!(kind(&m), MessageType::Ack, "case {i}");
+                assert_eq!((mac, dst, m.yiaddr()), (MAC_B, FIRST, FIRST), "case {i}");
+            } else {
+                assert_eq!(kind(&m), MessageType::Nak, "case {i}");
+                assert_eq!(m.yiaddr(), NOBODY);
+                let all = (MacAddr::BROADCAST, Ipv4Addr::BROADCAST);
+                assert_eq!((mac, dst), all, "case {i}");
+            }
+        }
+        assert_eq!(bench.gw.neighbour(FIRST.into()), Some((B, MAC_B)));
+    }
+
+    #[test]
+    fn starvation_one_lease_a_port() {
+        let mut bench = Bench::new();
+        for i in 0..200u8 {
+            let mac = MacAddr([2, 0, 0, 0, 1, i]);
+            let mut discover = message(NOBODY, &[(53, &[DISCOVER]), (61, &[i; 7])]);
+            discover[28..34].copy_from_slice(&mac.0);
+            send(&mut bench, B, mac, &discover).unwrap();
+            assert_eq!(read(&mut bench, B).2.yiaddr(), FIRST);
+        }
+        // Nor can the range be drained by claims that are not leases.
+        for i in 15..=30u8 {
+            bench.gw.learn(Ipv4Addr::new(10, 0, 2, i).into(), A, MAC_A);
+        }
+        bench.gw.add_port(PortId(3));
+        let discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        send(&mut bench, PortId(3), MAC_B, &discover).unwrap();
+        let second = Ipv4Addr::new(10, 0, 2, 16);
+        assert_eq!(read(&mut bench, PortId(3)).2.yiaddr(), second);
+        assert_eq!(bench.gw.neighbour(second.into()), None);
+    }
+
+    #[test]
+    fn a_range_that_is_used_up_is_not_served() {
+        let mut cfg = config();
+        cfg.dhcp_range = None;
+        let mut bench = Bench::with(cfg);
+        for kind in [DISCOVER, REQUEST] {
+            let m = message(NOBODY, &[(53, &[kind])]);
+            assert_eq!(send(&mut bench, B, MAC_B, &m), Err(DropReason::NotServed));
+        }
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn release_decline_and_another_server() {
+        let mut bench = Bench::new();
+        let us = GW4.octets();
+        let discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        let offered = |bench: &mut Bench, port| {
+            send(bench, port, MAC_B, &discover).unwrap();
+            read(bench, port).2.yiaddr()
+        };
+        assert_eq!(offered(&mut bench, B), FIRST);
+        let decline = message(
+            NOBODY,
+            &[(53, &[DECLINE]), (50, &FIRST.octets()), (54, &us)],
+        );
+        assert_eq!(send(&mut bench, B, MAC_B, &decline), Ok(()));
+        let second = Ipv4Addr::new(10, 0, 2, 16);
+        assert_eq!(offered(&mut bench, B), second);
+        let other = [10, 0, 2, 9];
+        let request = message(NOBODY, &[(53, &[REQUEST]), (54, &other)]);
+        assert_eq!(send(&mut bench, B, MAC_B, &request), Ok(()));
+        let release = message(second, &[(53, &[RELEASE]), (54, &us)]);
+        assert_eq!(send(&mut bench, B, MAC_B, &release), Ok(()));
+        bench.assert_silent();
+        assert_eq!(offered(&mut bench, A), A4);
+        bench.gw.remove_port(A);
+        bench.gw.add_port(A);
+        assert_eq!(offered(&mut bench, A), FIRST);
+    }
+
+    #[test]
+    fn an_inform_gets_options_but_no_lease() {
+        let mut bench = Bench::new();
+        let inform = message(B4, &[(53, &[INFORM])]);
+        assert_eq!(send(&mut bench, B, MAC_B, &inform), Ok(()));
+        let (mac, dst, m) = read(&mut bench, B);
+        assert_eq!((kind(&m), mac, dst), (MessageType::Ack, MAC_B, B4));
+        assert_eq!(m.yiaddr(), NOBODY);
+        assert_eq!(m.opts().get(OptionCode::AddressLeaseTime), None);
+        assert!(m.opts().get(OptionCode::Router).is_some());
+        let inform = message(NOBODY, &[(53, &[INFORM])]);
+        assert_eq!(
+            send(&mut bench, B, MAC_B, &inform),
+            Err(DropReason::BadDhcp)
+        );
+    }
+
+    #[test]
+    fn a_client_that_cannot_take_unicast_gets_a_broadcast() {
+        let mut bench = Bench::new();
+        let mut discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        discover[10] = FLAG_BROADCAST;
+        send(&mut bench, B, MAC_B, &discover).unwrap();
+        let (mac, dst, m) = read(&mut bench, B);
+        assert_eq!((mac, dst), (MacAddr::BROADCAST, Ipv4Addr::BROADCAST));
+        assert_eq!(m.yiaddr(), FIRST);
+    }
+
+    #[test]
+    fn cve_2021_3592_to_3595_short_bootp_and_options_past_the_end_are_dropped() {
+        let mut bench = Bench::new();
+        let whole = message(NOBODY, &[(53, &[DISCOVER]), (61, &[7; 20])]);
+        for len in 16..HEADER_LEN {
+            let sent = send(&mut bench, B, MAC_B, &whole[..len]);
+            assert_eq!(sent, Err(DropReason::BadDhcp), "{len}");
+        }
+        // Inside an option; at its ends nothing runs past anything.
+        for len in (241..243).chain(244..265) {
+            let sent = send(&mut bench, B, MAC_B, &whole[..len]);
+            assert_eq!(sent, Err(DropReason::BadDhcp), "{len}");
+        }
+        let bad: [&[(u8, &[u8])]; 6] = [
+            &[],
+            &[(53, &[])],
+            &[(53, &[1, 1])],
+            &[(53, &[REQUEST]), (50, &[10, 0, 2])],
+            &[(53, &[REQUEST]), (54, &[10, 0, 2, 2, 0])],
+            &[(53, &[OFFER])],
+        ];
+        for options in bad {
+            let sent = send(&mut bench, B, MAC_B, &message(NOBODY, options));
+            assert_eq!(sent, Err(DropReason::BadDhcp), "{options:?}");
+        }
+        for (at, value) in [(0, 2), (1, 6), (2, 16), (236, 0)] {
+            let mut m = whole.clone();
+            m[at] = value;
+            assert_eq!(send(&mut bench, B, MAC_B, &m), Err(DropReason::BadDhcp));
+        }
+        let mut relayed = whole.clone();
+        relayed[24] = 10;
+        let sent = send(&mut bench, B, MAC_B, &relayed);
+        assert_eq!(sent, Err(DropReason::NotServed));
+        bench.assert_silent();
+        assert_eq!(bench.gw.counters().dhcpv4_replies, 0);
+    }
+
+    #[test]
+    fn options_that_do_not_fit_are_left_out() {
+        let mut cfg = config();
+        cfg.search = (0..100).map(|i| format!("domain{i}.example")).collect();
+        cfg.leases[0].hostname = Some("h".repeat(200));
+        let mut bench = Bench::with(cfg);
+        let discover = message(NOBODY, &[(53, &[DISCOVER]), (61, &[7; 200])]);
+        send(&mut bench, A, MAC_A, &discover).unwrap();
+        let (_, _, m) = read(&mut bench, A);
+        assert!(m.opts().get(OptionCode::Router).is_some());
+    }
+
+    #[test]
+    fn a_client_of_another_make_gets_and_keeps_its_lease() {
+        let mut bench = Bench::new();
+        let mut station = Station::new(B, MAC_B, &[]);
+        let handle = station.sockets.add(Socket::new());
+        for second in 0..200_000 {
+            station.talk(&mut bench);
+            match station.sockets.get_mut::<Socket>(handle).poll() {
+                Some(Event::Configured(c)) => {
+                    assert_eq!((c.address.address(), c.address.prefix_len()), (FIRST, 24));
+                    assert_eq!(c.router, Some(GW4));
+                    assert_eq!(c.dns_servers[..], [DNS4]);
+                    station.iface.update_ip_addrs(|a| {
+                        a.clear();
+                        let _ = a.push(smoltcp::wire::IpCidr::Ipv4(c.address));
+                    });
+                }
+                Some(Event::Deconfigured) => assert_eq!(second, 0, "the lease was lost"),
+                None => {}
+            }
+            if bench.gw.counters().dhcpv4_replies >= 4 {
+                return;
+            }
+            bench.advance(Duration::from_secs(10));
+        }
+        panic!("the client got no lease or did not renew it");
+    }
+}

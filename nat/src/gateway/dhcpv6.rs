@@ -1,0 +1,532 @@
+//! A DHCPv6 server (RFC 8415) for the ports of this gateway.
+//!
+//! A port with an IPv6 lease gets that address, in the first IA_NA it asks with; a port without
+//! one is told that there is no address, and configures itself from the router advertisement.
+//! Everybody gets the DNS server and the search list (RFC 3646). The server keeps no state: a
+//! lease is a line of the configuration, so renewals are always granted and releases only
+//! acknowledged. Prefixes and temporary addresses are not given.
+//!
+//! Messages are held against their real length and options are read two levels deep, never by
+//! recursion. Messages without the identifiers that their kind must have are dropped
+//! (RFC 8415 section 16), and so are those not sent to the servers' group.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+
+use super::Gateway;
+use super::dhcpv4::LEASE_SECONDS;
+use super::dns_message::encode_names;
+
+/// The server's port.
+pub(super) const SERVER_PORT: u16 = 547;
+const CLIENT_PORT: u16 = 546;
+/// Bytes of search list an answer carries at most.
+const MAX_SEARCH_LEN: usize = 512;
+/// Longest identifier: a type and 128 bytes (RFC 8415 section 11.1).
+const MAX_DUID_LEN: usize = 130;
+/// Identity associations answered in one message.
+const MAX_ASSOCIATIONS: usize = 8;
+/// Addresses considered in one association.
+const MAX_ADDRESSES: usize = 8;
+
+const SOLICIT: u8 = 1;
+const ADVERTISE: u8 = 2;
+const REQUEST: u8 = 3;
+const CONFIRM: u8 = 4;
+const RENEW: u8 = 5;
+const REBIND: u8 = 6;
+const REPLY: u8 = 7;
+const RELEASE: u8 = 8;
+const DECLINE: u8 = 9;
+const INFORMATION_REQUEST: u8 = 11;
+
+const OPT_CLIENT_ID: u16 = 1;
+const OPT_SERVER_ID: u16 = 2;
+const OPT_IA_NA: u16 = 3;
+const OPT_IA_ADDR: u16 = 5;
+const OPT_STATUS: u16 = 13;
+const OPT_RAPID_COMMIT: u16 = 14;
+const OPT_DNS_SERVERS: u16 = 23;
+const OPT_DOMAIN_LIST: u16 = 24;
+
+const STATUS_SUCCESS: u16 = 0;
+const STATUS_NO_ADDRESS: u16 = 2;
+const STATUS_NO_BINDING: u16 = 3;
+const STATUS_NOT_ON_LINK: u16 = 4;
+
+/// IAID, T1, T2.
+const IA_HEADER_LEN: usize = 12;
+
+/// An identity association for addresses, as the client sent it.
+struct Association {
+    id: [u8; 4],
+    addresses: Vec<Ipv6Addr>,
+}
+
+/// A client's message.
+struct Request<'a> {
+    kind: u8,
+    transaction: [u8; 3],
+    client: Option<&'a [u8]>,
+    server: Option<&'a [u8]>,
+    rapid_commit: bool,
+    associations: Vec<Association>,
+}
+
+impl Request<'_> {
+    fn parse(message: &[u8]) -> Result<Request<'_>, DropReason> {
+        let (&[kind, t0, t1, t2], mut rest) =
+            message.split_first_chunk().ok_or(DropReason::BadDhcp)?;
+        let mut request = Request {
+            kind,
+            transaction: [t0, t1, t2],
+            client: None,
+            server: None,
+            rapid_commit: false,
+            associations: Vec::new(),
+        };
+        while !rest.is_empty() {
+            let (code, value, next) = split_option(rest)?;
+            rest = next;
+            match code {
+                OPT_CLIENT_ID | OPT_SERVER_ID => {
+                    if !(3..=MAX_DUID_LEN).contains(&value.len()) {
+                        return Err(DropReason::BadDhcp);
+                    }
+                    let slot = match code {
+                        OPT_CLIENT_ID => &mut request.client,
+                        _ => &mut request.server,
+                    };
+                    *slot = Some(value);
+                }
+                OPT_RAPID_COMMIT => request.rapid_commit = true,
+                OPT_IA_NA if request.associations.len() < MAX_ASSOCIATIONS => {
+                    request.associations.push(Association::parse(value)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+
+    /// Whether the identifiers are there that this kind of message has (RFC 8415 section 16), the
+    /// server's being `us`.
+    fn identifies(&self, us: &[u8]) -> bool {
+        let to_us = self.server == Some(us);
+        let to_all = self.server.is_none();
+        match self.kind {
+            SOLICIT | CONFIRM | REBIND => self.client.is_some() && to_all,
+            REQUEST | RENEW | RELEASE | DECLINE => self.client.is_some() && to_us,
+            INFORMATION_REQUEST => (to_all || to_us) && self.associations.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+impl Association {
+    fn parse(value: &[u8]) -> Result<Association, DropReason> {
+        let (head, mut rest) = value
+            .split_first_chunk::<IA_HEADER_LEN>()
+            .ok_or(DropReason::BadDhcp)?;
+        let mut association = Association {
+            id: [head[0], head[1], head[2], head[3]],
+            addresses: Vec::new(),
+        };
+        while !rest.is_empty() {
+            let (code, value, next) = split_option(rest)?;
+            rest = next;
+            if code == OPT_IA_ADDR && association.addresses.len() < MAX_ADDRESSES {
+                let address: &[u8; 16] = value.first_chunk().ok_or(DropReason::BadDhcp)?;
+                association.addresses.push(Ipv6Addr::from(*address));
+            }
+        }
+        Ok(association)
+    }
+}
+
+/// The first option of `rest` (code and value), and what follows it.
+fn split_option(rest: &[u8]) -> Result<(u16, &[u8], &[u8]), DropReason> {
+    let (&[c0, c1, l0, l1], after) = rest.split_first_chunk().ok_or(DropReason::BadDhcp)?;
+    let len = usize::from(u16::from_be_bytes([l0, l1]));
+    let (value, next) = after.split_at_checked(len).ok_or(DropReason::BadDhcp)?;
+    Ok((u16::from_be_bytes([c0, c1]), value, next))
+}
+
+fn put(message: &mut Vec<u8>, code: u16, value: &[u8]) {
+    message.extend(code.to_be_bytes());
+    message.extend((value.len() as u16).to_be_bytes());
+    message.extend(value);
+}
+
+fn put_status(message: &mut Vec<u8>, status: u16) {
+    put(message, OPT_STATUS, &status.to_be_bytes());
+}
+
+fn put_address(ia: &mut Vec<u8>, address: Ipv6Addr, lifetime: u32) {
+    let mut value = address.octets().to_vec();
+    // Preferred and valid.
+    value.extend(lifetime.to_be_bytes());
+    value.extend(lifetime.to_be_bytes());
+    put(ia, OPT_IA_ADDR, &value);
+}
+
+/// The answer to one association, `lease` being the address it gets.
+fn answer_association(asked: &Association, kind: u8, lease: Option<Ipv6Addr>) -> Vec<u8> {
+    let mut ia = asked.id.to_vec();
+    let (t1, t2) = match lease {
+        Some(_) => (LEASE_SECONDS / 2, LEASE_SECONDS / 5 * 4),
+        None => (0, 0),
+    };
+    ia.extend(t1.to_be_bytes());
+    ia.extend(t2.to_be_bytes());
+    if let Some(lease) = lease {
+        put_address(&mut ia, lease, LEASE_SECONDS);
+    }
+    let renewal = kind == RENEW || kind == REBIND;
+    if renewal {
+        // What the client holds wrongly ends now (RFC 8415 sections 18.3.4 and 18.3.5).
+        for &stale in asked.addresses.iter().filter(|&&a| Some(a) != lease) {
+            put_address(&mut ia, stale, 0);
+        }
+    }
+    if lease.is_none() {
+        let status = if renewal {
+            STATUS_NO_BINDING
+        } else {
+            STATUS_NO_ADDRESS
+        };
+        put_status(&mut ia, status);
+    }
+    ia
+}
+
+impl Gateway {
+    pub(super) fn handle_dhcpv6(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        message: &[u8],
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let IpAddr::V6(client) = ip.src else {
+            return Err(DropReason::BadDhcp);
+        };
+        // Clients speak from the link itself (RFC 8415 section 13).
+        if !client.is_unicast_link_local() {
+            return Err(DropReason::MartianSource);
+        }
+        let request = Request::parse(message)?;
+        if !request.identifies(&self.duid()) {
+            return Err(DropReason::BadDhcp);
+        }
+        let reply = self.dhcpv6_reply(port, frame.src, &request)?;
+        let link = self.out.link(port, frame.src);
+        let from = SocketAddr::from((self.link_local, SERVER_PORT));
+        let to = SocketAddr::from((client, CLIENT_PORT));
+        self.out.udp(sink, &link, from, to, &reply)?;
+        self.counters.dhcpv6_replies += 1;
+        Ok(())
+    }
+
+    /// Our identifier: DUID-LL over Ethernet (RFC 8415 section 11.4).
+    fn duid(&self) -> Vec<u8> {
+        [&[0, 3, 0, 1][..], &self.cfg.mac.0].concat()
+    }
+
+    fn dhcpv6_reply(
+        &self,
+        port: PortId,
+        mac: MacAddr,
+        request: &Request<'_>,
+    ) -> Result<Vec<u8>, DropReason> {
+        let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
+        let commits = request.kind != SOLICIT || request.rapid_commit;
+        let mut reply = vec![if commits { REPLY } else { ADVERTISE }];
+        reply.extend(request.transaction);
+        if let Some(client) = request.client {
+            put(&mut reply, OPT_CLIENT_ID, client);
+        }
+        put(&mut reply, OPT_SERVER_ID, &self.duid());
+        match request.kind {
+            CONFIRM => {
+                let mut all = request.associations.iter().flat_map(|ia| &ia.addresses);
+                // Without addresses there is nothing to confirm (RFC 8415 section 18.3.3).
+                if all.clone().next().is_none() {
+                    return Err(DropReason::BadDhcp);
+                }
+                let status = match all.all(|&a| v6.contains(a)) {
+                    true => STATUS_SUCCESS,
+                    false => STATUS_NOT_ON_LINK,
+                };
+                put_status(&mut reply, status);
+            }
+            RELEASE | DECLINE => put_status(&mut reply, STATUS_SUCCESS),
+            kind => {
+                if kind == SOLICIT && request.rapid_commit {
+                    put(&mut reply, OPT_RAPID_COMMIT, &[]);
+                }
+                let mut lease = self.leases.fixed(port, mac).and_then(|l| l.v6);
+                for asked in &request.associations {
+                    let ia = answer_association(asked, kind, lease.take());
+                    put(&mut reply, OPT_IA_NA, &ia);
+                }
+            }
+        }
+        if let Some(dns) = v6.dns {
+            put(&mut reply, OPT_DNS_SERVERS, &dns.octets());
+        }
+        let search = encode_names(&self.cfg.search, MAX_SEARCH_LEN);
+        if !search.is_empty() {
+            put(&mut reply, OPT_DOMAIN_LIST, &search);
+        }
+        Ok(reply)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::ALL_DHCP_SERVERS;
+    use crate::gateway::testing::*;
+    use dhcproto::v6::{
+        DhcpOption, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
+    };
+    use dhcproto::{Decodable, Decoder, Encodable};
+
+    const CLIENT: [u8; 10] = [0, 3, 0, 1, 2, 0, 0, 0, 0, 7];
+    const B_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xb);
+
+    fn server_id() -> DhcpOption {
+        DhcpOption::ServerId([&[0, 3, 0, 1][..], &GATEWAY.0].concat())
+    }
+
+    fn iana(id: u32, addresses: &[Ipv6Addr]) -> DhcpOption {
+        let opts = addresses.iter().map(|&addr| {
+            DhcpOption::IAAddr(IAAddr {
+                addr,
+                preferred_life: 0,
+                valid_life: 0,
+                opts: Default::default(),
+            })
+        });
+        DhcpOption::IANA(IANA {
+            id,
+            t1: 0,
+            t2: 0,
+            opts: opts.collect(),
+        })
+    }
+
+    fn message(kind: MessageType, options: Vec<DhcpOption>) -> Vec<u8> {
+        let mut m = Message::new_with_id(kind, [1, 2, 3]);
+        m.opts_mut().insert(DhcpOption::ClientId(CLIENT.to_vec()));
+        for option in options {
+            m.opts_mut().insert(option);
+        }
+        m.to_vec().unwrap()
+    }
+
+    fn send(bench: &mut Bench, port: PortId, m: &[u8]) -> Result<(), DropReason> {
+        let (mac, src) = if port == A {
+            (MAC_A, A_LL)
+        } else {
+            (MAC_B, B_LL)
+        };
+        let from = SocketAddr::from((src, CLIENT_PORT));
+        let to = SocketAddr::from((ALL_DHCP_SERVERS, SERVER_PORT));
+        bench.send(port, &udp(mac, from, to, m))
+    }
+
+    fn ask(bench: &mut Bench, port: PortId, m: &[u8]) -> Message {
+        assert_eq!(send(bench, port, m), Ok(()));
+        let frame = bench.reply(port);
+        assert!(checksum_ok(&frame));
+        let (mac, dst) = if port == A {
+            (MAC_A, A_LL)
+        } else {
+            (MAC_B, B_LL)
+        };
+        assert_eq!(frame[..6], mac.0);
+        assert_eq!(frame[22..54], [GW_LL.octets(), dst.octets()].concat());
+        assert_eq!(frame[54..58], [2, 35, 2, 34]);
+        let m = Message::decode(&mut Decoder::new(&frame[62..])).unwrap();
+        assert_eq!(m.xid(), [1, 2, 3]);
+        let client = DhcpOption::ClientId(CLIENT.to_vec());
+        assert_eq!(m.opts().get(OptionCode::ClientId), Some(&client));
+        assert_eq!(m.opts().get(OptionCode::ServerId), Some(&server_id()));
+        m
+    }
+
+    /// Addresses with their valid lifetimes, and the status, of the n-th association.
+    fn association(m: &Message, n: usize) -> (Vec<(Ipv6Addr, u32)>, Option<Status>) {
+        let all = m.opts().get_all(OptionCode::IANA).unwrap();
+        let DhcpOption::IANA(ia) = &all[n] else {
+            panic!("no IA_NA");
+        };
+        let mut addresses = Vec::new();
+        let mut status = None;
+        for option in ia.opts.iter() {
+            match option {
+                DhcpOption::IAAddr(a) => addresses.push((a.addr, a.valid_life)),
+                DhcpOption::StatusCode(s) => status = Some(s.status),
+                other => panic!("{other:?}"),
+            }
+        }
+        (addresses, status)
+    }
+
+    fn status(m: &Message) -> Option<Status> {
+        match m.opts().get(OptionCode::StatusCode) {
+            Some(DhcpOption::StatusCode(StatusCode { status, .. })) => Some(*status),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn solicit_and_request_bring_the_lease_and_dns() {
+        let mut bench = Bench::new();
+        let solicit = message(MessageType::Solicit, vec![iana(9, &[])]);
+        let m = ask(&mut bench, A, &solicit);
+        assert_eq!(m.msg_type(), MessageType::Advertise);
+        assert_eq!(association(&m, 0), (vec![(A6, LEASE_SECONDS)], None));
+        let options = vec![server_id(), iana(9, &[A6])];
+        let m = ask(&mut bench, A, &message(MessageType::Request, options));
+        assert_eq!(m.msg_type(), MessageType::Reply);
+        assert_eq!(association(&m, 0), (vec![(A6, LEASE_SECONDS)], None));
+        let dns = DhcpOption::DomainNameServers(vec![DNS6]);
+        assert_eq!(m.opts().get(OptionCode::DomainNameServers), Some(&dns));
+        let search = m.opts().get(OptionCode::DomainSearchList);
+        let Some(DhcpOption::DomainSearchList(search)) = search else {
+            panic!("no search list");
+        };
+        let search: Vec<_> = search.iter().map(ToString::to_string).collect();
+        assert_eq!(search, ["net.example.", "example."]);
+        assert_eq!(bench.gw.counters().dhcpv6_replies, 2);
+    }
+
+    #[test]
+    fn rapid_commit_saves_two_messages() {
+        let mut bench = Bench::new();
+        let options = vec![iana(9, &[]), DhcpOption::RapidCommit];
+        let m = ask(&mut bench, A, &message(MessageType::Solicit, options));
+        assert_eq!(m.msg_type(), MessageType::Reply);
+        assert!(m.opts().get(OptionCode::RapidCommit).is_some());
+        assert_eq!(association(&m, 0).0, [(A6, LEASE_SECONDS)]);
+    }
+
+    #[test]
+    fn one_lease_a_port_and_none_without_a_lease() {
+        let mut bench = Bench::new();
+        let options = vec![iana(1, &[]), iana(2, &[])];
+        let m = ask(&mut bench, A, &message(MessageType::Solicit, options));
+        assert_eq!(association(&m, 0).0.len(), 1);
+        assert_eq!(association(&m, 1), (vec![], Some(Status::NoAddrsAvail)));
+        let solicit = message(MessageType::Solicit, vec![iana(1, &[])]);
+        let m = ask(&mut bench, B, &solicit);
+        assert_eq!(association(&m, 0), (vec![], Some(Status::NoAddrsAvail)));
+    }
+
+    #[test]
+    fn renew_and_rebind_end_what_is_not_ours() {
+        let mut bench = Bench::new();
+        let held = vec![server_id(), iana(9, &[A6, B6])];
+        let m = ask(&mut bench, A, &message(MessageType::Renew, held));
+        let want = vec![(A6, LEASE_SECONDS), (B6, 0)];
+        assert_eq!(association(&m, 0), (want, None));
+        let rebind = message(MessageType::Rebind, vec![iana(9, &[B6])]);
+        let m = ask(&mut bench, B, &rebind);
+        let want = (vec![(B6, 0)], Some(Status::NoBinding));
+        assert_eq!(association(&m, 0), want);
+    }
+
+    #[test]
+    fn confirm_says_whether_the_link_is_the_same() {
+        let mut bench = Bench::new();
+        let elsewhere = "2001:db8::1".parse().unwrap();
+        for (address, want) in [(B6, Status::Success), (elsewhere, Status::NotOnLink)] {
+            let confirm = message(MessageType::Confirm, vec![iana(9, &[address])]);
+            let m = ask(&mut bench, B, &confirm);
+            assert_eq!(status(&m), Some(want));
+        }
+        let confirm = message(MessageType::Confirm, vec![iana(9, &[])]);
+        assert_eq!(send(&mut bench, B, &confirm), Err(DropReason::BadDhcp));
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn release_decline_and_information_are_answered() {
+        let mut bench = Bench::new();
+        for kind in [MessageType::Release, MessageType::Decline] {
+            let m = ask(
+                &mut bench,
+                A,
+                &message(kind, vec![server_id(), iana(9, &[A6])]),
+            );
+            assert_eq!(status(&m), Some(Status::Success));
+        }
+        let m = ask(
+            &mut bench,
+            B,
+            &message(MessageType::InformationRequest, vec![]),
+        );
+        assert_eq!(m.msg_type(), MessageType::Reply);
+        assert!(m.opts().get(OptionCode::DomainNameServers).is_some());
+    }
+
+    #[test]
+    fn messages_without_their_identifiers_or_to_others_are_dropped() {
+        use MessageType::*;
+        let mut bench = Bench::new();
+        let other = DhcpOption::ServerId(vec![0, 3, 0, 1, 9, 9]);
+        let mut bad = vec![
+            message(Solicit, vec![server_id()]),
+            message(Rebind, vec![server_id()]),
+            message(Advertise, vec![server_id()]),
+            message(Reply, vec![]),
+            message(RelayForw, vec![]),
+            message(InformationRequest, vec![iana(1, &[])]),
+            message(Solicit, vec![])[..4].to_vec(),
+            message(Solicit, vec![DhcpOption::ClientId(vec![0; 131])]),
+        ];
+        for kind in [Request, Renew, Release, Decline] {
+            bad.push(message(kind, vec![iana(1, &[A6])]));
+            bad.push(message(kind, vec![iana(1, &[A6]), other.clone()]));
+        }
+        for (i, m) in bad.iter().enumerate() {
+            assert_eq!(send(&mut bench, A, m), Err(DropReason::BadDhcp), "{i}");
+        }
+        let solicit = message(Solicit, vec![]);
+        let to = SocketAddr::from((ALL_DHCP_SERVERS, SERVER_PORT));
+        let from = SocketAddr::from((A6, CLIENT_PORT));
+        let sent = bench.send(A, &udp(MAC_A, from, to, &solicit));
+        assert_eq!(sent, Err(DropReason::MartianSource));
+        let from = SocketAddr::from((A_LL, CLIENT_PORT));
+        let to = SocketAddr::from((GW_LL, SERVER_PORT));
+        let sent = bench.send(A, &udp(MAC_A, from, to, &solicit));
+        assert_eq!(sent, Err(DropReason::NotServed));
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn options_past_the_end_are_dropped() {
+        let mut bench = Bench::new();
+        let whole = message(MessageType::Solicit, vec![iana(9, &[A6])]);
+        let ends = [4 + 14, whole.len()];
+        for len in 0..whole.len() {
+            let sent = send(&mut bench, A, &whole[..len]);
+            let want = if ends.contains(&len) {
+                Ok(())
+            } else {
+                Err(DropReason::BadDhcp)
+            };
+            assert_eq!(sent, want, "{len}");
+        }
+        // The nested option runs past its association, not past the message.
+        let mut nested = whole.clone();
+        nested[4 + 14 + 4 + 12 + 3] += 4;
+        nested.extend([0, 8, 0, 0]);
+        assert_eq!(send(&mut bench, A, &nested), Err(DropReason::BadDhcp));
+    }
+}

@@ -1,0 +1,237 @@
+//! ICMP and ICMPv6 echo to the gateway's own addresses.
+//!
+//! The reply is the request with its type changed: identifier, sequence number and data are the
+//! request's own bytes, and their number is the packet's, never a length field's (CVE-2020-10756).
+//! Requests of any size come back; what exceeds the MTU leaves in fragments.
+
+use std::net::IpAddr;
+
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, PortId};
+
+use super::output::HOP_LIMIT;
+use super::{ALL_NODES, ALL_ROUTERS, Gateway, is_station, ndp};
+
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
+/// Type, code, checksum, identifier, sequence number.
+const ECHO_HEADER_LEN: usize = 8;
+
+impl Gateway {
+    pub(super) fn handle_icmp(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        match frame.l4(ip).first() {
+            None => Err(DropReason::BadIcmp),
+            // An echo to a broadcast address may be ignored (RFC 1122 section 3.2.2.6).
+            Some(&ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
+                self.reply_to_echo(port, frame, ip, (ip.dst, ECHO_REPLY), sink)
+            }
+            Some(_) => Err(DropReason::NotServed),
+        }
+    }
+
+    pub(super) fn handle_icmpv6(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let to_group = [ALL_NODES, ALL_ROUTERS].map(IpAddr::V6).contains(&ip.dst);
+        match frame.l4(ip).first() {
+            None => Err(DropReason::BadIcmp),
+            Some(&t) if ndp::TYPES.contains(&t) => self.handle_ndp(now, port, frame, ip, sink),
+            Some(&ECHO_REQUEST_V6) if self.owns_unicast(ip.dst) => {
+                self.reply_to_echo(port, frame, ip, (ip.dst, ECHO_REPLY_V6), sink)
+            }
+            Some(&ECHO_REQUEST_V6) if to_group => {
+                let from = IpAddr::V6(self.link_local);
+                self.reply_to_echo(port, frame, ip, (from, ECHO_REPLY_V6), sink)
+            }
+            Some(_) => Err(DropReason::NotServed),
+        }
+    }
+
+    fn reply_to_echo(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        (from, reply): (IpAddr, u8),
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let request = frame.l4(ip);
+        let (Some(&[_, code, _, _]), true) =
+            (request.first_chunk(), request.len() >= ECHO_HEADER_LEN)
+        else {
+            return Err(DropReason::BadIcmp);
+        };
+        if !is_station(ip.src) {
+            return Err(DropReason::MartianSource);
+        }
+        let link = self.out.link(port, frame.src);
+        let ends = (from, ip.src);
+        let head = [reply, code];
+        self.out
+            .icmp(sink, &link, ends, HOP_LIMIT, head, &request[4..])?;
+        self.counters.echo_replies += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::*;
+    use cnet_vswitch::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN, VnetHeader};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    const HEAD: [u8; 8] = [8, 0, 0, 0, 0x12, 0x34, 0, 9];
+
+    #[test]
+    fn an_echo_comes_back_with_its_own_bytes() {
+        let mut bench = Bench::new();
+        for (i, to) in [GW4, DNS4].into_iter().enumerate() {
+            let data: Vec<u8> = (0..57 + i).map(|i| i as u8).collect();
+            assert_eq!(bench.send(A, &icmp4(MAC_A, (A4, to), HEAD, &data)), Ok(()));
+            let reply = bench.reply(A);
+            assert!(checksum_ok(&reply));
+            assert_eq!(reply[..6], MAC_A.0);
+            assert_eq!(reply[26..34], [to.octets(), A4.octets()].concat());
+            assert_eq!(reply[34..36], [0, 0]);
+            assert_eq!(reply[38..], [&HEAD[4..], &data].concat());
+        }
+        assert_eq!(bench.gw.counters().echo_replies, 2);
+    }
+
+    #[test]
+    fn an_icmpv6_echo_comes_back_with_its_own_bytes() {
+        let mut bench = Bench::new();
+        for (to, from) in [
+            (GW6, GW6),
+            (DNS6, DNS6),
+            (GW_LL, GW_LL),
+            (ALL_NODES, GW_LL),
+            (ALL_ROUTERS, GW_LL),
+        ] {
+            let request = icmp6(MAC_B, (B6, to), 64, (128, 0, [1, 2, 3, 4]), b"payload");
+            assert_eq!(bench.send(B, &request), Ok(()));
+            let reply = bench.reply(B);
+            assert!(checksum_ok(&reply));
+            assert_eq!(reply[22..54], [from.octets(), B6.octets()].concat());
+            assert_eq!(reply[54..56], [129, 0]);
+            assert_eq!(reply[58..], *b"\x01\x02\x03\x04payload");
+        }
+    }
+
+    #[test]
+    fn cve_2020_10756_an_echo_shorter_than_its_header_is_dropped() {
+        let mut bench = Bench::new();
+        for len in 0..8 {
+            // The frame goes on behind the packet: none of that may come back.
+            let mut v6 = icmp6(MAC_A, (A6, GW6), 64, (128, 0, [0; 4]), b"secret");
+            v6[18..20].copy_from_slice(&(len as u16).to_be_bytes());
+            assert_eq!(checked(&mut bench, &v6), Err(DropReason::BadIcmp));
+            let mut v4 = icmp4(MAC_A, (A4, GW4), HEAD, b"secret");
+            v4[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
+            v4[24..26].fill(0);
+            let sum = cnet_vswitch::checksum::finish(0, &v4[14..34]);
+            v4[24..26].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(checked(&mut bench, &v4), Err(DropReason::BadIcmp));
+        }
+        bench.assert_silent();
+    }
+
+    /// Sends a frame whose transport checksum the device has verified.
+    fn checked(bench: &mut Bench, frame: &[u8]) -> Result<(), DropReason> {
+        let vnet = VnetHeader {
+            flags: cnet_vswitch::vnet::F_DATA_VALID,
+            ..VnetHeader::default()
+        };
+        bench.send_vnet(A, vnet, frame)
+    }
+
+    #[test]
+    fn a_checksum_left_to_the_device_is_made_good() {
+        let mut bench = Bench::new();
+        let mut frame = icmp4(MAC_A, (A4, GW4), HEAD, b"data");
+        frame[36..38].fill(0);
+        assert_eq!(bench.send(A, &frame), Err(DropReason::BadChecksum));
+        let vnet = VnetHeader {
+            flags: F_NEEDS_CSUM,
+            csum_start: 34,
+            csum_offset: 2,
+            ..VnetHeader::default()
+        };
+        assert_eq!(bench.send_vnet(A, vnet, &frame), Ok(()));
+        assert!(checksum_ok(&bench.reply(A)));
+    }
+
+    #[test]
+    fn a_large_echo_comes_back_in_fragments() {
+        let mut bench = Bench::new();
+        let data: Vec<u8> = (0..60_000u32).map(|i| (i * 7) as u8).collect();
+        let v4 = icmp4(MAC_A, (A4, GW4), HEAD, &data);
+        let v6 = icmp6(MAC_A, (A6, GW6), 64, (128, 0, [0, 1, 0, 1]), &data);
+        for (frame, header) in [(v4, 20), (v6, 40)] {
+            assert_eq!(bench.send(A, &frame), Ok(()));
+            let mut whole = vec![0; 8 + data.len()];
+            let mut total = 0;
+            for (_, fragment) in bench.wire.0.drain(..) {
+                assert!(fragment.len() <= 14 + 1500);
+                let buf = [&[0; VNET_HDR_LEN][..], &fragment].concat();
+                let parsed = Frame::parse(&buf, 1500).unwrap();
+                let cnet_vswitch::L3::Ip(ip) = parsed.l3 else {
+                    panic!("not IP");
+                };
+                let at = ip.fragment.unwrap().offset as usize;
+                let part = parsed.l4(&ip);
+                whole[at..at + part.len()].copy_from_slice(part);
+                total += part.len();
+            }
+            assert_eq!(total, whole.len());
+            assert_eq!(whole[8..], data);
+            assert_eq!(
+                whole[0],
+                if header == 20 {
+                    ECHO_REPLY
+                } else {
+                    ECHO_REPLY_V6
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn other_messages_and_groups_are_not_answered() {
+        let mut bench = Bench::new();
+        for kind in [0, 3, 5, 11, 13, 15, 17] {
+            let head = [kind, 0, 0, 0, 0, 0, 0, 0];
+            let sent = bench.send(A, &icmp4(MAC_A, (A4, GW4), head, &[0; 28]));
+            assert_eq!(sent, Err(DropReason::NotServed), "type {kind}");
+        }
+        for kind in [1, 2, 3, 4, 129, 130, 143, 200] {
+            let sent = bench.send(
+                A,
+                &icmp6(MAC_A, (A6, GW6), 255, (kind, 0, [0; 4]), &[0; 48]),
+            );
+            assert_eq!(sent, Err(DropReason::NotServed), "type {kind}");
+        }
+        for to in [Ipv4Addr::BROADCAST, Ipv4Addr::new(10, 0, 2, 255)] {
+            let sent = bench.send(A, &icmp4(MAC_A, (A4, to), HEAD, b""));
+            assert_eq!(sent, Err(DropReason::NotServed), "{to}");
+        }
+        let nobody = Ipv6Addr::UNSPECIFIED;
+        let sent = bench.send(A, &icmp6(MAC_A, (nobody, GW6), 64, (128, 0, [0; 4]), b""));
+        assert_eq!(sent, Err(DropReason::MartianSource));
+        bench.assert_silent();
+    }
+}

@@ -1,0 +1,547 @@
+//! Neighbour discovery (RFC 4861) and router advertisements for the gateway's IPv6 side.
+//!
+//! Neighbour solicitations for our addresses are answered, duplicate address detection (RFC 4862,
+//! from the unspecified address) included, which defends them. Stations are learned from the
+//! link-layer options of what they send. Everything must come with hop limit 255, that is, from
+//! the link itself, unfragmented (RFC 6980), and with options that add up.
+//!
+//! A router solicitation brings a router advertisement: prefix, MTU, DNS servers and search list
+//! (RFC 8106), and the O flag, since DHCPv6 serves the rest; the M flag where the station has an
+//! IPv6 lease. Advertisements are not repeated by a timer. The default route would end with the
+//! router lifetime, which has 16 bits: so it is told a second time without an end, by a route
+//! information option for ::/0 (RFC 4191 section 2.3), and a station that asks for us more than
+//! [`REFRESH`] after its last advertisement gets another.
+//!
+//! Advertisements and redirects from a container are refused: it is no router.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+use cnet_vswitch::ipv6::icmpv6::{
+    NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT,
+    ROUTER_SOLICITATION,
+};
+use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+
+use super::dns_message::encode_names;
+use super::{ALL_NODES, Gateway, group_mac, is_station, solicited_node};
+
+/// The ICMPv6 types of NDP.
+pub(super) const TYPES: RangeInclusive<u8> = ROUTER_SOLICITATION..=REDIRECT;
+
+/// The hop limit that proves a message to be from the link.
+const NDP_HOP_LIMIT: u8 = 255;
+const OPT_SOURCE_LINK_LAYER: u8 = 1;
+const OPT_TARGET_LINK_LAYER: u8 = 2;
+const OPT_PREFIX: u8 = 3;
+const OPT_MTU: u8 = 5;
+const OPT_ROUTE: u8 = 24;
+const OPT_RDNSS: u8 = 25;
+const OPT_DNSSL: u8 = 31;
+
+const RA_MANAGED: u8 = 0x80;
+const RA_OTHER: u8 = 0x40;
+const PREFIX_ON_LINK: u8 = 0x80;
+const PREFIX_AUTONOMOUS: u8 = 0x40;
+const NA_ROUTER: u8 = 0x80;
+const NA_SOLICITED: u8 = 0x40;
+const NA_OVERRIDE: u8 = 0x20;
+
+/// The longest router lifetime, in seconds (RFC 8319).
+const ROUTER_LIFETIME: u16 = 65535;
+/// A lifetime without end.
+const INFINITE: [u8; 4] = [0xff; 4];
+/// The length of prefix with which stations configure themselves (RFC 4862, RFC 7421).
+const SLAAC_PREFIX_LEN: u8 = 64;
+/// Least MTU of an IPv6 link (RFC 8200).
+const MIN_MTU: u16 = 1280;
+/// Bytes of search list an advertisement carries at most.
+const MAX_SEARCH_LEN: usize = 512;
+/// Age of a router advertisement after which a station that asks for us gets a new one.
+const REFRESH: Duration = Duration::from_secs(3600);
+
+/// The link-layer addresses in a message's options.
+#[derive(Default)]
+struct Options {
+    source: Option<MacAddr>,
+    target: Option<MacAddr>,
+}
+
+impl Options {
+    /// Reads the options of a message: none of length 0, none past the end (RFC 4861
+    /// section 4.6), at most one of each kind that counts.
+    fn parse(mut rest: &[u8]) -> Result<Options, DropReason> {
+        let mut options = Options::default();
+        while !rest.is_empty() {
+            let &[kind, len, ..] = rest else {
+                return Err(DropReason::BadIcmp);
+            };
+            let (option, next) = rest
+                .split_at_checked(usize::from(len) * 8)
+                .filter(|_| len != 0)
+                .ok_or(DropReason::BadIcmp)?;
+            rest = next;
+            let slot = match kind {
+                OPT_SOURCE_LINK_LAYER => &mut options.source,
+                OPT_TARGET_LINK_LAYER => &mut options.target,
+                _ => continue,
+            };
+            let &[_, _, a, b, c, d, e, f] = option else {
+                return Err(DropReason::BadIcmp);
+            };
+            *slot = Some(MacAddr([a, b, c, d, e, f]));
+        }
+        Ok(options)
+    }
+}
+
+impl Gateway {
+    pub(super) fn handle_ndp(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let message = frame.l4(ip);
+        let (&[kind, code, _, _, flags, _, _, _], body) =
+            message.split_first_chunk().ok_or(DropReason::BadIcmp)?;
+        let IpAddr::V6(src) = ip.src else {
+            return Err(DropReason::BadIcmp);
+        };
+        if ip.hop_limit != NDP_HOP_LIMIT || code != 0 {
+            return Err(DropReason::BadIcmp);
+        }
+        match kind {
+            ROUTER_SOLICITATION => {
+                let source = Options::parse(body)?.source;
+                self.note_source(port, frame, src, source)?;
+                self.send_router_advertisement(now, port, frame.src, src, sink)
+            }
+            NEIGHBOUR_SOLICITATION => {
+                let (target, options) = split_target(body)?;
+                let source = Options::parse(options)?.source;
+                self.note_source(port, frame, src, source)?;
+                if !self.owns_unicast(IpAddr::V6(target)) {
+                    return Ok(());
+                }
+                self.send_neighbour_advertisement(port, frame.src, src, target, sink)?;
+                let stale = self.ports.get(&port).and_then(|p| p.advertised);
+                if !src.is_unspecified() && stale.is_some_and(|t| now - t > REFRESH) {
+                    self.send_router_advertisement(now, port, frame.src, src, sink)?;
+                }
+                Ok(())
+            }
+            NEIGHBOUR_ADVERTISEMENT => {
+                let (target, options) = split_target(body)?;
+                let mac = Options::parse(options)?.target.unwrap_or(frame.src);
+                let solicited = flags & NA_SOLICITED != 0;
+                let to_group = matches!(ip.dst, IpAddr::V6(a) if a.is_multicast());
+                if target.is_multicast() || (to_group && solicited) {
+                    return Err(DropReason::BadIcmp);
+                }
+                self.note_source(port, frame, target, Some(mac))
+            }
+            // ROUTER_ADVERTISEMENT and REDIRECT.
+            _ => Err(DropReason::RogueService),
+        }
+    }
+
+    /// Learns that `ip` is at `mac`, if the message says so at all.
+    fn note_source(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        ip: Ipv6Addr,
+        mac: Option<MacAddr>,
+    ) -> Result<(), DropReason> {
+        match mac {
+            None => Ok(()),
+            // A station that has no address yet cannot tell its link-layer address
+            // (RFC 4861 sections 7.1.1 and 6.1.1).
+            Some(_) if !is_station(IpAddr::V6(ip)) => Err(DropReason::BadIcmp),
+            Some(mac) if mac != frame.src => Err(DropReason::Spoofed),
+            Some(mac) if self.learn(IpAddr::V6(ip), port, mac) => Ok(()),
+            Some(_) => Err(DropReason::Spoofed),
+        }
+    }
+
+    fn send_neighbour_advertisement(
+        &mut self,
+        port: PortId,
+        mac: MacAddr,
+        to: Ipv6Addr,
+        target: Ipv6Addr,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let (to, flags) = if to.is_unspecified() {
+            (ALL_NODES, NA_ROUTER | NA_OVERRIDE)
+        } else {
+            (to, NA_ROUTER | NA_SOLICITED | NA_OVERRIDE)
+        };
+        let mut rest = vec![flags, 0, 0, 0];
+        rest.extend(target.octets());
+        rest.extend([OPT_TARGET_LINK_LAYER, 1]);
+        rest.extend(self.cfg.mac.0);
+        self.send_ndp(
+            port,
+            mac,
+            (target, to),
+            NEIGHBOUR_ADVERTISEMENT,
+            &rest,
+            sink,
+        )?;
+        self.counters.neighbour_advertisements += 1;
+        Ok(())
+    }
+
+    pub(super) fn send_neighbour_solicitation(
+        &mut self,
+        port: PortId,
+        ip: Ipv6Addr,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        if self.cfg.v6.is_none() {
+            return Err(DropReason::FamilyDisabled);
+        }
+        let mut rest = vec![0; 4];
+        rest.extend(ip.octets());
+        rest.extend([OPT_SOURCE_LINK_LAYER, 1]);
+        rest.extend(self.cfg.mac.0);
+        let group = solicited_node(ip);
+        let ends = (self.link_local, group);
+        let kind = NEIGHBOUR_SOLICITATION;
+        self.send_ndp(port, group_mac(group), ends, kind, &rest, sink)
+    }
+
+    fn send_router_advertisement(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        mac: MacAddr,
+        to: Ipv6Addr,
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let rest = self.router_advertisement(port, mac)?;
+        // To a station without an address the group is sent in a frame to it alone (RFC 6085).
+        let to = if to.is_unspecified() { ALL_NODES } else { to };
+        let ends = (self.link_local, to);
+        self.send_ndp(port, mac, ends, ROUTER_ADVERTISEMENT, &rest, sink)?;
+        self.counters.router_advertisements += 1;
+        if let Some(p) = self.ports.get_mut(&port) {
+            p.advertised = Some(now);
+        }
+        Ok(())
+    }
+
+    /// A router advertisement behind its checksum.
+    fn router_advertisement(&self, port: PortId, mac: MacAddr) -> Result<Vec<u8>, DropReason> {
+        let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
+        let leased = self.leases.fixed(port, mac).is_some_and(|l| l.v6.is_some());
+        let flags = RA_OTHER | if leased { RA_MANAGED } else { 0 };
+        let route = v6.advertise_default_route;
+        let lifetime = if route { ROUTER_LIFETIME } else { 0 };
+
+        let mut ra = vec![super::output::HOP_LIMIT, flags];
+        ra.extend(lifetime.to_be_bytes());
+        // Reachable time and retransmission timer: unspecified.
+        ra.extend([0; 8]);
+        ra.extend([OPT_SOURCE_LINK_LAYER, 1]);
+        ra.extend(self.cfg.mac.0);
+        if self.cfg.mtu >= MIN_MTU {
+            ra.extend([OPT_MTU, 1, 0, 0]);
+            ra.extend(u32::from(self.cfg.mtu).to_be_bytes());
+        }
+        let autonomous = v6.prefix_len == SLAAC_PREFIX_LEN;
+        let flags = PREFIX_ON_LINK | if autonomous { PREFIX_AUTONOMOUS } else { 0 };
+        ra.extend([OPT_PREFIX, 4, v6.prefix_len, flags]);
+        ra.extend(INFINITE);
+        ra.extend(INFINITE);
+        ra.extend([0; 4]);
+        ra.extend(v6.prefix().octets());
+        if route {
+            ra.extend([OPT_ROUTE, 1, 0, 0]);
+            ra.extend(INFINITE);
+        }
+        if let Some(dns) = v6.dns {
+            ra.extend([OPT_RDNSS, 3, 0, 0]);
+            ra.extend(INFINITE);
+            ra.extend(dns.octets());
+        }
+        let mut names = encode_names(&self.cfg.search, MAX_SEARCH_LEN);
+        if !names.is_empty() {
+            names.resize(names.len().next_multiple_of(8), 0);
+            ra.extend([OPT_DNSSL, 1 + (names.len() / 8) as u8, 0, 0]);
+            ra.extend(INFINITE);
+            ra.extend(names);
+        }
+        Ok(ra)
+    }
+
+    fn send_ndp(
+        &mut self,
+        port: PortId,
+        mac: MacAddr,
+        (from, to): (Ipv6Addr, Ipv6Addr),
+        kind: u8,
+        rest: &[u8],
+        sink: &mut impl FrameSink,
+    ) -> Result<(), DropReason> {
+        let link = self.out.link(port, mac);
+        let ends = (IpAddr::V6(from), IpAddr::V6(to));
+        self.out
+            .icmp(sink, &link, ends, NDP_HOP_LIMIT, [kind, 0], rest)
+    }
+}
+
+/// The target address of a neighbour message, and its options.
+fn split_target(body: &[u8]) -> Result<(Ipv6Addr, &[u8]), DropReason> {
+    let (target, options) = body.split_first_chunk::<16>().ok_or(DropReason::BadIcmp)?;
+    let target = Ipv6Addr::from(*target);
+    if target.is_multicast() {
+        return Err(DropReason::BadIcmp);
+    }
+    Ok((target, options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::ALL_ROUTERS;
+    use crate::gateway::testing::*;
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{
+        Icmpv6Packet, Icmpv6Repr, NdiscNeighborFlags, NdiscRepr, NdiscRouterFlags,
+        RawHardwareAddress,
+    };
+
+    const NOBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+    const B_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xb);
+
+    fn solicitation(mac: MacAddr, src: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Vec<u8> {
+        let body = [&target.octets(), options].concat();
+        let ends = (src, solicited_node(target));
+        icmp6(mac, ends, 255, (NEIGHBOUR_SOLICITATION, 0, [0; 4]), &body)
+    }
+
+    fn advertisement(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
+        let body = [&target.octets()[..], &[2, 1], &mac.0].concat();
+        let kind = (NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
+        icmp6(mac, (target, ALL_NODES), 255, kind, &body)
+    }
+
+    fn source_option(mac: MacAddr) -> Vec<u8> {
+        [&[1, 1][..], &mac.0].concat()
+    }
+
+    /// Source, destination and message of a reply, as smoltcp reads it.
+    fn read(frame: &[u8]) -> (Ipv6Addr, Ipv6Addr, NdiscRepr<'_>) {
+        let ip = smoltcp::wire::Ipv6Packet::new_checked(&frame[14..]).unwrap();
+        assert_eq!(ip.hop_limit(), 255);
+        let (src, dst) = (ip.src_addr(), ip.dst_addr());
+        let icmp = Icmpv6Packet::new_checked(&frame[54..]).unwrap();
+        let caps = ChecksumCapabilities::default();
+        match Icmpv6Repr::parse(&src, &dst, &icmp, &caps) {
+            Ok(Icmpv6Repr::Ndisc(repr)) => (src, dst, repr),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn solicitations_for_our_addresses_are_answered() {
+        let mut bench = Bench::new();
+        for target in [GW6, DNS6, GW_LL] {
+            let ns = solicitation(MAC_B, B_LL, target, &source_option(MAC_B));
+            assert_eq!(bench.send(B, &ns), Ok(()));
+            let reply = bench.reply(B);
+            let want = NdiscRepr::NeighborAdvert {
+                flags: NdiscNeighborFlags::all(),
+                target_addr: target,
+                lladdr: Some(RawHardwareAddress::from_bytes(&GATEWAY.0)),
+            };
+            assert_eq!(read(&reply), (target, B_LL, want));
+            assert_eq!(reply[..6], MAC_B.0);
+        }
+        assert_eq!(bench.gw.neighbour(B_LL.into()), Some((B, MAC_B)));
+        let ns = solicitation(MAC_B, B_LL, A6, &source_option(MAC_B));
+        // For another station's group, which the gateway does not listen to.
+        assert_eq!(bench.send(B, &ns), Err(DropReason::NotServed));
+        bench.assert_silent();
+        assert_eq!(bench.gw.counters().neighbour_advertisements, 3);
+    }
+
+    #[test]
+    fn duplicate_address_detection_finds_us() {
+        let mut bench = Bench::new();
+        let ns = solicitation(MAC_B, NOBODY, GW_LL, &[]);
+        assert_eq!(bench.send(B, &ns), Ok(()));
+        let reply = bench.reply(B);
+        let (src, dst, repr) = read(&reply);
+        assert_eq!((src, dst), (GW_LL, ALL_NODES));
+        let NdiscRepr::NeighborAdvert { flags, .. } = repr else {
+            panic!("{repr:?}");
+        };
+        assert!(!flags.contains(NdiscNeighborFlags::SOLICITED));
+        let ns = solicitation(MAC_B, NOBODY, GW_LL, &source_option(MAC_B));
+        assert_eq!(bench.send(B, &ns), Err(DropReason::BadIcmp));
+    }
+
+    #[test]
+    fn a_router_solicitation_brings_everything_a_station_needs() {
+        let mut bench = Bench::new();
+        let rs = |mac, src| icmp6(mac, (src, ALL_ROUTERS), 255, (133, 0, [0; 4]), &[]);
+        assert_eq!(bench.send(A, &rs(MAC_A, A_LL)), Ok(()));
+        let reply = bench.reply(A);
+        let (src, dst, repr) = read(&reply);
+        assert_eq!((src, dst), (GW_LL, A_LL));
+        let NdiscRepr::RouterAdvert {
+            flags,
+            router_lifetime,
+            lladdr,
+            mtu,
+            prefix_info,
+            ..
+        } = repr
+        else {
+            panic!("{repr:?}");
+        };
+        assert_eq!(flags, NdiscRouterFlags::MANAGED | NdiscRouterFlags::OTHER);
+        assert_eq!(router_lifetime.secs(), 65535);
+        assert_eq!(lladdr, Some(RawHardwareAddress::from_bytes(&GATEWAY.0)));
+        assert_eq!(mtu, Some(1500));
+        let prefix = prefix_info.unwrap();
+        assert_eq!((prefix.prefix_len, prefix.flags.bits()), (64, 0xc0));
+        assert_eq!(prefix.prefix, Ipv6Addr::from(0xfd00_u128 << 112));
+        // Behind those: route, DNS server and search list.
+        let mut rest = vec![24, 1, 0, 0, 0xff, 0xff, 0xff, 0xff, 25, 3, 0, 0];
+        rest.extend(INFINITE);
+        rest.extend(DNS6.octets());
+        rest.extend([31, 4, 0, 0]);
+        rest.extend(INFINITE);
+        rest.extend(b"\x03net\x07example\x00\x07example\x00\x00\x00");
+        assert!(reply.ends_with(&rest));
+
+        assert_eq!(bench.send(B, &rs(MAC_B, NOBODY)), Ok(()));
+        let reply = bench.reply(B);
+        let (_, dst, repr) = read(&reply);
+        assert_eq!((dst, &reply[..6]), (ALL_NODES, &MAC_B.0[..]));
+        let NdiscRepr::RouterAdvert { flags, .. } = repr else {
+            panic!("{repr:?}");
+        };
+        assert_eq!(flags, NdiscRouterFlags::OTHER);
+        assert_eq!(bench.gw.counters().router_advertisements, 2);
+    }
+
+    #[test]
+    fn without_a_default_route_we_are_no_router() {
+        let mut cfg = config();
+        if let Some(v6) = &mut cfg.v6 {
+            v6.advertise_default_route = false;
+            v6.prefix_len = 80;
+        }
+        cfg.search.clear();
+        let mut bench = Bench::with(cfg);
+        let rs = icmp6(MAC_A, (A_LL, ALL_ROUTERS), 255, (133, 0, [0; 4]), &[]);
+        assert_eq!(bench.send(A, &rs), Ok(()));
+        let reply = bench.reply(A);
+        let NdiscRepr::RouterAdvert {
+            router_lifetime,
+            prefix_info,
+            ..
+        } = read(&reply).2
+        else {
+            panic!("no router advertisement");
+        };
+        assert_eq!(router_lifetime.secs(), 0);
+        // No station can form its own address in such a prefix.
+        assert_eq!(prefix_info.unwrap().flags.bits(), PREFIX_ON_LINK);
+        assert!(reply.ends_with(&DNS6.octets()));
+    }
+
+    #[test]
+    fn an_old_advertisement_is_renewed_when_the_station_asks_for_us() {
+        let mut bench = Bench::new();
+        let rs = icmp6(MAC_A, (A_LL, ALL_ROUTERS), 255, (133, 0, [0; 4]), &[]);
+        let ns = solicitation(MAC_A, A_LL, GW_LL, &source_option(MAC_A));
+        bench.send(A, &rs).unwrap();
+        bench.reply(A);
+        bench.advance(REFRESH);
+        bench.send(A, &ns).unwrap();
+        bench.reply(A);
+        bench.advance(Duration::from_secs(1));
+        bench.send(A, &ns).unwrap();
+        assert_eq!(bench.wire.0.len(), 2);
+        assert_eq!(bench.wire.0[1].1[54], ROUTER_ADVERTISEMENT);
+        bench.wire.0.clear();
+        bench.send(A, &ns).unwrap();
+        bench.reply(A);
+    }
+
+    #[test]
+    fn advertisements_teach_but_never_about_us_or_other_ports() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.send(B, &advertisement(MAC_B, B6)), Ok(()));
+        assert_eq!(bench.gw.neighbour(B6.into()), Some((B, MAC_B)));
+        for target in [GW_LL, A6] {
+            let body = [&target.octets()[..], &[2, 1], &MAC_B.0].concat();
+            let kind = (NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
+            let claim = icmp6(MAC_B, (B6, ALL_NODES), 255, kind, &body);
+            assert_eq!(bench.send(B, &claim), Err(DropReason::Spoofed));
+        }
+        let claim = advertisement(MAC_A, B6);
+        assert_eq!(bench.send(A, &claim), Err(DropReason::Spoofed));
+        // A link-layer address that is not the sender's.
+        let ns = solicitation(MAC_B, B6, GW6, &source_option(MAC_A));
+        assert_eq!(bench.send(B, &ns), Err(DropReason::Spoofed));
+        assert_eq!(bench.gw.neighbour(B6.into()), Some((B, MAC_B)));
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn cve_2020_13401_and_10749_router_messages_of_a_container_are_refused() {
+        let mut bench = Bench::new();
+        for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
+            let frame = icmp6(MAC_A, (A_LL, ALL_NODES), 255, (kind, 0, [0; 4]), &[0; 32]);
+            assert_eq!(bench.send(A, &frame), Err(DropReason::RogueService));
+        }
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn messages_from_off_the_link_or_with_bad_options_are_dropped() {
+        let mut bench = Bench::new();
+        let whole = [&GW6.octets()[..], &source_option(MAC_A)].concat();
+        let ns = |hop_limit, code, body: &[u8]| {
+            icmp6(MAC_A, (A_LL, GW6), hop_limit, (135, code, [0; 4]), body)
+        };
+        assert_eq!(bench.send(A, &ns(255, 0, &whole)), Ok(()));
+        bench.reply(A);
+        let mut zero = whole.clone();
+        zero[17] = 0;
+        let mut past = whole.clone();
+        past[17] = 2;
+        let mut odd = whole.clone();
+        odd.push(14);
+        let mut double = whole.clone();
+        double[17] = 2;
+        double.extend([0; 8]);
+        let group = [&ALL_NODES.octets()[..], &source_option(MAC_A)].concat();
+        let bad = [
+            ns(254, 0, &whole),
+            ns(255, 1, &whole),
+            ns(255, 0, &zero),
+            ns(255, 0, &past),
+            ns(255, 0, &odd),
+            ns(255, 0, &double),
+            ns(255, 0, &group),
+            ns(255, 0, &whole[..15]),
+            ns(255, 0, &[]),
+        ];
+        for (i, frame) in bad.iter().enumerate() {
+            assert_eq!(bench.send(A, frame), Err(DropReason::BadIcmp), "{i}");
+        }
+        bench.assert_silent();
+    }
+}
