@@ -4,4 +4,5 @@
 //! threads, and gives people and programs two doors to it: [`run`] behind the binary `cnet`, and
 //! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
 
+pub mod dataplane;
 pub mod dns;

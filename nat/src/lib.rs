@@ -13,8 +13,10 @@
 
 pub mod datagram;
 pub mod flow;
+pub mod gateway;
 pub mod host;
 pub mod icmp_error;
 pub mod link;
 pub mod policy;
+pub mod router;
 pub mod tcp;

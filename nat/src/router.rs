@@ -14,15 +14,22 @@
 //! Every method follows the contract of the pure crates told in [`cnet_vswitch`]. Nothing here
 //! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
+use cnet_vswitch::port::PortConfig;
+use cnet_vswitch::switch::{AddPortError, Switch, SwitchConfig, Verdict};
 use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropCounters, DropReason, FrameSink, PortId};
+use cnet_vswitch::vnet::VNET_HDR_LEN;
+use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
-use crate::datagram::{DatagramConfig, DatagramEngine};
+use crate::datagram::{
+    DatagramConfig, Expired, PingEngine, PublishError, Quote, Reassembly, SocketOutcome, UdpEngine,
+};
+use crate::flow::Handle;
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
-use crate::host::{HostSockets, Readiness, SocketId, Token, TokenKind};
+use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::link::{Io, Link};
 use crate::policy::Policy;
@@ -50,16 +57,20 @@ pub struct RouterConfig {
 }
 
 /// The pure core of one network.
-#[derive(Debug)]
 pub struct Router {
     mtu: usize,
     policy: Policy,
     gateway: Gateway,
-    gateway_mac: cnet_vswitch::MacAddr,
+    gateway_mac: MacAddr,
     gateway_v4: Option<IpAddr>,
     gateway_v6: Option<IpAddr>,
+    switch: Switch,
+    reassembly: Reassembly,
     tcp: TcpEngine,
-    datagram: DatagramEngine,
+    udp: UdpEngine,
+    ping: PingEngine,
+    /// Datagram sockets with more to receive than their turn allowed.
+    backlog: VecDeque<(Token, Readiness)>,
     drops: DropCounters,
     errors: RateLimit,
     /// Guests whose link-layer address was asked for, with connections that wait for it.
@@ -72,18 +83,38 @@ impl Router {
     /// A router without ports. `secret` keys sequence numbers and tables and must be random.
     pub fn new(config: RouterConfig, secret: [u8; 32], now: Instant) -> Router {
         let (tcp_secret, rest) = secret.split_at(16);
-        let word = |bytes: &[u8]| bytes.iter().fold(0, |w, b| w << 8 | u64::from(*b));
+        let word = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0x5bd1_e995, |w, b| w << 8 | u64::from(*b))
+        };
         let mut key = [0; 16];
         key.copy_from_slice(tcp_secret);
+        let (gateway_v4, gateway_v6) = (config.gateway.v4, config.gateway.v6);
+        let gateway_mac = config.gateway.mac;
+        let gateway = Gateway::new(config.gateway, word(&rest[..4]), now);
+        let switch = Switch::new(SwitchConfig {
+            gateway_macs: vec![gateway_mac],
+            gateway_addresses: gateway.unicast_addresses().collect(),
+            ipv6_prefixes: gateway_v6
+                .iter()
+                .map(|v6| (v6.address, v6.prefix_len))
+                .collect(),
+            seed: word(&rest[12..]),
+        });
         Router {
             mtu: config.mtu,
             policy: config.policy,
-            gateway_mac: config.gateway.mac,
-            gateway_v4: config.gateway.v4.as_ref().map(|v4| v4.address.into()),
-            gateway_v6: config.gateway.v6.as_ref().map(|v6| v6.address.into()),
-            gateway: Gateway::new(config.gateway, word(&rest[..8]), now),
+            gateway_mac,
+            gateway_v4: gateway_v4.map(|v4| v4.address.into()),
+            gateway_v6: gateway_v6.map(|v6| v6.address.into()),
+            switch,
+            gateway,
+            reassembly: Reassembly::new(),
             tcp: TcpEngine::new(config.tcp, key, now),
-            datagram: DatagramEngine::new(config.datagram, word(&rest[8..]), now),
+            udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
+            ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
+            backlog: VecDeque::new(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             solicited: Vec::new(),
@@ -98,7 +129,7 @@ impl Router {
 
     /// TCP flows, UDP mappings and ICMP mappings in their tables.
     pub fn flows(&self) -> usize {
-        self.tcp.len() + self.datagram.len()
+        self.tcp.len() + self.udp.len() + self.ping.len()
     }
 
     /// The TCP engine, for its counters.
@@ -106,14 +137,20 @@ impl Router {
         &self.tcp
     }
 
-    /// A container was plugged in at `port`.
-    pub fn add_port<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        io: &mut Io<'_, S, H>,
-    ) {
-        self.gateway.add_port(now, port, io.sink);
+    /// Whether the host refuses ping sockets, told once.
+    pub fn take_ping_unavailable(&mut self) -> Option<HostError> {
+        self.ping.take_unavailable()
+    }
+
+    /// A container is plugged in at `port`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Switch::add_port`].
+    pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
+        self.switch.add_port(port, config)?;
+        self.gateway.add_port(port);
+        Ok(())
     }
 
     // ---- frames ----
@@ -126,10 +163,61 @@ impl Router {
         bytes: &[u8],
         io: &mut Io<'_, S, H>,
     ) {
-        let outcome =
-            Frame::parse(bytes, self.mtu).and_then(|frame| self.route_frame(now, port, &frame, io));
+        let outcome = match Frame::parse(bytes, self.mtu) {
+            Ok(frame) => self.switch_frame(now, port, bytes, &frame, io),
+            Err(reason) => {
+                let len = bytes.len().saturating_sub(VNET_HDR_LEN);
+                self.switch.handle_refused(port, len, reason);
+                Err(reason)
+            }
+        };
         if let Err(reason) = outcome {
             self.drops.count(reason);
+        }
+    }
+
+    /// Does with a frame what the switch says. The bytes go on as they came, virtio-net header
+    /// included.
+    fn switch_frame<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        bytes: &[u8],
+        frame: &Frame<'_>,
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        match self.switch.handle_frame(now, port, frame) {
+            Verdict::Gateway => self.route_frame(now, port, frame, io),
+            Verdict::Port(egress) => {
+                self.forward(egress, bytes, io);
+                Ok(())
+            }
+            Verdict::Flood { gateway } => {
+                let egress: Vec<PortId> = self.switch.flood_ports(port, frame.dst).collect();
+                for egress in egress {
+                    self.forward(egress, bytes, io);
+                }
+                if gateway {
+                    self.route_frame(now, port, frame, io)
+                } else {
+                    Ok(())
+                }
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    fn forward<S: FrameSink, H: HostSockets>(
+        &mut self,
+        egress: PortId,
+        bytes: &[u8],
+        io: &mut Io<'_, S, H>,
+    ) {
+        let written = io.sink.emit(egress, bytes);
+        self.switch
+            .handle_written(egress, bytes.len() - VNET_HDR_LEN, written);
+        if written.is_err() {
+            self.drops.count(DropReason::PortFull);
         }
     }
 
@@ -147,18 +235,25 @@ impl Router {
                 result
             }
             L3::Ip(ip) if ip.fragment.is_some() => {
-                match self.datagram.handle_fragment(now, port, frame, &ip)? {
-                    None => Ok(()),
-                    Some(whole) => {
-                        let frame = whole.parse()?;
-                        match frame.l3 {
-                            L3::Ip(ip) => self.route_packet(now, port, &frame, &ip, io),
-                            L3::Arp => Err(DropReason::BadFragment),
-                        }
-                    }
+                let Some(whole) = self.reassembly.handle_fragment(now, port, frame, &ip)? else {
+                    return Ok(());
+                };
+                let frame = whole.parse()?;
+                match frame.l3 {
+                    L3::Ip(ip) => self.route_packet(now, port, &frame, &ip, io),
+                    L3::Arp => Err(DropReason::BadFragment),
                 }
             }
             L3::Ip(ip) => self.route_packet(now, port, frame, &ip, io),
+        }
+    }
+
+    /// The way back to the sender of `frame`.
+    fn link(&self, port: PortId, frame: &Frame<'_>) -> Link {
+        Link {
+            port,
+            gateway_mac: self.gateway_mac,
+            container_mac: frame.src,
         }
     }
 
@@ -170,11 +265,7 @@ impl Router {
         ip: &IpHeader,
         io: &mut Io<'_, S, H>,
     ) -> Result<(), DropReason> {
-        let link = Link {
-            port,
-            gateway_mac: self.gateway_mac,
-            container_mac: frame.src,
-        };
+        let link = self.link(port, frame);
         self.learn(ip.src, link);
         if self.gateway.owns(ip.dst) && !self.leads_to_host(frame, ip) {
             return self.hairpin(now, &link, frame, ip, io);
@@ -197,9 +288,23 @@ impl Router {
             protocol::TCP => self
                 .tcp
                 .handle_packet(now, &link, frame.l4(ip), ip, &self.policy, io),
-            protocol::UDP | protocol::ICMP | protocol::ICMPV6 => {
-                self.datagram
-                    .handle_packet(now, &link, frame, ip, &self.policy, io)
+            protocol::UDP => {
+                self.udp
+                    .handle_packet(now, &link, frame, ip, &self.policy, io.reborrow())
+            }
+            protocol::ICMP | protocol::ICMPV6 => {
+                let Router {
+                    tcp,
+                    udp,
+                    ping,
+                    policy,
+                    ..
+                } = self;
+                let owns = |quote: &Quote| match quote.protocol {
+                    protocol::TCP => tcp.owns(quote.destination, quote.source),
+                    _ => udp.owns(port, quote),
+                };
+                ping.handle_packet(now, &link, frame, ip, policy, owns, io.reborrow())
             }
             _ => {
                 self.report(
@@ -287,7 +392,7 @@ impl Router {
     /// neither late nor many).
     pub fn end_batch<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
         self.tcp.end_batch(now, io);
-        self.datagram.flush(now, io);
+        self.udp.flush(now, io.reborrow());
     }
 
     // ---- neighbours ----
@@ -300,12 +405,7 @@ impl Router {
     }
 
     fn link_to(&self, address: IpAddr) -> Option<Link> {
-        let (port, container_mac) = self.gateway.neighbour(address)?;
-        Some(Link {
-            port,
-            gateway_mac: self.gateway_mac,
-            container_mac,
-        })
+        link_to(&self.gateway, self.gateway_mac, address)
     }
 
     fn solicit<S: FrameSink, H: HostSockets>(
@@ -351,8 +451,43 @@ impl Router {
     ) {
         match token.kind() {
             TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
-            TokenKind::Udp | TokenKind::Ping => self.datagram.handle_socket(now, token, ready, io),
-            TokenKind::Forward | TokenKind::Shell => {}
+            TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
+                let outcome = self.handle_datagrams(now, token, ready, io);
+                if outcome.left != Readiness::default() {
+                    self.backlog.push_back((token, outcome.left));
+                }
+                if let Some(guest) = outcome.unresolved {
+                    self.solicit(now, guest, io);
+                }
+            }
+            TokenKind::Shell => {}
+        }
+    }
+
+    fn handle_datagrams<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        token: Token,
+        ready: Readiness,
+        io: &mut Io<'_, S, H>,
+    ) -> SocketOutcome {
+        let handle = Handle {
+            index: token.index(),
+            generation: token.generation(),
+        };
+        match token.kind() {
+            TokenKind::Udp => self.udp.handle_socket(now, handle, ready, io.reborrow()),
+            TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io.reborrow()),
+            _ => {
+                let Router {
+                    gateway,
+                    gateway_mac,
+                    udp,
+                    ..
+                } = self;
+                let link_to = |address| link_to(gateway, *gateway_mac, address);
+                udp.handle_forward(now, token, ready, link_to, io.reborrow())
+            }
         }
     }
 
@@ -392,45 +527,24 @@ impl Router {
         gateway.map(|g| SocketAddr::new(g, peer.port()))
     }
 
-    /// `socket`, bound by the shell, is the published UDP port `id` of `guest`.
-    pub fn publish_udp(&mut self, id: u32, socket: SocketId, guest: SocketAddr) {
-        self.datagram.publish(id, socket, guest);
+    /// `socket`, bound by the shell and reporting under `token`, is a published UDP port of
+    /// `guest`.
+    ///
+    /// # Errors
+    ///
+    /// As [`UdpEngine::publish_udp`].
+    pub fn publish_udp(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        guest: SocketAddr,
+    ) -> Result<(), PublishError> {
+        self.udp.publish_udp(token, socket, guest)
     }
 
-    /// Closes the published UDP port `id`.
-    pub fn unpublish_udp<S: FrameSink, H: HostSockets>(
-        &mut self,
-        _now: Instant,
-        id: u32,
-        io: &mut Io<'_, S, H>,
-    ) {
-        self.datagram.unpublish(id, io.hosts);
-    }
-
-    /// Readiness of the published UDP port `id`.
-    pub fn handle_forward<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        id: u32,
-        ready: Readiness,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let Router {
-            gateway,
-            gateway_mac,
-            ..
-        } = self;
-        let link_to = |address| {
-            let (port, container_mac) = gateway.neighbour(address)?;
-            Some(Link {
-                port,
-                gateway_mac: *gateway_mac,
-                container_mac,
-            })
-        };
-        if let Some(unknown) = self.datagram.handle_forward(now, id, ready, link_to, io) {
-            self.solicit(now, unknown, io);
-        }
+    /// Closes the published UDP port of `token`; `false` if there is none.
+    pub fn unpublish_udp(&mut self, token: Token, hosts: &mut impl HostSockets) -> bool {
+        self.udp.unpublish_udp(token, hosts)
     }
 
     // ---- DNS ----
@@ -456,9 +570,14 @@ impl Router {
     /// When [`Router::handle_timeout`] wants to be called; an instant in the past when there is
     /// work at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.backlog.is_empty() {
+            return Some(Instant::ZERO);
+        }
         [
             self.tcp.poll_timeout(),
-            self.datagram.poll_timeout(),
+            self.udp.poll_timeout(),
+            self.ping.poll_timeout(),
+            self.reassembly.poll_timeout(),
             self.gateway.poll_timeout(),
         ]
         .into_iter()
@@ -473,15 +592,62 @@ impl Router {
         io: &mut Io<'_, S, H>,
     ) {
         self.tcp.handle_timeout(now, io);
-        self.datagram.handle_timeout(now, io);
+        self.udp.handle_timeout(now, io.reborrow());
+        self.ping.handle_timeout(now, io.reborrow());
         self.gateway.handle_timeout(now, io.sink);
+        self.expire_fragments(now, io);
+        for _ in 0..self.backlog.len() {
+            if let Some((token, ready)) = self.backlog.pop_front() {
+                self.handle_socket(now, token, ready, io);
+            }
+        }
+    }
+
+    /// Gives up datagrams whose fragments did not all come, and tells their senders.
+    fn expire_fragments<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let Router {
+            reassembly,
+            errors,
+            gateway_v4,
+            gateway_v6,
+            ..
+        } = self;
+        reassembly.handle_timeout(now, |expired| {
+            let from = if expired.src.is_ipv4() {
+                *gateway_v4
+            } else {
+                *gateway_v6
+            };
+            let Some(from) = from.filter(|_| errors.allow(now)) else {
+                return;
+            };
+            let kind = IcmpErrorKind::ReassemblyTimeExceeded;
+            let Expired {
+                link, src, quote, ..
+            } = expired;
+            // The sender has given up long ago; a full port costs it nothing.
+            let _ = emit_icmp_error(io.sink, io.buf, &link, from, src, kind, quote);
+        });
     }
 
     /// The network ends: resets all connections and closes all sockets.
     pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
         self.tcp.abort_flows(now, |_, _| true, io);
-        self.datagram.close_all(io.hosts);
     }
+}
+
+/// Where `address` is, if the gateway knows.
+fn link_to(gateway: &Gateway, gateway_mac: MacAddr, address: IpAddr) -> Option<Link> {
+    let (port, container_mac) = gateway.neighbour(address)?;
+    Some(Link {
+        port,
+        gateway_mac,
+        container_mac,
+    })
 }
 
 /// The destination port of a TCP or UDP packet.

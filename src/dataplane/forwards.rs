@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use cnet_nat::host::SocketId;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -109,8 +108,8 @@ pub(super) struct Forward {
 pub(super) enum ForwardSocket {
     /// A TCP listener, the worker's own.
     Listener(OwnedFd),
-    /// A UDP socket, in the table of host sockets.
-    Datagram(SocketId),
+    /// A UDP socket, the router's.
+    Datagram,
 }
 
 /// Opens the socket of `publish`, bound and, for TCP, listening.

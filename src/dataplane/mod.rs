@@ -20,6 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 mod forwards;
+mod plan;
 pub mod sockets;
 mod worker;
 

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
-use cnet_nat::host::{DatagramKind, Readiness, Token, TokenKind};
+use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
 use cnet_tap::device::TapQueue;
+use cnet_vswitch::port::PortConfig;
 use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{FrameSink, PortFull, PortId};
+use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -115,7 +116,12 @@ impl Worker {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).context("cannot make an epoll instance")?;
         let epoll = Rc::new(epoll);
-        let router = Router::new(super::plan::router_config(config, &tap), secret, now());
+        let plan =
+            super::plan::router_config(config, CONTAINER, MacAddr(tap.mac), tap.offloads.uso);
+        let mut router = Router::new(plan, secret, now());
+        router
+            .add_port(CONTAINER, PortConfig::default())
+            .context("cannot plug the container in")?;
         let queue = tap
             .queues
             .into_iter()
@@ -138,7 +144,7 @@ impl Worker {
             config.outbound_v4,
             config.outbound_v6,
         );
-        let mut worker = Worker {
+        Ok(Worker {
             epoll,
             router,
             hosts,
@@ -149,9 +155,7 @@ impl Worker {
             next_forward: 1,
             paused: None,
             channels,
-        };
-        worker.with_router(|router, io| router.add_port(now(), CONTAINER, io));
-        Ok(worker)
+        })
     }
 
     /// Lends the router the worker's effects.
@@ -297,7 +301,7 @@ impl Worker {
                     let _ = reply.send(self.publish(publish));
                 }
                 Command::Unpublish(id, reply) => {
-                    let _ = reply.send(self.unpublish(now, id));
+                    let _ = reply.send(self.unpublish(id));
                 }
                 Command::AnswerDns(id, message) => {
                     self.with_router(|r, io| r.answer_dns(now, id, &message, io));
@@ -343,14 +347,21 @@ impl Worker {
                     .prepare_datagram(&fd, DatagramKind::Udp, v6)
                     .map_err(|e| failed(format!("{e:?}")))?;
                 let socket = self.hosts.insert(fd, v6);
-                let watched = self.hosts.watch(socket, token).is_ok();
-                if !watched {
-                    use cnet_nat::host::HostSockets;
+                let published = self
+                    .router
+                    .publish_udp(token, socket, publish.guest)
+                    .map_err(|e| e.to_string())
+                    .and_then(|()| {
+                        self.hosts
+                            .watch(socket, token)
+                            .map_err(|e| format!("{e:?}"))
+                    });
+                if let Err(reason) = published {
+                    self.router.unpublish_udp(token, &mut self.hosts);
                     self.hosts.close(socket);
-                    return Err(failed("cannot watch the socket".to_owned()));
+                    return Err(failed(reason));
                 }
-                self.router.publish_udp(id.0, socket, publish.guest);
-                ForwardSocket::Datagram(socket)
+                ForwardSocket::Datagram
             }
         };
         self.next_forward += 1;
@@ -362,19 +373,20 @@ impl Worker {
         Ok(id)
     }
 
-    fn unpublish(&mut self, now: Instant, id: ForwardId) -> Result<(), PublishError> {
-        let slot = self
+    fn unpublish(&mut self, id: ForwardId) -> Result<(), PublishError> {
+        let (index, slot) = self
             .forwards
             .iter_mut()
-            .find(|f| f.as_ref().is_some_and(|f| f.id == id))
+            .enumerate()
+            .find(|(_, f)| f.as_ref().is_some_and(|f| f.id == id))
             .ok_or(PublishError::Unknown(id.0))?;
-        let forward = slot.take();
         if let Some(Forward {
-            socket: ForwardSocket::Datagram(_),
+            socket: ForwardSocket::Datagram,
             ..
-        }) = forward
+        }) = slot.take()
         {
-            self.with_router(|r, io| r.unpublish_udp(now, id.0, io));
+            let token = Token::new(TokenKind::Forward, index as u32, id.0);
+            self.router.unpublish_udp(token, &mut self.hosts);
         }
         Ok(())
     }
@@ -389,9 +401,8 @@ impl Worker {
         }
         match forward.socket {
             ForwardSocket::Listener(_) => self.accept_from(now, slot),
-            ForwardSocket::Datagram(_) => {
-                let id = forward.id.0;
-                self.with_router(|r, io| r.handle_forward(now, id, ready, io));
+            ForwardSocket::Datagram => {
+                self.with_router(|r, io| r.handle_socket(now, token, ready, io));
             }
         }
     }
