@@ -1,13 +1,132 @@
-//! Datagrams: UDP and ICMP echo, and the fragments they may come in.
+//! Datagrams: UDP and ICMP echo through sockets of the host, and the fragments they may come in.
 //!
-//! [`fragment`] cuts what is too long for the container's MTU, [`reassembly`] puts together what the
-//! container's kernel cut.
+//! Theory of operation. A container's UDP port, or its echo identifier, is *mapped* to one host
+//! socket, whatever it talks to: endpoint-independent mapping (RFC 4787 REQ-1), so what a STUN
+//! server saw is what every peer can answer to. Whatever arrives at that socket is passed on:
+//! endpoint-independent filtering (REQ-8), which games, QUIC migration and hole punching count on.
+//! It opens no more than a program of the host opens that binds a port for itself; a container that
+//! wants less has `connect(2)`.
+//!
+//! `mapping` holds the mappings, their quota and their expiry; `engine` what both protocols do
+//! with them (admission, sending, receiving); `errors` turns what the host's sockets report into
+//! ICMP. On top of these stand [`udp`] with its published ports (`forward`), and [`ping`].
+//! [`fragment`] cuts what is too long for the container's MTU, and [`reassembly`] puts together what
+//! the container's kernel cut. [`quote`] reads the ICMP errors that containers send.
+//!
+//! Limits. The host's kernel does not tell the hop limit a datagram arrived with: containers see
+//! 64. A datagram over IPv6 of more than 65,487 bytes of payload does not fit a frame buffer and is
+//! dropped.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cnet_vswitch::time::Duration;
+
+use crate::flow::Limits;
+use crate::host::Readiness;
+
+mod engine;
+mod errors;
+mod forward;
 pub mod fragment;
+mod mapping;
+pub mod ping;
+pub mod quote;
 pub mod reassembly;
 #[cfg(test)]
-#[allow(dead_code)]
 mod testing;
+pub mod udp;
 
 pub use fragment::{emit_in_place, emit_ip_payload};
+pub use ping::PingEngine;
+pub use quote::Quote;
 pub use reassembly::{Expired, ReassembledFrame, Reassembly};
+pub use udp::{PublishError, UdpEngine};
+
+/// Shortest life of a UDP mapping (RFC 4787 REQ-5).
+pub const MIN_UDP_TIMEOUT: Duration = Duration::from_secs(120);
+/// Shortest life of an echo mapping (RFC 5508 REQ-2).
+pub const MIN_PING_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the datagram engines are told at construction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DatagramConfig {
+    /// MTU of the containers' links, in bytes of IP packet.
+    pub mtu: usize,
+    /// Mappings a container may hold.
+    pub limits: Limits,
+    /// Life of a UDP mapping after the last packet the container sent; raised to
+    /// [`MIN_UDP_TIMEOUT`].
+    pub udp_timeout: Duration,
+    /// The same for echo; raised to [`MIN_PING_TIMEOUT`].
+    pub ping_timeout: Duration,
+    /// What the host's IPv4 loopback addresses look like to containers that did not themselves
+    /// send to one of [`crate::policy::Policy::host_loopback`]. Without it, their datagrams are
+    /// dropped.
+    pub host_alias_v4: Option<Ipv4Addr>,
+    /// The same for `::1`.
+    pub host_alias_v6: Option<Ipv6Addr>,
+    /// Source of ICMP errors that nobody else sent. Without it there are none.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// Source of such ICMPv6 errors.
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// The ports take UDP super-frames ([`cnet_vswitch::vnet::GSO_UDP_L4`]).
+    pub uso: bool,
+}
+
+impl Default for DatagramConfig {
+    fn default() -> Self {
+        DatagramConfig {
+            mtu: 1500,
+            limits: Limits::default(),
+            udp_timeout: Duration::from_secs(300),
+            ping_timeout: MIN_PING_TIMEOUT,
+            host_alias_v4: None,
+            host_alias_v6: None,
+            gateway_v4: None,
+            gateway_v6: None,
+            uso: false,
+        }
+    }
+}
+
+impl DatagramConfig {
+    /// Source of ICMP errors to an address of `family_of`'s family.
+    fn gateway(&self, family_of: IpAddr) -> Option<IpAddr> {
+        match family_of {
+            IpAddr::V4(_) => self.gateway_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.gateway_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// The address a container is shown for a sender on the host's side; `None` if it cannot be
+    /// shown: the host's loopback without an alias, or a neighbour on another link. `alias` is the
+    /// address by which the container itself last reached the host's loopback.
+    fn shown(&self, sender: IpAddr, alias: Option<IpAddr>) -> Option<IpAddr> {
+        // A socket of both families reports IPv4 senders as ::ffff:a.b.c.d.
+        let sender = sender.to_canonical();
+        if sender.is_loopback() {
+            let configured = match sender {
+                IpAddr::V4(_) => self.host_alias_v4.map(IpAddr::V4),
+                IpAddr::V6(_) => self.host_alias_v6.map(IpAddr::V6),
+            };
+            return alias
+                .filter(|a| a.is_ipv4() == sender.is_ipv4())
+                .or(configured);
+        }
+        match sender {
+            IpAddr::V6(a) if a.is_unicast_link_local() => None,
+            _ => Some(sender),
+        }
+    }
+}
+
+/// What became of a socket's event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SocketOutcome {
+    /// What the budget did not reach: call again with this, after others had their turn, unless
+    /// nothing is set in it. The socket will not report it again.
+    pub left: Readiness,
+    /// A published port's guest whose link is unknown: its datagrams were dropped. Whoever knows
+    /// how to should look for it.
+    pub unresolved: Option<IpAddr>,
+}

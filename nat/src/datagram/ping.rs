@@ -1,0 +1,236 @@
+//! ICMP and ICMPv6 echo through the host's ping sockets.
+//!
+//! Theory of operation. A container's echo identifier is mapped to a ping socket, which needs no
+//! privilege (icmp(7), `net.ipv4.ping_group_range`). The host's kernel puts an identifier of its own
+//! into every request and passes on the replies that carry it; on the way in the container's is put
+//! back, and the checksum computed anew, since in ICMPv6 it covers the addresses too. A request or
+//! reply over the MTU travels in fragments on either side. Errors come back through the socket's
+//! error queue, so `traceroute -I` sees its hops.
+//!
+//! A host may forbid ping sockets. Then requests are answered with "prohibited", and
+//! [`PingEngine::take_unavailable`] says so once, for the log.
+//!
+//! Invariants. No byte of a reply comes from anywhere but the socket, and no request shorter than an
+//! echo header is sent (CVE-2020-10756). Nothing but echo requests leaves the container.
+//!
+//! RFC 792, RFC 4443, RFC 5508.
+
+use std::net::SocketAddr;
+
+use cnet_vswitch::frame::protocol;
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::{
+    DropCounters, DropReason, Frame, FrameSink, IpHeader, PortFull, PortId, checksum,
+};
+
+use super::engine::{Engine, HOP_LIMIT, Outward};
+use super::errors::{Inside, Sent};
+use super::quote::{self, Quote};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, emit_in_place};
+use crate::flow::Handle;
+use crate::host::{DatagramKind, HostError, HostSockets, Readiness, Received};
+use crate::link::{Io, IpOut, Link, MAX_IP_PACKET, l4_offset};
+use crate::policy::Policy;
+
+use super::fragment::IP_OFFSET;
+
+/// Bytes of an echo message's header.
+const HEADER_LEN: usize = 8;
+/// Types of echo messages (RFC 792; RFC 4443 section 4).
+const ECHO_REQUEST_V4: u8 = 8;
+const ECHO_REPLY_V4: u8 = 0;
+const ECHO_REQUEST_V6: u8 = 128;
+const ECHO_REPLY_V6: u8 = 129;
+
+/// Echo of all containers that one worker serves.
+#[derive(Debug)]
+pub struct PingEngine {
+    engine: Engine,
+    reported: bool,
+}
+
+impl PingEngine {
+    /// An engine without mappings. `seed` is secret and random.
+    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> PingEngine {
+        let timeout = config.ping_timeout.max(MIN_PING_TIMEOUT);
+        PingEngine {
+            engine: Engine::new(now, config, DatagramKind::Ping, timeout, seed),
+            reported: false,
+        }
+    }
+
+    /// Takes in the ICMP or ICMPv6 packet `ip` of `frame`, which is not a fragment, has a hop limit
+    /// above 1 and is not for the gateway itself. `owns` tells whether a TCP or UDP flow of `link`'s
+    /// port leads to where a quoted packet was sent.
+    ///
+    /// # Errors
+    /// Why the packet was dropped. Where an ICMP error is due it has been sent.
+    #[expect(clippy::too_many_arguments, reason = "as UdpEngine's, and `owns`")]
+    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        policy: &Policy,
+        owns: impl FnOnce(&Quote) -> bool,
+        mut io: Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        if ip.fragment.is_some() {
+            return Err(DropReason::BadFragment);
+        }
+        let l4 = frame.l4(ip);
+        let &[icmp_type, code, _, _, i0, i1, _, _, ..] = l4 else {
+            return Err(DropReason::BadIcmp);
+        };
+        if !frame.l4_checksum_ok(ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        let request = match ip.protocol {
+            protocol::ICMP => ECHO_REQUEST_V4,
+            protocol::ICMPV6 => ECHO_REQUEST_V6,
+            _ => return Err(DropReason::UnknownProtocol),
+        };
+        if (icmp_type, code) != (request, 0) {
+            return Err(quote::judge(frame, ip, |q| {
+                self.owns(link.port, q) || owns(q)
+            }));
+        }
+        let io = &mut io;
+        let container = SocketAddr::new(ip.src, u16::from_be_bytes([i0, i1]));
+        let admitted = self
+            .engine
+            .admit(now, io, link, (frame, ip), container, policy)?;
+        let mapping = self.engine.mappings.get(admitted.handle);
+        let mapping = mapping.ok_or(DropReason::NoFlow)?;
+        let (inside, outward) = (
+            mapping.inside,
+            Outward {
+                socket: mapping.socket,
+                to: SocketAddr::new(admitted.to, 0),
+                dont_fragment: ip.dont_fragment,
+            },
+        );
+        let sent = Sent {
+            to: SocketAddr::new(ip.dst, 0),
+            hop_limit: ip.hop_limit,
+            tos: ip.tos,
+            payload: l4,
+            len: l4.len(),
+        };
+        self.engine.send(now, io, &outward, &inside, &sent)
+    }
+
+    /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Ping`].
+    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        readiness: Readiness,
+        mut io: Io<'_, S, H>,
+    ) -> SocketOutcome {
+        let offset = |inside: &Inside| l4_offset(inside.container.is_ipv6());
+        let io = &mut io;
+        let left = self
+            .engine
+            .handle_socket(now, handle, readiness, offset, io, deliver);
+        SocketOutcome {
+            left,
+            unresolved: None,
+        }
+    }
+
+    /// Whether a packet like that which `quote` quotes was sent to the container on `port`.
+    pub fn owns(&self, port: PortId, quote: &Quote) -> bool {
+        matches!(quote.protocol, protocol::ICMP | protocol::ICMPV6)
+            && self.engine.mappings.contains(port, quote.destination)
+    }
+
+    /// Why the host opens no ping sockets: it does not know them, or forbids them.
+    pub fn ping_unavailable(&self) -> Option<HostError> {
+        self.engine.unavailable
+    }
+
+    /// As [`PingEngine::ping_unavailable`], but only the first time.
+    pub fn take_unavailable(&mut self) -> Option<HostError> {
+        let why = self.engine.unavailable.filter(|_| !self.reported)?;
+        self.reported = true;
+        Some(why)
+    }
+
+    /// When [`PingEngine::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.engine.mappings.poll_timeout()
+    }
+
+    /// Ends mappings whose time is over.
+    pub fn handle_timeout<S, H: HostSockets>(&mut self, now: Instant, io: Io<'_, S, H>) {
+        self.engine.handle_timeout(now, io.hosts);
+    }
+
+    /// Ends all mappings of a port that is gone.
+    pub fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
+        self.engine.remove_port(port, hosts);
+    }
+
+    /// Mappings.
+    pub fn len(&self) -> usize {
+        self.engine.mappings.len()
+    }
+
+    /// There are no mappings.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops of received messages.
+    pub fn counters(&self) -> &DropCounters {
+        &self.engine.drops
+    }
+}
+
+/// Sends a reply, which stands at its place in `io.buf`, to the container.
+fn deliver<S: FrameSink, H>(
+    engine: &mut Engine,
+    io: &mut Io<'_, S, H>,
+    inside: &Inside,
+    received: &Received,
+) -> Result<(), DropReason> {
+    let v6 = inside.container.is_ipv6();
+    let (at, len) = (l4_offset(v6), received.len);
+    let (reply, protocol) = match v6 {
+        true => (ECHO_REPLY_V6, protocol::ICMPV6),
+        false => (ECHO_REPLY_V4, protocol::ICMP),
+    };
+    let src = engine.config().shown(received.from.ip(), inside.alias);
+    let src = src.ok_or(DropReason::MartianSource)?;
+    if at - IP_OFFSET + len > MAX_IP_PACKET {
+        return Err(DropReason::FrameTooLong);
+    }
+    let icmp = &mut io.buf[at..at + len];
+    if len < HEADER_LEN || (icmp[0], icmp[1]) != (reply, 0) || src.is_ipv6() != v6 {
+        return Err(DropReason::BadIcmp);
+    }
+    let dst = inside.container.ip();
+    icmp[2..4].copy_from_slice(&[0, 0]);
+    icmp[4..6].copy_from_slice(&inside.container.port().to_be_bytes());
+    let pseudo = match v6 {
+        true => checksum::pseudo_header(src, dst, protocol, len as u32),
+        false => 0,
+    };
+    let sum = checksum::finish(pseudo, icmp);
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let ip = IpOut {
+        src,
+        dst,
+        protocol,
+        hop_limit: HOP_LIMIT,
+        tos: received.tos,
+    };
+    let (mtu, id) = (engine.config().mtu, engine.fragment_id());
+    emit_in_place(io.sink, io.buf, &inside.link, &ip, mtu, id, len)
+        .map_err(|PortFull| DropReason::PortFull)
+}
+
+#[cfg(test)]
+mod tests;

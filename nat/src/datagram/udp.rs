@@ -1,0 +1,541 @@
+//! UDP: containers' ports to host sockets and back.
+//!
+//! Theory of operation, out. Consecutive packets of one flow that are alike (destination, length,
+//! TOS, TTL, DF) make a *run*: their payloads are copied one behind the other and leave in one
+//! segmented send when a packet differs, the run is full, or the batch from the TAP ends
+//! ([`UdpEngine::flush`]). The last packet of a run may be shorter. A super-frame from the TAP is a
+//! run already and is sent from where it lies, as is what is too long to be joined by anything. What
+//! a packet of a run would be asked (peers, policy, mapping) was asked for its first one. If the host
+//! takes no segmented send, of that size or at all, the datagrams go one by one, and the size, or
+//! segmentation, is not tried again.
+//!
+//! In. `inbound` writes headers before what was received.
+//!
+//! Published ports share all of this; `forward` tells which socket an answer takes.
+//!
+//! Invariants.
+//! - Nothing is staged between batches, if the caller flushes.
+//! - A datagram from the container's network looks to the host as it did to us, hop limit less one,
+//!   and the other way round but for the sender's address: loopback is shown as a gateway address
+//!   ([`DatagramConfig::host_alias_v4`]), and nobody else is (CVE-2021-20199).
+//! - DF is asked of the host only if the packet had it. What came in fragments did not
+//!   ([`super::ReassembledFrame::parse`]).
+//!
+//! Limits. When a container reaches the host's loopback by two addresses from one port, answers come
+//! from the one it used last.
+//!
+//! RFC 768, RFC 4787, RFC 6888; udp(7) for UDP_SEGMENT and UDP_GRO.
+
+use std::net::{IpAddr, SocketAddr};
+
+use cnet_vswitch::frame::protocol;
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::vnet::{GSO_NONE, GSO_UDP_L4};
+use cnet_vswitch::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
+use thiserror::Error;
+
+use super::engine::{Engine, Outward};
+use super::errors::{Inside, Sent};
+use super::forward::{Forwards, PeerKey};
+use super::quote::Quote;
+use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome};
+use crate::flow::Handle;
+use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};
+use crate::link::{IPV6_HEADER_LEN, Io, Link, MAX_IP_PACKET, l4_offset};
+use crate::policy::Policy;
+
+mod inbound;
+
+use inbound::{deliver, shown_to};
+
+/// Bytes of the UDP header.
+const HEADER_LEN: usize = 8;
+/// Datagrams in one segmented send (`UDP_MAX_SEGMENTS` in `include/linux/udp.h` before 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// Bytes of payload in one segmented send: an IPv6 packet as large as an IPv4 one may be.
+const MAX_RUN: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - HEADER_LEN;
+
+/// Why a port could not be published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum PublishError {
+    /// The token is in use.
+    #[error("this UDP port is published already")]
+    AlreadyPublished,
+    /// There is no room for another.
+    #[error("too many UDP ports are published")]
+    TooMany,
+}
+
+/// What sends for a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outlet {
+    Mapping(Handle),
+    Forward(Handle),
+}
+
+/// What the packets of a run have in common.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    outlet: Outlet,
+    link: Link,
+    src: SocketAddr,
+    /// Destination as the container knows it.
+    dst: SocketAddr,
+    /// Destination on the host's network.
+    to: SocketAddr,
+    /// Bytes of payload of each datagram but the last.
+    size: usize,
+    hop_limit: u8,
+    tos: u8,
+    dont_fragment: bool,
+}
+
+/// A checked UDP packet.
+struct Packet<'a> {
+    src: SocketAddr,
+    dst: SocketAddr,
+    payload: &'a [u8],
+    /// Bytes of payload of each datagram, if it is a super-frame.
+    segment: Option<usize>,
+}
+
+/// UDP of all containers that one worker serves.
+#[derive(Debug)]
+pub struct UdpEngine {
+    engine: Engine,
+    forwards: Forwards,
+    /// The flow of the datagrams in `staging`.
+    run: Option<Flow>,
+    /// Allocated when it is first needed.
+    staging: Vec<u8>,
+    /// Segmented sends are worth trying.
+    segmentation: bool,
+}
+
+impl UdpEngine {
+    /// An engine without mappings. `seed` is secret and random.
+    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> UdpEngine {
+        let timeout = config.udp_timeout.max(MIN_UDP_TIMEOUT);
+        UdpEngine {
+            engine: Engine::new(now, config, DatagramKind::Udp, timeout, seed),
+            forwards: Forwards::new(now, timeout, seed),
+            run: None,
+            staging: Vec::new(),
+            segmentation: true,
+        }
+    }
+
+    /// Takes in the UDP packet `ip` of `frame`, which is not a fragment and has a hop limit above 1.
+    /// It may be held back until [`UdpEngine::flush`].
+    ///
+    /// # Errors
+    /// Why the packet was dropped. Where an ICMP error is due it has been sent. Staged packets that
+    /// are lost later are counted in [`UdpEngine::counters`] instead.
+    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        link: &Link,
+        frame: &Frame<'_>,
+        ip: &IpHeader,
+        policy: &Policy,
+        mut io: Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        let io = &mut io;
+        let packet = Packet::read(frame, ip)?;
+        if self.join_run(link, ip, &packet) {
+            return Ok(());
+        }
+        self.flush_run(now, io);
+        let key = PeerKey {
+            port: link.port,
+            guest: packet.src,
+            client: packet.dst,
+        };
+        let (outlet, to) = match self.forwards.answer(now, &key) {
+            Some((forward, client)) => (Outlet::Forward(forward), client),
+            None => {
+                let admitted = self
+                    .engine
+                    .admit(now, io, link, (frame, ip), packet.src, policy)?;
+                let to = SocketAddr::new(admitted.to, packet.dst.port());
+                (Outlet::Mapping(admitted.handle), to)
+            }
+        };
+        let flow = Flow {
+            outlet,
+            link: *link,
+            src: packet.src,
+            dst: packet.dst,
+            to,
+            size: packet.segment.unwrap_or(packet.payload.len()),
+            hop_limit: ip.hop_limit,
+            tos: ip.tos,
+            dont_fragment: ip.dont_fragment,
+        };
+        if packet.segment.is_some() || !self.may_start_run(&flow) {
+            return self.send(now, io, &flow, packet.payload);
+        }
+        self.staging.reserve_exact(MAX_RUN);
+        self.staging.extend_from_slice(packet.payload);
+        self.run = Some(flow);
+        Ok(())
+    }
+
+    /// Sends what is staged. To be called at the end of every batch of packets.
+    pub fn flush<S: FrameSink, H: HostSockets>(&mut self, now: Instant, mut io: Io<'_, S, H>) {
+        self.flush_run(now, &mut io);
+    }
+
+    /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Udp`].
+    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        readiness: Readiness,
+        mut io: Io<'_, S, H>,
+    ) -> SocketOutcome {
+        let left = self.engine.handle_socket(
+            now,
+            handle,
+            readiness,
+            |inside| l4_offset(inside.container.is_ipv6()) + HEADER_LEN,
+            &mut io,
+            |engine, io, inside, received| {
+                let from = shown_to(engine, received, inside.alias, inside.container)?;
+                deliver(engine, io, &inside.link, from, inside.container, received)
+            },
+        );
+        SocketOutcome {
+            left,
+            unresolved: None,
+        }
+    }
+
+    /// Takes in an event of a published port's socket. `neighbour` tells the way to an address.
+    pub fn handle_forward<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        token: Token,
+        readiness: Readiness,
+        neighbour: impl Fn(IpAddr) -> Option<Link>,
+        mut io: Io<'_, S, H>,
+    ) -> SocketOutcome {
+        let io = &mut io;
+        let mut outcome = SocketOutcome::default();
+        let Some((handle, forward)) = self.forwards.find(token) else {
+            return outcome;
+        };
+        let (socket, guest) = (forward.socket, forward.guest);
+        let link = neighbour(guest.ip());
+        let inside = link.map(|link| Inside {
+            link,
+            container: guest,
+            alias: None,
+        });
+        let engine = &mut self.engine;
+        if readiness.error {
+            let drained = engine.errors.drain(now, io, socket, inside.as_ref());
+            outcome.left.error = drained.more;
+        }
+        if !readiness.readable {
+            return outcome;
+        }
+        let forwards = &mut self.forwards;
+        let unresolved = &mut outcome.unresolved;
+        let offset = l4_offset(guest.is_ipv6()) + HEADER_LEN;
+        let more = engine.receive(now, io, socket, offset, inside.as_ref(), |engine, io, r| {
+            let client = shown_to(engine, r, None, guest)?;
+            let Some(link) = link else {
+                *unresolved = Some(guest.ip());
+                return Err(DropReason::NoFlow);
+            };
+            let key = PeerKey {
+                port: link.port,
+                guest,
+                client,
+            };
+            if !forwards.remember(now, handle, key, r.from) {
+                return Err(DropReason::Quota);
+            }
+            deliver(engine, io, &link, client, guest, r)
+        });
+        outcome.left.readable = more;
+        outcome
+    }
+
+    /// Publishes: what arrives at `socket`, which the shell bound and watches under `token` (of
+    /// [`crate::host::TokenKind::Forward`]), goes to `guest`. The engine owns the socket from here
+    /// on.
+    ///
+    /// # Errors
+    /// [`PublishError`]; the socket is the caller's still.
+    pub fn publish_udp(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        guest: SocketAddr,
+    ) -> Result<(), PublishError> {
+        self.forwards.publish(token, socket, guest)
+    }
+
+    /// Ends a published port and closes its socket; `false` if there was none of that token.
+    pub fn unpublish_udp(&mut self, token: Token, hosts: &mut impl HostSockets) -> bool {
+        let Some(forward) = self.forwards.unpublish(token) else {
+            return false;
+        };
+        hosts.close(forward.socket);
+        true
+    }
+
+    /// Whether a packet like that which `quote` quotes was sent to the container on `port`.
+    pub fn owns(&self, port: PortId, quote: &Quote) -> bool {
+        let key = PeerKey {
+            port,
+            guest: quote.destination,
+            client: quote.source,
+        };
+        quote.protocol == protocol::UDP
+            && (self.engine.mappings.contains(port, quote.destination)
+                || self.forwards.contains(&key))
+    }
+
+    /// When [`UdpEngine::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mappings = self.engine.mappings.poll_timeout();
+        mappings
+            .into_iter()
+            .chain(self.forwards.poll_timeout())
+            .min()
+    }
+
+    /// Ends mappings and forgets clients whose time is over.
+    pub fn handle_timeout<S, H: HostSockets>(&mut self, now: Instant, io: Io<'_, S, H>) {
+        self.engine.handle_timeout(now, io.hosts);
+        self.forwards.handle_timeout(now);
+    }
+
+    /// Ends all mappings of a port that is gone.
+    pub fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
+        self.engine.remove_port(port, hosts);
+    }
+
+    /// Mappings.
+    pub fn len(&self) -> usize {
+        self.engine.mappings.len()
+    }
+
+    /// There are no mappings.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Clients of published ports that are remembered.
+    pub fn clients(&self) -> usize {
+        self.forwards.peers()
+    }
+
+    /// Drops of staged and of received datagrams.
+    pub fn counters(&self) -> &DropCounters {
+        &self.engine.drops
+    }
+
+    /// Puts the packet behind the run, if it continues it.
+    fn join_run(&mut self, link: &Link, ip: &IpHeader, packet: &Packet<'_>) -> bool {
+        let Some(run) = &self.run else {
+            return false;
+        };
+        let (len, room) = (packet.payload.len(), MAX_RUN - self.staging.len());
+        let alike = run.src == packet.src
+            && run.dst == packet.dst
+            && run.link == *link
+            && run.tos == ip.tos
+            && run.hop_limit == ip.hop_limit
+            && run.dont_fragment == ip.dont_fragment;
+        // A shorter datagram can only be the last.
+        let open = self.staging.len().is_multiple_of(run.size);
+        let fits =
+            (1..=run.size.min(room)).contains(&len) && self.staging.len() / run.size < MAX_SEGMENTS;
+        if !alike || !open || !fits || packet.segment.is_some() {
+            return false;
+        }
+        self.staging.extend_from_slice(packet.payload);
+        true
+    }
+
+    /// Whether waiting for more datagrams of `flow` may pay.
+    fn may_start_run(&mut self, flow: &Flow) -> bool {
+        let joinable = (1..=MAX_RUN / 2).contains(&flow.size);
+        joinable && self.may_segment(flow)
+    }
+
+    fn may_segment(&mut self, flow: &Flow) -> bool {
+        let largest = self.largest_segment(flow.outlet).map_or(0, |l| *l);
+        self.segmentation && flow.size <= largest
+    }
+
+    fn largest_segment(&mut self, outlet: Outlet) -> Option<&mut usize> {
+        match outlet {
+            Outlet::Mapping(h) => Some(&mut self.engine.mappings.get_mut(h)?.largest_segment),
+            Outlet::Forward(h) => Some(&mut self.forwards.get_mut(h)?.largest_segment),
+        }
+    }
+
+    /// The socket that `flow` leaves by, and its container's side.
+    fn outlet(&self, flow: &Flow) -> Option<(SocketId, Inside)> {
+        match flow.outlet {
+            Outlet::Mapping(h) => {
+                let mapping = self.engine.mappings.get(h)?;
+                Some((mapping.socket, mapping.inside))
+            }
+            Outlet::Forward(h) => {
+                let inside = Inside {
+                    link: flow.link,
+                    container: flow.src,
+                    alias: None,
+                };
+                Some((self.forwards.get(h)?.socket, inside))
+            }
+        }
+    }
+
+    fn flush_run<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+        let Some(flow) = self.run.take() else {
+            return;
+        };
+        let mut staging = std::mem::take(&mut self.staging);
+        if let Err(reason) = self.send(now, io, &flow, &staging) {
+            self.engine.drops.count(reason);
+        }
+        staging.clear();
+        self.staging = staging;
+    }
+
+    /// Sends `payload`, one datagram or several of `flow.size` bytes. Of several, those that are
+    /// lost are counted here.
+    fn send<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+        flow: &Flow,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        if payload.len() <= flow.size {
+            return self.send_one(now, io, flow, payload);
+        }
+        let most = flow.size * MAX_SEGMENTS.min(MAX_RUN / flow.size).max(1);
+        for several in payload.chunks(most) {
+            self.send_several(now, io, flow, several);
+        }
+        Ok(())
+    }
+
+    fn send_several<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+        flow: &Flow,
+        payload: &[u8],
+    ) {
+        let count = payload.len().div_ceil(flow.size);
+        if count > 1 && self.may_segment(flow) {
+            let Some((socket, _)) = self.outlet(flow) else {
+                return;
+            };
+            let options = SendOptions {
+                to: flow.to,
+                segment: u16::try_from(flow.size).ok(),
+                hop_limit: flow.hop_limit.saturating_sub(1).max(1),
+                tos: flow.tos,
+                dont_fragment: flow.dont_fragment,
+            };
+            match io.hosts.datagram_send(socket, options, payload) {
+                Ok(()) => return,
+                Err(HostError::WouldBlock | HostError::Exhausted) => {
+                    return self.count_lost(DropReason::HostResource, count);
+                }
+                Err(HostError::Unsupported) => self.segmentation = false,
+                // Larger than the path takes: such a datagram is sent in fragments or refused.
+                Err(HostError::TooBig | HostError::Other) => {
+                    if let Some(largest) = self.largest_segment(flow.outlet) {
+                        *largest = flow.size - 1;
+                    }
+                }
+                // Perhaps an earlier datagram's error; sending one by one finds out.
+                Err(_) => {}
+            }
+        }
+        for (i, one) in payload.chunks(flow.size).enumerate() {
+            if let Err(reason) = self.send_one(now, io, flow, one) {
+                // The others are for the same destination, and the container has been told.
+                return self.count_lost(reason, count - i);
+            }
+        }
+    }
+
+    fn count_lost(&mut self, reason: DropReason, count: usize) {
+        for _ in 0..count {
+            self.engine.drops.count(reason);
+        }
+    }
+
+    fn send_one<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+        flow: &Flow,
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let (socket, inside) = self.outlet(flow).ok_or(DropReason::NoFlow)?;
+        let outward = Outward {
+            socket,
+            to: flow.to,
+            dont_fragment: flow.dont_fragment,
+        };
+        let sent = Sent {
+            to: flow.dst,
+            hop_limit: flow.hop_limit,
+            tos: flow.tos,
+            payload,
+            len: payload.len(),
+        };
+        self.engine.send(now, io, &outward, &inside, &sent)
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// Checks the UDP header of `frame`'s packet `ip`. Bytes behind the UDP length are left out
+    /// (RFC 9868 calls them the surplus area; a socket cannot send them).
+    fn read(frame: &Frame<'a>, ip: &IpHeader) -> Result<Packet<'a>, DropReason> {
+        if ip.fragment.is_some() {
+            return Err(DropReason::BadFragment);
+        }
+        let l4 = frame.l4(ip);
+        let &[s0, s1, d0, d1, l0, l1, _, _, ..] = l4 else {
+            return Err(DropReason::BadUdpHeader);
+        };
+        let len = usize::from(u16::from_be_bytes([l0, l1]));
+        let payload = l4.get(HEADER_LEN..len).ok_or(DropReason::BadUdpHeader)?;
+        let src = SocketAddr::new(ip.src, u16::from_be_bytes([s0, s1]));
+        let dst = SocketAddr::new(ip.dst, u16::from_be_bytes([d0, d1]));
+        if src.port() == 0 || dst.port() == 0 {
+            return Err(DropReason::PortZero);
+        }
+        if !frame.l4_checksum_ok(ip) {
+            return Err(DropReason::BadChecksum);
+        }
+        let segment = match frame.vnet.gso() {
+            GSO_NONE => None,
+            GSO_UDP_L4 if frame.vnet.gso_size != 0 => Some(usize::from(frame.vnet.gso_size)),
+            _ => return Err(DropReason::BadVnetHeader),
+        };
+        Ok(Packet {
+            src,
+            dst,
+            payload,
+            segment,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
