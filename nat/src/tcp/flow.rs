@@ -330,10 +330,15 @@ impl TcpFlow {
         self.state = State::Closed;
     }
 
+    /// The container has sent its FIN and acknowledged ours: for it the connection is over, whatever
+    /// is still stashed for the host.
+    pub(super) fn container_done(&self) -> bool {
+        self.fin_received && self.fin.is_some_and(|fin| self.snd_una == fin + 1)
+    }
+
     /// Both streams ended and both ends know: close without noise.
     fn finish_if_done<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        let ours_acked = self.fin.is_some_and(|fin| self.snd_una == fin + 1);
-        if self.host_shut && ours_acked {
+        if self.host_shut && self.container_done() {
             if let Some(socket) = self.socket.take() {
                 cx.io.hosts.close(socket);
             }
@@ -374,7 +379,10 @@ impl TcpFlow {
 
     /// How long the container may be silent before it is probed (RFC 5382, REQ-5; RFC 7857).
     fn idle_limit(&self, config: &TcpConfig) -> Duration {
-        if self.is_embryonic() || self.fin_received || self.fin.is_some() {
+        if self.container_done() {
+            // Only the far end's reader is waited for.
+            config.established_timeout
+        } else if self.is_embryonic() || self.fin_received || self.fin.is_some() {
             config.transitory_timeout
         } else {
             config.established_timeout
@@ -445,7 +453,8 @@ impl TcpFlow {
     /// The container was silent for long: probe it, and give up when it does not answer. An
     /// established flow ends in no other way for want of traffic.
     fn on_idle<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        if self.state != State::Established || self.tries >= KEEPALIVE_PROBES {
+        let silent = self.tries >= KEEPALIVE_PROBES || self.container_done();
+        if self.state != State::Established || silent {
             self.abort(cx);
             return;
         }

@@ -164,7 +164,9 @@ impl TcpFlow {
         seg.flags.ack && !seg.ack.after(self.snd_max) && !seg.ack.before(oldest)
     }
 
-    /// RFC 5961, section 3.2: only the exact next byte resets.
+    /// RFC 5961, section 3.2: only the exact next byte resets. A container that has closed both
+    /// directions forgets the connection and answers a late duplicate's ACK with just that RST,
+    /// while its last bytes still wait for the host's socket: it resets nothing.
     fn on_reset<S: FrameSink, H: HostSockets>(
         &mut self,
         seg: &Segment<'_>,
@@ -174,7 +176,9 @@ impl TcpFlow {
             self.ack_due = true;
             return Err(DropReason::OutOfWindow);
         }
-        self.reset_host(cx);
+        if !self.container_done() {
+            self.reset_host(cx);
+        }
         Ok(())
     }
 
@@ -279,6 +283,10 @@ impl TcpFlow {
         self.stash = stash;
         let sent = sent?;
         cx.stash.release(sent);
+        if self.container_done() && sent > 0 {
+            // Nothing else shows that the flow is alive.
+            self.last_heard = cx.now;
+        }
         if sent < self.stash.len() {
             self.stash.advance(sent);
             return Ok(());
