@@ -151,6 +151,16 @@ impl Dns {
         self.queries.queue.pop_front()
     }
 
+    #[cfg(test)]
+    pub(super) fn tcp(&self) -> &DnsTcp {
+        &self.tcp
+    }
+
+    #[cfg(test)]
+    pub(super) fn queries_queued(&self) -> usize {
+        self.queries.queue.len()
+    }
+
     pub(super) fn remove_port(&mut self, port: PortId) {
         self.queries.remove_port(port);
         self.tcp.remove_port(port);

@@ -571,3 +571,6 @@ impl smoltcp::phy::Device for Device<'_> {
         caps
     }
 }
+
+#[cfg(test)]
+mod tests;
