@@ -4,5 +4,12 @@
 //! threads, and gives people and programs two doors to it: [`run`] behind the binary `cnet`, and
 //! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
 
+pub mod addresses;
 pub mod dataplane;
 pub mod dns;
+pub mod inherited;
+pub mod logging;
+pub mod publish;
+pub mod run;
+pub mod slirp;
+pub mod watched;

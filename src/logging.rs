@@ -1,4 +1,4 @@
-//! The log: lines on standard error, which may be closed.
+//! What people are told: the log, on standard error, which may be closed, and errors in one line.
 
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
@@ -25,4 +25,38 @@ pub fn start(level: Level) {
         .finish();
     // Only a second call fails, and then the first one stands.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// An error with its causes, in one line. Some errors tell their cause in their own text, which is
+/// then not told again.
+pub fn report(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let errno = || io::Error::from_raw_os_error(libc::EACCES);
+        let outer = anyhow::Error::new(errno())
+            .context("cannot open x")
+            .context("cannot start");
+        let text = report(&outer);
+        assert_eq!(text, format!("cannot start: cannot open x: {}", errno()));
+        let told = anyhow::Error::new(errno()).context(format!("x ({}): chmod it", errno()));
+        assert_eq!(report(&told), format!("x ({}): chmod it", errno()));
+    }
 }

@@ -1,2 +1,7 @@
 //! `cnet-slirp`: a drop-in for `slirp4netns`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cnet::slirp::main(std::env::args_os().skip(1))
+}

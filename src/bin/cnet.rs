@@ -1,2 +1,7 @@
 //! `cnet`: networks of containers for a person at a terminal.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cnet::run::main()
+}

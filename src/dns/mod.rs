@@ -31,6 +31,7 @@ pub mod names;
 pub mod resolv_conf;
 mod upstream;
 
+pub use cnet_nat::gateway::Transport;
 pub use names::LocalNames;
 pub use resolv_conf::{Nameserver, Servers};
 pub use upstream::Sources;
@@ -38,21 +39,14 @@ pub use upstream::Sources;
 use hickory_proto::op::ResponseCode;
 use message::Inspected;
 
+use crate::dataplane::{Control, DnsQuery};
+
 /// Queries in flight, over all clients. Each may hold a few sockets, and a process has 1024
 /// descriptors by default.
 pub const MAX_IN_FLIGHT: usize = 128;
 
 /// Queries in flight for one client address.
 pub const MAX_PER_CLIENT: usize = 96;
-
-/// What a query came over, and what it is forwarded over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Transport {
-    /// One datagram a message.
-    Udp,
-    /// A stream, each message behind its length (RFC 1035 section 4.2.2).
-    Tcp,
-}
 
 /// The DNS service of one network.
 pub struct Service {
@@ -131,6 +125,13 @@ impl Service {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Hands a query of the running network to the service, and its answer back.
+pub fn serve_query(service: &Arc<Service>, control: &Control, query: DnsQuery) {
+    let (id, control) = (query.id, control.clone());
+    let reply = move |answer| control.answer_dns(id, answer);
+    service.handle(query.transport, query.client.ip(), query.message, reply);
 }
 
 /// The right to have one query in flight, given back when dropped.

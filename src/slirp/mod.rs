@@ -27,7 +27,7 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -35,13 +35,14 @@ use cnet_nat::flow::Limits;
 use cnet_nat::policy::Policy;
 use cnet_tap::{InterfaceConfig, Tap};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::addresses::{gateway_mac, ipv6_plan};
 use crate::dataplane::{Dataplane, NetworkConfig};
 use crate::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
 use crate::inherited;
+use crate::logging::report;
+use crate::watched::Watched;
 
 pub mod api;
 pub mod args;
@@ -65,7 +66,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Run(options)) => match run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(&format!("cnet-slirp: {error:#}\n"));
+                complain(&format!("cnet-slirp: {}\n", report(&error)));
                 ExitCode::FAILURE
             }
         },
@@ -120,7 +121,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(serve(options, config, tap, &target, exit_fd, ready_fd))
+    runtime.block_on(serve(options, config, tap, target, exit_fd, ready_fd))
 }
 
 fn network(options: &Options) -> NetworkConfig {
@@ -182,15 +183,15 @@ async fn serve(
     options: &Options,
     config: NetworkConfig,
     tap: Tap,
-    target: &Target,
+    target: Target,
     exit_fd: Option<OwnedFd>,
     ready_fd: Option<OwnedFd>,
 ) -> anyhow::Result<()> {
     // Before anybody is told that we are ready, so that none of these is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut target = target.watch()?;
-    let mut exit = ExitEvent::new(exit_fd)?;
+    let gone = target.watch()?;
+    let exit = ExitEvent::new(exit_fd)?;
 
     let dns = dns_service(options, &config);
     let guests = (
@@ -227,7 +228,7 @@ async fn serve(
         () = exit.wait() => None,
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        () = target.gone() => None,
+        () = gone => None,
         reason = ended => Some(reason),
     };
     drop(socket);
@@ -290,7 +291,7 @@ fn summary(options: &Options) -> String {
 }
 
 /// The exit descriptor.
-struct ExitEvent(Option<AsyncFd<OwnedFd>>);
+struct ExitEvent(Option<Watched>);
 
 /// Data, end of file, or an error such as a pipe without readers.
 const ANY_EVENT: Interest = Interest::READABLE.add(Interest::ERROR);
@@ -300,7 +301,7 @@ impl ExitEvent {
         let Some(fd) = fd else {
             return Ok(ExitEvent(None));
         };
-        match AsyncFd::with_interest(fd, ANY_EVENT) {
+        match Watched::new(fd, ANY_EVENT) {
             Ok(fd) => Ok(ExitEvent(Some(fd))),
             // A file, or /dev/null: nothing ever happens to those.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(ExitEvent(None)),
@@ -308,15 +309,11 @@ impl ExitEvent {
         }
     }
 
-    async fn wait(&mut self) {
+    async fn wait(&self) {
         match &self.0 {
-            Some(fd) => wait_for(fd, ANY_EVENT).await,
+            // An error is the event loop's own end.
+            Some(fd) => drop(fd.ready().await),
             None => std::future::pending().await,
         }
     }
-}
-
-/// Waits for an event on a descriptor, or for the event loop's refusal to wait any longer.
-async fn wait_for<T: AsFd + std::os::fd::AsRawFd>(fd: &AsyncFd<T>, interest: Interest) {
-    let _ = fd.ready(interest).await;
 }

@@ -1,15 +1,15 @@
 //! Whose network it is: pinned once, then watched for its end.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use cnet_tap::watch::{self, PathWatch};
 use cnet_tap::{Namespaces, TapError};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::args;
+use crate::watched::Watched;
 
 /// What is watched.
 #[derive(Debug)]
@@ -78,52 +78,40 @@ impl Target {
         }
     }
 
-    /// Starts to watch, on the current event loop.
-    pub(super) fn watch(&self) -> anyhow::Result<Watch<'_>> {
-        let fd = AsyncFd::with_interest(Borrowed(self), Interest::READABLE)
-            .context("cannot watch the target")?;
-        Ok(Watch(fd))
+    /// Waits until the target is gone.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be watched.
+    pub(super) fn watch(self) -> anyhow::Result<impl Future<Output = ()>> {
+        let fd = self.as_fd().try_clone_to_owned();
+        let fd = fd.and_then(|fd| Watched::new(fd, Interest::READABLE));
+        let fd = fd.context("cannot watch the target")?;
+        Ok(async move {
+            loop {
+                let Ok(mut ready) = fd.ready().await else {
+                    return;
+                };
+                // Cleared before looking: what happens from here on fires again.
+                ready.clear_ready();
+                match self.is_gone() {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot look after the target");
+                        return;
+                    }
+                }
+            }
+        })
     }
 }
 
 impl AsFd for Target {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Target::Process(pidfd) => pidfd.as_fd(),
             Target::Path(path) => path.as_fd(),
-        }
-    }
-}
-
-/// A target, as the event loop wants it.
-struct Borrowed<'a>(&'a Target);
-
-impl AsRawFd for Borrowed<'_> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-/// A target that is being watched.
-pub(super) struct Watch<'a>(AsyncFd<Borrowed<'a>>);
-
-impl Watch<'_> {
-    /// Waits until the target is gone.
-    pub(super) async fn gone(&mut self) {
-        loop {
-            let Ok(mut ready) = self.0.readable().await else {
-                return;
-            };
-            // Cleared before looking: what happens from here on fires again.
-            ready.clear_ready();
-            match self.0.get_ref().0.is_gone() {
-                Ok(false) => {}
-                Ok(true) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look after the target");
-                    return;
-                }
-            }
         }
     }
 }

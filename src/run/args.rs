@@ -1,0 +1,140 @@
+//! The command line of `cnet`.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::addresses::Subnet;
+use crate::publish::PublishSpec;
+
+/// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
+/// it; this is the largest multiple of 16 that a TAP takes. Offloads carry 64 KiB a system call at
+/// any MTU; a large one saves the rest of the per-packet work for programs that send datagrams.
+pub const DEFAULT_MTU: u16 = 65520;
+
+/// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
+const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
+
+/// Networks for containers, in user space and without privileges.
+#[derive(Parser, Debug)]
+#[command(name = "cnet", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a command with a network of its own.
+    Run(RunOptions),
+}
+
+/// The options of `cnet run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: the command's own; 128 and the signal's number if a signal ended it; 126 if it cannot \
+be executed; 127 if it is not found; 125 if cnet itself fails.")]
+pub struct RunOptions {
+    /// Open a port of the host and lead it to the command.
+    ///
+    /// Either may be a range, as in 8000-8010:80-90. An IPv6 address stands in brackets. Without
+    /// HOSTIP the port is opened on all addresses, without HOSTPORT any free one is taken.
+    #[arg(
+        short,
+        long,
+        value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]",
+        verbatim_doc_comment
+    )]
+    pub publish: Vec<PublishSpec>,
+
+    /// Bytes of the largest packet on the command's interface.
+    #[arg(
+        long,
+        default_value_t = DEFAULT_MTU,
+        value_parser = clap::value_parser!(u16).range(MTU_RANGE)
+    )]
+    pub mtu: u16,
+
+    /// IPv4 only.
+    #[arg(long)]
+    pub no_ipv6: bool,
+
+    /// The IPv4 subnet, such as 10.0.2.0/24; by default one that the host does not use.
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Option<Subnet>,
+
+    /// Let the command reach the host's loopback at the gateway's address (10.0.2.2).
+    #[arg(long)]
+    pub allow_host_loopback: bool,
+
+    /// Let the command reach the cloud's instance metadata (169.254.169.254).
+    #[arg(long)]
+    pub allow_metadata: bool,
+
+    /// Ask this DNS server instead of the host's; may be given several times.
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+
+    /// Say more on standard error; twice for still more.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<RunOptions, clap::Error> {
+        let words = format!("cnet run {line}");
+        let cli = Cli::try_parse_from(words.split_whitespace())?;
+        let Command::Run(options) = cli.command;
+        Ok(options)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_and_command_are_told_apart() {
+        let options = parse(
+            "-p 8080:80 -p [::1]:53:53/udp --no-ipv6 --mtu 1500 --dns 192.0.2.1 -vv -- \
+             sh -c true -p x",
+        )
+        .unwrap();
+        assert_eq!(options.command, ["sh", "-c", "true", "-p", "x"]);
+        assert_eq!(options.publish.len(), 2);
+        assert_eq!(
+            (options.mtu, options.no_ipv6, options.verbose),
+            (1500, true, 2)
+        );
+        assert_eq!(options.dns, [IpAddr::from([192, 0, 2, 1])]);
+        let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
+        assert_eq!(options.command.len(), 4);
+        let options = parse("true").unwrap();
+        assert_eq!(options.mtu, DEFAULT_MTU);
+        assert!(!options.allow_host_loopback && !options.allow_metadata && !options.no_ipv6);
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let error = |line: &str| parse(line).unwrap_err().to_string();
+        assert!(error("").contains("CMD"));
+        assert!(error("--nonsense -- true").contains("--nonsense"));
+        assert!(error("-p 0:80 -- true").contains("`0` is not a port"));
+        assert!(error("--mtu 67 -- true").contains("68..=65521"));
+        assert!(error("--mtu 65522 -- true").contains("68..=65521"));
+        assert!(error("--subnet 10.0.2.1/24 -- true").contains("needs to be a network address"));
+        assert!(error("--dns nonsense -- true").contains("nonsense"));
+    }
+}

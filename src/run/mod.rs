@@ -1,0 +1,360 @@
+//! `cnet run`: one command with a network of its own.
+//!
+//! # Theory of operation
+//!
+//! Before there is any thread, a child is forked. It makes the namespaces, opens and configures
+//! the TAP inside them and puts a `resolv.conf` of its own in place ([`child`]), sends the TAP to
+//! the parent, and waits. The parent starts the dataplane on the TAP, publishes the ports, and
+//! lets the child go, which becomes the command. Then the parent looks after it ([`supervise`]):
+//! signals go through, a stop stops both, and the command's end ends all.
+//!
+//! The command keeps the terminal, the session and the process group: to the shell that started
+//! `cnet run` the two are one job.
+//!
+//! # What is left behind
+//!
+//! Nothing. Namespaces, mounts and the TAP live as long as the command's processes. Those that
+//! outlive the command are killed. If the parent is killed, the kernel kills the command
+//! (`PR_SET_PDEATHSIG`). Data that the command had handed to its kernel before it ended still goes
+//! out ([`drain`]).
+//!
+//! # Limits
+//!
+//! There is no PID namespace: when cnet itself is killed by SIGKILL, processes that the command
+//! had started stay, without a network.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use cnet_nat::flow::Limits;
+use cnet_nat::policy::Policy;
+use cnet_tap::{InterfaceConfig, Tap};
+
+use crate::addresses::{Subnet, gateway_mac, ipv6_plan};
+use crate::dataplane::{
+    Control, Dataplane, ForwardId, NetworkConfig, Protocol, Publish, PublishError,
+};
+use crate::dns::resolv_conf::{self, ResolvConf};
+use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources};
+use crate::logging::report;
+use crate::publish::{PortPair, PublishSpec};
+
+pub mod args;
+mod child;
+mod drain;
+mod forbidden;
+mod handover;
+mod mounts;
+mod process;
+mod signals;
+mod supervise;
+
+use args::{Cli, Command, RunOptions};
+use child::Setup;
+use drain::TcpTables;
+use handover::Child;
+use supervise::Supervisor;
+
+/// The exit code when cnet itself fails, as `env`, `timeout` and `docker run` have it.
+const OWN_FAILURE: u8 = 125;
+
+/// The interface's name in the namespace, as in other containers.
+const INTERFACE: &str = "eth0";
+
+/// How often a free port is looked for, when somebody else takes the one that was found.
+const PORT_ATTEMPTS: usize = 16;
+
+/// The program: reads the command line, runs the command, tells the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => OWN_FAILURE.into(),
+                false => ExitCode::SUCCESS,
+            };
+        }
+    };
+    let Command::Run(options) = cli.command;
+    match run(&options) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            tell(&report(&error));
+            OWN_FAILURE.into()
+        }
+    }
+}
+
+/// A line to the person at the terminal, who may have closed standard error.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(format!("cnet: {text}\n").as_bytes());
+}
+
+fn run(options: &RunOptions) -> anyhow::Result<u8> {
+    crate::logging::start(match options.verbose {
+        0 => tracing::Level::WARN,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    });
+    let host_conf = ResolvConf::read(resolv_conf::PATH.as_ref()).unwrap_or_default();
+    let config = network(options, &host_conf);
+    let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
+    let setup = Setup {
+        interface: interface(options, &config),
+        resolv_conf: mounts::resolv_conf(&host_conf, &config),
+        command: &options.command,
+        signal_mask,
+    };
+    process::become_subreaper().context("cannot look after the command's children")?;
+    let child = child::start(&setup)?;
+    match bring_up(options, config, child, signals) {
+        Ok(code) => Ok(code),
+        Err(error) => {
+            // The child has noticed our end of the socket close, and ends.
+            process::kill_all_children();
+            Err(error)
+        }
+    }
+}
+
+/// Starts the network, and the command on it.
+fn bring_up(
+    options: &RunOptions,
+    config: NetworkConfig,
+    mut child: Child,
+    signals: OwnedFd,
+) -> anyhow::Result<u8> {
+    let (tap, tables) = child.receive()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(attend(options, config, tap, tables, child, signals))
+}
+
+async fn attend(
+    options: &RunOptions,
+    config: NetworkConfig,
+    tap: Tap,
+    tables: TcpTables,
+    child: Child,
+    signals: OwnedFd,
+) -> anyhow::Result<u8> {
+    let dns = dns_service(options, &config);
+    let guests = Guests {
+        ipv4: config.ipv4.map(|plan| plan.container),
+        ipv6: config.ipv6.and_then(|plan| plan.container),
+    };
+    let (dataplane, mut queries) = Dataplane::start(config, tap)?;
+    let control = dataplane.control();
+    let answers = control.clone();
+    tokio::spawn(async move {
+        while let Some(query) = queries.recv().await {
+            crate::dns::serve_query(&dns, &answers, query);
+        }
+    });
+    for spec in &options.publish {
+        for pair in spec.pairs() {
+            publish(&control, &guests, spec, pair)
+                .await
+                .with_context(|| format!("cannot publish {spec}"))?;
+        }
+    }
+    let ended = dataplane.ended();
+    tokio::spawn(async move {
+        let reason = ended.await;
+        if reason != "stopped" {
+            tell(&format!("the network has failed: {reason}"));
+        }
+    });
+    let mut supervisor = Supervisor::new(child.id(), signals)?;
+    child.go()?;
+    let code = supervisor.wait().await?;
+    process::kill_all_children();
+    drain::wait(tables, &mut supervisor).await;
+    dataplane.stop()?;
+    Ok(code)
+}
+
+fn network(options: &RunOptions, host_conf: &ResolvConf) -> NetworkConfig {
+    let subnet = options.subnet.unwrap_or_else(|| {
+        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+        Subnet::free(&routes)
+    });
+    let ipv4 = subnet.plan();
+    let ipv6 = (!options.no_ipv6).then(ipv6_plan);
+    let mut host_loopback = Vec::new();
+    if options.allow_host_loopback {
+        host_loopback.push(IpAddr::V4(ipv4.gateway));
+        host_loopback.extend(ipv6.map(|plan| IpAddr::V6(plan.gateway)));
+    }
+    NetworkConfig {
+        mtu: options.mtu,
+        gateway_mac: gateway_mac(ipv4.gateway),
+        ipv4: Some(ipv4),
+        ipv6,
+        policy: Policy {
+            host_loopback,
+            allow_metadata: options.allow_metadata,
+            ipv6: !options.no_ipv6,
+            ..Policy::default()
+        },
+        outbound_v4: None,
+        outbound_v6: None,
+        search: host_conf.search.clone(),
+        limits: Limits::default(),
+    }
+}
+
+fn interface(options: &RunOptions, config: &NetworkConfig) -> InterfaceConfig {
+    let mut interface = InterfaceConfig {
+        mtu: options.mtu.into(),
+        ..InterfaceConfig::default()
+    };
+    if let Some(plan) = config.ipv4 {
+        let address = (plan.container.into(), plan.prefix_len);
+        interface.addresses.push(address);
+        interface.gateways.push(plan.gateway.into());
+    }
+    if let Some(plan) = config.ipv6
+        && let Some(container) = plan.container
+    {
+        interface
+            .addresses
+            .push((container.into(), plan.prefix_len));
+        interface.gateways.push(plan.gateway.into());
+    }
+    interface
+}
+
+fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
+    let names = LocalNames::new(
+        config.ipv4.map(|plan| plan.gateway),
+        config.ipv6.map(|plan| plan.gateway),
+    );
+    let servers = match options.dns.as_slice() {
+        [] => Servers::from_file(resolv_conf::PATH),
+        chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
+    };
+    let own = config.ipv4.and_then(|plan| plan.dns).map(IpAddr::V4);
+    let own_v6 = config.ipv6.and_then(|plan| plan.dns).map(IpAddr::V6);
+    let own = own.into_iter().chain(own_v6).collect();
+    Service::new(names, servers, Sources::default(), own)
+}
+
+/// Where published ports lead.
+struct Guests {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+impl Guests {
+    fn of_family(&self, host: IpAddr) -> anyhow::Result<IpAddr> {
+        let guest = match host {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        };
+        // A client's own address is shown to the command, so both sides are of one family.
+        guest.with_context(|| format!("{host} needs IPv6, which --no-ipv6 leaves out"))
+    }
+}
+
+/// Opens one port on all the addresses it is meant for, or on none.
+async fn publish(
+    control: &Control,
+    guests: &Guests,
+    spec: &PublishSpec,
+    pair: PortPair,
+) -> anyhow::Result<()> {
+    let hosts = match spec.host_ip {
+        Some(host) => vec![host],
+        None if guests.ipv6.is_some() => {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        }
+        None => vec![Ipv4Addr::UNSPECIFIED.into()],
+    };
+    let Some(first) = hosts.first().copied() else {
+        bail!("there is no address to open it on");
+    };
+    let implied = spec.host_ip.is_none();
+    let open = |port| {
+        open_on(
+            control,
+            guests,
+            spec.protocol,
+            &hosts,
+            port,
+            pair.container,
+            implied,
+        )
+    };
+    if let Some(port) = pair.host {
+        return Ok(open(port).await??);
+    }
+    for _ in 0..PORT_ATTEMPTS {
+        let port = free_port(spec.protocol, first).context("cannot find a free port")?;
+        match open(port).await? {
+            Err(PublishError::InUse { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => {
+                let at = SocketAddr::new(first, port);
+                tell(&format!(
+                    "{at} leads to port {}/{}",
+                    pair.container, spec.protocol
+                ));
+                return Ok(());
+            }
+        }
+    }
+    bail!("no free port was found in {PORT_ATTEMPTS} attempts")
+}
+
+async fn open_on(
+    control: &Control,
+    guests: &Guests,
+    protocol: Protocol,
+    hosts: &[IpAddr],
+    host_port: u16,
+    port: u16,
+    implied: bool,
+) -> anyhow::Result<Result<(), PublishError>> {
+    let mut opened: Vec<ForwardId> = Vec::new();
+    for &host in hosts {
+        let request = Publish {
+            protocol,
+            host: SocketAddr::new(host, host_port),
+            guest: SocketAddr::new(guests.of_family(host)?, port),
+        };
+        match control.publish(request).await {
+            Ok(id) => opened.push(id),
+            // "All addresses" of a host without IPv6 are those of IPv4.
+            Err(PublishError::NoFamily { .. } | PublishError::NotLocal { .. })
+                if implied && host.is_ipv6() => {}
+            Err(error) => {
+                for id in opened {
+                    // It was opened a moment ago; if it is gone, so much the better.
+                    let _ = control.unpublish(id).await;
+                }
+                return Ok(Err(error));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// A port that nobody has now.
+fn free_port(protocol: Protocol, host: IpAddr) -> io::Result<u16> {
+    let any = SocketAddr::new(host, 0);
+    let bound = match protocol {
+        Protocol::Tcp => TcpListener::bind(any)?.local_addr()?,
+        Protocol::Udp => UdpSocket::bind(any)?.local_addr()?,
+    };
+    Ok(bound.port())
+}
