@@ -28,7 +28,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    fn is_held_by(&self, port: PortId, mac: MacAddr) -> bool {
+    pub(super) fn is_held_by(&self, port: PortId, mac: MacAddr) -> bool {
         match self.port {
             Some(p) => p == port,
             None => self.mac == Some(mac),

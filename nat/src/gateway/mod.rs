@@ -2,17 +2,17 @@
 //!
 //! # Policy
 //!
-//! - [`arp`]: who asks for the gateway's or the DNS address is told; nobody is told about others,
+//! - `arp`: who asks for the gateway's or the DNS address is told; nobody is told about others,
 //!   and a claim on the gateway's addresses is refused.
-//! - [`ndp`]: the same for IPv6, and router advertisements to those who solicit. Nothing is sent
+//! - `ndp`: the same for IPv6, and router advertisements to those who solicit. Nothing is sent
 //!   without being asked for, so an idle network causes no wake-up; lifetimes are as long as the
 //!   protocols allow, and a station that still asks for us after an hour gets a fresh
 //!   advertisement.
-//! - [`icmp`]: an echo request to one of our addresses is returned with exactly its own bytes,
+//! - `icmp`: an echo request to one of our addresses is returned with exactly its own bytes,
 //!   up to 64 KiB, in fragments where it must be.
-//! - [`dhcpv4`], [`dhcpv6`]: the lease of the port that asks, one a port; never an address that is
+//! - `dhcpv4`, `dhcpv6`: the lease of the port that asks, one a port; never an address that is
 //!   another port's.
-//! - [`dns`]: queries over UDP and TCP to port 53 of the DNS addresses are handed to the owner of
+//! - `dns`: queries over UDP and TCP to port 53 of the DNS addresses are handed to the owner of
 //!   the gateway ([`Gateway::take_query`]), who brings the answers back ([`Gateway::answer`]).
 //!   Nothing else is served: the owner sends the port unreachable or RST.
 //! - A reply goes to the port and MAC address the request came from. What a station says of its own
@@ -262,9 +262,11 @@ impl Gateway {
 
     /// Adds a fixed lease. Whoever else used its addresses loses them.
     pub fn add_lease(&mut self, lease: Lease) {
-        if let Some(port) = lease.port {
-            for ip in lease.addresses() {
-                self.neighbours.reserve(ip, port);
+        for ip in lease.addresses() {
+            if let Some((port, mac)) = self.neighbours.get(ip)
+                && !lease.is_held_by(port, mac)
+            {
+                self.neighbours.forget(ip);
             }
         }
         self.leases.add(lease);

@@ -46,16 +46,19 @@ impl Neighbours {
         true
     }
 
+    /// Unbinds `ip`.
+    pub(super) fn forget(&mut self, ip: IpAddr) {
+        if let Some((port, _)) = self.bindings.remove(&ip)
+            && let Some(order) = self.by_port.get_mut(&port)
+        {
+            order.retain(|&a| a != ip);
+        }
+    }
+
     /// Takes `ip` from whichever port but `holder` has it.
     pub(super) fn reserve(&mut self, ip: IpAddr, holder: PortId) {
-        let Some(&(port, _)) = self.bindings.get(&ip) else {
-            return;
-        };
-        if port != holder {
-            self.bindings.remove(&ip);
-            if let Some(order) = self.by_port.get_mut(&port) {
-                order.retain(|&a| a != ip);
-            }
+        if self.get(ip).is_some_and(|(port, _)| port != holder) {
+            self.forget(ip);
         }
     }
 

@@ -121,6 +121,16 @@ fn fixed_leases_make_neighbours_before_they_speak() {
     assert_eq!(bench.gw.neighbour(B4.into()), None);
     assert!(!bench.gw.learn(B4.into(), B, MAC_B));
     assert!(bench.gw.learn(B4.into(), A, MAC_A));
+    // A lease by MAC address alone also ends what is not its holder's.
+    assert!(bench.gw.learn(B6.into(), A, MAC_A));
+    let by_mac = Lease {
+        mac: Some(MAC_B),
+        v6: Some(B6),
+        ..Lease::default()
+    };
+    bench.gw.add_lease(by_mac);
+    assert_eq!(bench.gw.neighbour(B6.into()), None);
+    assert!(bench.gw.learn(B6.into(), B, MAC_B));
     bench.gw.remove_port(A);
     assert_eq!(bench.gw.neighbour(A4.into()), None);
     assert_eq!(bench.gw.neighbour(B4.into()), None);
