@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
 use cnet_vswitch::port::PortConfig;
 use cnet_vswitch::switch::{AddPortError, Switch, SwitchConfig, Verdict};
-use cnet_vswitch::time::Instant;
+use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
@@ -40,6 +40,20 @@ const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
 /// Guests whose address may be waited for at once.
 const MAX_SOLICITED: usize = 256;
+/// Wait between two solicitations of a guest (RetransTimer, RFC 4861 section 10).
+const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Solicitations until a guest is taken for absent. The RFC has three; a published port may well
+/// be asked for while its container is still coming up.
+const MAX_SOLICITS: u8 = 5;
+
+/// A guest whose link-layer address was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Solicited {
+    address: IpAddr,
+    tries: u8,
+    /// When to ask again, or to give up.
+    again: Instant,
+}
 
 /// What a router is made of.
 #[derive(Clone, Debug)]
@@ -73,8 +87,8 @@ pub struct Router {
     backlog: VecDeque<(Token, Readiness)>,
     drops: DropCounters,
     errors: RateLimit,
-    /// Guests whose link-layer address was asked for, with connections that wait for it.
-    solicited: Vec<IpAddr>,
+    /// Guests whose link-layer address is waited for.
+    solicited: Vec<Solicited>,
     /// The last sender told to the gateway's neighbour cache, so that it is told once.
     last_learned: Option<(IpAddr, Link)>,
 }
@@ -414,10 +428,42 @@ impl Router {
         address: IpAddr,
         io: &mut Io<'_, S, H>,
     ) {
-        if !self.solicited.contains(&address) && self.solicited.len() < MAX_SOLICITED {
-            self.solicited.push(address);
+        if self.solicited.iter().any(|s| s.address == address) {
+            return;
+        }
+        if self.solicited.len() < MAX_SOLICITED {
+            self.solicited.push(Solicited {
+                address,
+                tries: 1,
+                again: now + SOLICIT_INTERVAL,
+            });
         }
         self.gateway.solicit(now, address, io.sink);
+    }
+
+    /// Asks again for guests that have not answered, and gives up those that never did.
+    fn repeat_solicitations<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) {
+        self.meet_solicited(now, io);
+        let mut i = 0;
+        while i < self.solicited.len() {
+            let waiting = &mut self.solicited[i];
+            let address = waiting.address;
+            if waiting.again > now {
+                i += 1;
+            } else if waiting.tries < MAX_SOLICITS {
+                waiting.tries += 1;
+                waiting.again = now + SOLICIT_INTERVAL;
+                self.gateway.solicit(now, address, io.sink);
+                i += 1;
+            } else {
+                self.solicited.swap_remove(i);
+                self.tcp.link_failed(now, address, io);
+            }
+        }
     }
 
     /// Connections to guests that have shown their address meanwhile go on.
@@ -428,7 +474,7 @@ impl Router {
     ) {
         let mut i = 0;
         while i < self.solicited.len() {
-            let address = self.solicited[i];
+            let address = self.solicited[i].address;
             match self.link_to(address) {
                 None => i += 1,
                 Some(link) => {
@@ -574,6 +620,7 @@ impl Router {
             return Some(Instant::ZERO);
         }
         [
+            self.solicited.iter().map(|s| s.again).min(),
             self.tcp.poll_timeout(),
             self.udp.poll_timeout(),
             self.ping.poll_timeout(),
@@ -596,6 +643,7 @@ impl Router {
         self.ping.handle_timeout(now, io.reborrow());
         self.gateway.handle_timeout(now, io.sink);
         self.expire_fragments(now, io);
+        self.repeat_solicitations(now, io);
         for _ in 0..self.backlog.len() {
             if let Some((token, ready)) = self.backlog.pop_front() {
                 self.handle_socket(now, token, ready, io);

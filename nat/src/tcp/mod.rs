@@ -213,6 +213,11 @@ impl TcpEngine {
         self.flows.is_empty()
     }
 
+    /// Whether there is a flow between these two ends.
+    pub fn owns(&self, container: SocketAddr, remote: SocketAddr) -> bool {
+        self.flows.find(&Ends { container, remote }).is_some()
+    }
+
     /// What the engine counted.
     pub fn counters(&self) -> TcpCounters {
         self.counters
@@ -488,16 +493,7 @@ impl TcpEngine {
         link: Link,
         io: &mut Io<'_, S, H>,
     ) {
-        let waiting: Vec<Handle> = self
-            .embryonic
-            .iter()
-            .copied()
-            .filter(|h| {
-                self.flows
-                    .get(*h)
-                    .is_some_and(|f| f.link.is_none() && f.route.dst.ip() == address)
-            })
-            .collect();
+        let waiting = self.waiting_for(address);
         for handle in waiting {
             with_flow!(self, handle, now, io, |flow, cx| {
                 flow.link = Some(link);
@@ -505,6 +501,29 @@ impl TcpEngine {
             });
             self.settle(handle);
         }
+    }
+
+    /// The container with `address` is not to be found: clients that wait for it are reset.
+    pub fn link_failed<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        io: &mut Io<'_, S, H>,
+    ) {
+        for handle in self.waiting_for(address) {
+            with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
+            self.settle(handle);
+        }
+    }
+
+    /// Flows of published ports whose SYN waits for the link to `address`.
+    fn waiting_for(&self, address: IpAddr) -> Vec<Handle> {
+        let waits = |flow: &TcpFlow| flow.link.is_none() && flow.route.dst.ip() == address;
+        self.embryonic
+            .iter()
+            .copied()
+            .filter(|h| self.flows.get(*h).is_some_and(waits))
+            .collect()
     }
 
     /// Readiness of a flow's socket.
