@@ -1,0 +1,119 @@
+//! Many seeds, one seed, and proof that a seed can fail.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::plan::Plan;
+use crate::world::{Summary, World};
+
+/// Seeds of the test command.
+const SEEDS: u64 = 10_000;
+/// Failures after which the rest is spared.
+const ENOUGH: usize = 5;
+
+/// Runs a plan; a panic anywhere is a failure like any other.
+fn run(plan: Plan, trace: bool) -> Result<Summary, String> {
+    catch_unwind(AssertUnwindSafe(|| World::new(plan, trace).run())).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Err(format!("panic: {}", what.unwrap_or_default()))
+    })
+}
+
+#[test]
+fn any_seed() {
+    let first = number("CNET_SIM_FIRST").unwrap_or(0);
+    let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(first);
+    let failures = Mutex::new(Vec::new());
+    let total = Mutex::new(Summary::default());
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
+                        return;
+                    }
+                    match run(Plan::draw(seed), false) {
+                        Ok(one) => total.lock().unwrap().add(one),
+                        Err(what) => failures.lock().unwrap().push((seed, what)),
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    for (seed, what) in &failures {
+        eprintln!("seed {seed}: {what}");
+        eprintln!("  CNET_SIM_SEED={seed} cargo test --test sim -- one_seed --nocapture");
+    }
+    assert!(failures.is_empty(), "{} seeds failed", failures.len());
+    let total = total.into_inner().unwrap();
+    eprintln!("{count} seeds: {total:?}");
+    // The plans did put the core to the test.
+    assert!(total.lost > 4 * count && total.done > count / 2 && total.failed > count / 10);
+    assert!(total.stuck <= total.done / 500);
+}
+
+/// The seed in `CNET_SIM_SEED`, with a trace of its frames; without it a quiet run of seed 0.
+#[test]
+fn one_seed() {
+    let seed = number("CNET_SIM_SEED");
+    let plan = Plan::draw(seed.unwrap_or(0));
+    if seed.is_some() {
+        eprintln!("{plan:#?}");
+    }
+    match run(plan, seed.is_some()) {
+        Ok(summary) => eprintln!("{summary:?}"),
+        Err(what) => panic!("seed {}: {what}", seed.unwrap_or(0)),
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// A plan whose flows transfer something and end in good order.
+fn orderly_plan() -> Plan {
+    (0..)
+        .map(Plan::draw)
+        .find(|plan| {
+            plan.flows.iter().all(|f| {
+                f.container.ending.is_orderly() && f.far.ending.is_orderly() && f.bytes_out > 1000
+            })
+        })
+        .expect("some seed has one")
+}
+
+#[test]
+fn a_leaked_socket_is_detected() {
+    let mut plan = orderly_plan();
+    plan.host.leak = true;
+    let error = run(plan, false).unwrap_err();
+    assert!(error.contains("left over"), "{error}");
+}
+
+#[test]
+fn a_corrupted_byte_is_detected() {
+    let mut plan = orderly_plan();
+    plan.up.corrupt = 1000;
+    plan.offloads.checksum = false;
+    plan.offloads.segmentation = false;
+    let error = run(plan, false).unwrap_err();
+    assert!(error.contains("wrong bytes"), "{error}");
+}
+
+impl Summary {
+    fn add(&mut self, one: Summary) {
+        self.steps += one.steps;
+        self.frames += one.frames;
+        self.lost += one.lost;
+        self.bytes += one.bytes;
+        self.done += one.done;
+        self.failed += one.failed;
+        self.stuck += one.stuck;
+    }
+}

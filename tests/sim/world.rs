@@ -1,0 +1,624 @@
+//! One simulated world: a container, a wire, the core, a host, and the clock that drives them.
+//!
+//! # Theory of operation
+//! Time is a number. Each step moves it to the next thing that happens anywhere (a frame arrives, an
+//! event is due, a deadline passes, an application wakes) and lets every part act once. All chance
+//! comes from the seed, so a seed is a schedule, and a failing seed fails again.
+//!
+//! # Properties
+//! For every seed:
+//! - every byte arrives once and in order, both directions, and each end of file is the peer's own
+//!   ([`crate::app`] checks while it reads);
+//! - or the connection ends with the right error on both sides ([`World::judge`]);
+//! - every frame the core emits is one a kernel takes at its word ([`crate::offload::cut`]), and no
+//!   socket is misused ([`crate::host`]);
+//! - all this in bounded virtual time and a bounded number of steps;
+//! - afterwards no flow, socket, timer or buffer is left.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use cnet_nat::datagram::DatagramConfig;
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::host::HostError;
+use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
+use cnet_nat::policy::Policy;
+use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::tcp::TcpConfig;
+use cnet_vswitch::port::{Lease, PortConfig};
+use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::vnet::VNET_HDR_LEN;
+use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
+
+use crate::app::{App, End};
+use crate::container::{self, Container, Endpoint};
+use crate::host::{Fate, Host, Service};
+use crate::offload;
+use crate::plan::{FlowPlan, Opening, Plan};
+use crate::rng::Rng;
+use crate::wire::Lane;
+
+/// The port the container is plugged in.
+pub const PORT: PortId = PortId(1);
+/// The gateway's MAC address.
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
+/// Virtual time within which every application has come to its end: established flows are probed
+/// after 2 h 4 min of silence and given up some minutes later.
+const TIME_LIMIT: Duration = Duration::from_secs(4 * 3600);
+/// Virtual time within which everything is given back after that.
+const REST_LIMIT: Duration = Duration::from_secs(3 * 3600);
+/// Steps of a world: reached only by parts that keep each other busy for nothing.
+const STEP_LIMIT: u64 = 3_000_000;
+/// Frames of one batch.
+const BATCH: usize = 8;
+
+/// A router for one container, as the shell would make it.
+pub fn router(mtu: usize, stash_limit: usize, guarded: bool, rng: &mut Rng) -> Router {
+    let config = RouterConfig {
+        mtu,
+        gateway: GatewayConfig {
+            mac: GATEWAY_MAC,
+            mtu: mtu as u16,
+            v4: Some(Ipv4Gateway {
+                address: container::GATEWAY_V4,
+                prefix_len: 24,
+                dns: None,
+            }),
+            v6: Some(Ipv6Gateway {
+                address: container::GATEWAY_V6,
+                prefix_len: 64,
+                dns: None,
+                advertise_default_route: true,
+            }),
+            search: Vec::new(),
+            leases: Vec::new(),
+            dhcp_range: None,
+        },
+        policy: Policy::default(),
+        tcp: TcpConfig {
+            mtu,
+            stash_limit,
+            gateway_v4: Some(container::GATEWAY_V4.into()),
+            gateway_v6: Some(container::GATEWAY_V6.into()),
+            ..TcpConfig::default()
+        },
+        datagram: DatagramConfig {
+            mtu,
+            gateway_v4: Some(container::GATEWAY_V4),
+            gateway_v6: Some(container::GATEWAY_V6),
+            ..DatagramConfig::default()
+        },
+    };
+    let mut secret = [0; 32];
+    secret.copy_from_slice(&rng.bytes(32));
+    let mut router = Router::new(config, secret, Instant::ZERO);
+    let port = PortConfig {
+        lease: Lease {
+            mac: Some(container::MAC),
+            ipv4: vec![container::IPV4],
+            ipv6: vec![container::IPV6],
+        },
+        spoof_protection: guarded,
+        ..PortConfig::default()
+    };
+    router
+        .add_port(PORT, port)
+        .expect("the first port of a new router");
+    router
+}
+
+/// Where the core's frames go: through the oracle and onto the wire.
+pub struct Sink<'a> {
+    pub now: Instant,
+    pub mtu: usize,
+    pub lane: &'a mut Lane,
+    pub violation: &'a mut Option<String>,
+    pub frames: &'a mut u64,
+    pub trace: bool,
+}
+
+impl FrameSink for Sink<'_> {
+    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        *self.frames += 1;
+        if port != PORT {
+            self.violation.get_or_insert(format!("a frame to {port:?}"));
+            return Err(PortFull);
+        }
+        if self.trace {
+            trace(self.now, "<-", &frame[VNET_HDR_LEN..]);
+        }
+        match offload::cut(frame, self.mtu) {
+            Err(what) => {
+                self.violation
+                    .get_or_insert(format!("a frame to the container: {what}"));
+                Err(PortFull)
+            }
+            Ok(_) if self.lane.is_full() => Err(PortFull),
+            Ok(parts) => {
+                for part in parts {
+                    // The last segments of a super-frame may find the queue full: a loss.
+                    let _ = self.lane.send(self.now, part);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// One line for a frame without virtio-net header.
+fn trace(now: Instant, arrow: &str, frame: &[u8]) {
+    let time = now.as_nanos() / 1000;
+    let Ok(Some(at)) = offload::ip_at(frame) else {
+        return eprintln!("{time:>12} {arrow} {} bytes, not IP", frame.len());
+    };
+    let len = at.end - at.payload;
+    if at.protocol != 6 {
+        return eprintln!("{time:>12} {arrow} protocol {}, {len} bytes", at.protocol);
+    }
+    let l4 = &frame[at.l4..];
+    let be32 = |i: usize| u32::from_be_bytes([l4[i], l4[i + 1], l4[i + 2], l4[i + 3]]);
+    let be16 = |i: usize| u16::from_be_bytes([l4[i], l4[i + 1]]);
+    let flags: String = ["F", "S", "R", "P", "A", "U"]
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| l4[13] & 1 << bit != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    eprintln!(
+        "{time:>12} {arrow} {}>{} {flags:3} seq {} ack {} win {} len {len}",
+        be16(0),
+        be16(2),
+        be32(4),
+        be32(8),
+        be16(14),
+    );
+}
+
+/// What a run did, for those who want to know that it did something.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Summary {
+    pub steps: u64,
+    pub frames: u64,
+    pub lost: u64,
+    pub bytes: u64,
+    pub done: u64,
+    pub failed: u64,
+    /// Connections that smoltcp let hang.
+    pub stuck: u64,
+}
+
+/// A world.
+pub struct World {
+    plan: Plan,
+    now: Instant,
+    rng: Rng,
+    router: Router,
+    container: Container,
+    host: Host,
+    up: Lane,
+    down: Lane,
+    buf: Vec<u8>,
+    violation: Option<String>,
+    /// Incoming clients that have not come yet.
+    to_come: Vec<usize>,
+    steps: u64,
+    frames: u64,
+    trace: bool,
+}
+
+impl World {
+    pub fn new(plan: Plan, trace: bool) -> World {
+        let mut rng = Rng::new(plan.seed ^ 0x5eed);
+        let (address, gateway) = (container::address(plan.v6), container::gateway(plan.v6));
+        let mut container = Container::new(
+            plan.v6,
+            plan.mtu,
+            rng.next(),
+            address,
+            gateway,
+            container::MAC,
+        );
+        let mut host = Host::new(plan.host, rng.fork());
+        for (n, flow) in plan.flows.iter().enumerate() {
+            add_flow(flow, n, &mut container, &mut host, &mut rng);
+        }
+        let to_come = (0..plan.flows.len())
+            .filter(|&n| plan.flows[n].opening != Opening::Out)
+            .collect();
+        World {
+            router: router(plan.mtu, plan.stash_limit, plan.guarded, &mut rng),
+            now: Instant::ZERO,
+            container,
+            host,
+            up: Lane::new(plan.up, rng.fork()),
+            down: Lane::new(plan.down, rng.fork()),
+            buf: vec![0; FRAME_BUFFER_LEN],
+            violation: None,
+            to_come,
+            steps: 0,
+            frames: 0,
+            trace,
+            rng,
+            plan,
+        }
+    }
+
+    /// Runs the world to its end. An error is a violated property.
+    pub fn run(mut self) -> Result<Summary, String> {
+        let end = Instant::ZERO + TIME_LIMIT;
+        while !self.applications_ended() {
+            if !self.step(end)? {
+                return Err(format!("at {:?} these hang: {}", self.now, self.hanging()));
+            }
+        }
+        let end = self.now + REST_LIMIT;
+        while self.leftovers().is_some() {
+            if !self.step(end)? {
+                break;
+            }
+        }
+        if let Some(left) = self.leftovers() {
+            return Err(format!("left over: {left}"));
+        }
+        self.judge()?;
+        Ok(self.summary())
+    }
+
+    fn with_core<R>(
+        &mut self,
+        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, Sink<'_>, Host>) -> R,
+    ) -> R {
+        let mut sink = Sink {
+            now: self.now,
+            mtu: self.plan.mtu,
+            lane: &mut self.down,
+            violation: &mut self.violation,
+            frames: &mut self.frames,
+            trace: self.trace,
+        };
+        let mut io = Io {
+            sink: &mut sink,
+            hosts: &mut self.host,
+            buf: &mut self.buf,
+        };
+        f(&mut self.router, self.now, &mut io)
+    }
+
+    /// Moves time to the next thing that happens and lets it happen. `false` when that lies beyond
+    /// `end`, or nothing ever will.
+    fn step(&mut self, end: Instant) -> Result<bool, String> {
+        self.steps += 1;
+        if self.steps > STEP_LIMIT {
+            return Err(format!(
+                "busy for nothing at {:?}: {}",
+                self.now,
+                self.hanging()
+            ));
+        }
+        let Some(next) = self.next().filter(|&t| t <= end) else {
+            return Ok(false);
+        };
+        self.now = self.now.max(next);
+        self.incoming();
+        self.host.advance(self.now)?;
+        while let Some((token, readiness)) = self.host.event(self.now) {
+            if self.trace {
+                eprintln!(
+                    "{:>12} -- {token:?} {readiness:?}",
+                    self.now.as_nanos() / 1000
+                );
+            }
+            self.with_core(|router, now, io| router.handle_socket(now, token, readiness, io));
+        }
+        self.container_turn()?;
+        self.frames_up();
+        if self.router.poll_timeout().is_some_and(|t| t <= self.now) {
+            self.with_core(|router, now, io| router.handle_timeout(now, io));
+        }
+        self.host.advance(self.now)?;
+        match self.violation.take() {
+            Some(what) => Err(what),
+            None => Ok(true),
+        }
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        let clients = self
+            .to_come
+            .iter()
+            .map(|&n| Instant::ZERO + self.plan.flows[n].start)
+            .min();
+        [
+            clients,
+            self.host.next(),
+            self.container.next(self.now),
+            self.up.next(),
+            self.down.next(),
+            self.router.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn incoming(&mut self) {
+        let due = |w: &World, n: usize| Instant::ZERO + w.plan.flows[n].start <= w.now;
+        while let Some(i) = self.to_come.iter().position(|&n| due(self, n)) {
+            let n = self.to_come.swap_remove(i);
+            let flow = &self.plan.flows[n];
+            let guest = SocketAddr::new(container::address(self.plan.v6), flow.port);
+            let peer = flow.remote;
+            let socket = self.host.incoming(peer);
+            self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
+        }
+    }
+
+    fn container_turn(&mut self) -> Result<(), String> {
+        while let Some(frame) = self.down.receive(self.now) {
+            self.container.deliver(self.now, frame);
+        }
+        let mut frames = Vec::new();
+        self.container.poll(self.now, &mut frames)?;
+        if self.trace {
+            frames.iter().for_each(|f| trace(self.now, "->", f));
+        }
+        for frame in offload::join(frames, self.plan.offloads, &mut self.rng) {
+            let _ = self.up.send(self.now, frame);
+        }
+        Ok(())
+    }
+
+    fn frames_up(&mut self) {
+        loop {
+            let mut batch = 0;
+            while batch < BATCH
+                && let Some(frame) = self.up.receive(self.now)
+            {
+                batch += 1;
+                self.with_core(|router, now, io| router.handle_frame(now, PORT, &frame, io));
+            }
+            if batch == 0 {
+                return;
+            }
+            self.with_core(|router, now, io| router.end_batch(now, io));
+        }
+    }
+
+    /// Whether the endpoint of flow `n` will not do anything more.
+    fn endpoint_ended(&self, n: usize) -> bool {
+        let e = &self.container.endpoints[n];
+        // One that listens in vain has ended when its client has.
+        e.app.end.is_some() || self.plan.flows[n].opening != Opening::Out && !e.was_connected()
+    }
+
+    fn applications_ended(&self) -> bool {
+        self.to_come.is_empty()
+            && (0..self.plan.flows.len()).all(|n| self.endpoint_ended(n))
+            && self.host.running().next().is_none()
+    }
+
+    fn hanging(&self) -> String {
+        let mut out = String::new();
+        for (n, e) in self.container.endpoints.iter().enumerate() {
+            if !self.endpoint_ended(n) {
+                out += &format!(
+                    "\n  flow {n} container: {} [{}]",
+                    e.app.brief(),
+                    self.container.state(n)
+                );
+            }
+        }
+        for (at, app) in self.host.running() {
+            out += &format!("\n  {at}: {}", app.brief());
+        }
+        out
+    }
+
+    /// What the core still holds.
+    fn leftovers(&self) -> Option<String> {
+        let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
+        let stash = self.router.tcp().stashed();
+        let timer = self.router.poll_timeout();
+        let nothing = flows == 0 && sockets == 0 && stash == 0 && timer.is_none();
+        (!nothing).then(|| {
+            format!("{flows} flows, {sockets} sockets, {stash} bytes stashed, timer {timer:?}")
+        })
+    }
+
+    /// Compares how each flow ended on both sides with its plan.
+    fn judge(&self) -> Result<(), String> {
+        for (n, flow) in self.plan.flows.iter().enumerate() {
+            let endpoint = &self.container.endpoints[n];
+            let far: Vec<&App> = self
+                .host
+                .finished
+                .iter()
+                .filter(|(at, _)| *at == flow.remote)
+                .map(|(_, app)| app)
+                .collect();
+            self.judge_flow(flow, endpoint, &far).map_err(|what| {
+                let ends: Vec<_> = far.iter().map(|a| a.brief()).collect();
+                format!(
+                    "flow {n} {:?} {:?}: {what}\n  container: {}\n  far: {ends:#?}",
+                    flow.opening,
+                    flow.fate,
+                    endpoint.app.brief()
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn judge_flow(&self, flow: &FlowPlan, endpoint: &Endpoint, far: &[&App]) -> Result<(), String> {
+        let here = endpoint.app.end;
+        let opened = match (flow.opening, flow.fate) {
+            (Opening::In { listening }, _) => listening,
+            (Opening::Out, Fate::Accept) => true,
+            (Opening::Out, Fate::Fail(e) | Fate::FailAtOnce(e)) => {
+                return self.judge_failed_open(flow, e, here, far);
+            }
+        };
+        if !opened {
+            let reset = far
+                .iter()
+                .all(|a| a.end != Some(End::Done) && a.received == 0);
+            return if reset && !endpoint.was_connected() {
+                Ok(())
+            } else {
+                Err("nobody listens, but the client was not reset".into())
+            };
+        }
+        if here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote) {
+            return Ok(());
+        }
+        if endpoint.stuck {
+            return Ok(());
+        }
+        let never_began = far
+            .iter()
+            .all(|a| a.received == 0 && a.end != Some(End::Done));
+        // The far end may reset before the container's handshake is done.
+        if here == Some(End::Refused) && never_began && !flow.far.ending.is_orderly() {
+            return Ok(());
+        }
+        // Half-open connections make room when the host runs out of descriptors.
+        let untouched = endpoint.app.received == 0 && never_began;
+        let given_up = matches!(here, None | Some(End::Refused | End::Reset));
+        if self.router.tcp().counters().evicted > 0 && untouched && given_up {
+            return Ok(());
+        }
+        // A SYN that the wire doubled may have opened a second connection, which came to nothing.
+        let (ghosts, real): (Vec<&App>, Vec<&App>) = far
+            .iter()
+            .partition(|a| a.received == 0 && a.end == Some(End::Reset));
+        let Some(here) = here else {
+            // A client may be gone before the container's handshake is done.
+            let gone = |a: &&App| matches!(a.end, Some(End::Aborted | End::Vanished));
+            // Or the container is not found at all on a wire that loses every answer.
+            let unlucky = never_began && self.up.lost + self.down.lost > 4;
+            return if unlucky || far.iter().all(gone) {
+                Ok(())
+            } else {
+                Err("the container's side was never connected".into())
+            };
+        };
+        let [real] = real[..] else {
+            let reset_early = real.is_empty() && !ghosts.is_empty();
+            return match here {
+                End::Aborted | End::Vanished if reset_early => Ok(()),
+                _ => Err(format!("{} connections at the far end", real.len())),
+            };
+        };
+        self.judge_ends(flow, endpoint, here, real)
+    }
+
+    fn judge_ends(
+        &self,
+        flow: &FlowPlan,
+        endpoint: &Endpoint,
+        here: End,
+        far: &App,
+    ) -> Result<(), String> {
+        let near = &endpoint.app;
+        let there = far.end.ok_or("the far end has not ended")?;
+        if near.eof && !far.shut || far.eof && !near.shut {
+            return Err("an end of file that the peer did not send".into());
+        }
+        let rude = |end| matches!(end, End::Aborted | End::Vanished);
+        let orderly = flow.container.ending.is_orderly() && flow.far.ending.is_orderly();
+        let fitting = match (here, there) {
+            (End::Done, End::Done) => orderly,
+            (a, b) if rude(a) => rude(b) || b == End::Reset,
+            (End::Reset, b) => rude(b),
+            _ => false,
+        };
+        if fitting {
+            Ok(())
+        } else {
+            Err(format!("ended {here:?} here and {there:?} there"))
+        }
+    }
+
+    fn judge_failed_open(
+        &self,
+        flow: &FlowPlan,
+        error: HostError,
+        here: Option<End>,
+        far: &[&App],
+    ) -> Result<(), String> {
+        if !far.is_empty() {
+            return Err("a connection that should have failed".into());
+        }
+        let expected = match error {
+            HostError::Refused => End::Refused,
+            HostError::TimedOut => End::TimedOut,
+            _ => End::Unreachable,
+        };
+        let exhausted =
+            here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote);
+        if here == Some(expected) || exhausted {
+            Ok(())
+        } else {
+            Err(format!("{error:?} became {here:?}"))
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let ends = self.container.endpoints.iter().map(|e| e.app.end);
+        let done = ends.clone().filter(|&e| e == Some(End::Done)).count() as u64;
+        let received =
+            |apps: &mut dyn Iterator<Item = &App>| apps.map(|a| a.received as u64).sum::<u64>();
+        Summary {
+            steps: self.steps,
+            frames: self.frames,
+            lost: self.up.lost + self.down.lost,
+            bytes: received(&mut self.container.endpoints.iter().map(|e| &e.app))
+                + received(&mut self.host.finished.iter().map(|f| &f.1)),
+            done,
+            failed: ends.count() as u64 - done,
+            stuck: self.container.endpoints.iter().filter(|e| e.stuck).count() as u64,
+        }
+    }
+}
+
+/// Puts both ends of a flow in place.
+fn add_flow(flow: &FlowPlan, n: usize, container: &mut Container, host: &mut Host, rng: &mut Rng) {
+    let out: Rc<[u8]> = rng.bytes(flow.bytes_out).into();
+    let back: Rc<[u8]> = rng.bytes(flow.bytes_in).into();
+    let near = App::new(
+        format!("flow {n}, container"),
+        flow.container.clone(),
+        out.clone(),
+        back.clone(),
+    );
+    let start = Instant::ZERO + flow.start;
+    let endpoint = match flow.opening {
+        Opening::Out => Endpoint::connecting(flow.remote, flow.port, start, flow.socket, near),
+        Opening::In { listening: true } => {
+            Endpoint::listening(flow.port, Instant::ZERO, flow.socket, near)
+        }
+        // Far in the future: it never listens.
+        Opening::In { listening: false } => {
+            Endpoint::listening(flow.port, Instant::ZERO + Duration::MAX, flow.socket, near)
+        }
+    };
+    container.endpoints.push(endpoint);
+    let plan = flow.far.clone();
+    host.add_service(
+        flow.remote,
+        Service {
+            fate: flow.fate,
+            delay: flow.fate_delay,
+            receive_buffer: flow.receive_buffer,
+            send_buffer: flow.send_buffer,
+            app: Box::new(move || {
+                App::new(
+                    format!("flow {n}, far end"),
+                    plan.clone(),
+                    back.clone(),
+                    out.clone(),
+                )
+            }),
+        },
+    );
+}
