@@ -19,6 +19,7 @@ use cnet_vswitch::MacAddr;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
+mod batch;
 mod forwards;
 mod plan;
 pub mod sockets;

@@ -22,6 +22,8 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
+use super::batch::ReceiveBatch;
+
 /// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
 const SCRATCH_LEN: usize = 128 * 1024;
 /// Receive buffer asked for UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max`.
@@ -56,6 +58,8 @@ impl Features {
 struct HostSocket {
     fd: OwnedFd,
     v6: bool,
+    /// Datagrams that may be joined to trains; echo messages may not.
+    udp: bool,
     /// TCP: where the kernel's peek offset stands, if it keeps one. UDP: unused.
     peek_off: Option<usize>,
     /// What datagrams are sent with at present, so that it is set only when it changes.
@@ -72,6 +76,7 @@ pub struct HostTable {
     free: Vec<u32>,
     features: Features,
     scratch: Box<[u8]>,
+    batch: ReceiveBatch,
     /// Source addresses to send from, by family.
     outbound_v4: Option<Ipv4Addr>,
     outbound_v6: Option<Ipv6Addr>,
@@ -96,6 +101,7 @@ impl HostTable {
             free: Vec::new(),
             features,
             scratch: vec![0; scratch].into_boxed_slice(),
+            batch: ReceiveBatch::new(),
             outbound_v4,
             outbound_v6,
         }
@@ -106,11 +112,13 @@ impl HostTable {
         self.sockets.len() - self.free.len()
     }
 
-    /// Takes a socket into the table without watching it.
-    pub fn insert(&mut self, fd: OwnedFd, v6: bool) -> SocketId {
+    /// Takes a socket into the table without watching it. `v6` is its family; `udp` tells UDP
+    /// sockets from others.
+    pub fn insert(&mut self, fd: OwnedFd, v6: bool, udp: bool) -> SocketId {
         let socket = HostSocket {
             fd,
             v6,
+            udp,
             peek_off: None,
             hop_limit: 0,
             tos: 0,
@@ -161,6 +169,7 @@ impl HostTable {
     fn take(&mut self, socket: SocketId) -> Option<HostSocket> {
         let taken = self.sockets.get_mut(socket.0 as usize)?.take()?;
         self.free.push(socket.0);
+        self.batch.forget(socket);
         // A burst of connections must not leave its table behind.
         if self.free.len() == self.sockets.len() && self.sockets.capacity() > 1024 {
             self.sockets = Vec::new();
@@ -233,7 +242,7 @@ pub fn from_errno(e: Errno) -> HostError {
     }
 }
 
-fn from_io(e: &io::Error) -> HostError {
+pub(super) fn from_io(e: &io::Error) -> HostError {
     e.raw_os_error().map_or(HostError::Other, |n| {
         from_errno(Errno::from_raw_os_error(n))
     })
@@ -243,7 +252,7 @@ impl HostSockets for HostTable {
     fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
         let fd = open(to.ip(), SocketType::STREAM)?;
         self.bind_outbound(&fd, to.ip())?;
-        let socket = self.insert(fd, to.is_ipv6());
+        let socket = self.insert(fd, to.is_ipv6(), false);
         let connected = self.prepare_tcp(socket).and_then(|()| {
             match rustix::net::connect(&self.get(socket)?.fd, &to).map_err(from_errno) {
                 Ok(()) | Err(HostError::WouldBlock) => self.watch(socket, token),
@@ -348,7 +357,7 @@ impl HostSockets for HostTable {
         }
         self.prepare_datagram(&fd, kind, v6)?;
         self.bind_outbound(&fd, family_of)?;
-        let socket = self.insert(fd, v6);
+        let socket = self.insert(fd, v6, kind == DatagramKind::Udp);
         if let Err(e) = self.watch(socket, token) {
             self.take(socket);
             return Err(e);
@@ -397,12 +406,19 @@ impl HostSockets for HostTable {
         socket: SocketId,
         buf: &mut [u8],
     ) -> Result<Received, HostError> {
-        let s = self.get(socket)?;
+        let HostTable { sockets, batch, .. } = self;
+        let s = sockets
+            .get(socket.0 as usize)
+            .and_then(Option::as_ref)
+            .ok_or(HostError::Other)?;
+        if s.udp {
+            return batch.receive(socket, s.fd.as_fd(), buf);
+        }
         let d = sys::recv_datagram(&s.fd, buf).map_err(|e| from_io(&e))?;
         Ok(Received {
             len: d.len,
             from: d.from,
-            segment: d.segment,
+            segment: None,
             tos: d.tos.unwrap_or(0),
         })
     }

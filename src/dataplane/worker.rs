@@ -346,7 +346,7 @@ impl Worker {
                 self.hosts
                     .prepare_datagram(&fd, DatagramKind::Udp, v6)
                     .map_err(|e| failed(format!("{e:?}")))?;
-                let socket = self.hosts.insert(fd, v6);
+                let socket = self.hosts.insert(fd, v6, true);
                 let published = self
                     .router
                     .publish_udp(token, socket, publish.guest)
@@ -430,7 +430,7 @@ impl Worker {
                     let Some(peer) = peer.and_then(|p| SocketAddr::try_from(p).ok()) else {
                         continue;
                     };
-                    let socket = self.hosts.insert(fd, peer.is_ipv6());
+                    let socket = self.hosts.insert(fd, peer.is_ipv6(), false);
                     let peer = canonical(peer);
                     self.with_router(|r, io| r.handle_accept(now, guest, peer, socket, io));
                 }
