@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use cnet_nat::flow::Limits;
@@ -23,10 +24,15 @@ mod batch;
 mod forwards;
 mod plan;
 pub mod sockets;
+mod spin;
 mod worker;
 
 pub use cnet_nat::gateway::{DnsQuery, QueryId};
 pub use forwards::{ForwardId, Protocol, Publish, PublishError};
+
+/// Polling on for this long after the last event: longer than a round trip through the host's kernel
+/// and back, shorter than anybody's patience.
+pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// DNS queries that may wait for the service before further ones are dropped.
 const QUERY_QUEUE: usize = 256;
@@ -84,6 +90,9 @@ pub struct NetworkConfig {
     pub search: Vec<String>,
     /// What one container may hold.
     pub limits: Limits,
+    /// How long the worker polls on after the last event before it sleeps; zero for never. See
+    /// [`DEFAULT_BUSY_POLL`].
+    pub busy_poll: Duration,
 }
 
 /// What the worker is asked to do.

@@ -107,11 +107,6 @@ impl HostTable {
         }
     }
 
-    /// Open sockets.
-    pub fn len(&self) -> usize {
-        self.sockets.len() - self.free.len()
-    }
-
     /// Takes a socket into the table without watching it. `v6` is its family; `udp` tells UDP
     /// sockets from others.
     pub fn insert(&mut self, fd: OwnedFd, v6: bool, udp: bool) -> SocketId {

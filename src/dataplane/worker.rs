@@ -27,6 +27,7 @@ use tokio::sync::mpsc as async_mpsc;
 
 use super::forwards::{self, Forward, ForwardId, ForwardSocket, Protocol, Publish, PublishError};
 use super::sockets::{Features, HostTable};
+use super::spin::Spin;
 use super::{Command, DnsQuery, NetworkConfig, canonical};
 
 /// Frames read from the TAP before what they caused is acknowledged.
@@ -43,6 +44,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 const CONTAINER: PortId = PortId(1);
 /// Room that read frames have in front; none is needed to read.
 const READ_BUFFER_LEN: usize = FRAME_BUFFER_LEN;
+
+/// Do not wait.
+const NO_WAIT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// Tokens of the worker's own descriptors, by index.
 const TAP: u32 = 0;
@@ -81,6 +88,7 @@ struct Worker {
     /// Listeners that had to stop accepting, and until when.
     paused: Option<Instant>,
     channels: Channels,
+    spin: Spin,
 }
 
 /// What a turn at the TAP ended with.
@@ -155,6 +163,7 @@ impl Worker {
             next_forward: 1,
             paused: None,
             channels,
+            spin: Spin::new(config.busy_poll),
         })
     }
 
@@ -175,6 +184,8 @@ impl Worker {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
+            let spinning = self.spin.is_on();
+            let timeout = if spinning { Some(NO_WAIT) } else { timeout };
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&*self.epoll, space, timeout.as_ref()) {
@@ -182,6 +193,7 @@ impl Worker {
                 Err(e) => return Err(e).context("epoll_wait failed"),
             }
             let now = now();
+            self.spin.waited(now, !events.is_empty());
             let mut tap_ready = false;
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else {

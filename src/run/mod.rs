@@ -210,6 +210,7 @@ fn network(options: &RunOptions, host_conf: &ResolvConf) -> NetworkConfig {
         outbound_v6: None,
         search: host_conf.search.clone(),
         limits: Limits::default(),
+        busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
     }
 }
 

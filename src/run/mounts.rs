@@ -123,6 +123,7 @@ mod tests {
             outbound_v6: None,
             search: Vec::new(),
             limits: Limits::default(),
+            busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
         };
         let host = ResolvConf::parse(
             "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.org lan\n",

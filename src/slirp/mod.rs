@@ -154,6 +154,7 @@ fn network(options: &Options) -> NetworkConfig {
         outbound_v6: options.outbound_v6,
         search: Vec::new(),
         limits: Limits::default(),
+        busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
     }
 }
 
