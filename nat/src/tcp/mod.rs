@@ -44,13 +44,36 @@ use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{DropReason, FrameSink, IpHeader};
 
 use crate::flow::{Ends, FlowTable, Handle, TimerWheel};
-use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
-use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
+use crate::host::{HostSockets, Readiness, Token};
+use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
 use crate::policy::{Decision, Policy, Refusal};
 
+/// Runs one flow operation with the engine's parts lent out, then settles the flow's affairs.
+macro_rules! with_flow {
+    ($self:ident, $handle:expr, $now:expr, $io:expr, |$flow:ident, $cx:ident| $body:expr) => {{
+        let TcpEngine {
+            config,
+            flows,
+            stash,
+            ..
+        } = &mut *$self;
+        flows.get_mut($handle).map(|$flow| {
+            let mut cx = Cx {
+                now: $now,
+                io: $io,
+                config,
+                stash,
+            };
+            let $cx = &mut cx;
+            $body
+        })
+    }};
+}
+
 pub mod flow;
 mod isn;
+mod open;
 pub mod receive;
 mod rtt;
 pub mod segment;
@@ -59,8 +82,8 @@ pub mod transmit;
 
 use flow::{Cx, State, TcpFlow};
 use isn::IsnGenerator;
-use segment::{Flags, Route, Segment, SegmentOut, write_segment};
-use seq::Seq;
+use open::{on_connected, refuse};
+use segment::Segment;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -157,28 +180,6 @@ pub struct TcpEngine {
     /// Half-open flows, oldest first; entries outlive their flows and are skipped then.
     embryonic: VecDeque<Handle>,
     counters: TcpCounters,
-}
-
-/// Runs one flow operation with the engine's parts lent out, then settles the flow's affairs.
-macro_rules! with_flow {
-    ($self:ident, $handle:expr, $now:expr, $io:expr, |$flow:ident, $cx:ident| $body:expr) => {{
-        let TcpEngine {
-            config,
-            flows,
-            stash,
-            ..
-        } = &mut *$self;
-        flows.get_mut($handle).map(|$flow| {
-            let mut cx = Cx {
-                now: $now,
-                io: $io,
-                config,
-                stash,
-            };
-            let $cx = &mut cx;
-            $body
-        })
-    }};
 }
 
 impl TcpEngine {
@@ -315,217 +316,6 @@ impl TcpEngine {
         }
     }
 
-    fn open<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        link: &Link,
-        seg: &Segment<'_>,
-        ends: Ends,
-        host: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) -> Result<(), DropReason> {
-        let route = Route {
-            src: ends.remote,
-            dst: ends.container,
-        };
-        let iss = self.isn.isn(now, &ends);
-        let mut flow = TcpFlow::new(now, State::Connecting, route, Some(*link), iss);
-        flow.rcv_nxt = seg.seq + 1;
-        flow.rcv_adv = flow.rcv_nxt;
-        {
-            let TcpEngine { config, stash, .. } = &mut *self;
-            flow.take_syn_options(
-                seg,
-                &Cx {
-                    now,
-                    io,
-                    config,
-                    stash,
-                },
-            );
-        }
-        let Some(handle) = self.insert(now, ends, flow, io) else {
-            refuse(link, seg, &ends, io);
-            return Err(DropReason::Quota);
-        };
-        let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
-        let to = SocketAddr::new(host, ends.remote.port());
-        let mut result = io.hosts.tcp_connect(token, to);
-        if result == Err(HostError::Exhausted) && self.evict(now, Some(handle), io) {
-            result = io.hosts.tcp_connect(token, to);
-        }
-        match result {
-            Ok(socket) => {
-                if let Some(flow) = self.flows.get_mut(handle) {
-                    flow.socket = Some(socket);
-                }
-                self.counters.opened += 1;
-                self.settle(handle);
-                Ok(())
-            }
-            Err(e) => {
-                self.connect_failed(handle, e, io);
-                Err(match e {
-                    HostError::Exhausted => DropReason::HostResource,
-                    _ => DropReason::HostRefused,
-                })
-            }
-        }
-    }
-
-    /// Enters a half-open flow, at the cost of the oldest half-open one if the table is full.
-    fn insert<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        ends: Ends,
-        flow: TcpFlow,
-        io: &mut Io<'_, S, H>,
-    ) -> Option<Handle> {
-        if self.flows.len() >= self.config.max_flows && !self.evict(now, None, io) {
-            return None;
-        }
-        let handle = self.flows.insert(ends, flow).ok()?;
-        // Entries of flows long gone are dropped here, so the list stays near the number of
-        // half-open flows.
-        while let Some(&oldest) = self.embryonic.front() {
-            if self.flows.get(oldest).is_some_and(TcpFlow::is_embryonic) {
-                break;
-            }
-            self.embryonic.pop_front();
-        }
-        self.embryonic.push_back(handle);
-        Some(handle)
-    }
-
-    /// Ends the oldest half-open flow other than `but`. `false` if there is none.
-    fn evict<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        but: Option<Handle>,
-        io: &mut Io<'_, S, H>,
-    ) -> bool {
-        while let Some(handle) = self.embryonic.pop_front() {
-            if Some(handle) == but {
-                self.embryonic.push_front(handle);
-                return false;
-            }
-            let evicted = with_flow!(self, handle, now, io, |flow, cx| {
-                let embryonic = flow.is_embryonic();
-                if embryonic {
-                    flow.abort(cx);
-                }
-                embryonic
-            });
-            if evicted == Some(true) {
-                self.counters.evicted += 1;
-                self.settle(handle);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// A client was accepted on a published port of `guest`. `link` is where the guest is, or
-    /// `None` while its address is being resolved; then [`TcpEngine::link_resolved`] follows.
-    /// `remote` is the client as the container shall see it.
-    pub fn handle_accept<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        link: Option<Link>,
-        guest: SocketAddr,
-        remote: SocketAddr,
-        socket: SocketId,
-        io: &mut Io<'_, S, H>,
-    ) -> Result<(), DropReason> {
-        let Some(ends) = self.free_ends(guest, remote) else {
-            io.hosts.tcp_reset(socket);
-            return Err(DropReason::Quota);
-        };
-        let route = Route {
-            src: ends.remote,
-            dst: ends.container,
-        };
-        let iss = self.isn.isn(now, &ends);
-        let mut flow = TcpFlow::new(now, State::SynSent, route, link, iss);
-        flow.socket = Some(socket);
-        let Some(handle) = self.insert(now, ends, flow, io) else {
-            io.hosts.tcp_reset(socket);
-            return Err(DropReason::Quota);
-        };
-        let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
-        let adopted = io.hosts.tcp_adopt(token, socket).is_ok();
-        with_flow!(self, handle, now, io, |flow, cx| {
-            if adopted {
-                flow.send_syn(cx)
-            } else {
-                flow.reset_host(cx)
-            }
-        });
-        self.settle(handle);
-        if !adopted {
-            return Err(DropReason::HostResource);
-        }
-        self.counters.accepted += 1;
-        Ok(())
-    }
-
-    /// Two forwards to one guest port may bring the same client address and port: later ones are
-    /// shown with another port.
-    fn free_ends(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<Ends> {
-        for _ in 0..64 {
-            let ends = Ends {
-                container: guest,
-                remote,
-            };
-            if self.flows.find(&ends).is_none() {
-                return Some(ends);
-            }
-            remote.set_port(remote.port().checked_add(1).unwrap_or(1024));
-        }
-        None
-    }
-
-    /// The container with `address` was found at `link`: SYNs that waited for it go out.
-    pub fn link_resolved<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        link: Link,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let waiting = self.waiting_for(address);
-        for handle in waiting {
-            with_flow!(self, handle, now, io, |flow, cx| {
-                flow.link = Some(link);
-                flow.send_syn(cx);
-            });
-            self.settle(handle);
-        }
-    }
-
-    /// The container with `address` is not to be found: clients that wait for it are reset.
-    pub fn link_failed<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) {
-        for handle in self.waiting_for(address) {
-            with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
-            self.settle(handle);
-        }
-    }
-
-    /// Flows of published ports whose SYN waits for the link to `address`.
-    fn waiting_for(&self, address: IpAddr) -> Vec<Handle> {
-        let waits = |flow: &TcpFlow| flow.link.is_none() && flow.route.dst.ip() == address;
-        self.embryonic
-            .iter()
-            .copied()
-            .filter(|h| self.flows.get(*h).is_some_and(waits))
-            .collect()
-    }
-
     /// Readiness of a flow's socket.
     pub fn handle_socket<S: FrameSink, H: HostSockets>(
         &mut self,
@@ -558,61 +348,6 @@ impl TcpEngine {
             return;
         }
         self.serve(now, handle, io);
-    }
-
-    /// Tells the container that its connection will not be, and forgets it.
-    fn connect_failed<S: FrameSink, H: HostSockets>(
-        &mut self,
-        handle: Handle,
-        error: HostError,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let Some((ends, flow)) = self.take(handle) else {
-            return;
-        };
-        if let Some(socket) = flow.socket {
-            io.hosts.close(socket);
-        }
-        let Some(link) = flow.link else { return };
-        let syn = Seq(flow.rcv_nxt.0.wrapping_sub(1));
-        let kind = match error {
-            HostError::NetUnreachable => IcmpErrorKind::NetUnreachable,
-            HostError::HostUnreachable => IcmpErrorKind::HostUnreachable,
-            HostError::Prohibited => IcmpErrorKind::Prohibited,
-            // See the module's theory: silence is what becomes ETIMEDOUT.
-            HostError::TimedOut => return,
-            _ => {
-                reset_syn(&link, &ends, flow.rcv_nxt, io);
-                return;
-            }
-        };
-        self.report_unreachable(&link, &ends, syn, kind, io);
-    }
-
-    fn report_unreachable<S: FrameSink, H: HostSockets>(
-        &self,
-        link: &Link,
-        ends: &Ends,
-        syn: Seq,
-        kind: IcmpErrorKind,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let Some(from) = self.config.gateway(ends.container.ip()) else {
-            return;
-        };
-        let mut quote = [0; 60];
-        let len = segment::quote_syn(&mut quote, ends.container, ends.remote, syn);
-        let quote = &quote[..len];
-        // A lost ICMP error costs the container its own timeout, no more.
-        let _ = emit_icmp_error(
-            io.sink,
-            io.buf,
-            link,
-            from,
-            ends.container.ip(),
-            kind,
-            quote,
-        );
     }
 
     /// The batch of frames is over: acknowledge, discard and send for the flows it touched.
@@ -728,76 +463,4 @@ impl TcpEngine {
             self.settle(handle);
         }
     }
-}
-
-/// The host's connect has ended, or has it?
-fn on_connected<S: FrameSink, H: HostSockets>(
-    flow: &mut TcpFlow,
-    cx: &mut Cx<'_, '_, S, H>,
-) -> Result<(), HostError> {
-    let Some(socket) = flow.socket else {
-        return Ok(());
-    };
-    match cx.io.hosts.tcp_connected(socket) {
-        Err(HostError::WouldBlock) => Ok(()),
-        Err(e) => Err(e),
-        Ok(()) => {
-            flow.state = State::SynReceived;
-            flow.send_syn(cx);
-            Ok(())
-        }
-    }
-}
-
-/// Answers a segment that belongs to no flow with a RST (RFC 9293, section 3.10.7.1).
-fn refuse<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    seg: &Segment<'_>,
-    ends: &Ends,
-    io: &mut Io<'_, S, H>,
-) {
-    if seg.flags.ack {
-        emit_reset(link, ends, seg.ack, None, io);
-    } else {
-        reset_syn(link, ends, seg.seq + seg.sequence_len(), io);
-    }
-}
-
-/// Refuses a SYN: `ack` is the number behind it.
-fn reset_syn<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    ends: &Ends,
-    ack: Seq,
-    io: &mut Io<'_, S, H>,
-) {
-    emit_reset(link, ends, Seq(0), Some(ack), io);
-}
-
-fn emit_reset<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    ends: &Ends,
-    seq: Seq,
-    ack: Option<Seq>,
-    io: &mut Io<'_, S, H>,
-) {
-    let route = Route {
-        src: ends.remote,
-        dst: ends.container,
-    };
-    let seg = SegmentOut {
-        seq,
-        ack: ack.unwrap_or_default(),
-        flags: Flags {
-            rst: true,
-            ack: ack.is_some(),
-            ..Flags::default()
-        },
-        window: 0,
-        syn: None,
-        payload_len: 0,
-        mss: usize::MAX,
-    };
-    let len = write_segment(io.buf, link, &route, &seg);
-    // A lost RST is asked for again by the container's next segment.
-    let _ = io.sink.emit(link.port, &io.buf[..len]);
 }
