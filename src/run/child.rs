@@ -81,6 +81,7 @@ fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Tap, TcpTables)> {
     mounts::separate()?;
     let tap = Tap::create(INTERFACE, 1)?;
     netif::loopback_up()?;
+    keep_to_our_addresses();
     netif::configure(tap.ifindex, &tap.name, &setup.interface)?;
     allow_ping();
     if let Err(error) = mounts::replace_resolv_conf(&setup.resolv_conf) {
@@ -154,6 +155,16 @@ fn errno_of(error: &TapError) -> Option<Errno> {
     match error {
         TapError::Enter { source, .. } => Errno::from_io_error(source),
         _ => None,
+    }
+}
+
+/// Has the kernel ignore the gateway's router advertisements: the interface has its addresses and
+/// routes already, and a second address that appears a second later would be used at random.
+fn keep_to_our_addresses() {
+    let path = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra");
+    if let Err(error) = fs::write(&path, "0") {
+        // Without IPv6 there is no such file.
+        tracing::info!(%error, path, "cannot be written");
     }
 }
 

@@ -5,8 +5,9 @@
 //! ones cut short while they stay unique, the last of two winning, `--` ending the options. The
 //! messages are slirp4netns's own where it has one, since callers show them to people.
 //!
-//! What this version does not do yet is refused by name, and left out of `--help`: callers such as
-//! podman and rootlesskit look there before they use `--enable-sandbox` and `--enable-seccomp`.
+//! What this version does not do yet is refused by name, never ignored. `--help` names every option
+//! that callers look for there; podman and rootlesskit use `--enable-sandbox` and `--enable-seccomp`
+//! once they have seen them.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -32,6 +33,8 @@ User-mode networking for unprivileged network namespaces, as slirp4netns does it
 --disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
 --netns-type=TYPE        specify network namespace type ([path|pid], default=pid)
 --userns-path=PATH       specify user namespace path
+--enable-sandbox         not supported yet, refused
+--enable-seccomp         not supported yet, refused
 --outbound-addr=IPv4     specify the IPv4 address to send from
 --outbound-addr6=IPv6    specify the IPv6 address to send from
 --disable-dns            do not answer DNS on 10.0.2.3 (or where --cidr puts it)
@@ -620,6 +623,8 @@ mod tests {
             "--cidr",
             "--disable-host-loopback",
             "--enable-ipv6",
+            "--enable-sandbox",
+            "--enable-seccomp",
             "--outbound-addr",
             "--netns-type",
         ] {
