@@ -17,8 +17,10 @@ use tokio::time::{sleep, timeout};
 
 use super::supervise::Supervisor;
 
-/// How long a peer that takes nothing is waited for. A signal shortens it.
+/// How long a peer that takes nothing is waited for. A signal that asks for the end ends it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same, when such a signal has ended the command: all is to be over within a second.
+const HURRIED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The first pause between two looks; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -74,8 +76,12 @@ pub(super) async fn wait(mut tables: TcpTables, supervisor: &mut Supervisor) {
             pause = (pause * 2).min(LAST_PAUSE);
         }
     };
+    let patience = match supervisor.hurried() {
+        true => HURRIED_PATIENCE,
+        false => PATIENCE,
+    };
     tokio::select! {
-        outcome = timeout(PATIENCE, drained) => {
+        outcome = timeout(patience, drained) => {
             if outcome.is_err() {
                 tracing::warn!("a peer has not taken all of the command's last data");
             }

@@ -33,6 +33,8 @@ pub(super) struct Supervisor {
     signals: Watched,
     /// Whether a shell would notice, and undo, that we stop.
     job: bool,
+    /// Whether somebody has asked cnet to end.
+    hurried: bool,
 }
 
 /// What a turn of the loop brought.
@@ -53,6 +55,7 @@ impl Supervisor {
             command,
             signals,
             job,
+            hurried: false,
         })
     }
 
@@ -63,6 +66,11 @@ impl Supervisor {
                 return Ok(code);
             }
         }
+    }
+
+    /// Whether a signal has asked cnet to end so far.
+    pub(super) fn hurried(&self) -> bool {
+        self.hurried
     }
 
     /// Waits, after the command's end, until a signal asks cnet to end as well.
@@ -78,6 +86,7 @@ impl Supervisor {
         loop {
             let received = self.receive().await.context("cannot read signals")?;
             if let Some(event) = self.handle(received)? {
+                self.hurried |= matches!(event, Event::Impatience);
                 return Ok(event);
             }
         }
