@@ -5,6 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
@@ -18,10 +20,15 @@ pub fn request(slirp: &Slirp, request: &Value) -> Value {
 
 fn open(slirp: &Slirp) -> UnixStream {
     let path = slirp.api.as_ref().expect("the API was asked for");
-    let stream = UnixStream::connect(path).expect("the API socket");
-    let limit = Some(Duration::from_secs(10));
-    stream.set_read_timeout(limit).expect("a limit");
-    stream
+    let address = SocketAddrUnix::new(path).expect("a short path");
+    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).expect("a socket");
+    // Before the connect, which waits for as long where the backlog is full.
+    for side in [Timeout::Send, Timeout::Recv] {
+        let limit = Some(Duration::from_secs(10));
+        set_socket_timeout(&socket, side, limit).expect("a limit");
+    }
+    connect(&socket, &address).expect("the API socket");
+    socket.into()
 }
 
 fn exchange(slirp: &Slirp, request: &[u8]) -> String {
@@ -123,11 +130,9 @@ fn bad_arguments_are_refused_with_the_known_words() {
         let reason = format!("add_hostfwd: {reason}");
         refuses(&slirp, &request.to_string(), &reason);
     };
-    add(json!({}), "bad arguments.proto");
     add(json!({"proto": "icmp"}), "bad arguments.proto");
     let port = |value: Value| json!({"proto": "tcp", "host_port": value, "guest_port": 80});
     add(port(json!(0)), "bad arguments.host_port");
-    add(port(json!(65536)), "bad arguments.host_port");
     add(
         json!({"proto": "tcp", "host_port": 8080}),
         "bad arguments.guest_port",
@@ -148,6 +153,8 @@ fn bad_arguments_are_refused_with_the_known_words() {
     };
     remove(json!({}), "bad arguments.id");
     remove(json!({"id": 99}), "bad arguments.id");
+    add(json!({}), "bad arguments.proto");
+    add(port(json!(65536)), "bad arguments.host_port");
 }
 
 #[test]

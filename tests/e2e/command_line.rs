@@ -73,7 +73,8 @@ fn mistakes_end_with_1_and_a_message() {
     for arguments in mistakes {
         let done = run(arguments);
         assert_eq!(done.code(), Some(1), "{done}");
-        assert!(!done.stderr.trim().is_empty(), "{done}");
+        let message = [done.stdout.trim(), done.stderr.trim()].concat();
+        assert!(!message.is_empty(), "{done}");
     }
 }
 

@@ -88,6 +88,17 @@ impl Lab {
         lab.number_host();
         number(&lab.remote, "eth0", GATEWAY_V4.into(), GATEWAY_V6.into());
         lab.number_remote();
+        // The remote speaks to the host by its own address, not by the gateway's.
+        for (prefix, source) in [
+            ("192.0.2.0/24", REMOTES[0]),
+            ("2001:db8:1::/64", REMOTES[1]),
+        ] {
+            lab.remote.ip(&format!(
+                "route replace {prefix} dev eth0 metric 10 src {source}"
+            ));
+            lab.remote
+                .ip(&format!("route del {prefix} dev eth0 proto kernel"));
+        }
         lab
     }
 
