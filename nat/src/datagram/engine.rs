@@ -11,7 +11,7 @@
 //! A receive that fails is treated the same way. It ends when the socket has no more (readiness is
 //! edge-triggered), or with the budget, so that one busy socket does not starve the others.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
@@ -25,7 +25,7 @@ use crate::host::{
 };
 use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
-use crate::policy::{Decision, Policy, Refusal};
+use crate::policy::{Decision, Policy, Refusal, is_routable};
 
 /// TTL and hop limit of what containers receive: the host does not tell the real one.
 pub(super) const HOP_LIMIT: u8 = 64;
@@ -283,18 +283,5 @@ impl Engine {
     pub(super) fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
         self.mappings.remove_port(port, hosts);
         self.errors.remove_port(port);
-    }
-}
-
-/// Whether a router may send to `dst` on another link: not to groups, broadcasts and reserved
-/// addresses (RFC 1812 section 5.3.7), nor to link-local ones (RFC 4291 section 2.5.6) and
-/// IPv4-mapped ones, which have no place on a wire (section 2.5.5.2). Loopback and unspecified
-/// addresses are policy's to refuse.
-fn is_routable(dst: IpAddr) -> bool {
-    match dst {
-        IpAddr::V4(a) => a < Ipv4Addr::new(224, 0, 0, 0),
-        IpAddr::V6(a) => {
-            !a.is_multicast() && !a.is_unicast_link_local() && a.to_ipv4_mapped().is_none()
-        }
     }
 }
