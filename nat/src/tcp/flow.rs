@@ -4,13 +4,13 @@
 //! to the host's socket, [`super::transmit`] takes what the socket received to the container.
 
 use bytes::BytesMut;
+use cnet_vswitch::FrameSink;
 use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, FrameSink};
 
 use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use super::seq::Seq;
 use super::{TcpConfig, rtt::RttEstimator};
-use crate::host::{HostSockets, SocketId};
+use crate::host::{HostError, HostSockets, Readiness, SocketId};
 use crate::link::{Io, Link};
 
 /// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
@@ -31,8 +31,18 @@ pub(super) const HANDSHAKE_RTO: Duration = Duration::from_secs(1);
 /// Wait between keepalive probes, and how many may stay unanswered (Linux's defaults, tcp(7)).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 const KEEPALIVE_PROBES: u8 = 9;
-/// How long zero-window probes may stay unanswered.
-const PROBE_PATIENCE: Duration = Duration::from_secs(300);
+/// Zero-window probes that may stay unanswered: over three minutes, like retransmissions.
+const UNANSWERED_PROBES: u8 = 11;
+/// Wait before trying a port again whose queue was full; doubles up to [`MAX_STALL_DOUBLINGS`].
+const RESUME_DELAY: Duration = Duration::from_millis(1);
+/// Doublings of [`RESUME_DELAY`]: a little over a second.
+const MAX_STALL_DOUBLINGS: u8 = 10;
+/// Times in a row that a port may be found full before it is taken for dead: over three minutes.
+const MAX_STALLS: u8 = 200;
+/// Least time between two challenge ACKs of a flow (RFC 5961, section 7; Linux's
+/// tcp_invalid_ratelimit). The limit is the flow's own: one that flows share tells a blind attacker
+/// about others (CVE-2016-5696).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +108,8 @@ pub struct TcpFlow {
     /// Our end of the host's stream is shut.
     pub(super) host_shut: bool,
     pub(super) ack_due: bool,
+    /// Last challenge ACK.
+    challenged: Option<Instant>,
 
     // Host to container.
     /// First byte the container has not acknowledged.
@@ -131,12 +143,18 @@ pub struct TcpFlow {
     pub(super) alarm: Option<(Alarm, Instant)>,
     /// Unanswered tries of what the alarm stands for.
     pub(super) tries: u8,
+    /// Zero-window probes in a row, answered or not: each doubles the wait for the next.
+    pub(super) probes: u8,
+    /// Times in a row that the port was found full.
+    pub(super) stalls: u8,
     /// Last time the container was heard.
     pub(super) last_heard: Instant,
     /// What the timer wheel holds for this flow.
     pub(super) wheel_at: Option<Instant>,
     /// Listed for service at the end of the batch.
     pub(super) dirty: bool,
+    /// Listed among those with more to send.
+    pub(super) queued: bool,
 }
 
 impl TcpFlow {
@@ -161,6 +179,7 @@ impl TcpFlow {
             fin_received: false,
             host_shut: false,
             ack_due: false,
+            challenged: None,
             snd_una: iss,
             snd_nxt: iss,
             snd_max: iss,
@@ -181,9 +200,12 @@ impl TcpFlow {
             sack_permitted: false,
             alarm: None,
             tries: 0,
+            probes: 0,
+            stalls: 0,
             last_heard: now,
             wheel_at: None,
             dirty: false,
+            queued: false,
         }
     }
 
@@ -210,15 +232,15 @@ impl TcpFlow {
     /// The window field to send, and the edge it announces.
     fn window_field(&mut self) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
-        let window = if self.stash.is_empty() {
-            open.max(self.grant)
+        let scaled = if self.stash.is_empty() {
+            // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6).
+            open.max(self.grant).div_ceil(1 << self.rcv_scale)
         } else {
-            open
-        };
-        // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6).
-        let scaled = window
-            .div_ceil(1 << self.rcv_scale)
-            .min(u32::from(u16::MAX));
+            // Rounded down, or the edge would follow small segments for ever and the stash with it.
+            // What was announced before is still taken (RFC 7323, section 2.4).
+            open >> self.rcv_scale
+        }
+        .min(u32::from(u16::MAX));
         self.rcv_adv = self
             .rcv_adv
             .max(self.rcv_nxt + ((scaled << self.rcv_scale) as usize));
@@ -264,7 +286,43 @@ impl TcpFlow {
         self.send_segment(cx, Seq(self.snd_una.0.wrapping_sub(1)), Flags::ACK, 0);
     }
 
-    /// Sends our SYN (`SynSent`) or SYN/ACK (`SynReceived`) and sets the alarm for its answer.
+    /// A segment that a blind attacker could have sent too: its sender, if it is our peer, is told
+    /// where we stand (RFC 5961).
+    pub(super) fn challenge(&mut self, now: Instant) {
+        if self
+            .challenged
+            .is_none_or(|last| now >= last + CHALLENGE_INTERVAL)
+        {
+            self.challenged = Some(now);
+            self.ack_due = true;
+        }
+    }
+
+    /// Answers a segment of another connection between the same ends, which its sender has not
+    /// forgotten yet (RFC 9293, section 3.10.7.3).
+    pub(super) fn send_reset_for<S: FrameSink, H: HostSockets>(
+        &mut self,
+        ack: Seq,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
+        let flags = Flags {
+            rst: true,
+            ..Flags::default()
+        };
+        self.send_segment(cx, ack, flags, 0);
+    }
+
+    /// Sends our SYN or SYN/ACK and sets the alarm for its answer.
+    pub(super) fn open_handshake<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
+        self.send_syn(cx);
+        let wait = HANDSHAKE_RTO * (1 << self.tries.min(HANDSHAKE_TRIES));
+        self.alarm = Some((Alarm::Handshake, cx.now + wait));
+    }
+
+    /// Sends our SYN (`SynSent`) or SYN/ACK (`SynReceived`).
     pub(super) fn send_syn<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
         let answering = self.state == State::SynReceived;
         let options = SynOptions {
@@ -295,8 +353,6 @@ impl TcpFlow {
         }
         self.snd_nxt = self.snd_una + 1;
         self.snd_max = self.snd_nxt;
-        let wait = HANDSHAKE_RTO * (1 << self.tries.min(6));
-        self.alarm = Some((Alarm::Handshake, cx.now + wait));
     }
 
     // ---- ends ----
@@ -309,7 +365,10 @@ impl TcpFlow {
                 ack: self.state != State::SynSent,
                 ..Flags::default()
             };
-            self.send_segment(cx, self.snd_nxt, flags, 0);
+            // The container expects no byte behind `snd_max`: there the RST is taken, or it is in
+            // the window and the challenge ACK brings the exact one. `snd_nxt` may lie before what
+            // the container has received already, and would be ignored.
+            self.send_segment(cx, self.snd_max, flags, 0);
         }
         self.reset_host(cx);
     }
@@ -320,6 +379,17 @@ impl TcpFlow {
             cx.io.hosts.tcp_reset(socket);
         }
         self.finish(cx);
+    }
+
+    /// The network ends. What the container has sent to its end is still delivered by the host's
+    /// kernel; a stream that was cut short is reset, so that nobody takes it for whole.
+    pub(super) fn shut_down<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.host_shut
+            && let Some(socket) = self.socket.take()
+        {
+            cx.io.hosts.close(socket);
+        }
+        self.abort(cx);
     }
 
     /// Frees what the flow holds.
@@ -417,7 +487,7 @@ impl TcpFlow {
                 if self.tries >= HANDSHAKE_TRIES {
                     self.abort(cx)
                 } else {
-                    self.send_syn(cx)
+                    self.open_handshake(cx)
                 }
                 false
             }
@@ -425,20 +495,18 @@ impl TcpFlow {
                 self.on_retransmit_timeout(cx);
                 self.state == State::Established
             }
-            Alarm::Probe if cx.now > self.last_heard + PROBE_PATIENCE => {
+            Alarm::Probe => {
+                self.on_probe_timeout(cx);
+                false
+            }
+            Alarm::Resume if self.stalls >= MAX_STALLS => {
                 self.abort(cx);
                 false
             }
-            Alarm::Probe => {
-                self.send_probe(cx);
-                self.tries = self.tries.saturating_add(1);
-                self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(self.tries)));
-                false
-            }
             Alarm::Resume => {
+                self.stalls += 1;
                 self.alarm = None;
                 if self.snd_una.before(self.snd_max) {
-                    self.tries = 0;
                     self.arm_retransmit(cx);
                 }
                 true
@@ -447,6 +515,32 @@ impl TcpFlow {
                 self.on_idle(cx);
                 false
             }
+        }
+    }
+
+    /// The window is still closed. A container that answers probes may keep it closed for as long
+    /// as it likes (RFC 9293, section 3.8.6.1).
+    fn on_probe_timeout<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        if self.tries >= UNANSWERED_PROBES {
+            self.abort(cx);
+            return;
+        }
+        self.send_probe(cx);
+        self.tries += 1;
+        self.probes = self.probes.saturating_add(1);
+        self.arm_probe(cx.now);
+    }
+
+    /// Sets the alarm for the next zero-window probe.
+    pub(super) fn arm_probe(&mut self, now: Instant) {
+        self.alarm = Some((Alarm::Probe, now + self.rtt.backed_off(self.probes)));
+    }
+
+    /// The port took no frame: try again soon, though less and less so.
+    pub(super) fn stall(&mut self, now: Instant) {
+        if !matches!(self.alarm, Some((Alarm::Resume, _))) {
+            let wait = RESUME_DELAY * (1 << self.stalls.min(MAX_STALL_DOUBLINGS));
+            self.alarm = Some((Alarm::Resume, now + wait));
         }
     }
 
@@ -466,23 +560,46 @@ impl TcpFlow {
     /// The container spoke: whatever waited for a sign of life is satisfied.
     pub(super) fn heard(&mut self, now: Instant) {
         self.last_heard = now;
-        if let Some((Alarm::Keepalive, _)) = self.alarm {
-            self.alarm = None;
-            self.tries = 0;
+        match self.alarm {
+            Some((Alarm::Keepalive, _)) => {
+                self.alarm = None;
+                self.tries = 0;
+            }
+            Some((Alarm::Probe, _)) => self.tries = 0,
+            _ => {}
         }
     }
 
-    /// The host's socket reports an error. `Ok` when it was none after all.
+    /// The host's socket may be readable, writable or failed. An error means that the flow is over.
+    pub(super) fn on_readiness<S: FrameSink, H: HostSockets>(
+        &mut self,
+        ready: Readiness,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        if ready.error && self.has_unread(cx)? {
+            // What came before the error is the container's. The error stands behind it.
+            return Ok(());
+        }
+        if ready.error {
+            self.check_host(cx)?;
+        }
+        if ready.writable {
+            self.on_writable(cx)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the host's socket has an error pending.
     pub(super) fn check_host<S: FrameSink, H: HostSockets>(
         &mut self,
         cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<(), HostError> {
         let Some(socket) = self.socket else {
             return Ok(());
         };
         match cx.io.hosts.tcp_connected(socket) {
-            Ok(()) | Err(crate::host::HostError::WouldBlock) => Ok(()),
-            Err(_) => Err(DropReason::HostRefused),
+            Ok(()) | Err(HostError::WouldBlock) => Ok(()),
+            Err(e) => Err(e),
         }
     }
 }

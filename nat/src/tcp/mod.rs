@@ -38,16 +38,18 @@
 //! out of order are not kept (the TAP keeps order).
 
 use std::collections::VecDeque;
+use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{DropReason, FrameSink, IpHeader};
+use siphasher::sip::SipHasher24;
 
 use crate::flow::{Ends, FlowTable, Handle, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
-use crate::policy::{Decision, Policy, Refusal};
+use crate::policy::{Decision, Policy, Refusal, is_routable};
 
 /// Runs one flow operation with the engine's parts lent out, then settles the flow's affairs.
 macro_rules! with_flow {
@@ -84,6 +86,9 @@ use flow::{Cx, State, TcpFlow};
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
 use segment::Segment;
+
+/// Half-open flows below which their list is not looked through.
+const EMBRYONIC_FLOOR: usize = 64;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -179,6 +184,8 @@ pub struct TcpEngine {
     backlog: VecDeque<Handle>,
     /// Half-open flows, oldest first; entries outlive their flows and are skipped then.
     embryonic: VecDeque<Handle>,
+    /// Length at which `embryonic` is cleared of flows that are half-open no more.
+    embryonic_limit: usize,
     counters: TcpCounters,
 }
 
@@ -186,10 +193,12 @@ impl TcpEngine {
     /// An engine without flows. `secret` keys sequence numbers and the table's hash and must be
     /// random.
     pub fn new(config: TcpConfig, secret: [u8; 16], now: Instant) -> Self {
-        let mut seed = [0; 8];
-        seed.copy_from_slice(&secret[..8]);
+        // Not a part of the secret itself: the table's hash is no cryptographic one, and what leaks
+        // through it must not help to predict sequence numbers.
+        let mut seed = SipHasher24::new_with_key(&secret);
+        seed.write(b"flow table");
         TcpEngine {
-            flows: FlowTable::new(config.max_flows, u64::from_le_bytes(seed)),
+            flows: FlowTable::new(config.max_flows, seed.finish()),
             timers: TimerWheel::new(now),
             isn: IsnGenerator::new(secret),
             stash: StashBudget {
@@ -200,6 +209,7 @@ impl TcpEngine {
             dirty: Vec::new(),
             backlog: VecDeque::new(),
             embryonic: VecDeque::new(),
+            embryonic_limit: EMBRYONIC_FLOOR,
             counters: TcpCounters::default(),
         }
     }
@@ -263,7 +273,7 @@ impl TcpEngine {
             self.settle(handle);
             return self.handle_stray(now, link, &seg, ends, policy, io);
         };
-        self.mark_dirty(handle);
+        self.touched(handle);
         result
     }
 
@@ -300,10 +310,14 @@ impl TcpEngine {
             return Err(DropReason::NoFlow);
         }
         if !seg.flags.syn || seg.flags.ack {
-            refuse(link, seg, &ends, io);
+            if is_routable(ends.remote.ip()) {
+                refuse(link, seg, &ends, io);
+            }
             return Err(DropReason::NoFlow);
         }
         match policy.decide(ends.remote.ip()) {
+            // RFC 9293, section 3.9.2.3: a SYN to a group or broadcast address gets no answer.
+            Decision::Allow(host) if !is_routable(host) => Err(DropReason::MartianDestination),
             Decision::Allow(host) => self.open(now, link, seg, ends, host, io),
             Decision::Refuse(why) => {
                 let kind = match why {
@@ -335,8 +349,7 @@ impl TcpEngine {
                 State::Connecting if ready.writable || ready.error => on_connected(flow, cx).err(),
                 State::Connecting | State::Closed => None,
                 _ => {
-                    let error = ready.error && flow.check_host(cx).is_err();
-                    if error || ready.writable && flow.on_writable(cx).is_err() {
+                    if flow.on_readiness(ready, cx).is_err() {
                         flow.abort(cx);
                     }
                     None
@@ -362,10 +375,15 @@ impl TcpEngine {
         self.dirty.clear();
     }
 
-    fn mark_dirty(&mut self, handle: Handle) {
-        if let Some(flow) = self.flows.get_mut(handle)
-            && !flow.dirty
-        {
+    /// A segment came for the flow: it is served at the end of the batch. One that is over makes
+    /// room at once, as the next segment may well be a SYN between the same ends.
+    fn touched(&mut self, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else {
+            return;
+        };
+        if flow.state() == State::Closed {
+            self.settle(handle);
+        } else if !flow.dirty {
             flow.dirty = true;
             self.dirty.push(handle);
         }
@@ -377,8 +395,10 @@ impl TcpEngine {
         handle: Handle,
         io: &mut Io<'_, S, H>,
     ) {
-        let more = with_flow!(self, handle, now, io, |flow, cx| flow.service(cx));
-        if more == Some(true) {
+        let enlist = with_flow!(self, handle, now, io, |flow, cx| {
+            flow.service(cx) && !std::mem::replace(&mut flow.queued, true)
+        });
+        if enlist == Some(true) {
             self.backlog.push_back(handle);
         }
         self.settle(handle);
@@ -440,26 +460,19 @@ impl TcpEngine {
         }
         for _ in 0..self.backlog.len() {
             if let Some(handle) = self.backlog.pop_front() {
+                if let Some(flow) = self.flows.get_mut(handle) {
+                    flow.queued = false;
+                }
                 self.serve(now, handle, io);
             }
         }
     }
 
-    /// Ends every flow that `doomed` names with a RST on both sides.
-    pub fn abort_flows<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        doomed: impl Fn(&Ends, &TcpFlow) -> bool,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let handles: Vec<Handle> = self
-            .flows
-            .iter()
-            .filter(|(_, ends, flow)| doomed(ends, flow))
-            .map(|f| f.0)
-            .collect();
+    /// Ends all flows, because the network ends.
+    pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+        let handles: Vec<Handle> = self.flows.iter().map(|(handle, ..)| handle).collect();
         for handle in handles {
-            with_flow!(self, handle, now, io, |flow, cx| flow.abort(cx));
+            with_flow!(self, handle, now, io, |flow, cx| flow.shut_down(cx));
             self.settle(handle);
         }
     }

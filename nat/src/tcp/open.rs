@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, FrameSink};
 
-use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
 use super::segment::{self, Flags, Route, Segment, SegmentOut, write_segment};
 use super::seq::Seq;
+use super::{EMBRYONIC_FLOOR, TcpEngine};
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
@@ -89,13 +89,14 @@ impl TcpEngine {
             return None;
         }
         let handle = self.flows.insert(ends, flow).ok()?;
-        // Entries of flows long gone are dropped here, so the list stays near the number of
-        // half-open flows.
-        while let Some(&oldest) = self.embryonic.front() {
-            if self.flows.get(oldest).is_some_and(TcpFlow::is_embryonic) {
-                break;
-            }
-            self.embryonic.pop_front();
+        if self.embryonic.len() >= self.embryonic_limit {
+            // Doubling keeps the cost constant a flow, and the list near the number of half-open
+            // flows, however long the oldest of them stays.
+            let flows = &self.flows;
+            self.embryonic
+                .retain(|h| flows.get(*h).is_some_and(TcpFlow::is_embryonic));
+            self.embryonic_limit = EMBRYONIC_FLOOR.max(2 * self.embryonic.len());
+            self.embryonic.shrink_to(self.embryonic_limit);
         }
         self.embryonic.push_back(handle);
         Some(handle)
@@ -160,7 +161,7 @@ impl TcpEngine {
         let adopted = io.hosts.tcp_adopt(token, socket).is_ok();
         with_flow!(self, handle, now, io, |flow, cx| {
             if adopted {
-                flow.send_syn(cx)
+                flow.open_handshake(cx)
             } else {
                 flow.reset_host(cx)
             }
@@ -201,7 +202,7 @@ impl TcpEngine {
         for handle in waiting {
             with_flow!(self, handle, now, io, |flow, cx| {
                 flow.link = Some(link);
-                flow.send_syn(cx);
+                flow.open_handshake(cx);
             });
             self.settle(handle);
         }
@@ -299,7 +300,7 @@ pub(super) fn on_connected<S: FrameSink, H: HostSockets>(
         Err(e) => Err(e),
         Ok(()) => {
             flow.state = State::SynReceived;
-            flow.send_syn(cx);
+            flow.open_handshake(cx);
             Ok(())
         }
     }

@@ -49,20 +49,21 @@ impl TcpFlow {
         }
         if seg.flags.syn {
             // RFC 5961, section 4: never a reason to give up a connection.
-            self.ack_due = true;
+            self.challenge(cx.now);
             return Err(DropReason::OutOfWindow);
         }
-        if !self.ack_acceptable(seg) {
-            self.ack_due = true;
-            return Err(DropReason::OutOfWindow);
-        }
-        self.heard(cx.now);
         if self.state == State::SynReceived {
             if seg.ack != self.snd_una + 1 {
+                self.send_reset_for(seg.ack, cx);
                 return Err(DropReason::OutOfWindow);
             }
             self.establish(seg, cx);
         }
+        if !self.ack_acceptable(seg) {
+            self.challenge(cx.now);
+            return Err(DropReason::OutOfWindow);
+        }
+        self.heard(cx.now);
         if self.on_ack(seg, cx).is_err() {
             self.abort(cx);
             return Err(DropReason::HostRefused);
@@ -93,6 +94,9 @@ impl TcpFlow {
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<(), DropReason> {
         if !seg.flags.ack || seg.ack != self.snd_una + 1 {
+            if seg.flags.ack && !seg.flags.rst {
+                self.send_reset_for(seg.ack, cx);
+            }
             return Err(DropReason::OutOfWindow);
         }
         if seg.flags.rst {
@@ -151,7 +155,9 @@ impl TcpFlow {
         let len = seg.sequence_len();
         let in_window = |s: Seq| !s.before(self.rcv_nxt) && s.before(self.rcv_adv);
         if len == 0 {
-            return seg.seq == self.rcv_nxt || in_window(seg.seq);
+            // The edge itself, too: there stand the ACKs of a container that has used the whole
+            // window while some of it is still missing here.
+            return in_window(seg.seq) || seg.seq == self.rcv_nxt || seg.seq == self.rcv_adv;
         }
         // A segment that starts at the edge of a closed window still carries its ACK.
         seg.seq == self.rcv_nxt || in_window(seg.seq) || in_window(seg.seq + (len - 1))
@@ -173,7 +179,7 @@ impl TcpFlow {
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<(), DropReason> {
         if seg.seq != self.rcv_nxt {
-            self.ack_due = true;
+            self.challenge(cx.now);
             return Err(DropReason::OutOfWindow);
         }
         if !self.container_done() {

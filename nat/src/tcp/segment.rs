@@ -12,7 +12,7 @@ use cnet_vswitch::{DropReason, checksum};
 use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
 
 use super::seq::Seq;
-use crate::link::{IpOut, Link, l4_offset, write_headers};
+use crate::link::{IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers};
 
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER_LEN: usize = 20;
@@ -311,5 +311,6 @@ pub fn mss_for(mtu: usize, addr: IpAddr) -> usize {
     } else {
         crate::link::IPV4_HEADER_LEN
     };
-    mtu.saturating_sub(ip + TCP_HEADER_LEN)
+    let headers = ip + TCP_HEADER_LEN;
+    mtu.clamp(headers + 1, MAX_IP_PACKET) - headers
 }

@@ -10,7 +10,6 @@
 //! and whatever the container held out of order is skipped as its ACK jumps.
 
 use cnet_vswitch::FrameSink;
-use cnet_vswitch::time::Duration;
 
 use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
 use super::segment::{Flags, Segment, TCP_HEADER_LEN};
@@ -31,8 +30,6 @@ const MIN_CWND: u32 = 128 * 1024;
 /// Timeouts in a row before the container is taken for dead: at 200 ms doubling to 60 s, a little
 /// over three minutes (RFC 9293, section 3.8.3 asks for at least 100 s).
 const MAX_RETRANSMITS: u8 = 11;
-/// Wait before trying a port again whose queue was full.
-const RESUME_DELAY: Duration = Duration::from_millis(1);
 
 /// What a look into the host's socket found.
 enum Peeked {
@@ -71,6 +68,15 @@ impl TcpFlow {
         }
     }
 
+    /// Whether the host's socket has bytes that were not sent yet.
+    pub(super) fn has_unread<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<bool, HostError> {
+        let end = self.fin.unwrap_or(self.snd_max);
+        Ok(matches!(self.peek(cx, end, 1)?, Peeked::Bytes(_)))
+    }
+
     /// Consumes from the socket what the container acknowledged.
     pub(super) fn discard<S: FrameSink, H: HostSockets>(
         &mut self,
@@ -100,33 +106,41 @@ impl TcpFlow {
             if self.fin.is_some_and(|fin| self.snd_nxt.after(fin)) {
                 return Ok(false);
             }
-            if self.fin == Some(self.snd_nxt) {
-                self.send_fin(cx);
-                return Ok(false);
-            }
-            if !self.readable && self.snd_nxt == self.snd_max {
+            let at_fin = self.fin == Some(self.snd_nxt);
+            if !self.readable && self.snd_nxt == self.snd_max && !at_fin {
                 return Ok(false);
             }
             let usable = (self.snd_wnd.min(self.cwnd) as usize).saturating_sub(self.in_flight());
             // Sender's silly window avoidance (RFC 9293, section 3.8.6.2.1): a small segment goes
             // out only when nothing else is on its way.
-            if usable == 0 || usable < usize::from(self.mss) && self.in_flight() > 0 {
+            let silly = usable < usize::from(self.mss) && self.in_flight() > 0 && !at_fin;
+            if usable == 0 || silly {
                 self.watch_window(cx);
+                return Ok(false);
+            }
+            if at_fin {
+                self.send_fin(cx);
                 return Ok(false);
             }
             let max = usable.min(self.max_payload());
             match self.peek(cx, self.snd_nxt, max)? {
+                // What was shown once is there until it is discarded.
+                Peeked::Nothing | Peeked::End if self.snd_nxt != self.snd_max => {
+                    return Err(HostError::Other);
+                }
                 Peeked::Nothing => {
                     self.readable = false;
                     return Ok(false);
                 }
                 Peeked::End => {
+                    // A connection that failed reads as one that ended, once its error was told.
+                    self.check_host(cx)?;
                     self.fin = Some(self.snd_nxt);
                     self.readable = false;
                 }
                 Peeked::Bytes(n) => {
                     if !self.send_data(cx, n, n < max) {
-                        self.alarm = Some((Alarm::Resume, cx.now + RESUME_DELAY));
+                        self.stall(cx.now);
                         return Ok(false);
                     }
                     // A short read means that the socket is drained, but not once the far end has
@@ -170,15 +184,18 @@ impl TcpFlow {
         if self.send_segment(cx, self.snd_nxt, flags, 0) {
             self.advance(cx, 1);
         } else {
-            self.alarm = Some((Alarm::Resume, cx.now + RESUME_DELAY));
+            self.stall(cx.now);
         }
     }
 
     fn advance<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>, n: usize) {
+        if self.snd_una == self.snd_max {
+            self.tries = 0;
+        }
         self.snd_nxt += n;
         self.snd_max = self.snd_max.max(self.snd_nxt);
+        self.stalls = 0;
         if !matches!(self.alarm, Some((Alarm::Retransmit, _))) {
-            self.tries = 0;
             self.arm_retransmit(cx);
         }
     }
@@ -194,7 +211,8 @@ impl TcpFlow {
     fn watch_window<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
         if self.in_flight() == 0 && self.alarm.is_none() {
             self.tries = 0;
-            self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(0)));
+            self.probes = 0;
+            self.arm_probe(cx.now);
         }
     }
 
@@ -338,7 +356,8 @@ impl TcpFlow {
             // The window closed over what was in flight: only a probe gets an answer, and a
             // container that answers may keep its window closed for as long as it likes.
             self.send_probe(cx);
-            self.alarm = Some((Alarm::Probe, cx.now + self.rtt.backed_off(self.tries)));
+            self.probes = self.tries;
+            self.arm_probe(cx.now);
         } else {
             self.arm_retransmit(cx);
         }
