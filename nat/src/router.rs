@@ -281,7 +281,10 @@ impl Router {
     ) -> Result<(), DropReason> {
         let link = self.link(port, frame);
         self.learn(ip.src, link);
-        if self.gateway.owns(ip.dst) && !self.leads_to_host(frame, ip) {
+        if self.gateway.owns(ip.dst)
+            && !self.leads_to_host(frame, ip)
+            && !self.answers_client(port, frame, ip)
+        {
             return self.hairpin(now, &link, frame, ip, io);
         }
         if frame.dst != self.gateway_mac {
@@ -339,9 +342,27 @@ impl Router {
         if !self.policy.host_loopback.contains(&ip.dst) {
             return false;
         }
-        let port = destination_port(frame, ip);
+        let port = ports(frame, ip).map(|[_, destination]| destination);
+        let dns = port == Some(53) && self.gateway.is_dns(ip.dst);
         match ip.protocol {
-            protocol::TCP | protocol::UDP => !(port == Some(53) && self.gateway.is_dns(ip.dst)),
+            protocol::TCP => !dns,
+            // A DHCP lease is renewed by unicast to the server, which is the gateway.
+            protocol::UDP => !dns && port != Some(67),
+            _ => false,
+        }
+    }
+
+    /// Whether a packet to an address of the gateway is for a client of a published port that is
+    /// shown under that address.
+    fn answers_client(&self, port: PortId, frame: &Frame<'_>, ip: &IpHeader) -> bool {
+        let Some([source, destination]) = ports(frame, ip) else {
+            return false;
+        };
+        let guest = SocketAddr::new(ip.src, source);
+        let client = SocketAddr::new(ip.dst, destination);
+        match ip.protocol {
+            protocol::TCP => self.tcp.owns(guest, client),
+            protocol::UDP => self.udp.has_client(port, guest, client),
             _ => false,
         }
     }
@@ -357,7 +378,10 @@ impl Router {
     ) -> Result<(), DropReason> {
         let result = self.gateway.handle_frame(now, link.port, frame, io.sink);
         self.meet_solicited(now, io);
-        if result != Err(DropReason::NotServed) {
+        if !matches!(
+            result,
+            Err(DropReason::NotServed | DropReason::UnknownProtocol)
+        ) {
             return result;
         }
         if !frame.l4_checksum_ok(ip) {
@@ -375,7 +399,8 @@ impl Router {
             protocol::UDP => {
                 self.report(now, link, frame, ip, IcmpErrorKind::PortUnreachable, io);
             }
-            _ => {}
+            protocol::ICMP | protocol::ICMPV6 => {}
+            _ => self.report(now, link, frame, ip, IcmpErrorKind::ProtocolUnreachable, io),
         }
         result
     }
@@ -682,9 +707,9 @@ impl Router {
         });
     }
 
-    /// The network ends: resets all connections and closes all sockets.
+    /// The network ends: closes connections that are through, and resets the rest.
     pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
-        self.tcp.abort_flows(now, |_, _| true, io);
+        self.tcp.shut_down(now, io);
     }
 }
 
@@ -698,8 +723,8 @@ fn link_to(gateway: &Gateway, gateway_mac: MacAddr, address: IpAddr) -> Option<L
     })
 }
 
-/// The destination port of a TCP or UDP packet.
-fn destination_port(frame: &Frame<'_>, ip: &IpHeader) -> Option<u16> {
-    let l4 = frame.l4(ip);
-    Some(u16::from_be_bytes([*l4.get(2)?, *l4.get(3)?]))
+/// The source and destination port of a TCP or UDP packet.
+fn ports(frame: &Frame<'_>, ip: &IpHeader) -> Option<[u16; 2]> {
+    let &[a, b, c, d] = frame.l4(ip).first_chunk()?;
+    Some([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])])
 }

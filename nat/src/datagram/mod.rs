@@ -19,10 +19,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cnet_vswitch::IpHeader;
 use cnet_vswitch::time::Duration;
 
 use crate::flow::Limits;
 use crate::host::Readiness;
+use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
 mod engine;
 mod errors;
@@ -118,6 +120,22 @@ impl DatagramConfig {
             _ => Some(sender),
         }
     }
+}
+
+/// The largest packet whose Don't Fragment bit is taken at its word. A container's kernel sets the
+/// bit on whatever fits its link, which may be far wider than any path: a datagram that it would
+/// have cut itself on an ordinary link is cut by the host instead.
+const ORDINARY_MTU: usize = 1500;
+
+/// Whether the host is to report that a datagram of `ip`, of `l4_len` bytes with its transport
+/// header, is too large for the path, rather than cut it.
+fn must_stay_whole(ip: &IpHeader, l4_len: usize) -> bool {
+    let header = if ip.src.is_ipv6() {
+        IPV6_HEADER_LEN
+    } else {
+        IPV4_HEADER_LEN
+    };
+    ip.dont_fragment && header + l4_len <= ORDINARY_MTU
 }
 
 /// What became of a socket's event.

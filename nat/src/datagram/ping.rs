@@ -26,7 +26,7 @@ use cnet_vswitch::{
 use super::engine::{Engine, HOP_LIMIT, Outward};
 use super::errors::{Inside, Sent};
 use super::quote::{self, Quote};
-use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, emit_in_place};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, emit_in_place, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, Received};
 use crate::link::{Io, IpOut, Link, MAX_IP_PACKET, l4_offset};
@@ -108,7 +108,7 @@ impl PingEngine {
             Outward {
                 socket: mapping.socket,
                 to: SocketAddr::new(admitted.to, 0),
-                dont_fragment: ip.dont_fragment,
+                dont_fragment: must_stay_whole(ip, frame.l4(ip).len()),
             },
         );
         let sent = Sent {

@@ -38,7 +38,7 @@ use super::engine::{Engine, Outward};
 use super::errors::{Inside, Sent};
 use super::forward::{Forwards, PeerKey};
 use super::quote::Quote;
-use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome};
+use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};
 use crate::link::{IPV6_HEADER_LEN, Io, Link, MAX_IP_PACKET, l4_offset};
@@ -161,16 +161,17 @@ impl UdpEngine {
                 (Outlet::Mapping(admitted.handle), to)
             }
         };
+        let size = packet.segment.unwrap_or(packet.payload.len());
         let flow = Flow {
             outlet,
             link: *link,
             src: packet.src,
             dst: packet.dst,
             to,
-            size: packet.segment.unwrap_or(packet.payload.len()),
+            size,
             hop_limit: ip.hop_limit,
             tos: ip.tos,
-            dont_fragment: ip.dont_fragment,
+            dont_fragment: must_stay_whole(ip, HEADER_LEN + size),
         };
         if packet.segment.is_some() || !self.may_start_run(&flow) {
             return self.send(now, io, &flow, packet.payload);
@@ -287,6 +288,15 @@ impl UdpEngine {
         true
     }
 
+    /// Whether `client` was heard on a published port of `guest`, which may answer it.
+    pub fn has_client(&self, port: PortId, guest: SocketAddr, client: SocketAddr) -> bool {
+        self.forwards.contains(&PeerKey {
+            port,
+            guest,
+            client,
+        })
+    }
+
     /// Whether a packet like that which `quote` quotes was sent to the container on `port`.
     pub fn owns(&self, port: PortId, quote: &Quote) -> bool {
         let key = PeerKey {
@@ -350,7 +360,7 @@ impl UdpEngine {
             && run.link == *link
             && run.tos == ip.tos
             && run.hop_limit == ip.hop_limit
-            && run.dont_fragment == ip.dont_fragment;
+            && run.dont_fragment == must_stay_whole(ip, HEADER_LEN + packet.payload.len());
         // A shorter datagram can only be the last.
         let open = self.staging.len().is_multiple_of(run.size);
         let fits =
