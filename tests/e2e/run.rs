@@ -44,7 +44,9 @@ fn a_command_that_died_or_never_ran_is_reported_as_a_shell_does() {
     let done = options.command(&lab, &["/nonexistent/program"]).run(SHORT);
     assert_eq!(done.code(), Some(127), "{done}");
     assert!(done.stderr.contains("/nonexistent/program"), "{done}");
-    let done = options.command(&lab, &["/etc/hostname"]).run(SHORT);
+    let document = lab.file("document", "not a program\n");
+    let document = document.to_str().expect("a UTF-8 path");
+    let done = options.command(&lab, &[document]).run(SHORT);
     assert_eq!(done.code(), Some(126), "{done}");
     lab.assert_nothing_left(&[], AT_ONCE);
 }

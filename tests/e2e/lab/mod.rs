@@ -99,6 +99,7 @@ impl Lab {
             lab.remote
                 .ip(&format!("route del {prefix} dev eth0 proto kernel"));
         }
+        lab.assert_connected();
         lab
     }
 
@@ -120,6 +121,7 @@ impl Lab {
             .ip(&format!("-4 route add default via {near_v4}"));
         lab.remote
             .ip(&format!("-6 route add default via {near_v6}"));
+        lab.assert_connected();
         lab
     }
 
@@ -167,6 +169,18 @@ impl Lab {
                 }}
             }}"
         ));
+    }
+
+    /// The host reaches the remote before anything is tested.
+    fn assert_connected(&self) {
+        for remote in REMOTES {
+            let arguments = format!("-n -c 1 -W 1 {remote}");
+            wait_until("the remote", Duration::from_secs(10), || {
+                let ping = self.host.command("ping").args(arguments.split(' '));
+                let done = ping.run(Duration::from_secs(5));
+                done.success().then_some(()).ok_or(done.to_string())
+            });
+        }
     }
 
     /// A directory that any user may read and that goes with the laboratory.

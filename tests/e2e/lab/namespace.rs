@@ -42,6 +42,8 @@ impl Namespace {
         let namespace = Self {
             fd: Arc::new(made.into()),
         };
+        // Link-local addresses are usable at once: nobody else can have them.
+        namespace.sysctl("ipv6/conf/default/accept_dad", "0");
         namespace.ip("link set lo up");
         namespace
     }
