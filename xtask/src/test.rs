@@ -58,9 +58,21 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "unit",
-        about: "plain `cargo test --workspace`",
+        about: "plain `cargo test --workspace`; of the simulation a part, the rest is its own stage",
         limit: minutes(15),
-        run: |limit| cargo(limit, &[], "test --locked --workspace"),
+        run: |limit| {
+            let few = [("CNET_SIM_SEEDS", "1000")];
+            cargo(limit, &few, "test --locked --workspace")
+        },
+    },
+    Stage {
+        name: "sim",
+        about: "the pure core on virtual time, ten thousand seeds",
+        limit: minutes(10),
+        run: |limit| {
+            let seeds = [("CNET_SIM_SEEDS", "10000")];
+            cargo(limit, &seeds, "test --locked --release --test sim")
+        },
     },
     Stage {
         name: "build",
