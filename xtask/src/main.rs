@@ -2,7 +2,7 @@
 //!
 //! It needs a Rust toolchain and a Linux kernel, and nothing else: what the namespace tests use
 //! besides is installed with apt when run as root, and named with the command to install it
-//! otherwise (see [`machine`]). The stages are listed in [`test`]; each runs under a time limit, so
+//! otherwise (see [`machine`]). The stages are listed in [`mod@test`]; each runs under a time limit, so
 //! the command ends whatever a test does.
 
 mod machine;

@@ -46,8 +46,11 @@ const STAGES: &[Stage] = &[
         about: "the documentation builds without a warning",
         limit: minutes(10),
         run: |limit| {
-            let warnings = [("RUSTDOCFLAGS", "-D warnings")];
-            cargo(limit, &warnings, "doc --locked --workspace --no-deps")
+            // For those who work on the project: private items too, and links to them.
+            let flags = "-D warnings -A rustdoc::private_intra_doc_links";
+            let flags = [("RUSTDOCFLAGS", flags)];
+            let arguments = "doc --locked --workspace --no-deps --document-private-items";
+            cargo(limit, &flags, arguments)
         },
     },
     Stage {
