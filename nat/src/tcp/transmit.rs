@@ -115,7 +115,7 @@ impl TcpFlow {
             // out only when nothing else is on its way.
             let silly = usable < usize::from(self.mss) && self.in_flight() > 0 && !at_fin;
             if usable == 0 || silly {
-                self.watch_window(cx);
+                self.watch_window(cx)?;
                 return Ok(false);
             }
             if at_fin {
@@ -208,12 +208,22 @@ impl TcpFlow {
     }
 
     /// Nothing may be sent. If nothing is on its way either, no ACK will come by itself: probe.
-    fn watch_window<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        if self.in_flight() == 0 && self.alarm.is_none() {
-            self.tries = 0;
-            self.probes = 0;
-            self.arm_probe(cx.now);
+    fn watch_window<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) -> Result<(), HostError> {
+        if self.in_flight() > 0 || self.alarm.is_some() {
+            return Ok(());
         }
+        let unsent = self.snd_nxt == self.snd_max && self.fin.is_none();
+        if unsent && matches!(self.peek(cx, self.snd_nxt, 1)?, Peeked::Nothing) {
+            self.readable = false;
+            return Ok(());
+        }
+        self.tries = 0;
+        self.probes = 0;
+        self.arm_probe(cx.now);
+        Ok(())
     }
 
     /// Takes the acknowledgement and window of an acceptable segment.
