@@ -80,6 +80,10 @@ pub mod receive;
 mod rtt;
 pub mod segment;
 mod seq;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod transmit;
 
 use flow::{Cx, State, TcpFlow};

@@ -103,7 +103,7 @@ impl TcpEngine {
     }
 
     /// Ends the oldest half-open flow other than `but`. `false` if there is none.
-    fn evict<S: FrameSink, H: HostSockets>(
+    pub(super) fn evict<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
         but: Option<Handle>,

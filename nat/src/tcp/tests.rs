@@ -1,0 +1,11 @@
+//! Tests of the TCP engine as a whole, on the bench of [`super::testing`].
+
+mod ends;
+mod handshake;
+mod hostile;
+mod limits;
+mod loss;
+mod parse;
+mod receive;
+mod states;
+mod transmit;
