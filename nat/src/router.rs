@@ -87,6 +87,8 @@ pub struct Router {
     backlog: VecDeque<(Token, Readiness)>,
     drops: DropCounters,
     errors: RateLimit,
+    /// Room for the ports of a flood, so that none allocates.
+    flooded: Vec<PortId>,
     /// Guests whose link-layer address is waited for.
     solicited: Vec<Solicited>,
     /// The last sender told to the gateway's neighbour cache, so that it is told once.
@@ -131,6 +133,7 @@ impl Router {
             backlog: VecDeque::new(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
+            flooded: Vec::new(),
             solicited: Vec::new(),
             last_learned: None,
         }
@@ -207,10 +210,12 @@ impl Router {
                 Ok(())
             }
             Verdict::Flood { gateway } => {
-                let egress: Vec<PortId> = self.switch.flood_ports(port, frame.dst).collect();
-                for egress in egress {
+                let mut ports = std::mem::take(&mut self.flooded);
+                ports.extend(self.switch.flood_ports(port, frame.dst));
+                for egress in ports.drain(..) {
                     self.forward(egress, bytes, io);
                 }
+                self.flooded = ports;
                 if gateway {
                     self.route_frame(now, port, frame, io)
                 } else {
