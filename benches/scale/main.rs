@@ -1,0 +1,220 @@
+//! How cost grows with the number of flows, in one run.
+//!
+//! `cargo bench --bench scale` prints, for each packet family, nanoseconds a packet at 1, 1,000,
+//! 100,000 and 1,000,000 flows and the ratio of the last to 1,000, then memory a flow, the timers of
+//! idle flows, and cost by the number of containers. All sizes of a family are measured in turns of a
+//! few milliseconds, and of many turns the median counts: another program on the machine disturbs
+//! all of them alike. Flows are visited in random order, so that at a million of them every one is
+//! out of the caches. What the harness itself costs (frames are made on the spot) is measured the
+//! same way and taken off.
+//!
+//! With the argument `--instructions FAMILY FLOWS PACKETS` it does just that much work, to be run
+//! under `valgrind --tool=callgrind`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::containers::{Containers, To};
+use support::counting;
+use support::tcp::TcpFlows;
+use support::udp::{Kind, Mappings};
+
+#[global_allocator]
+static ALLOCATOR: counting::Counting = counting::Counting;
+
+/// Packets in one turn.
+const TURN: u32 = 20_000;
+/// Turns at each size.
+const TURNS: usize = 41;
+
+/// A family's name, what is done for a packet of it, and how many frames the harness makes for that.
+type Step<W> = (&'static str, fn(&mut W), u32);
+
+const TCP: [Step<TcpFlows>; 5] = [
+    ("tcp_data_out", TcpFlows::data_out, 1),
+    ("tcp_ack", TcpFlows::pure_ack, 1),
+    ("tcp_data_in", TcpFlows::data_in, 1),
+    ("tcp_syn", TcpFlows::syn, 2),
+    ("tcp_open_and_reset", TcpFlows::open_and_reset, 3),
+];
+
+const UDP: [Step<Mappings>; 4] = [
+    ("udp_small_out", Mappings::small_out, 1),
+    ("udp_small_in", Mappings::small_in, 0),
+    ("udp_super_out", Mappings::super_out, 1),
+    ("udp_super_in", Mappings::super_in, 0),
+];
+
+/// Nanoseconds a packet.
+fn turn<W>(state: &mut W, step: fn(&mut W)) -> f64 {
+    let start = Instant::now();
+    for _ in 0..TURN {
+        step(state);
+    }
+    start.elapsed().as_nanos() as f64 / f64::from(TURN)
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Medians of `step` in each state, measured in turns.
+fn in_turns<W>(states: &mut [W], step: fn(&mut W)) -> Vec<f64> {
+    let mut times = vec![Vec::with_capacity(TURNS); states.len()];
+    for _ in 0..TURNS {
+        for (state, times) in states.iter_mut().zip(&mut times) {
+            times.push(turn(state, step));
+        }
+    }
+    times.iter_mut().map(|t| median(t)).collect()
+}
+
+/// One table: a row a family, a column a size.
+fn table<W>(sizes: &[usize], states: &mut [W], steps: &[Step<W>], overhead: &[f64]) {
+    for &(name, step, frames) in steps {
+        let times = in_turns(states, step);
+        let before = counting::calls();
+        for state in states.iter_mut() {
+            turn(state, step);
+        }
+        let calls = counting::calls() - before;
+        print!("{name:20}");
+        let net: Vec<f64> = times
+            .iter()
+            .zip(overhead)
+            .map(|(t, o)| t - o * f64::from(frames))
+            .collect();
+        for t in &net {
+            print!("{t:10.1}");
+        }
+        let ratio = sizes.iter().position(|&n| n == 1_000).map(|i| {
+            let most = net.last().copied().unwrap_or(0.0);
+            most / net[i]
+        });
+        println!("{:10.2}{calls:10}", ratio.unwrap_or(f64::NAN));
+    }
+}
+
+fn heading(what: &str, sizes: &[usize]) {
+    print!("\n{what:20}");
+    for n in sizes {
+        print!("{n:10}");
+    }
+    println!("{:>10}{:>10}", "ratio", "allocs");
+}
+
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split(' ').nth(1).and_then(|n| n.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+/// Bytes a flow: those asked of the allocator, and those that became resident.
+fn memory(name: &str, count: usize, open: impl FnOnce()) {
+    let (held, rss) = (counting::held(), resident());
+    open();
+    let each = (counting::held() - held) as f64 / count as f64;
+    let rss = resident().saturating_sub(rss) as f64 / count as f64;
+    println!("{name:20}{count:10}{each:12.1}{rss:12.1}");
+}
+
+fn memories(counts: &[usize]) {
+    println!(
+        "\n{:20}{:>10}{:>12}{:>12}",
+        "bytes a flow", "flows", "asked", "resident"
+    );
+    for &count in counts {
+        let mut flows = TcpFlows::unopened(count);
+        memory("tcp", count, || flows.open_all());
+    }
+    for &count in counts {
+        let mut mappings = Mappings::unopened(Kind::Udp, count);
+        memory("udp", count, || mappings.open_all());
+    }
+}
+
+/// What idle flows ask of the clock.
+fn idle(counts: &[usize]) {
+    println!("\n{:20}{:>10}{:>12}", "wake-ups in an hour", "flows", "");
+    for &count in counts {
+        let mut flows = TcpFlows::new(count);
+        for _ in 0..2 * count.min(10_000) {
+            flows.data_in();
+        }
+        flows.world.end_batch();
+        // What the traffic has left behind.
+        let settling = flows.world.sleep(Duration::from_secs(60));
+        let wakes = flows.world.sleep(Duration::from_secs(3600));
+        println!(
+            "{:20}{count:10}{wakes:12} (and {settling} in the minute before)",
+            "tcp"
+        );
+    }
+}
+
+fn instructions(args: &[String]) -> Option<()> {
+    let [family, flows, packets] = args else {
+        return None;
+    };
+    let (flows, packets): (usize, u64) = (flows.parse().ok()?, packets.parse().ok()?);
+    if let Some(&(_, step, _)) = TCP.iter().find(|s| s.0 == family) {
+        let mut state = TcpFlows::new(flows);
+        (0..packets).for_each(|_| step(&mut state));
+    } else {
+        let &(_, step, _) = UDP.iter().find(|s| s.0 == family)?;
+        let mut state = Mappings::new(Kind::Udp, flows);
+        (0..packets).for_each(|_| step(&mut state));
+    }
+    Some(())
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|a| a == "--instructions") {
+        if instructions(&args[at + 1..]).is_none() {
+            eprintln!("--instructions FAMILY FLOWS PACKETS");
+            std::process::exit(2);
+        }
+        return;
+    }
+    // Under `cargo test` it is enough that everything runs.
+    let quick = args.iter().any(|a| a == "--test");
+    let sizes: &[usize] = if quick {
+        &[1, 1_000]
+    } else {
+        &[1, 1_000, 100_000, 1_000_000]
+    };
+    memories(&sizes[sizes.len() / 2..]);
+    idle(&sizes[sizes.len() / 2..]);
+
+    let mut flows: Vec<_> = sizes.iter().map(|&n| TcpFlows::new(n)).collect();
+    heading("ns a packet", sizes);
+    let overhead = in_turns(&mut flows, TcpFlows::nothing);
+    print!("{:20}", "(harness)");
+    overhead.iter().for_each(|t| print!("{t:10.1}"));
+    println!();
+    table(sizes, &mut flows, &TCP, &overhead);
+    drop(flows);
+    let mut mappings: Vec<_> = sizes.iter().map(|&n| Mappings::new(Kind::Udp, n)).collect();
+    table(sizes, &mut mappings, &UDP, &overhead);
+    drop(mappings);
+
+    let ports: &[usize] = if quick {
+        &[1, 64]
+    } else {
+        &[1, 64, 1_000, 4_095]
+    };
+    heading("by containers", ports);
+    let none = vec![0.0; ports.len()];
+    let networks = |to: To| -> Vec<Containers> {
+        ports
+            .iter()
+            .map(|&n| Containers::new(n as u32, to))
+            .collect()
+    };
+    let step: [Step<Containers>; 1] = [("udp_small_out", Containers::send, 0)];
+    table(ports, &mut networks(To::Gateway), &step, &none);
+}

@@ -1,0 +1,200 @@
+//! A host and ports that take everything and keep nothing but counts.
+
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+
+use cnet_nat::host::{
+    DatagramError, DatagramKind, HostError, HostSockets, Received, SendOptions, SocketId, Token,
+};
+use cnet_vswitch::{FrameSink, PortFull, PortId};
+
+/// Bytes kept of the last frame: all headers, and a small payload.
+const KEPT: usize = 128;
+
+/// Ports without end.
+pub struct NullSink {
+    /// Frames taken.
+    pub frames: u64,
+    /// Whether to keep the start of each frame in `last`.
+    pub keep: bool,
+    pub last: [u8; KEPT],
+}
+
+impl NullSink {
+    pub fn new() -> NullSink {
+        NullSink {
+            frames: 0,
+            keep: false,
+            last: [0; KEPT],
+        }
+    }
+}
+
+impl FrameSink for NullSink {
+    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        black_box((port, frame));
+        self.frames += 1;
+        if self.keep {
+            let n = frame.len().min(KEPT);
+            self.last[..n].copy_from_slice(&frame[..n]);
+        }
+        Ok(())
+    }
+}
+
+/// A host whose sockets take all and hold what they are told to.
+pub struct NullHosts {
+    /// The token of each socket ever opened.
+    pub tokens: Vec<Token>,
+    free: Vec<u32>,
+    last: usize,
+    /// Bytes that the next peek finds; the one after it finds nothing.
+    pub arrived: usize,
+    /// What the next receive finds.
+    pub datagram: Option<Received>,
+    /// Written to the start of what is received, so that it is an echo reply.
+    pub icmp_type: Option<u8>,
+    /// Bytes taken from containers over TCP.
+    pub sent: u64,
+    /// Bytes discarded.
+    pub discarded: u64,
+    /// Calls to send datagrams, and their bytes.
+    pub sends: u64,
+    pub sent_datagram_bytes: u64,
+}
+
+impl NullHosts {
+    /// With room for `sockets` sockets, so that the host's own memory does not grow.
+    pub fn new(sockets: usize) -> NullHosts {
+        NullHosts {
+            tokens: Vec::with_capacity(sockets),
+            free: Vec::with_capacity(1024),
+            last: 0,
+            arrived: 0,
+            datagram: None,
+            icmp_type: None,
+            sent: 0,
+            discarded: 0,
+            sends: 0,
+            sent_datagram_bytes: 0,
+        }
+    }
+
+    /// The number of the socket that was opened last.
+    pub fn last_opened(&self) -> usize {
+        self.last
+    }
+
+    fn open(&mut self, token: Token) -> SocketId {
+        self.last = match self.free.pop() {
+            Some(i) => {
+                self.tokens[i as usize] = token;
+                i as usize
+            }
+            None => {
+                self.tokens.push(token);
+                self.tokens.len() - 1
+            }
+        };
+        SocketId(self.last as u32)
+    }
+}
+
+impl HostSockets for NullHosts {
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+        black_box(to);
+        Ok(self.open(token))
+    }
+
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+        black_box((token, socket));
+        Ok(())
+    }
+
+    fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {
+        black_box(socket);
+        Ok(())
+    }
+
+    fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Result<usize, HostError> {
+        black_box((socket, data));
+        self.sent += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn tcp_peek(
+        &mut self,
+        socket: SocketId,
+        offset: usize,
+        buf: &mut [u8],
+    ) -> Result<usize, HostError> {
+        black_box((socket, offset));
+        let n = std::mem::take(&mut self.arrived).min(buf.len());
+        if n == 0 {
+            return Err(HostError::WouldBlock);
+        }
+        Ok(n)
+    }
+
+    fn tcp_discard(&mut self, socket: SocketId, n: usize) -> Result<(), HostError> {
+        black_box(socket);
+        self.discarded += n as u64;
+        Ok(())
+    }
+
+    fn tcp_shutdown(&mut self, socket: SocketId) {
+        black_box(socket);
+    }
+
+    fn tcp_reset(&mut self, socket: SocketId) {
+        self.free.push(socket.0);
+    }
+
+    fn datagram_open(
+        &mut self,
+        token: Token,
+        kind: DatagramKind,
+        family_of: IpAddr,
+    ) -> Result<SocketId, HostError> {
+        black_box((kind, family_of));
+        Ok(self.open(token))
+    }
+
+    fn datagram_send(
+        &mut self,
+        socket: SocketId,
+        options: SendOptions,
+        payload: &[u8],
+    ) -> Result<(), HostError> {
+        black_box((socket, options, payload));
+        self.sends += 1;
+        self.sent_datagram_bytes += payload.len() as u64;
+        Ok(())
+    }
+
+    fn datagram_receive(
+        &mut self,
+        socket: SocketId,
+        buf: &mut [u8],
+    ) -> Result<Received, HostError> {
+        black_box(socket);
+        let received = self.datagram.take().ok_or(HostError::WouldBlock)?;
+        if let Some(icmp_type) = self.icmp_type {
+            buf[..2].copy_from_slice(&[icmp_type, 0]);
+        }
+        Ok(received)
+    }
+
+    fn datagram_error(
+        &mut self,
+        socket: SocketId,
+        quote: &mut [u8],
+    ) -> Result<DatagramError, HostError> {
+        black_box((socket, quote));
+        Err(HostError::WouldBlock)
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.free.push(socket.0);
+    }
+}

@@ -1,0 +1,208 @@
+//! Many TCP flows of one container, visited in random order.
+
+use std::net::Ipv4Addr;
+
+use cnet_nat::host::Token;
+use cnet_vswitch::vnet::VNET_HDR_LEN;
+
+use super::craft::{self, MSS, SUPER_PAYLOAD, Station, Template, station};
+use super::rng::Rng;
+use super::world::{READABLE, WRITABLE, World};
+
+/// Flows to one remote address, each from a port of its own.
+const FLOWS_PER_REMOTE: u32 = 50_000;
+const FIRST_PORT: u16 = 10_000;
+const REMOTE_PORT: u16 = 443;
+/// The first remote address.
+const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// Where connections that come and go lead to.
+const PASSING: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// Bytes that come in at once from the host; less than a super-frame may carry.
+pub const INBOUND: usize = 40 * MSS;
+
+/// The container's end of a flow. Peers lie in the order in which they are visited, so that the
+/// next one is in the cache and what misses it is the core's.
+struct Peer {
+    flow: u32,
+    token: Token,
+    seq: u32,
+    ack: u32,
+}
+
+/// A network with established flows.
+pub struct TcpFlows {
+    pub world: World,
+    peers: Vec<Peer>,
+    at: usize,
+    passed: u32,
+    container: Station,
+    data: Template,
+    ack: Template,
+    syn: Template,
+    rst: Template,
+}
+
+impl TcpFlows {
+    /// `count` established flows.
+    pub fn new(count: usize) -> TcpFlows {
+        let mut flows = TcpFlows::unopened(count);
+        flows.open_all();
+        flows
+    }
+
+    /// The container and its peers before their connections are opened.
+    pub fn unopened(count: usize) -> TcpFlows {
+        let peers = (0..count as u32).map(|flow| Peer {
+            flow,
+            token: Token::new(cnet_nat::host::TokenKind::Tcp, 0, 0),
+            seq: 0,
+            ack: 0,
+        });
+        TcpFlows {
+            world: World::new(1, count + 16),
+            peers: peers.collect(),
+            at: 0,
+            passed: 0,
+            container: station(1),
+            data: craft::tcp_data(),
+            ack: craft::tcp_ack(),
+            syn: craft::tcp_syn(),
+            rst: craft::tcp_rst(),
+        }
+    }
+
+    /// Opens all connections, in order, and then puts them into random order.
+    pub fn open_all(&mut self) {
+        for i in 0..self.peers.len() {
+            let (port, remote) = ends(self.peers[i].flow);
+            let (token, ack) = self.open(port, remote, 0);
+            let peer = &mut self.peers[i];
+            peer.token = token;
+            (peer.seq, peer.ack) = (1, ack);
+        }
+        self.world.end_batch();
+        assert_eq!(self.world.router.flows(), self.peers.len());
+        self.world.assert_no_drops();
+        Rng::new(1).shuffle(&mut self.peers);
+    }
+
+    /// Opens one connection with the sequence number `seq`; returns its token and what the next
+    /// acknowledgement number is.
+    fn open(&mut self, port: u16, remote: Ipv4Addr, seq: u32) -> (Token, u32) {
+        self.syn
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.syn.set_tcp(seq, 0);
+        self.world.frame(1, self.syn.bytes());
+        let socket = self.world.hosts.last_opened();
+        let token = self.world.hosts.tokens[socket];
+        self.world.sink.keep = true;
+        self.world.event(token, WRITABLE);
+        self.world.sink.keep = false;
+        let at = VNET_HDR_LEN + 14 + 20 + 4;
+        let iss = &self.world.sink.last[at..at + 4];
+        let ack = u32::from_be_bytes([iss[0], iss[1], iss[2], iss[3]]).wrapping_add(1);
+        self.ack
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.ack.set_tcp(seq + 1, ack);
+        self.world.frame(1, self.ack.bytes());
+        (token, ack)
+    }
+
+    fn next(&mut self) -> usize {
+        let at = self.at;
+        self.at = if at + 1 == self.peers.len() {
+            0
+        } else {
+            at + 1
+        };
+        at
+    }
+
+    /// The next flow sends a super-frame.
+    pub fn data_out(&mut self) {
+        let i = self.next();
+        let peer = &mut self.peers[i];
+        let (port, remote) = ends(peer.flow);
+        self.data
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.data.set_tcp(peer.seq, peer.ack);
+        peer.seq = peer.seq.wrapping_add(SUPER_PAYLOAD as u32);
+        self.world.frame(1, self.data.bytes());
+    }
+
+    /// The next flow sends an acknowledgement that brings no news.
+    pub fn pure_ack(&mut self) {
+        let i = self.next();
+        self.send_ack(i);
+    }
+
+    fn send_ack(&mut self, i: usize) {
+        let peer = &self.peers[i];
+        let (port, remote) = ends(peer.flow);
+        self.ack
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.ack.set_tcp(peer.seq, peer.ack);
+        self.world.frame(1, self.ack.bytes());
+    }
+
+    /// The next flow's socket has data, which goes to the container and is acknowledged: one
+    /// super-frame out, one acknowledgement in, one discard.
+    pub fn data_in(&mut self) {
+        let i = self.next();
+        self.world.hosts.arrived = INBOUND;
+        self.world.event(self.peers[i].token, READABLE);
+        let peer = &mut self.peers[i];
+        peer.ack = peer.ack.wrapping_add(INBOUND as u32);
+        self.send_ack(i);
+    }
+
+    /// A SYN, and the RST of a container that thinks better of it before the host has connected.
+    pub fn syn(&mut self) {
+        let (port, remote) = self.next_passing();
+        self.syn
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.syn.set_tcp(7, 0);
+        self.world.frame(1, self.syn.bytes());
+        self.reset(port, remote, 8);
+    }
+
+    /// A connection from its SYN to its handshake's end, and a RST that ends it: three frames in,
+    /// an event, a frame out.
+    pub fn open_and_reset(&mut self) {
+        let (port, remote) = self.next_passing();
+        self.open(port, remote, 7);
+        self.reset(port, remote, 8);
+    }
+
+    fn next_passing(&mut self) -> (u16, Ipv4Addr) {
+        self.passed = self.passed.wrapping_add(1);
+        let n = self.passed;
+        let port = FIRST_PORT + (n % FLOWS_PER_REMOTE) as u16;
+        (port, Ipv4Addr::from(u32::from(PASSING) + n % 13))
+    }
+
+    fn reset(&mut self, port: u16, remote: Ipv4Addr, seq: u32) {
+        self.rst
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.rst.set_tcp(seq, 0);
+        self.world.frame(1, self.rst.bytes());
+    }
+
+    /// What this harness itself costs for a frame: the next flow's frame is made, and not sent.
+    pub fn nothing(&mut self) {
+        let i = self.next();
+        let peer = &mut self.peers[i];
+        let (port, remote) = ends(peer.flow);
+        self.data
+            .set_ends(&self.container, port, remote, REMOTE_PORT);
+        self.data.set_tcp(peer.seq, peer.ack);
+        std::hint::black_box(self.data.bytes());
+    }
+}
+
+/// Container's port and remote address of flow number `flow`.
+fn ends(flow: u32) -> (u16, Ipv4Addr) {
+    let port = FIRST_PORT + (flow % FLOWS_PER_REMOTE) as u16;
+    let remote = Ipv4Addr::from(u32::from(REMOTE) + flow / FLOWS_PER_REMOTE);
+    (port, remote)
+}

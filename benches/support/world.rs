@@ -1,0 +1,174 @@
+//! A router with its ports, driven as the shell's worker drives it.
+
+use std::net::Ipv6Addr;
+
+use cnet_nat::datagram::DatagramConfig;
+use cnet_nat::flow::Limits;
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::host::{Readiness, Token};
+use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
+use cnet_nat::policy::Policy;
+use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::tcp::TcpConfig;
+use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::{PortConfig, PortId};
+
+use super::craft::{GATEWAY_MAC, GATEWAY_V4, MTU};
+use super::null::{NullHosts, NullSink};
+
+/// Frames between two ends of a batch; the shell's worker reads as many.
+const BATCH: u32 = 8;
+/// How much time a frame takes on the virtual clock: a million frames a second.
+const FRAME_TIME: Duration = Duration::from_micros(1);
+
+/// Readable.
+pub const READABLE: Readiness = Readiness {
+    readable: true,
+    writable: false,
+    read_closed: false,
+    error: false,
+};
+/// Writable.
+pub const WRITABLE: Readiness = Readiness {
+    readable: false,
+    writable: true,
+    read_closed: false,
+    error: false,
+};
+
+/// A network.
+pub struct World {
+    pub router: Router,
+    pub sink: NullSink,
+    pub hosts: NullHosts,
+    out: Box<[u8]>,
+    now: Instant,
+    in_batch: u32,
+}
+
+impl World {
+    /// A network of `ports` containers, numbered from 1, that may hold any number of flows.
+    /// `sockets` host sockets are expected.
+    pub fn new(ports: u32, sockets: usize) -> World {
+        let gateway_v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+        let now = Instant::from_millis(1_000);
+        let config = RouterConfig {
+            mtu: MTU,
+            gateway: GatewayConfig {
+                mac: GATEWAY_MAC,
+                mtu: MTU as u16,
+                v4: Some(Ipv4Gateway {
+                    address: GATEWAY_V4,
+                    prefix_len: 16,
+                    dns: Some(GATEWAY_V4),
+                }),
+                v6: Some(Ipv6Gateway {
+                    address: gateway_v6,
+                    prefix_len: 64,
+                    dns: None,
+                    advertise_default_route: true,
+                }),
+                search: Vec::new(),
+                leases: Vec::new(),
+                dhcp_range: None,
+            },
+            policy: Policy::default(),
+            tcp: TcpConfig {
+                mtu: MTU,
+                max_flows: usize::MAX,
+                gateway_v4: Some(GATEWAY_V4.into()),
+                gateway_v6: Some(gateway_v6.into()),
+                ..TcpConfig::default()
+            },
+            datagram: DatagramConfig {
+                mtu: MTU,
+                limits: Limits {
+                    udp_mappings: usize::MAX,
+                    ping_mappings: usize::MAX,
+                    ..Limits::default()
+                },
+                gateway_v4: Some(GATEWAY_V4),
+                gateway_v6: Some(gateway_v6),
+                uso: true,
+                ..DatagramConfig::default()
+            },
+        };
+        let secret = std::array::from_fn(|i| i as u8 ^ 0x5a);
+        let mut router = Router::new(config, secret, now);
+        for port in 1..=ports {
+            router
+                .add_port(PortId(port), PortConfig::default())
+                .expect("a free port");
+        }
+        World {
+            router,
+            sink: NullSink::new(),
+            hosts: NullHosts::new(sockets),
+            out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
+            now,
+            in_batch: 0,
+        }
+    }
+
+    fn with_io<T>(
+        &mut self,
+        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, NullSink, NullHosts>) -> T,
+    ) -> T {
+        let mut io = Io {
+            sink: &mut self.sink,
+            hosts: &mut self.hosts,
+            buf: &mut self.out,
+        };
+        f(&mut self.router, self.now, &mut io)
+    }
+
+    /// A frame from the container at `port`; with every eighth, a batch ends.
+    pub fn frame(&mut self, port: u32, bytes: &[u8]) {
+        self.with_io(|r, now, io| r.handle_frame(now, PortId(port), bytes, io));
+        self.in_batch += 1;
+        if self.in_batch == BATCH {
+            self.end_batch();
+        }
+    }
+
+    /// An event of a host socket.
+    pub fn event(&mut self, token: Token, ready: Readiness) {
+        self.with_io(|r, now, io| r.handle_socket(now, token, ready, io));
+    }
+
+    /// The batch is over: what it caused goes out, time passes and deadlines are acted on.
+    pub fn end_batch(&mut self) {
+        self.with_io(|r, now, io| r.end_batch(now, io));
+        self.now += FRAME_TIME * self.in_batch.max(1);
+        self.in_batch = 0;
+        let now = self.now;
+        if self.router.poll_timeout().is_some_and(|due| due <= now) {
+            self.with_io(|r, now, io| r.handle_timeout(now, io));
+        }
+    }
+
+    /// Lets time pass, acting on deadlines; returns how many times there was one to act on.
+    pub fn sleep(&mut self, span: Duration) -> u64 {
+        let until = self.now + span;
+        let mut wakes = 0;
+        while let Some(due) = self.router.poll_timeout().filter(|&due| due <= until) {
+            self.now = self.now.max(due);
+            self.with_io(|r, now, io| r.handle_timeout(now, io));
+            wakes += 1;
+        }
+        self.now = until;
+        wakes
+    }
+
+    /// Takes the waiting DNS query and answers it with `message`.
+    pub fn answer_dns(&mut self, message: &[u8]) {
+        let query = self.router.take_query().expect("a query");
+        self.with_io(|r, now, io| r.answer_dns(now, query.id, message, io));
+    }
+
+    /// No packet may have been dropped: then something else was measured than meant.
+    pub fn assert_no_drops(&self) {
+        let drops: Vec<_> = self.router.drops().iter().collect();
+        assert!(drops.is_empty(), "{drops:?}");
+    }
+}

@@ -1,0 +1,61 @@
+//! Frames between containers, and for the gateway itself.
+
+use cnet_vswitch::Verdict;
+
+use crate::support::containers::{Containers, Crowd, To};
+use crate::support::craft::{self, GATEWAY_V4};
+use crate::support::world::World;
+use crate::{PACKETS, assert_none};
+
+const PORTS: u32 = 64;
+
+#[test]
+fn verdicts() {
+    for to in [To::Gateway, To::Neighbour, To::Everybody] {
+        let mut crowd = Crowd::new(PORTS, to);
+        assert_none(&mut crowd, |crowd| {
+            let fits = match (crowd.verdict(), to) {
+                (Verdict::Gateway, To::Gateway) => true,
+                (Verdict::Port(_), To::Neighbour) => true,
+                (Verdict::Flood { gateway }, To::Everybody) => gateway,
+                _ => false,
+            };
+            assert!(fits, "{to:?}");
+        });
+    }
+}
+
+#[test]
+fn unicast_through_the_router() {
+    let mut containers = Containers::new(PORTS, To::Neighbour);
+    let before = containers.world.sink.frames;
+    assert_none(&mut containers, Containers::send);
+    containers.world.assert_no_drops();
+    assert_eq!(containers.world.sink.frames - before, 2 * PACKETS);
+}
+
+#[test]
+fn broadcast_through_the_router() {
+    let mut containers = Containers::new(PORTS, To::Everybody);
+    let before = containers.world.sink.frames;
+    assert_none(&mut containers, Containers::send);
+    let each = u64::from(PORTS) - 1;
+    assert_eq!(containers.world.sink.frames - before, 2 * PACKETS * each);
+}
+
+#[test]
+fn containers_in_turn() {
+    let mut containers = Containers::new(PORTS, To::Gateway);
+    assert_none(&mut containers, Containers::send);
+    containers.world.end_batch();
+    containers.world.assert_no_drops();
+    assert_eq!(containers.world.hosts.sends, 2 * PACKETS);
+}
+
+#[test]
+fn arp() {
+    let mut state = (World::new(1, 0), craft::arp(GATEWAY_V4));
+    assert_none(&mut state, |(world, frame)| world.frame(1, frame.bytes()));
+    state.0.assert_no_drops();
+    assert_eq!(state.0.sink.frames, 2 * PACKETS);
+}

@@ -1,0 +1,123 @@
+//! Frames and socket events of flows that exist, and connections that come and go.
+
+use crate::support::craft::{DATAGRAM, DATAGRAMS, SUPER_PAYLOAD};
+use crate::support::tcp::{INBOUND, TcpFlows};
+use crate::support::udp::{Kind, Mappings};
+use crate::{PACKETS, assert_none};
+
+/// Flows of each test: more than a batch has frames.
+const FLOWS: usize = 100;
+
+#[test]
+fn tcp_data_out() {
+    let mut flows = TcpFlows::new(FLOWS);
+    assert_none(&mut flows, TcpFlows::data_out);
+    flows.world.assert_no_drops();
+    let sent = 2 * PACKETS * SUPER_PAYLOAD as u64;
+    assert_eq!(flows.world.hosts.sent, sent);
+}
+
+#[test]
+fn pure_acks() {
+    let mut flows = TcpFlows::new(FLOWS);
+    let before = flows.world.sink.frames;
+    assert_none(&mut flows, TcpFlows::pure_ack);
+    flows.world.assert_no_drops();
+    assert_eq!(flows.world.sink.frames, before, "an ACK is not answered");
+}
+
+#[test]
+fn tcp_data_in() {
+    let mut flows = TcpFlows::new(FLOWS);
+    let before = flows.world.sink.frames;
+    assert_none(&mut flows, TcpFlows::data_in);
+    flows.world.end_batch();
+    flows.world.assert_no_drops();
+    assert_eq!(flows.world.sink.frames - before, 2 * PACKETS);
+    assert_eq!(flows.world.hosts.discarded, 2 * PACKETS * INBOUND as u64);
+}
+
+#[test]
+fn tcp_both_ways_at_once() {
+    let mut flows = TcpFlows::new(FLOWS);
+    assert_none(&mut flows, |flows| {
+        flows.data_out();
+        flows.data_in();
+    });
+    flows.world.assert_no_drops();
+}
+
+#[test]
+fn syns_and_connections_that_end() {
+    let mut flows = TcpFlows::new(FLOWS);
+    assert_none(&mut flows, TcpFlows::syn);
+    assert_none(&mut flows, TcpFlows::open_and_reset);
+    flows.world.end_batch();
+    flows.world.assert_no_drops();
+    let counters = flows.world.router.tcp().counters();
+    assert_eq!(counters.opened, FLOWS as u64 + 4 * PACKETS);
+    assert_eq!(flows.world.router.flows(), FLOWS);
+}
+
+#[test]
+fn udp_small_out() {
+    let mut mappings = Mappings::new(Kind::Udp, FLOWS);
+    assert_none(&mut mappings, Mappings::small_out);
+    mappings.world.end_batch();
+    mappings.world.assert_no_drops();
+    let opening = FLOWS as u64;
+    assert_eq!(mappings.world.hosts.sends, opening + 2 * PACKETS);
+}
+
+#[test]
+fn udp_small_out_in_runs() {
+    let mut mappings = Mappings::new(Kind::Udp, 1);
+    assert_none(&mut mappings, Mappings::small_out);
+    mappings.world.end_batch();
+    mappings.world.assert_no_drops();
+    let sends = mappings.world.hosts.sends;
+    assert!(sends < PACKETS, "{sends} sends: nothing was joined");
+    let bytes = mappings.world.hosts.sent_datagram_bytes;
+    assert_eq!(bytes, 64 * (1 + 2 * PACKETS));
+}
+
+#[test]
+fn udp_small_in() {
+    let mut mappings = Mappings::new(Kind::Udp, FLOWS);
+    assert_none(&mut mappings, Mappings::small_in);
+    mappings.world.assert_no_drops();
+    assert_eq!(mappings.world.sink.frames, 2 * PACKETS);
+}
+
+#[test]
+fn udp_super_frames_out() {
+    let mut mappings = Mappings::new(Kind::Udp, FLOWS);
+    assert_none(&mut mappings, Mappings::super_out);
+    mappings.world.assert_no_drops();
+    let bytes = mappings.world.hosts.sent_datagram_bytes;
+    let opening = 64 * FLOWS as u64;
+    let each = (DATAGRAM * DATAGRAMS) as u64;
+    assert_eq!(bytes, opening + 2 * PACKETS * each);
+    let sends = mappings.world.hosts.sends;
+    assert_eq!(sends, FLOWS as u64 + 2 * PACKETS);
+}
+
+#[test]
+fn udp_super_frames_in() {
+    let mut mappings = Mappings::new(Kind::Udp, FLOWS);
+    assert_none(&mut mappings, Mappings::super_in);
+    mappings.world.assert_no_drops();
+    assert_eq!(mappings.world.sink.frames, 2 * PACKETS);
+}
+
+#[test]
+fn ping() {
+    let mut mappings = Mappings::new(Kind::Ping, FLOWS);
+    assert_none(&mut mappings, |mappings| {
+        mappings.small_out();
+        mappings.small_in();
+    });
+    mappings.world.assert_no_drops();
+    assert_eq!(mappings.world.hosts.sends, FLOWS as u64 + 2 * PACKETS);
+    assert_eq!(mappings.world.sink.frames, 2 * PACKETS);
+}
