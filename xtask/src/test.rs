@@ -65,7 +65,7 @@ const STAGES: &[Stage] = &[
         limit: minutes(15),
         run: |limit| {
             let few = [("CNET_SIM_SEEDS", "1000")];
-            cargo(limit, &few, "test --locked --workspace")
+            cargo(limit, &few, "test --locked --workspace --no-fail-fast")
         },
     },
     Stage {
