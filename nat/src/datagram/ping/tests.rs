@@ -170,7 +170,8 @@ fn an_echo_comes_back_under_the_containers_identifier() {
                 segment: None,
                 hop_limit: 63,
                 tos: 0,
-                dont_fragment: true,
+                // The long ones only fitted a wide link, and the host may cut them.
+                dont_fragment: len <= 56,
             };
             assert_eq!(options, want);
             assert_eq!((sent[0], &sent[8..]), (f.request, &data[..]));
