@@ -30,7 +30,8 @@ pub struct Policy {
     /// Addresses that stand for the host's loopback (slirp4netns: the gateway's own), when the
     /// host's loopback may be reached at all.
     pub host_loopback: Vec<IpAddr>,
-    /// Whether 169.254.169.254 and fe80::a9fe:a9fe may be reached.
+    /// Whether the instance metadata and credential services of clouds may be reached: the
+    /// link-local addresses, and the further ones where clouds have them.
     pub allow_metadata: bool,
     /// Further addresses of the host that may not be reached.
     pub denied: Vec<IpAddr>,
@@ -52,10 +53,33 @@ impl Default for Policy {
     }
 }
 
-/// The instance metadata service of most clouds.
-const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-/// Its IPv6 link-local form.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe);
+/// Metadata services of IPv4 outside the link-local network: Alibaba Cloud, Azure's host agent and
+/// Oracle Cloud's classic one.
+const METADATA_V4: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+/// Those of IPv6: OpenStack, EC2, EKS's credentials, Google, Oracle and Scaleway.
+const METADATA_V6: [Ipv6Addr; 6] = [
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023),
+    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
+    Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042),
+];
+
+/// Whether `a` is, or may be, a service that gives out an instance's secrets. Of 169.254.0.0/16 all
+/// are: besides 169.254.169.254 there are 169.254.170.2 (ECS), 169.254.170.23 (EKS), 169.254.42.42
+/// (Scaleway), 169.254.0.23 (Tencent) and more, and a router forwards to none of them (RFC 3927
+/// section 2.7).
+fn is_metadata(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => a.is_link_local() || METADATA_V4.contains(&a),
+        IpAddr::V6(a) => METADATA_V6.contains(&a),
+    }
+}
 
 impl Policy {
     /// Decides on `destination`, whatever the protocol.
@@ -80,8 +104,7 @@ impl Policy {
         if forbidden || v4_zero_net {
             return Decision::Refuse(Refusal::NetUnreachable);
         }
-        let metadata = canonical == METADATA_V4 || destination == METADATA_V6;
-        if metadata && !self.allow_metadata || self.denied.contains(&canonical) {
+        if is_metadata(canonical) && !self.allow_metadata || self.denied.contains(&canonical) {
             return Decision::Refuse(Refusal::Prohibited);
         }
         Decision::Allow(destination)
@@ -152,6 +175,11 @@ mod tests {
             "fe80::a9fe:a9fe",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "169.254.170.2",
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
         ];
         for a in names {
             assert_eq!(decide(&p, a), Decision::Refuse(Refusal::Prohibited), "{a}");

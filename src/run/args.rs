@@ -70,7 +70,10 @@ pub struct RunOptions {
     #[arg(long)]
     pub allow_host_loopback: bool,
 
-    /// Let the command reach the cloud's instance metadata (169.254.169.254).
+    /// Let the command reach the cloud's instance metadata (169.254.169.254 and the like).
+    ///
+    /// It gives out the instance's credentials on most clouds. Without this, all of 169.254.0.0/16 is
+    /// out of reach, and what clouds have elsewhere, such as fd00:ec2::254.
     #[arg(long)]
     pub allow_metadata: bool,
 
