@@ -14,7 +14,7 @@
 //! Every method follows the contract of the pure crates told in [`cnet_vswitch`]. Nothing here
 //! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
@@ -83,8 +83,9 @@ pub struct Router {
     tcp: TcpEngine,
     udp: UdpEngine,
     ping: PingEngine,
-    /// Datagram sockets with more to receive than their turn allowed.
-    backlog: VecDeque<(Token, Readiness)>,
+    /// Datagram sockets with more to receive than their turn allowed, by the bits of their tokens:
+    /// each has one turn a round, however many events it had.
+    backlog: BTreeMap<u64, (Token, Readiness)>,
     drops: DropCounters,
     errors: RateLimit,
     /// Room for the ports of a flood, so that none allocates.
@@ -130,7 +131,7 @@ impl Router {
             tcp: TcpEngine::new(config.tcp, key, now),
             udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
             ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
-            backlog: VecDeque::new(),
+            backlog: BTreeMap::new(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             flooded: Vec::new(),
@@ -529,15 +530,30 @@ impl Router {
             TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
             TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
                 let outcome = self.handle_datagrams(now, token, ready, io);
-                if outcome.left != Readiness::default() {
-                    self.backlog.push_back((token, outcome.left));
-                }
+                self.put_off(token, outcome.left);
                 if let Some(guest) = outcome.unresolved {
                     self.solicit(now, guest, io);
                 }
             }
             TokenKind::Shell => {}
         }
+    }
+
+    /// Keeps what a socket's turn has left for the next round.
+    fn put_off(&mut self, token: Token, left: Readiness) {
+        if left == Readiness::default() {
+            return;
+        }
+        let (_, waiting) = self
+            .backlog
+            .entry(token.to_bits())
+            .or_insert((token, Readiness::default()));
+        *waiting = Readiness {
+            readable: waiting.readable | left.readable,
+            writable: waiting.writable | left.writable,
+            read_closed: waiting.read_closed | left.read_closed,
+            error: waiting.error | left.error,
+        };
     }
 
     fn handle_datagrams<S: FrameSink, H: HostSockets>(
@@ -588,11 +604,13 @@ impl Router {
         }
     }
 
-    /// What a client of a published port looks like to the container: itself, unless it is of the
-    /// host's loopback or of another family, which the container could not answer.
+    /// What a client of a published port looks like to the container: itself, unless the container
+    /// could not answer it: one of the host's loopback, of another family, or one that the container
+    /// would look for on its own link, because it is of the host's link alone or because the host
+    /// has the container's subnet as well.
     fn client_as_seen(&self, peer: SocketAddr, guest: SocketAddr) -> Option<SocketAddr> {
         let foreign = peer.is_ipv4() != guest.is_ipv4();
-        if !foreign && !peer.ip().is_loopback() {
+        if !foreign && !peer.ip().is_loopback() && !self.gateway.is_on_link(peer.ip()) {
             return Some(peer);
         }
         let gateway = if guest.is_ipv4() {
@@ -674,10 +692,8 @@ impl Router {
         self.gateway.handle_timeout(now, io.sink);
         self.expire_fragments(now, io);
         self.repeat_solicitations(now, io);
-        for _ in 0..self.backlog.len() {
-            if let Some((token, ready)) = self.backlog.pop_front() {
-                self.handle_socket(now, token, ready, io);
-            }
+        for (token, ready) in std::mem::take(&mut self.backlog).into_values() {
+            self.handle_socket(now, token, ready, io);
         }
     }
 
@@ -733,3 +749,6 @@ fn ports(frame: &Frame<'_>, ip: &IpHeader) -> Option<[u16; 2]> {
     let &[a, b, c, d] = frame.l4(ip).first_chunk()?;
     Some([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])])
 }
+
+#[cfg(test)]
+mod tests;

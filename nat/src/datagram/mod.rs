@@ -35,7 +35,7 @@ pub mod ping;
 pub mod quote;
 pub mod reassembly;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod udp;
 
 pub use fragment::{emit_in_place, emit_ip_payload};

@@ -239,6 +239,23 @@ impl Gateway {
             .chain(self.own_v6().map(IpAddr::V6))
     }
 
+    /// Whether a container looks for `ip` on its own link, without asking the gateway.
+    pub fn is_on_link(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(a) => self.cfg.v4.is_some_and(|v4| {
+                let hosts = u32::MAX.checked_shr(v4.prefix_len.into()).unwrap_or(0);
+                u32::from(a) & !hosts == u32::from(v4.address) & !hosts
+            }),
+            IpAddr::V6(a) => {
+                let in_prefix = self.cfg.v6.is_some_and(|v6| {
+                    let hosts = u128::MAX.checked_shr(v6.prefix_len.into()).unwrap_or(0);
+                    u128::from(a) & !hosts == u128::from(v6.address) & !hosts
+                });
+                a.is_unicast_link_local() || in_prefix
+            }
+        }
+    }
+
     /// Whether `ip` is a DNS address.
     pub fn is_dns(&self, ip: IpAddr) -> bool {
         match ip {

@@ -54,6 +54,23 @@ fn owns_its_addresses_and_the_groups_it_listens_to() {
 }
 
 #[test]
+fn on_link_is_what_a_container_does_not_ask_the_gateway_for() {
+    let gw = Bench::new().gw;
+    for (a, is) in [
+        ("10.0.2.15", true),
+        ("10.0.2.2", true),
+        ("10.0.3.1", false),
+        ("192.0.2.1", false),
+        ("fd00::77", true),
+        ("fd00:0:0:1::1", false),
+        ("fe80::1", true),
+        ("2001:db8::1", false),
+    ] {
+        assert_eq!(gw.is_on_link(ip(a)), is, "{a}");
+    }
+}
+
+#[test]
 fn a_family_that_is_off_is_not_there() {
     let mut cfg = config();
     cfg.v6 = None;

@@ -1,0 +1,108 @@
+//! What the router itself decides: turns of busy sockets, and how clients are shown.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::datagram::testing::{FakeHost, LINK, Wire};
+use crate::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
+use crate::link::FRAME_BUFFER_LEN;
+
+const NOW: Instant = Instant::from_millis(1000);
+const GUEST: &str = "10.0.2.100:53";
+
+fn addr(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn router() -> Router {
+    let config = RouterConfig {
+        mtu: 1500,
+        gateway: GatewayConfig {
+            mac: LINK.gateway_mac,
+            mtu: 1500,
+            v4: Some(Ipv4Gateway {
+                address: [10, 0, 2, 2].into(),
+                prefix_len: 24,
+                dns: None,
+            }),
+            v6: Some(Ipv6Gateway {
+                address: "fd00::2".parse().unwrap(),
+                prefix_len: 64,
+                dns: None,
+                advertise_default_route: true,
+            }),
+            search: Vec::new(),
+            leases: vec![Lease {
+                port: Some(LINK.port),
+                mac: Some(LINK.container_mac),
+                v4: Some([10, 0, 2, 100].into()),
+                v6: None,
+                hostname: None,
+            }],
+            dhcp_range: None,
+        },
+        policy: Policy::default(),
+        tcp: TcpConfig::default(),
+        datagram: DatagramConfig::default(),
+    };
+    let mut router = Router::new(config, [7; 32], NOW);
+    router.add_port(LINK.port, PortConfig::default()).unwrap();
+    router
+}
+
+#[test]
+fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
+    let mut router = router();
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let token = Token::new(TokenKind::Forward, 0, 1);
+    let socket = host.bind(token, false);
+    router.publish_udp(token, socket, addr(GUEST)).unwrap();
+    for _ in 0..1000 {
+        host.deliver(socket, "192.0.2.1:9", None, b"x");
+    }
+    let ready = Readiness {
+        readable: true,
+        ..Readiness::default()
+    };
+    let mut io = Io {
+        sink: &mut wire,
+        hosts: &mut host,
+        buf: &mut buf,
+    };
+    router.handle_socket(NOW, token, ready, &mut io);
+    let turn = io.sink.frames.len();
+    assert!((1..250).contains(&turn), "{turn}");
+    router.handle_socket(NOW, token, ready, &mut io);
+    router.handle_socket(NOW, token, ready, &mut io);
+    assert_eq!(io.sink.frames.len(), 3 * turn);
+    assert_eq!(router.poll_timeout(), Some(Instant::ZERO));
+    router.handle_timeout(NOW, &mut io);
+    assert_eq!(io.sink.frames.len(), 4 * turn, "three events, one turn");
+    for _ in 0..1000 / turn {
+        router.handle_timeout(NOW, &mut io);
+    }
+    assert_eq!(io.sink.frames.len(), 1000);
+    assert_ne!(router.poll_timeout(), Some(Instant::ZERO));
+}
+
+#[test]
+fn a_client_is_shown_so_that_the_container_can_answer_it() {
+    let router = router();
+    let guest_v6 = "[fd00::100]:80";
+    for (peer, guest, shown) in [
+        ("192.0.2.1:9", GUEST, "192.0.2.1:9"),
+        ("127.0.0.1:9", GUEST, "10.0.2.2:9"),
+        // A host that has the container's subnet too, or even its address.
+        ("10.0.2.15:9", GUEST, "10.0.2.2:9"),
+        ("10.0.2.100:9", GUEST, "10.0.2.2:9"),
+        ("[2001:db8::1]:9", GUEST, "10.0.2.2:9"),
+        ("[2001:db8::1]:9", guest_v6, "[2001:db8::1]:9"),
+        ("[::1]:9", guest_v6, "[fd00::2]:9"),
+        ("[fe80::1]:9", guest_v6, "[fd00::2]:9"),
+        ("192.0.2.1:9", guest_v6, "[fd00::2]:9"),
+    ] {
+        let seen = router.client_as_seen(addr(peer), addr(guest));
+        assert_eq!(seen, Some(addr(shown)), "{peer} to {guest}");
+    }
+}
