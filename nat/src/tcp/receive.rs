@@ -220,6 +220,8 @@ impl TcpFlow {
         let complete = whole && taken == fresh.len() && seen <= seg.payload.len();
         if seg.flags.fin && complete {
             self.rcv_nxt += 1;
+            // A FIN is taken though the window is closed.
+            self.rcv_adv = self.rcv_adv.max(self.rcv_nxt);
             self.fin_received = true;
             self.shut_host(cx);
         }
