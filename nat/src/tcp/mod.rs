@@ -51,7 +51,8 @@ use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
 use crate::policy::{Decision, Policy, Refusal, is_routable};
 
-/// Runs one flow operation with the engine's parts lent out, then settles the flow's affairs.
+/// Runs one flow operation with the engine's parts lent out. What it did to the flow's state and
+/// deadline is for [`TcpEngine::settle`] to take up.
 macro_rules! with_flow {
     ($self:ident, $handle:expr, $now:expr, $io:expr, |$flow:ident, $cx:ident| $body:expr) => {{
         let TcpEngine {

@@ -202,6 +202,8 @@ impl TcpEngine {
         for handle in waiting {
             with_flow!(self, handle, now, io, |flow, cx| {
                 flow.link = Some(link);
+                // None of the earlier ones was ever sent.
+                flow.tries = 0;
                 flow.open_handshake(cx);
             });
             self.settle(handle);
