@@ -430,8 +430,12 @@ impl Worker {
                 return;
             };
             let guest = forward.publish.guest;
-            if round == ACCEPTS_A_ROUND || self.paused.is_some() {
-                // Edge triggered: nobody else will remind us of those who wait.
+            if self.paused.is_some_and(|until| until > now) {
+                return;
+            }
+            if round == ACCEPTS_A_ROUND {
+                // Edge triggered: nobody else will remind us of those who wait. This holds no other
+                // listener up, so that a flood at one does not starve the rest.
                 self.paused.get_or_insert(now);
                 return;
             }
