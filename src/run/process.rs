@@ -119,7 +119,8 @@ mod tests {
     #[test]
     fn descendants_are_known() {
         let mut shell = Command::new("sh")
-            .args(["-c", "cat & echo $!; wait"])
+            // A shell gives what runs in the background no input, and `cat` would end at once.
+            .args(["-c", "exec 3<&0; cat <&3 & echo $!; wait"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
