@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cnet_nat::flow::Limits;
 use cnet_nat::policy::Policy;
+use cnet_tap::InterfaceConfig;
 use cnet_vswitch::MacAddr;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
@@ -36,6 +37,9 @@ pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// DNS queries that may wait for the service before further ones are dropped.
 const QUERY_QUEUE: usize = 256;
+
+/// Descriptors that flows leave to others.
+const SPARE_DESCRIPTORS: usize = 4096;
 
 /// The IPv4 side of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +97,30 @@ pub struct NetworkConfig {
     /// How long the worker polls on after the last event before it sleeps; zero for never. See
     /// [`DEFAULT_BUSY_POLL`].
     pub busy_poll: Duration,
+}
+
+impl NetworkConfig {
+    /// The container's interface in this network, with the hardware address `mac` or a random one.
+    pub fn interface(&self, mac: Option<MacAddr>) -> InterfaceConfig {
+        let mut interface = InterfaceConfig {
+            mtu: self.mtu.into(),
+            mac: mac.map(|mac| mac.0),
+            ..InterfaceConfig::default()
+        };
+        if let Some(plan) = self.ipv4 {
+            let address = (plan.container.into(), plan.prefix_len);
+            interface.addresses.push(address);
+            interface.gateways.push(plan.gateway.into());
+        }
+        if let Some(plan) = self.ipv6
+            && let Some(container) = plan.container
+        {
+            let address = (container.into(), plan.prefix_len);
+            interface.addresses.push(address);
+            interface.gateways.push(plan.gateway.into());
+        }
+        interface
+    }
 }
 
 /// What the worker is asked to do.
@@ -162,7 +190,7 @@ impl Dataplane {
     ///
     /// When the host lacks descriptors, threads or randomness.
     pub fn start(
-        config: NetworkConfig,
+        mut config: NetworkConfig,
         tap: cnet_tap::Tap,
     ) -> anyhow::Result<(Dataplane, async_mpsc::Receiver<DnsQuery>)> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -173,7 +201,7 @@ impl Dataplane {
         let (ended_sender, ended) = watch::channel(None);
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).context("cannot get random bytes from the kernel")?;
-        raise_descriptor_limit();
+        config.limits = within(config.limits, raise_descriptor_limit());
         let control = Control {
             commands,
             wake: Arc::clone(&wake),
@@ -245,13 +273,27 @@ impl Drop for Dataplane {
     }
 }
 
-/// Every flow is a descriptor: take as many as the system lets us.
-fn raise_descriptor_limit() {
+/// Every flow is a descriptor: takes as many as the system lets us, and tells how many that is.
+fn raise_descriptor_limit() -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // With fewer descriptors there are fewer flows, which the quota answers.
     let _ = setrlimit(Resource::Nofile, limit);
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// `limits` cut to a process of that many descriptors, so that no container can take those that
+/// DNS, published ports and the API need: a quarter of them, or [`SPARE_DESCRIPTORS`].
+fn within(limits: Limits, descriptors: usize) -> Limits {
+    let flows = descriptors - SPARE_DESCRIPTORS.min(descriptors / 4);
+    let part = |hundredths: usize| flows / 100 * hundredths;
+    Limits {
+        tcp_flows: limits.tcp_flows.min(part(80)),
+        udp_mappings: limits.udp_mappings.min(part(17)),
+        ping_mappings: limits.ping_mappings.min(part(3)),
+    }
 }
 
 /// An address as a peer is known by: IPv4-mapped IPv6 addresses are IPv4.
@@ -263,4 +305,22 @@ pub(crate) fn canonical(a: SocketAddr) -> SocketAddr {
         },
         a.port(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_leave_descriptors_to_others() {
+        let all = Limits::default();
+        assert_eq!(within(all, usize::MAX), all);
+        assert_eq!(within(all, 524_288), all);
+        for descriptors in [0, 256, 1024, 4096, 65_536] {
+            let limits = within(all, descriptors);
+            let flows = limits.tcp_flows + limits.udp_mappings + limits.ping_mappings;
+            assert!(flows <= descriptors - descriptors / 16, "{descriptors}");
+            assert!(flows * 2 >= descriptors.min(65_536) / 2, "{descriptors}");
+        }
+    }
 }

@@ -9,7 +9,6 @@
 //! Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the latest
 //! after [`DEADLINE`].
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -34,17 +33,15 @@ pub const DEADLINE: Duration = Duration::from_millis(4500);
 pub struct Forwarder {
     servers: Servers,
     sources: Sources,
-    own: Vec<IpAddr>,
     turn: AtomicUsize,
 }
 
 impl Forwarder {
-    /// Asks `servers`, but never those at the addresses `own`, from the addresses in `sources`.
-    pub fn new(servers: Servers, sources: Sources, own: Vec<IpAddr>) -> Forwarder {
+    /// Asks `servers` from the addresses in `sources`.
+    pub fn new(servers: Servers, sources: Sources) -> Forwarder {
         Forwarder {
             servers,
             sources,
-            own,
             turn: AtomicUsize::new(0),
         }
     }
@@ -111,21 +108,17 @@ impl Forwarder {
 
     /// The servers in the order in which this query asks them, all rounds in a row.
     fn order(&self, conf: &ResolvConf) -> Vec<Nameserver> {
-        let usable: Vec<&Nameserver> = conf
-            .nameservers
-            .iter()
-            .filter(|server| !self.own.contains(&server.address().to_canonical()))
-            .collect();
-        if usable.is_empty() {
+        let servers = &conf.nameservers;
+        if servers.is_empty() {
             return Vec::new();
         }
         let first = match conf.rotate {
-            true => self.turn.fetch_add(1, Ordering::Relaxed) % usable.len(),
+            true => self.turn.fetch_add(1, Ordering::Relaxed) % servers.len(),
             false => 0,
         };
-        let length = usable.len() * conf.attempts as usize;
-        usable
-            .into_iter()
+        let length = servers.len() * conf.attempts as usize;
+        servers
+            .iter()
             .cycle()
             .skip(first)
             .take(length)
@@ -170,7 +163,7 @@ mod tests {
 
     async fn resolve(servers: &[SocketAddr], transport: Transport, query: Vec<u8>) -> Vec<u8> {
         let list = servers.iter().copied().map(Nameserver::from).collect();
-        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default(), Vec::new());
+        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default());
         let Inspected::Question(question) = inspect(&query) else {
             panic!("not a query");
         };
@@ -319,18 +312,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_server_and_only_ourselves_are_servfail_at_once() {
+    async fn no_server_is_servfail_at_once() {
         let answer = resolve(&[], Transport::Udp, query(1, "example.org", 1)).await;
         assert_eq!(rcode(&answer), 2);
-        let own: IpAddr = [10, 0, 2, 3].into();
-        let servers = Servers::fixed(vec![Nameserver::from(own)]);
-        let forwarder = Forwarder::new(servers, Sources::default(), vec![own]);
-        assert!(forwarder.order(&forwarder.servers.current()).is_empty());
     }
 
     #[test]
     fn rounds_and_rotation() {
-        let forwarder = Forwarder::new(Servers::fixed(vec![]), Sources::default(), vec![]);
+        let forwarder = Forwarder::new(Servers::fixed(vec![]), Sources::default());
         let mut conf = ResolvConf::parse("nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
         let last_octets = |conf: &ResolvConf| -> Vec<String> {
             let order = forwarder.order(conf);

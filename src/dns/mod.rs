@@ -41,8 +41,8 @@ use message::Inspected;
 
 use crate::dataplane::{Control, DnsQuery};
 
-/// Queries in flight, over all clients. Each may hold a few sockets, and a process has 1024
-/// descriptors by default.
+/// Queries in flight, over all clients. Each may hold a few sockets, for which
+/// [`crate::dataplane`] keeps descriptors free.
 pub const MAX_IN_FLIGHT: usize = 128;
 
 /// Queries in flight for one client address.
@@ -63,17 +63,15 @@ struct InFlight {
 
 impl Service {
     /// A service that answers `names` itself and asks `servers` for the rest, from the source
-    /// addresses in `sources`. `own` are the addresses the service itself is reached at: a server
-    /// among them is never asked.
-    pub fn new(
-        names: LocalNames,
-        servers: Servers,
-        sources: Sources,
-        own: Vec<IpAddr>,
-    ) -> Arc<Service> {
+    /// addresses in `sources`.
+    ///
+    /// A server may have the very address that this service is reached at, as on a host that is a
+    /// guest of QEMU, or of another such network, with the same subnet. That one is meant then: what
+    /// the host sends never comes to this service.
+    pub fn new(names: LocalNames, servers: Servers, sources: Sources) -> Arc<Service> {
         Arc::new(Service {
             names,
-            forwarder: forward::Forwarder::new(servers, sources, own),
+            forwarder: forward::Forwarder::new(servers, sources),
             in_flight: Mutex::default(),
         })
     }
@@ -165,12 +163,7 @@ mod tests {
 
     async fn service_towards(server: SocketAddr) -> Arc<Service> {
         let servers = Servers::fixed(vec![Nameserver::from(server)]);
-        Service::new(
-            LocalNames::default(),
-            servers,
-            Sources::default(),
-            Vec::new(),
-        )
+        Service::new(LocalNames::default(), servers, Sources::default())
     }
 
     #[tokio::test]

@@ -21,7 +21,8 @@
 //! # Limits
 //!
 //! There is no PID namespace: when cnet itself is killed by SIGKILL, processes that the command
-//! had started stay, without a network.
+//! had started stay, without a network. So does a command that has changed its credentials, as `su`
+//! does when root runs it: the kernel takes that for a withdrawal (`PR_SET_PDEATHSIG`, prctl(2)).
 
 use std::fs;
 use std::io::{self, Write};
@@ -34,7 +35,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use cnet_nat::flow::Limits;
 use cnet_nat::policy::Policy;
-use cnet_tap::{InterfaceConfig, Tap};
+use cnet_tap::Tap;
 
 use crate::addresses::{Subnet, gateway_mac, ipv6_plan};
 use crate::dataplane::{
@@ -107,7 +108,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let config = network(options, &host_conf);
     let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
     let setup = Setup {
-        interface: interface(options, &config),
+        interface: config.interface(None),
         resolv_conf: mounts::resolv_conf(&host_conf, &config),
         command: &options.command,
         signal_mask,
@@ -214,27 +215,6 @@ fn network(options: &RunOptions, host_conf: &ResolvConf) -> NetworkConfig {
     }
 }
 
-fn interface(options: &RunOptions, config: &NetworkConfig) -> InterfaceConfig {
-    let mut interface = InterfaceConfig {
-        mtu: options.mtu.into(),
-        ..InterfaceConfig::default()
-    };
-    if let Some(plan) = config.ipv4 {
-        let address = (plan.container.into(), plan.prefix_len);
-        interface.addresses.push(address);
-        interface.gateways.push(plan.gateway.into());
-    }
-    if let Some(plan) = config.ipv6
-        && let Some(container) = plan.container
-    {
-        interface
-            .addresses
-            .push((container.into(), plan.prefix_len));
-        interface.gateways.push(plan.gateway.into());
-    }
-    interface
-}
-
 fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
     let names = LocalNames::new(
         config.ipv4.map(|plan| plan.gateway),
@@ -244,10 +224,7 @@ fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
         [] => Servers::from_file(resolv_conf::PATH),
         chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
     };
-    let own = config.ipv4.and_then(|plan| plan.dns).map(IpAddr::V4);
-    let own_v6 = config.ipv6.and_then(|plan| plan.dns).map(IpAddr::V6);
-    let own = own.into_iter().chain(own_v6).collect();
-    Service::new(names, servers, Sources::default(), own)
+    Service::new(names, servers, Sources::default())
 }
 
 /// Where published ports lead.

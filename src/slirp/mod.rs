@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use cnet_nat::flow::Limits;
 use cnet_nat::policy::Policy;
-use cnet_tap::{InterfaceConfig, Tap};
+use cnet_tap::Tap;
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -114,7 +114,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     crate::logging::start(tracing::Level::WARN);
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
     let config = network(options);
-    let interface = options.configure.then(|| interface(options, &config));
+    let interface = options.configure.then(|| config.interface(options.mac));
     let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, 1, interface.as_ref())?;
     drop(namespaces);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -156,28 +156,6 @@ fn network(options: &Options) -> NetworkConfig {
         limits: Limits::default(),
         busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
     }
-}
-
-fn interface(options: &Options, config: &NetworkConfig) -> InterfaceConfig {
-    let mut interface = InterfaceConfig {
-        mtu: options.mtu.into(),
-        mac: options.mac.map(|mac| mac.0),
-        ..InterfaceConfig::default()
-    };
-    if let Some(plan) = config.ipv4 {
-        let address = (plan.container.into(), plan.prefix_len);
-        interface.addresses.push(address);
-        interface.gateways.push(plan.gateway.into());
-    }
-    if let Some(plan) = config.ipv6
-        && let Some(container) = plan.container
-    {
-        interface
-            .addresses
-            .push((container.into(), plan.prefix_len));
-        interface.gateways.push(plan.gateway.into());
-    }
-    interface
 }
 
 async fn serve(
@@ -245,19 +223,12 @@ fn dns_service(options: &Options, config: &NetworkConfig) -> std::sync::Arc<Serv
         config.ipv4.map(|plan| plan.gateway),
         config.ipv6.map(|plan| plan.gateway),
     );
-    let own = config.ipv4.and_then(|plan| plan.dns).map(IpAddr::V4);
-    let own_v6 = config.ipv6.and_then(|plan| plan.dns).map(IpAddr::V6);
     let sources = Sources {
         ipv4: options.outbound_v4,
         ipv6: options.outbound_v6,
     };
     let servers = Servers::from_file(resolv_conf::PATH);
-    Service::new(
-        names,
-        servers,
-        sources,
-        own.into_iter().chain(own_v6).collect(),
-    )
+    Service::new(names, servers, sources)
 }
 
 fn summary(options: &Options) -> String {
