@@ -142,7 +142,6 @@ impl TcpFlow {
         self.snd_wnd = u32::from(seg.window) << if seg.flags.syn { 0 } else { self.snd_scale };
         self.snd_wl1 = seg.seq;
         self.snd_wl2 = seg.ack;
-        self.readable = true;
         self.last_heard = cx.now;
     }
 

@@ -108,9 +108,10 @@ fn a_stalled_socket_stops_the_window_and_loses_nothing() {
     }
     assert_eq!(conn.seq, edge);
     assert_eq!(b.engine.stashed(), data.len() - 5000);
-    // Past the edge nothing is taken; the container probes.
-    b.send(&conn, seg(ACK, conn.seq, conn.ack).data(b"!"))
+    // Past the edge nothing is taken, least of all a FIN; the container probes.
+    b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(b"!"))
         .unwrap();
+    assert!(!b.flow(&conn).fin_received);
     let answer = b.only();
     assert_eq!((answer.ack, answer.window), (conn.seq, 0));
     // Room comes in parts.

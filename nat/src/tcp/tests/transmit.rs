@@ -224,6 +224,13 @@ fn a_window_that_closes_over_bytes_on_their_way_is_probed() {
     b.pass(200 * MS);
     let probe = b.only();
     assert!(probe.is(ACK) && probe.payload.is_empty());
+    // It may stay closed for as long as the container says so.
+    for _ in 0..600 {
+        b.send(&conn, seg(ACK, conn.seq, conn.ack).window(0))
+            .unwrap();
+        b.pass(SECOND);
+        assert!(b.out().iter().all(|o| o.is(ACK) && o.payload.is_empty()));
+    }
     b.send(&conn, seg(ACK, conn.seq, conn.ack)).unwrap();
     let again = b.only();
     assert_eq!((again.seq, again.payload.len()), (conn.ack, 5000));
@@ -298,6 +305,20 @@ fn a_port_that_stays_full_is_neither_spun_on_nor_kept_for_ever() {
     b.pass(600 * SECOND);
     assert!(b.is_gone(&conn));
     assert_eq!(b.fate(&conn), Some(Fate::Reset));
+    b.finish();
+}
+
+#[test]
+fn events_do_not_put_off_the_next_try_of_a_full_port() {
+    let mut b = Bench::new();
+    let conn = b.open(1000);
+    b.wire.full = true;
+    b.remote_sends(&conn, b"first");
+    for _ in 0..20 {
+        b.pass(MS / 2);
+        b.remote_sends(&conn, b"more");
+    }
+    assert!(b.flow(&conn).stalls >= 3);
     b.finish();
 }
 
