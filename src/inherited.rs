@@ -1,7 +1,7 @@
 //! Descriptors that the calling program left open for us under a number it tells us.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::{Errno, FdFlags};
@@ -21,10 +21,9 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
         return standard_stream(number);
     }
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: the borrow is used for one fcntl(2), which answers EBADF for a number that is not
-    // open. A negative one, of which -1 is forbidden here, is refused before.
-    let open =
-        number >= 0 && unsafe { rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(number)) }.is_ok();
+    // SAFETY: F_GETFD takes no pointer and changes nothing; a number that is not open, or negative,
+    // gets EBADF.
+    let open = unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0;
     if !open || taken.contains(&number) {
         return Err(Errno::BADF.into());
     }
