@@ -1,10 +1,12 @@
-//! The project's scripts: `cargo xtask test` is the one test command.
+//! The project's scripts: `cargo xtask test` is the one test command, `cargo xtask bench` the
+//! comparison with peers.
 //!
 //! It needs a Rust toolchain and a Linux kernel, and nothing else: what the namespace tests use
 //! besides is installed with apt when run as root, and named with the command to install it
 //! otherwise (see [`machine`]). The stages are listed in [`mod@test`]; each runs under a time limit, so
 //! the command ends whatever a test does.
 
+mod bench;
 mod machine;
 mod stage;
 mod test;
@@ -13,7 +15,8 @@ use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages named
-       cargo xtask test --list      name the stages";
+       cargo xtask test --list      name the stages
+       cargo xtask bench [OPTION…]  compare cnet with its peers; --help names the options";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         ["test", stages @ ..] => test::run(stages),
+        ["bench", words @ ..] => bench::run(words),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(true)
