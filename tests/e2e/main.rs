@@ -14,6 +14,7 @@ mod connect;
 mod crowd;
 mod datagram;
 mod dns;
+mod gateway;
 mod lifecycle;
 mod protection;
 mod publish;
