@@ -5,9 +5,9 @@
 //! container, the buffers of a fake kernel on the host.
 //!
 //! # Safety properties
-//! Checked as they happen: a byte that is not the next one of the peer's stream, a byte too many, an
-//! end of file before the stream's end. Whether an end of file or a reset was justified is for the
-//! world to say, which knows both ends.
+//! Checked as they happen: a byte that is not the next one of the peer's stream, a byte too many,
+//! an end of file before the stream's end. Whether an end of file or a reset was justified is for
+//! the world to say, which knows both ends.
 
 use std::rc::Rc;
 
@@ -69,6 +69,8 @@ pub struct AppPlan {
     pub speak_after: usize,
     /// At so many bytes read, no reading for so long. In order.
     pub stalls: Vec<(usize, Duration)>,
+    /// At so many bytes written, no writing for so long. In order.
+    pub rests: Vec<(usize, Duration)>,
     pub ending: Ending,
 }
 
@@ -97,11 +99,14 @@ pub struct App {
     plan: AppPlan,
     name: String,
     out: Rc<[u8]>,
-    expected: Rc<[u8]>,
+    /// The peer's stream; `None` takes whatever comes.
+    expected: Option<Rc<[u8]>>,
     pub sent: usize,
     pub received: usize,
     stalls_done: usize,
     stalled_until: Instant,
+    rests_done: usize,
+    resting_until: Instant,
     not_before: Instant,
     /// Our stream is ended.
     pub shut: bool,
@@ -119,11 +124,13 @@ impl App {
             plan,
             name,
             out,
-            expected,
+            expected: Some(expected),
             sent: 0,
             received: 0,
             stalls_done: 0,
             stalled_until: Instant::ZERO,
+            rests_done: 0,
+            resting_until: Instant::ZERO,
             not_before: Instant::ZERO,
             shut: false,
             eof: false,
@@ -131,12 +138,24 @@ impl App {
         }
     }
 
+    /// The same script for a peer that may send anything.
+    pub fn trusting(name: String, plan: AppPlan, out: Rc<[u8]>) -> Self {
+        App {
+            expected: None,
+            ..App::new(name, plan, out, Rc::new([]))
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.expected.as_ref().map_or(self.received, |e| e.len())
+    }
+
     /// When the script wants to run again by itself.
     pub fn wake(&self, now: Instant) -> Option<Instant> {
         if self.end.is_some() {
             return None;
         }
-        [self.not_before, self.stalled_until]
+        [self.not_before, self.stalled_until, self.resting_until]
             .into_iter()
             .filter(|&t| t > now)
             .min()
@@ -171,7 +190,7 @@ impl App {
             self.sent,
             self.out.len(),
             self.received,
-            self.expected.len(),
+            self.total(),
             self.shut,
             self.eof,
             self.end,
@@ -182,10 +201,10 @@ impl App {
     fn round(&mut self, now: Instant, pipe: &mut impl Pipe) -> Result<bool, String> {
         let mut moved = self.read(now, pipe)?;
         if self.end.is_none() {
-            moved |= self.write(pipe);
+            moved |= self.write(now, pipe);
         }
         if self.end.is_none() {
-            self.finish(pipe);
+            self.finish(now, pipe);
         }
         Ok(moved)
     }
@@ -207,18 +226,19 @@ impl App {
                 self.end = Some(End::Reset);
                 Ok(false)
             }
-            Read::Eof if self.received < self.expected.len() => Err(format!(
+            Read::Eof if self.received < self.total() => Err(format!(
                 "end of file after {} of {} bytes",
                 self.received,
-                self.expected.len()
+                self.total()
             )),
             Read::Eof => {
                 self.eof = true;
                 Ok(true)
             }
             Read::Data(n) => {
-                let next = self.expected.get(self.received..self.received + n);
-                if next != Some(&buf[..n]) {
+                let place = self.received..self.received + n;
+                let expected = self.expected.as_ref();
+                if expected.is_some_and(|e| e.get(place) != Some(&buf[..n])) {
                     return Err(format!(
                         "wrong bytes among the {n} behind offset {}",
                         self.received
@@ -230,7 +250,16 @@ impl App {
         }
     }
 
-    fn write(&mut self, pipe: &mut impl Pipe) -> bool {
+    fn write(&mut self, now: Instant, pipe: &mut impl Pipe) -> bool {
+        if let Some(&(at, pause)) = self.plan.rests.get(self.rests_done)
+            && self.sent >= at
+        {
+            self.rests_done += 1;
+            self.resting_until = now + pause;
+        }
+        if now < self.resting_until {
+            return false;
+        }
         if self.shut || self.sent == self.out.len() || self.received < self.plan.speak_after {
             return false;
         }
@@ -247,8 +276,8 @@ impl App {
         }
     }
 
-    fn finish(&mut self, pipe: &mut impl Pipe) {
-        let all_sent = self.sent == self.out.len();
+    fn finish(&mut self, now: Instant, pipe: &mut impl Pipe) {
+        let all_sent = self.sent == self.out.len() && now >= self.resting_until;
         match self.plan.ending {
             Ending::AfterSending if all_sent && !self.shut => {
                 pipe.shutdown();

@@ -109,8 +109,8 @@ pub struct Endpoint {
     start: Instant,
     handle: Option<SocketHandle>,
     connected: bool,
-    /// What was received before the peer's FIN, and not read yet. smoltcp forgets both when TIME-WAIT
-    /// is over, which an application that reads late outlives.
+    /// What was received before the peer's FIN, and not read yet. smoltcp forgets both when
+    /// TIME-WAIT is over, which an application that reads late outlives.
     last_bytes: Option<VecDeque<u8>>,
     /// An ICMP error came for it before it was connected.
     unreachable: bool,
@@ -164,7 +164,21 @@ pub struct Container {
     iface: Interface,
     sockets: SocketSet<'static>,
     card: Card,
+    /// The last frame that told the gateway's MAC address, and when it was last believed.
+    introduction: Option<(Vec<u8>, Instant)>,
     pub endpoints: Vec<Endpoint>,
+}
+
+/// smoltcp forgets a neighbour after 60 s and drops the answers to segments that find it forgotten,
+/// where a kernel would go on with the stale entry and ask again in parallel.
+const STALE: Duration = Duration::from_secs(30);
+
+/// Whether `frame` is an ARP reply or a neighbour advertisement.
+fn introduces(frame: &[u8]) -> bool {
+    let arp_reply = frame.get(12..14) == Some(&[8, 6]) && frame.get(21) == Some(&2);
+    let advertisement = matches!(offload::ip_at(frame), Ok(Some(at)) if at.protocol == 58)
+        && frame.get(54) == Some(&136);
+    arp_reply || advertisement
 }
 
 fn smol(t: Instant) -> SmolInstant {
@@ -208,6 +222,7 @@ impl Container {
             iface,
             sockets: SocketSet::new(Vec::new()),
             card,
+            introduction: None,
             endpoints: Vec::new(),
         }
     }
@@ -225,6 +240,14 @@ impl Container {
                 e.watch.received(now, &frame, &at);
             }
             self.note_icmp_error(&frame[at.l4..at.end], at.protocol);
+        }
+        if introduces(&frame) {
+            self.introduction = Some((frame.clone(), now));
+        } else if let Some((again, last)) = &mut self.introduction
+            && now >= *last + STALE
+        {
+            *last = now;
+            self.card.rx.push_back(again.clone());
         }
         self.card.rx.push_back(frame);
     }

@@ -21,18 +21,22 @@
 //! - The writable edge comes only after a refused or short write, when a third of the buffer is
 //!   free again (`sk_stream_write_space`).
 
+mod datagram;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_nat::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Readiness, Received,
-    SendOptions, SocketId, Token,
+    DatagramError, DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions,
+    SocketId, Token,
 };
 use cnet_vswitch::time::{Duration, Instant};
 
 use crate::app::{App, Pipe, Read};
 use crate::rng::Rng;
+pub use datagram::CLOSED_PORT;
+use datagram::DatagramSocket;
 
 /// What becomes of a connect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,27 +194,14 @@ impl Connection {
     }
 }
 
-/// A UDP or ping socket: a remote that echoes, loses, or answers that nobody listens.
-struct DatagramSocket {
-    token: Token,
-    kind: DatagramKind,
-    v6: bool,
-    rx: VecDeque<(SocketAddr, Vec<u8>)>,
-    errors: VecDeque<(SocketAddr, Vec<u8>)>,
-    triggered: bool,
-}
-
-/// Datagrams to this port are answered with port unreachable.
-pub const CLOSED_PORT: u16 = 9;
-/// Datagrams a socket holds at most.
-const DATAGRAM_QUEUE: usize = 64;
-
 /// The host.
 pub struct Host {
     plan: HostPlan,
     rng: Rng,
     now: Instant,
     services: HashMap<SocketAddr, Service>,
+    /// What answers at every other address.
+    anywhere: Option<SocketAddr>,
     connections: BTreeMap<u32, Connection>,
     datagrams: BTreeMap<u32, DatagramSocket>,
     /// Applications whose connections are over, by the service's address.
@@ -232,6 +223,7 @@ impl Host {
             rng,
             now: Instant::ZERO,
             services: HashMap::new(),
+            anywhere: None,
             connections: BTreeMap::new(),
             datagrams: BTreeMap::new(),
             finished: Vec::new(),
@@ -246,6 +238,11 @@ impl Host {
 
     pub fn add_service(&mut self, at: SocketAddr, service: Service) {
         self.services.insert(at, service);
+    }
+
+    /// The service at `at` answers at every address that has none.
+    pub fn answer_anywhere(&mut self, at: SocketAddr) {
+        self.anywhere = Some(at);
     }
 
     /// Sockets the core has open.
@@ -444,39 +441,6 @@ impl Host {
             self.open -= 1;
         }
     }
-
-    fn echo(&mut self, socket: SocketId, options: SendOptions, payload: &[u8]) {
-        let lost = self.rng.chance(50);
-        let Some(d) = self.datagrams.get_mut(&socket.0) else {
-            self.violation(format!("datagram_send on {socket:?}, which is not open"));
-            return;
-        };
-        if d.v6 != options.to.is_ipv6() {
-            self.violation(format!(
-                "a datagram to {} over the other family",
-                options.to
-            ));
-            return;
-        }
-        d.triggered = true;
-        let closed = d.kind == DatagramKind::Udp && options.to.port() == CLOSED_PORT;
-        if closed && d.errors.len() < DATAGRAM_QUEUE {
-            d.errors.push_back((options.to, payload.to_vec()));
-        } else if !lost && !closed {
-            let size = options.segment.map_or(payload.len(), usize::from).max(1);
-            for part in payload.chunks(size) {
-                if d.rx.len() < DATAGRAM_QUEUE {
-                    let mut echo = part.to_vec();
-                    if d.kind == DatagramKind::Ping
-                        && let Some(kind) = echo.first_mut()
-                    {
-                        *kind = if d.v6 { 129 } else { 0 };
-                    }
-                    d.rx.push_back((options.to, echo));
-                }
-            }
-        }
-    }
 }
 
 impl HostSockets for Host {
@@ -485,13 +449,18 @@ impl HostSockets for Host {
             self.refused_opens.push(to);
             return Err(HostError::Exhausted);
         }
-        let Some(s) = self.services.get(&to) else {
+        let at = if self.services.contains_key(&to) {
+            to
+        } else {
+            self.anywhere.unwrap_or(to)
+        };
+        let Some(s) = self.services.get(&at) else {
             return Err(HostError::NetUnreachable);
         };
         if let Fate::FailAtOnce(error) = s.fate {
             return Err(error);
         }
-        let mut c = Self::connection(to, s, Some(token));
+        let mut c = Self::connection(at, s, Some(token));
         c.phase = Phase::Connecting(s.fate, self.now + s.delay);
         let id = self.new_id();
         self.connections.insert(id.0, c);
@@ -623,20 +592,7 @@ impl HostSockets for Host {
         kind: DatagramKind,
         family_of: IpAddr,
     ) -> Result<SocketId, HostError> {
-        if self.rng.chance(self.plan.exhausted) {
-            return Err(HostError::Exhausted);
-        }
-        let id = self.new_id();
-        let socket = DatagramSocket {
-            token,
-            kind,
-            v6: family_of.is_ipv6(),
-            rx: VecDeque::new(),
-            errors: VecDeque::new(),
-            triggered: false,
-        };
-        self.datagrams.insert(id.0, socket);
-        Ok(id)
+        self.open_datagram(token, kind, family_of)
     }
 
     fn datagram_send(
@@ -645,11 +601,7 @@ impl HostSockets for Host {
         options: SendOptions,
         payload: &[u8],
     ) -> Result<(), HostError> {
-        if self.rng.chance(10) {
-            return Err(HostError::WouldBlock);
-        }
-        self.echo(socket, options, payload);
-        Ok(())
+        self.send_datagram(socket, options, payload)
     }
 
     fn datagram_receive(
@@ -657,16 +609,7 @@ impl HostSockets for Host {
         socket: SocketId,
         buf: &mut [u8],
     ) -> Result<Received, HostError> {
-        let d = self.datagrams.get_mut(&socket.0).ok_or(HostError::Other)?;
-        let (from, bytes) = d.rx.pop_front().ok_or(HostError::WouldBlock)?;
-        let len = bytes.len().min(buf.len());
-        buf[..len].copy_from_slice(&bytes[..len]);
-        Ok(Received {
-            len,
-            from,
-            segment: None,
-            tos: 0,
-        })
+        self.receive_datagram(socket, buf)
     }
 
     fn datagram_error(
@@ -674,21 +617,7 @@ impl HostSockets for Host {
         socket: SocketId,
         quote: &mut [u8],
     ) -> Result<DatagramError, HostError> {
-        let d = self.datagrams.get_mut(&socket.0).ok_or(HostError::Other)?;
-        let (destination, bytes) = d.errors.pop_front().ok_or(HostError::WouldBlock)?;
-        let quote_len = bytes.len().min(quote.len());
-        quote[..quote_len].copy_from_slice(&bytes[..quote_len]);
-        let (icmp_type, code) = if d.v6 { (1, 4) } else { (3, 3) };
-        Ok(DatagramError {
-            destination,
-            offender: Some(destination.ip()),
-            kind: DatagramErrorKind::Icmp {
-                icmp_type,
-                code,
-                info: 0,
-            },
-            quote_len,
-        })
+        self.receive_error(socket, quote)
     }
 
     fn close(&mut self, socket: SocketId) {

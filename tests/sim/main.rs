@@ -5,7 +5,11 @@
 
 mod app;
 mod container;
+mod corpus;
+mod craft;
+mod fuzz;
 mod host;
+mod hostile;
 mod offload;
 mod plan;
 mod rng;

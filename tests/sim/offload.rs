@@ -1,11 +1,11 @@
 //! What a kernel's offloads do on either side of the TAP, in software.
 //!
 //! [`cut`] is the way into the container: it checks a frame the switch emitted as strictly as the
-//! kernel that has to make sense of it (`virtio_net_hdr_to_skb` in `include/linux/virtio_net.h`, and
-//! the checks of `tcp_gso_segment`), and more strictly where a sloppy header would only cost speed.
-//! It cuts super-frames into segments and completes checksums: the oracle for what the core sends.
-//! [`join`] is the way out: runs of segments become one super-frame with a partial checksum, as a
-//! container's kernel with segmentation offload hands them to the TAP.
+//! kernel that has to make sense of it (`virtio_net_hdr_to_skb` in `include/linux/virtio_net.h`,
+//! and the checks of `tcp_gso_segment`), and more strictly where a sloppy header would only cost
+//! speed. It cuts super-frames into segments and completes checksums: the oracle for what the core
+//! sends. [`join`] is the way out: runs of segments become one super-frame with a partial checksum,
+//! as a container's kernel with segmentation offload hands them to the TAP.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -57,6 +57,7 @@ pub fn ip_at(frame: &[u8]) -> Result<Option<At>, String> {
         TCP => at.l4 + usize::from(frame[at.l4 + 12] >> 4) * 4,
         UDP if at.end - at.l4 < 8 => return Err("UDP header cut short".into()),
         UDP => at.l4 + 8,
+        1 | 58 if at.end - at.l4 < 8 => return Err("ICMP header cut short".into()),
         _ => at.l4,
     };
     if at.payload > at.end {
@@ -210,7 +211,9 @@ fn check_checksum(header: &VnetHeader, frame: &[u8], at: &At) -> Result<(), Stri
 
 /// Computes the transport checksum of a plain frame, if it is a packet of a known protocol.
 pub fn complete_checksum(frame: &mut [u8]) {
-    if let Ok(Some(at)) = ip_at(frame) {
+    if let Ok(Some(at)) = ip_at(frame)
+        && !at.fragment
+    {
         complete(frame, &at);
     }
 }

@@ -42,6 +42,17 @@ pub struct FlowPlan {
     pub send_buffer: usize,
 }
 
+/// A forged connection, over a wire that loses at most: then no forgery can arrive late and be
+/// honest by then.
+#[derive(Clone, Debug)]
+pub struct HostilePlan {
+    pub remote: SocketAddr,
+    pub port: u16,
+    pub bytes_out: usize,
+    pub bytes_in: usize,
+    pub far: AppPlan,
+}
+
 /// Everything a seed stands for.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -57,6 +68,7 @@ pub struct Plan {
     /// The port drops what does not come from its own addresses.
     pub guarded: bool,
     pub flows: Vec<FlowPlan>,
+    pub hostiles: Vec<HostilePlan>,
 }
 
 impl Plan {
@@ -88,16 +100,36 @@ impl Plan {
             stash_limit: rng.pick(&[64 << 20, 64 << 20, 200_000]),
             guarded: rng.chance(500),
             flows: (0..flows).map(|n| draw_flow(rng, v6, n)).collect(),
+            hostiles: Vec::new(),
         }
+    }
+
+    /// A plan with attackers beside the honest flows.
+    pub fn draw_hostile(seed: u64) -> Plan {
+        let mut plan = Plan::draw(seed);
+        let mut rng = Rng::new(!seed);
+        for lane in [&mut plan.up, &mut plan.down] {
+            lane.reorder = 0;
+            lane.duplicate = 0;
+        }
+        plan.host.exhausted = 0;
+        plan.hostiles = (0..1 + rng.below(3))
+            .map(|n| draw_hostile(&mut rng, plan.v6, n))
+            .collect();
+        plan
+    }
+}
+
+/// The address of the `n`th far end.
+fn remote_address(v6: bool, n: usize) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, n as u16 + 1).into()
+    } else {
+        Ipv4Addr::new(203, 0, 113, n as u8 + 1).into()
     }
 }
 
 fn draw_flow(rng: &mut Rng, v6: bool, n: usize) -> FlowPlan {
-    let ip: IpAddr = if v6 {
-        Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, n as u16 + 1).into()
-    } else {
-        Ipv4Addr::new(203, 0, 113, n as u8 + 1).into()
-    };
     let opening = match rng.below(10) {
         0..7 => Opening::Out,
         7..9 => Opening::In { listening: true },
@@ -119,7 +151,7 @@ fn draw_flow(rng: &mut Rng, v6: bool, n: usize) -> FlowPlan {
         start: Duration::from_micros(rng.below(200_000) as u64),
         fate: draw_fate(rng),
         fate_delay: rng.duration(Duration::ZERO, Duration::from_millis(200)),
-        remote: SocketAddr::new(ip, rng.within(1..65536) as u16),
+        remote: SocketAddr::new(remote_address(v6, n), rng.within(1..65536) as u16),
         port: 20_000 + n as u16,
         container,
         far,
@@ -135,6 +167,17 @@ fn draw_flow(rng: &mut Rng, v6: bool, n: usize) -> FlowPlan {
         },
         receive_buffer: rng.pick(&[700, 2_304, 10_000, 131_072, 1 << 20]),
         send_buffer: rng.pick(&[2_304, 4_608, 10_000, 131_072, 1 << 20]),
+    }
+}
+
+fn draw_hostile(rng: &mut Rng, v6: bool, n: usize) -> HostilePlan {
+    let (bytes_out, bytes_in) = (rng.within(0..30_000), rng.within(0..30_000));
+    HostilePlan {
+        remote: SocketAddr::new(remote_address(v6, 100 + n), 80),
+        port: 30_000 + n as u16,
+        bytes_out,
+        bytes_in,
+        far: draw_app(rng, bytes_out, Ending::AfterSending),
     }
 }
 
@@ -170,21 +213,28 @@ fn draw_endings(rng: &mut Rng, bytes_out: usize, bytes_in: usize) -> (Ending, En
 }
 
 fn draw_app(rng: &mut Rng, to_receive: usize, ending: Ending) -> AppPlan {
-    let mut stalls: Vec<(usize, Duration)> = (0..rng.pick(&[0, 0, 0, 1, 3]))
-        .map(|_| {
-            let pause = Duration::from_millis(rng.pick(&[1, 50, 1_000, 30_000, 100_000]));
-            (rng.below(to_receive + 1), pause)
-        })
-        .collect();
-    stalls.sort_unstable();
     AppPlan {
         write_chunk: rng.pick(&[1_000, 5_000, 65_536, 200_000]),
         read_chunk: rng.pick(&[1_000, 5_000, 65_536, 200_000]),
         pace: Duration::from_micros(rng.pick(&[0, 0, 10, 500])),
         speak_after: 0,
-        stalls,
+        stalls: draw_pauses(rng, to_receive),
+        rests: draw_pauses(rng, 20_000),
         ending,
     }
+}
+
+/// Up to three pauses, from a moment to longer than any timer but the idle ones.
+fn draw_pauses(rng: &mut Rng, within: usize) -> Vec<(usize, Duration)> {
+    let mut pauses: Vec<(usize, Duration)> = (0..rng.pick(&[0, 0, 0, 1, 3]))
+        .map(|_| {
+            let pause =
+                Duration::from_millis(rng.pick(&[1, 50, 1_000, 30_000, 100_000, 1_000_000]));
+            (rng.below(within + 1), pause)
+        })
+        .collect();
+    pauses.sort_unstable();
+    pauses
 }
 
 fn draw_fate(rng: &mut Rng) -> Fate {

@@ -21,10 +21,9 @@ fn run(plan: Plan, trace: bool) -> Result<Summary, String> {
     })
 }
 
-#[test]
-fn any_seed() {
+/// Runs `count` seeds on all processors; prints and counts those that fail.
+fn run_seeds(count: u64, draw: fn(u64) -> Plan, variable: &str) -> Summary {
     let first = number("CNET_SIM_FIRST").unwrap_or(0);
-    let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(first);
     let failures = Mutex::new(Vec::new());
     let total = Mutex::new(Summary::default());
@@ -37,7 +36,7 @@ fn any_seed() {
                     if seed >= first + count || failures.lock().unwrap().len() >= ENOUGH {
                         return;
                     }
-                    match run(Plan::draw(seed), false) {
+                    match run(draw(seed), false) {
                         Ok(one) => total.lock().unwrap().add(one),
                         Err(what) => failures.lock().unwrap().push((seed, what)),
                     }
@@ -48,21 +47,39 @@ fn any_seed() {
     let failures = failures.into_inner().unwrap();
     for (seed, what) in &failures {
         eprintln!("seed {seed}: {what}");
-        eprintln!("  CNET_SIM_SEED={seed} cargo test --test sim -- one_seed --nocapture");
+        eprintln!("  {variable}={seed} cargo test --test sim -- one_seed --nocapture");
     }
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     let total = total.into_inner().unwrap();
     eprintln!("{count} seeds: {total:?}");
+    total
+}
+
+#[test]
+fn any_seed() {
+    let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS);
+    let total = run_seeds(count, Plan::draw, "CNET_SIM_SEED");
     // The plans did put the core to the test.
     assert!(total.lost > 4 * count && total.done > count / 2 && total.failed > count / 10);
     assert!(total.stuck <= total.done / 500);
 }
 
-/// The seed in `CNET_SIM_SEED`, with a trace of its frames; without it a quiet run of seed 0.
+#[test]
+fn any_seed_with_attackers() {
+    let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS) / 10;
+    run_seeds(count, Plan::draw_hostile, "CNET_SIM_HOSTILE_SEED");
+}
+
+/// The seed in `CNET_SIM_SEED` or `CNET_SIM_HOSTILE_SEED`, with a trace of its frames; without
+/// them a quiet run of seed 0.
 #[test]
 fn one_seed() {
-    let seed = number("CNET_SIM_SEED");
-    let plan = Plan::draw(seed.unwrap_or(0));
+    let hostile = number("CNET_SIM_HOSTILE_SEED");
+    let seed = hostile.or(number("CNET_SIM_SEED"));
+    let plan = match hostile {
+        Some(seed) => Plan::draw_hostile(seed),
+        None => Plan::draw(seed.unwrap_or(0)),
+    };
     if seed.is_some() {
         eprintln!("{plan:#?}");
     }
@@ -72,7 +89,8 @@ fn one_seed() {
     }
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// A number from the environment.
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 

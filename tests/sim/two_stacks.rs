@@ -20,6 +20,7 @@ fn app(name: &str, out: &Rc<[u8]>, expected: &Rc<[u8]>, ending: Ending) -> App {
         pace: Duration::ZERO,
         speak_after: 0,
         stalls: vec![(1000, Duration::from_secs(2))],
+        rests: Vec::new(),
         ending,
     };
     App::new(name.into(), plan, out.clone(), expected.clone())

@@ -2,14 +2,14 @@
 //!
 //! smoltcp's own keepalives carry a byte of garbage at the last sequence number it used, which is a
 //! new byte to the peer when that number was a FIN's that got lost. So the stack's are off, and
-//! these are sent in its stead, in the form Linux uses: no data, one before the first unacknowledged
-//! byte.
+//! these are sent in its stead, in the form Linux uses: no data, one before the first
+//! unacknowledged byte.
 //!
 //! smoltcp (0.14) also loses its retransmission timer: when a zero window opens again over data in
-//! flight (the probe timer took its place), and when duplicate ACKs ask for a FIN that stands alone.
-//! Such a connection hangs for no fault of the core, and is given up here ([`Watch::is_stuck`]) on
-//! evidence from the wire alone: unacknowledged data, an open window, and no repetition for longer
-//! than any retransmission timer may wait.
+//! flight (the probe timer took its place), and when duplicate ACKs ask for a FIN that stands
+//! alone. Such a connection hangs for no fault of the core, and is given up here
+//! ([`Watch::is_stuck`]) on evidence from the wire alone: unacknowledged data, an open window, and
+//! no repetition for longer than any retransmission timer may wait.
 
 use cnet_vswitch::checksum;
 use cnet_vswitch::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::offload::{self, At};
 
 /// Silence after which a keepalive is sent, and between two.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// More than three times the longest retransmission timeout, of smoltcp as of the core; less than any patience
-/// of the core.
+/// More than three times the longest retransmission timeout, of smoltcp as of the core; less than
+/// any patience of the core.
 const PATIENCE: Duration = Duration::from_secs(200);
 
 /// What was seen of one connection on the wire, from the container's side.
@@ -31,8 +31,10 @@ pub struct Watch {
     sent_max: u32,
     /// The peer's last acknowledgement and window, if any came.
     answer: Option<(u32, u16)>,
+    /// When it last sent something that is to be acknowledged.
     last_segment: Instant,
-    last_sent: Instant,
+    /// Since when it has bytes to send.
+    queued_since: Option<Instant>,
     next_keepalive: Instant,
 }
 
@@ -57,7 +59,6 @@ impl Watch {
         let mut template = frame[..at.l4 + 20].to_vec();
         template[at.l4 + 12] = 5 << 4;
         self.template = Some(template);
-        self.last_sent = now;
         if sequence_len > 0 {
             self.last_segment = now;
         }
@@ -101,12 +102,22 @@ impl Watch {
         Some(frame)
     }
 
-    /// Whether the stack owes a repetition, or has `queued` bytes it could send, and does nothing.
-    pub fn is_stuck(&self, now: Instant, queued: bool) -> bool {
+    /// Whether the stack owes a repetition, or has bytes `queued` that it could send, and does
+    /// nothing.
+    pub fn is_stuck(&mut self, now: Instant, queued: bool) -> bool {
+        // With nothing queued the time never runs out.
+        let since = *self.queued_since.get_or_insert(now);
+        if !queued {
+            self.queued_since = None;
+        }
         let Some((ack, window)) = self.answer else {
             return false;
         };
-        let owes = before(ack, self.sent_max) || queued;
-        owes && window > 0 && now >= self.last_segment + PATIENCE
+        let idle_since = if before(ack, self.sent_max) {
+            self.last_segment
+        } else {
+            self.last_segment.max(since)
+        };
+        window > 0 && now >= idle_since + PATIENCE
     }
 }

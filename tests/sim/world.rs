@@ -1,9 +1,9 @@
 //! One simulated world: a container, a wire, the core, a host, and the clock that drives them.
 //!
 //! # Theory of operation
-//! Time is a number. Each step moves it to the next thing that happens anywhere (a frame arrives, an
-//! event is due, a deadline passes, an application wakes) and lets every part act once. All chance
-//! comes from the seed, so a seed is a schedule, and a failing seed fails again.
+//! Time is a number. Each step moves it to the next thing that happens anywhere (a frame arrives,
+//! an event is due, a deadline passes, an application wakes) and lets every part act once. All
+//! chance comes from the seed, so a seed is a schedule, and a failing seed fails again.
 //!
 //! # Properties
 //! For every seed:
@@ -15,12 +15,13 @@
 //! - all this in bounded virtual time and a bounded number of steps;
 //! - afterwards no flow, socket, timer or buffer is left.
 
-use std::net::SocketAddr;
+mod judge;
+
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
-use cnet_nat::host::HostError;
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::policy::Policy;
 use cnet_nat::router::{Router, RouterConfig};
@@ -33,8 +34,9 @@ use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
 use crate::app::{App, End};
 use crate::container::{self, Container, Endpoint};
 use crate::host::{Fate, Host, Service};
+use crate::hostile::Hostile;
 use crate::offload;
-use crate::plan::{FlowPlan, Opening, Plan};
+use crate::plan::{FlowPlan, HostilePlan, Opening, Plan};
 use crate::rng::Rng;
 use crate::wire::Lane;
 
@@ -52,9 +54,9 @@ const STEP_LIMIT: u64 = 3_000_000;
 /// Frames of one batch.
 const BATCH: usize = 8;
 
-/// A router for one container, as the shell would make it.
-pub fn router(mtu: usize, stash_limit: usize, guarded: bool, rng: &mut Rng) -> Router {
-    let config = RouterConfig {
+/// The configuration of a router for one container.
+pub fn router_config(mtu: usize) -> RouterConfig {
+    RouterConfig {
         mtu,
         gateway: GatewayConfig {
             mac: GATEWAY_MAC,
@@ -77,7 +79,6 @@ pub fn router(mtu: usize, stash_limit: usize, guarded: bool, rng: &mut Rng) -> R
         policy: Policy::default(),
         tcp: TcpConfig {
             mtu,
-            stash_limit,
             gateway_v4: Some(container::GATEWAY_V4.into()),
             gateway_v6: Some(container::GATEWAY_V6.into()),
             ..TcpConfig::default()
@@ -88,11 +89,12 @@ pub fn router(mtu: usize, stash_limit: usize, guarded: bool, rng: &mut Rng) -> R
             gateway_v6: Some(container::GATEWAY_V6),
             ..DatagramConfig::default()
         },
-    };
-    let mut secret = [0; 32];
-    secret.copy_from_slice(&rng.bytes(32));
-    let mut router = Router::new(config, secret, Instant::ZERO);
-    let port = PortConfig {
+    }
+}
+
+/// The container's port.
+pub fn port_config(guarded: bool) -> PortConfig {
+    PortConfig {
         lease: Lease {
             mac: Some(container::MAC),
             ipv4: vec![container::IPV4],
@@ -100,9 +102,18 @@ pub fn router(mtu: usize, stash_limit: usize, guarded: bool, rng: &mut Rng) -> R
         },
         spoof_protection: guarded,
         ..PortConfig::default()
-    };
+    }
+}
+
+/// A router as the plan wants it.
+fn router(plan: &Plan, rng: &mut Rng) -> Router {
+    let mut config = router_config(plan.mtu);
+    config.tcp.stash_limit = plan.stash_limit;
+    let mut secret = [0; 32];
+    secret.copy_from_slice(&rng.bytes(32));
+    let mut router = Router::new(config, secret, Instant::ZERO);
     router
-        .add_port(PORT, port)
+        .add_port(PORT, port_config(plan.guarded))
         .expect("the first port of a new router");
     router
 }
@@ -195,6 +206,7 @@ pub struct World {
     router: Router,
     container: Container,
     host: Host,
+    hostiles: Vec<Hostile>,
     up: Lane,
     down: Lane,
     buf: Vec<u8>,
@@ -222,14 +234,20 @@ impl World {
         for (n, flow) in plan.flows.iter().enumerate() {
             add_flow(flow, n, &mut container, &mut host, &mut rng);
         }
+        let hostiles = plan
+            .hostiles
+            .iter()
+            .map(|h| add_hostile(h, address, &mut host, &mut rng))
+            .collect();
         let to_come = (0..plan.flows.len())
             .filter(|&n| plan.flows[n].opening != Opening::Out)
             .collect();
         World {
-            router: router(plan.mtu, plan.stash_limit, plan.guarded, &mut rng),
+            router: router(&plan, &mut rng),
             now: Instant::ZERO,
             container,
             host,
+            hostiles,
             up: Lane::new(plan.up, rng.fork()),
             down: Lane::new(plan.down, rng.fork()),
             buf: vec![0; FRAME_BUFFER_LEN],
@@ -261,6 +279,7 @@ impl World {
             return Err(format!("left over: {left}"));
         }
         self.judge()?;
+        self.judge_hostiles()?;
         Ok(self.summary())
     }
 
@@ -328,8 +347,10 @@ impl World {
             .iter()
             .map(|&n| Instant::ZERO + self.plan.flows[n].start)
             .min();
+        let hostiles = self.hostiles.iter().filter_map(Hostile::next).min();
         [
             clients,
+            hostiles,
             self.host.next(),
             self.container.next(self.now),
             self.up.next(),
@@ -354,15 +375,31 @@ impl World {
     }
 
     fn container_turn(&mut self) -> Result<(), String> {
+        let mut forged = Vec::new();
         while let Some(frame) = self.down.receive(self.now) {
-            self.container.deliver(self.now, frame);
+            let at = offload::tcp_at(&frame).ok();
+            let port = at.map(|at| u16::from_be_bytes([frame[at.l4 + 2], frame[at.l4 + 3]]));
+            let attacker = self.hostiles.iter_mut().find(|h| Some(h.port()) == port);
+            match (attacker, at) {
+                (Some(h), Some(at)) => h.receive(self.now, &frame, &at, &mut forged),
+                _ => self.container.deliver(self.now, frame),
+            }
+        }
+        for h in &mut self.hostiles {
+            h.poll(self.now, &mut forged);
+            if let Some(what) = h.violation.take() {
+                return Err(format!("hostile flow to {}: {what}", h.remote()));
+            }
         }
         let mut frames = Vec::new();
         self.container.poll(self.now, &mut frames)?;
         if self.trace {
-            frames.iter().for_each(|f| trace(self.now, "->", f));
+            let plain = forged.iter().map(|f| &f[VNET_HDR_LEN..]);
+            let all = frames.iter().map(Vec::as_slice).chain(plain);
+            all.for_each(|f| trace(self.now, "->", f));
         }
-        for frame in offload::join(frames, self.plan.offloads, &mut self.rng) {
+        let joined = offload::join(frames, self.plan.offloads, &mut self.rng);
+        for frame in joined.into_iter().chain(forged) {
             let _ = self.up.send(self.now, frame);
         }
         Ok(())
@@ -393,12 +430,16 @@ impl World {
 
     fn applications_ended(&self) -> bool {
         self.to_come.is_empty()
+            && self.hostiles.iter().all(Hostile::is_over)
             && (0..self.plan.flows.len()).all(|n| self.endpoint_ended(n))
             && self.host.running().next().is_none()
     }
 
     fn hanging(&self) -> String {
         let mut out = String::new();
+        for h in self.hostiles.iter().filter(|h| !h.is_over()) {
+            out += &format!("\n  {}", h.brief());
+        }
         for (n, e) in self.container.endpoints.iter().enumerate() {
             if !self.endpoint_ended(n) {
                 out += &format!(
@@ -412,155 +453,6 @@ impl World {
             out += &format!("\n  {at}: {}", app.brief());
         }
         out
-    }
-
-    /// What the core still holds.
-    fn leftovers(&self) -> Option<String> {
-        let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
-        let stash = self.router.tcp().stashed();
-        let timer = self.router.poll_timeout();
-        let nothing = flows == 0 && sockets == 0 && stash == 0 && timer.is_none();
-        (!nothing).then(|| {
-            format!("{flows} flows, {sockets} sockets, {stash} bytes stashed, timer {timer:?}")
-        })
-    }
-
-    /// Compares how each flow ended on both sides with its plan.
-    fn judge(&self) -> Result<(), String> {
-        for (n, flow) in self.plan.flows.iter().enumerate() {
-            let endpoint = &self.container.endpoints[n];
-            let far: Vec<&App> = self
-                .host
-                .finished
-                .iter()
-                .filter(|(at, _)| *at == flow.remote)
-                .map(|(_, app)| app)
-                .collect();
-            self.judge_flow(flow, endpoint, &far).map_err(|what| {
-                let ends: Vec<_> = far.iter().map(|a| a.brief()).collect();
-                format!(
-                    "flow {n} {:?} {:?}: {what}\n  container: {}\n  far: {ends:#?}",
-                    flow.opening,
-                    flow.fate,
-                    endpoint.app.brief()
-                )
-            })?;
-        }
-        Ok(())
-    }
-
-    fn judge_flow(&self, flow: &FlowPlan, endpoint: &Endpoint, far: &[&App]) -> Result<(), String> {
-        let here = endpoint.app.end;
-        let opened = match (flow.opening, flow.fate) {
-            (Opening::In { listening }, _) => listening,
-            (Opening::Out, Fate::Accept) => true,
-            (Opening::Out, Fate::Fail(e) | Fate::FailAtOnce(e)) => {
-                return self.judge_failed_open(flow, e, here, far);
-            }
-        };
-        if !opened {
-            let reset = far
-                .iter()
-                .all(|a| a.end != Some(End::Done) && a.received == 0);
-            return if reset && !endpoint.was_connected() {
-                Ok(())
-            } else {
-                Err("nobody listens, but the client was not reset".into())
-            };
-        }
-        if here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote) {
-            return Ok(());
-        }
-        if endpoint.stuck {
-            return Ok(());
-        }
-        let never_began = far
-            .iter()
-            .all(|a| a.received == 0 && a.end != Some(End::Done));
-        // The far end may reset before the container's handshake is done.
-        if here == Some(End::Refused) && never_began && !flow.far.ending.is_orderly() {
-            return Ok(());
-        }
-        // Half-open connections make room when the host runs out of descriptors.
-        let untouched = endpoint.app.received == 0 && never_began;
-        let given_up = matches!(here, None | Some(End::Refused | End::Reset));
-        if self.router.tcp().counters().evicted > 0 && untouched && given_up {
-            return Ok(());
-        }
-        // A SYN that the wire doubled may have opened a second connection, which came to nothing.
-        let (ghosts, real): (Vec<&App>, Vec<&App>) = far
-            .iter()
-            .partition(|a| a.received == 0 && a.end == Some(End::Reset));
-        let Some(here) = here else {
-            // A client may be gone before the container's handshake is done.
-            let gone = |a: &&App| matches!(a.end, Some(End::Aborted | End::Vanished));
-            // Or the container is not found at all on a wire that loses every answer.
-            let unlucky = never_began && self.up.lost + self.down.lost > 4;
-            return if unlucky || far.iter().all(gone) {
-                Ok(())
-            } else {
-                Err("the container's side was never connected".into())
-            };
-        };
-        let [real] = real[..] else {
-            let reset_early = real.is_empty() && !ghosts.is_empty();
-            return match here {
-                End::Aborted | End::Vanished if reset_early => Ok(()),
-                _ => Err(format!("{} connections at the far end", real.len())),
-            };
-        };
-        self.judge_ends(flow, endpoint, here, real)
-    }
-
-    fn judge_ends(
-        &self,
-        flow: &FlowPlan,
-        endpoint: &Endpoint,
-        here: End,
-        far: &App,
-    ) -> Result<(), String> {
-        let near = &endpoint.app;
-        let there = far.end.ok_or("the far end has not ended")?;
-        if near.eof && !far.shut || far.eof && !near.shut {
-            return Err("an end of file that the peer did not send".into());
-        }
-        let rude = |end| matches!(end, End::Aborted | End::Vanished);
-        let orderly = flow.container.ending.is_orderly() && flow.far.ending.is_orderly();
-        let fitting = match (here, there) {
-            (End::Done, End::Done) => orderly,
-            (a, b) if rude(a) => rude(b) || b == End::Reset,
-            (End::Reset, b) => rude(b),
-            _ => false,
-        };
-        if fitting {
-            Ok(())
-        } else {
-            Err(format!("ended {here:?} here and {there:?} there"))
-        }
-    }
-
-    fn judge_failed_open(
-        &self,
-        flow: &FlowPlan,
-        error: HostError,
-        here: Option<End>,
-        far: &[&App],
-    ) -> Result<(), String> {
-        if !far.is_empty() {
-            return Err("a connection that should have failed".into());
-        }
-        let expected = match error {
-            HostError::Refused => End::Refused,
-            HostError::TimedOut => End::TimedOut,
-            _ => End::Unreachable,
-        };
-        let exhausted =
-            here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote);
-        if here == Some(expected) || exhausted {
-            Ok(())
-        } else {
-            Err(format!("{error:?} became {here:?}"))
-        }
     }
 
     fn summary(&self) -> Summary {
@@ -579,6 +471,25 @@ impl World {
             stuck: self.container.endpoints.iter().filter(|e| e.stuck).count() as u64,
         }
     }
+}
+
+/// An attacker, and the service it attacks.
+fn add_hostile(plan: &HostilePlan, address: IpAddr, host: &mut Host, rng: &mut Rng) -> Hostile {
+    let out: Rc<[u8]> = rng.bytes(plan.bytes_out).into();
+    let back: Rc<[u8]> = rng.bytes(plan.bytes_in).into();
+    let from = SocketAddr::new(address, plan.port);
+    let hostile = Hostile::new(rng.fork(), from, plan.remote, out.clone(), back.clone());
+    let script = plan.far.clone();
+    let name = format!("far end of hostile {from}");
+    let service = Service {
+        fate: Fate::Accept,
+        delay: Duration::from_millis(3),
+        receive_buffer: 10_000,
+        send_buffer: 10_000,
+        app: Box::new(move || App::new(name.clone(), script.clone(), back.clone(), out.clone())),
+    };
+    host.add_service(plan.remote, service);
+    hostile
 }
 
 /// Puts both ends of a flow in place.

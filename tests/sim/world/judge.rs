@@ -1,0 +1,182 @@
+//! The verdict on a world that has run: did every flow end as its plan and the other side say?
+
+use cnet_nat::host::HostError;
+
+use super::World;
+use crate::app::{App, End};
+use crate::container::Endpoint;
+use crate::host::Fate;
+use crate::hostile::Finale;
+use crate::plan::{FlowPlan, Opening};
+
+impl World {
+    /// What the core still holds.
+    pub(super) fn leftovers(&self) -> Option<String> {
+        let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
+        let stash = self.router.tcp().stashed();
+        let timer = self.router.poll_timeout();
+        let nothing = flows == 0 && sockets == 0 && stash == 0 && timer.is_none();
+        (!nothing).then(|| {
+            format!("{flows} flows, {sockets} sockets, {stash} bytes stashed, timer {timer:?}")
+        })
+    }
+
+    /// Compares how each flow ended on both sides with its plan.
+    pub(super) fn judge(&self) -> Result<(), String> {
+        for (n, flow) in self.plan.flows.iter().enumerate() {
+            let endpoint = &self.container.endpoints[n];
+            let far: Vec<&App> = self
+                .host
+                .finished
+                .iter()
+                .filter(|(at, _)| *at == flow.remote)
+                .map(|(_, app)| app)
+                .collect();
+            self.judge_flow(flow, endpoint, &far).map_err(|what| {
+                let ends: Vec<_> = far.iter().map(|a| a.brief()).collect();
+                format!(
+                    "flow {n} {:?} {:?}: {what}\n  container: {}\n  far: {ends:#?}",
+                    flow.opening,
+                    flow.fate,
+                    endpoint.app.brief()
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    fn judge_flow(&self, flow: &FlowPlan, endpoint: &Endpoint, far: &[&App]) -> Result<(), String> {
+        let here = endpoint.app.end;
+        let opened = match (flow.opening, flow.fate) {
+            (Opening::In { listening }, _) => listening,
+            (Opening::Out, Fate::Accept) => true,
+            (Opening::Out, Fate::Fail(e) | Fate::FailAtOnce(e)) => {
+                return self.judge_failed_open(flow, e, here, far);
+            }
+        };
+        if !opened {
+            let reset = far
+                .iter()
+                .all(|a| a.end != Some(End::Done) && a.received == 0);
+            return if reset && !endpoint.was_connected() {
+                Ok(())
+            } else {
+                Err("nobody listens, but the client was not reset".into())
+            };
+        }
+        if here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote) {
+            return Ok(());
+        }
+        if endpoint.stuck {
+            return Ok(());
+        }
+        let never_began = far
+            .iter()
+            .all(|a| a.received == 0 && a.end != Some(End::Done));
+        // The far end may reset before the container's handshake is done.
+        if here == Some(End::Refused) && never_began && !flow.far.ending.is_orderly() {
+            return Ok(());
+        }
+        // Half-open connections make room when the host runs out of descriptors.
+        let untouched = endpoint.app.received == 0 && never_began;
+        let given_up = matches!(here, None | Some(End::Refused | End::Reset));
+        if self.router.tcp().counters().evicted > 0 && untouched && given_up {
+            return Ok(());
+        }
+        // A SYN that the wire doubled may have opened a second connection, which came to nothing.
+        let (ghosts, real): (Vec<&App>, Vec<&App>) = far
+            .iter()
+            .partition(|a| a.received == 0 && a.end == Some(End::Reset));
+        let Some(here) = here else {
+            // A client may be gone before the container's handshake is done.
+            let gone = |a: &&App| matches!(a.end, Some(End::Aborted | End::Vanished));
+            // Or the container is not found at all on a wire that loses every answer.
+            let unlucky = never_began && self.up.lost + self.down.lost > 4;
+            return if unlucky || far.iter().all(gone) {
+                Ok(())
+            } else {
+                Err("the container's side was never connected".into())
+            };
+        };
+        let [real] = real[..] else {
+            let reset_early = real.is_empty() && !ghosts.is_empty();
+            return match here {
+                End::Aborted | End::Vanished if reset_early => Ok(()),
+                _ => Err(format!("{} connections at the far end", real.len())),
+            };
+        };
+        self.judge_ends(flow, endpoint, here, real)
+    }
+
+    fn judge_ends(
+        &self,
+        flow: &FlowPlan,
+        endpoint: &Endpoint,
+        here: End,
+        far: &App,
+    ) -> Result<(), String> {
+        let near = &endpoint.app;
+        let there = far.end.ok_or("the far end has not ended")?;
+        if near.eof && !far.shut || far.eof && !near.shut {
+            return Err("an end of file that the peer did not send".into());
+        }
+        let rude = |end| matches!(end, End::Aborted | End::Vanished);
+        let orderly = flow.container.ending.is_orderly() && flow.far.ending.is_orderly();
+        let fitting = match (here, there) {
+            (End::Done, End::Done) => orderly,
+            (a, b) if rude(a) => rude(b) || b == End::Reset,
+            (End::Reset, b) => rude(b),
+            _ => false,
+        };
+        if fitting {
+            Ok(())
+        } else {
+            Err(format!("ended {here:?} here and {there:?} there"))
+        }
+    }
+
+    /// A forged connection that ended in good order did so at the far end, too.
+    pub(super) fn judge_hostiles(&self) -> Result<(), String> {
+        for h in &self.hostiles {
+            let far: Vec<_> = self
+                .host
+                .finished
+                .iter()
+                .filter(|(at, _)| *at == h.remote())
+                .map(|(_, app)| app.end)
+                .collect();
+            let orderly = h.finale == Finale::Fin;
+            if orderly && (!h.has_all() || far != [Some(End::Done)]) {
+                return Err(format!("{}; the far end: {far:?}", h.brief()));
+            }
+            if h.finale == Finale::Rst && far.iter().any(|&end| end != Some(End::Reset)) {
+                return Err(format!("{}; the far end: {far:?}", h.brief()));
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_failed_open(
+        &self,
+        flow: &FlowPlan,
+        error: HostError,
+        here: Option<End>,
+        far: &[&App],
+    ) -> Result<(), String> {
+        if !far.is_empty() {
+            return Err("a connection that should have failed".into());
+        }
+        let expected = match error {
+            HostError::Refused => End::Refused,
+            HostError::TimedOut => End::TimedOut,
+            _ => End::Unreachable,
+        };
+        let exhausted =
+            here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote);
+        if here == Some(expected) || exhausted {
+            Ok(())
+        } else {
+            Err(format!("{error:?} became {here:?}"))
+        }
+    }
+}
