@@ -93,7 +93,9 @@ impl TcpFlow {
         seg: &Segment<'_>,
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<(), DropReason> {
-        if !seg.flags.ack || seg.ack != self.snd_una + 1 {
+        // Before the link was found no SYN was sent, and nothing can be its answer.
+        let answer = self.link.is_some() && seg.flags.ack && seg.ack == self.snd_una + 1;
+        if !answer {
             if seg.flags.ack && !seg.flags.rst {
                 self.send_reset_for(seg.ack, cx);
             }

@@ -145,6 +145,7 @@ impl Bench {
                     flow.alarm.is_some() || !outstanding || flow.dirty,
                     "{flow:?}"
                 );
+                assert!(flow.link.is_some());
                 assert!(!flow.snd_max.before(flow.snd_nxt));
                 assert!(!flow.snd_nxt.before(flow.snd_una));
                 assert!(!flow.snd_una.before(flow.discarded) || flow.dirty);

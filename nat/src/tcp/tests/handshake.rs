@@ -307,6 +307,10 @@ fn a_guest_without_an_address_is_waited_for() {
     let guest = b.container;
     b.pass(SECOND);
     assert!(b.silent());
+    // Whoever guesses the number of a SYN that was never sent answers nothing.
+    let guess = b.flow(&conn).snd_max.0;
+    b.send(&conn, seg(SYN | ACK, 1, guess)).unwrap_err();
+    assert_eq!(b.flow(&conn).state, State::SynSent);
     let other = "10.0.2.101".parse().unwrap();
     b.run(|e, now, _, io| e.link_resolved(now, other, LINK, io));
     assert!(b.silent());
