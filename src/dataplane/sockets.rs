@@ -90,17 +90,13 @@ impl HostTable {
         outbound_v4: Option<Ipv4Addr>,
         outbound_v6: Option<Ipv6Addr>,
     ) -> HostTable {
-        let scratch = if features.peek_off_v4 && features.peek_off_v6 {
-            0
-        } else {
-            SCRATCH_LEN
-        };
         HostTable {
             epoll,
             sockets: Vec::new(),
             free: Vec::new(),
             features,
-            scratch: vec![0; scratch].into_boxed_slice(),
+            // Zeroed pages that are not touched take no memory.
+            scratch: vec![0; SCRATCH_LEN].into_boxed_slice(),
             batch: ReceiveBatch::new(),
             outbound_v4,
             outbound_v6,
