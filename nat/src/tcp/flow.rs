@@ -19,6 +19,9 @@ pub(super) const OUR_WINDOW_SCALE: u8 = 8;
 pub(super) const INITIAL_GRANT: u32 = 256 * 1024;
 /// Smallest receive window while the host's socket takes data at all, in bytes.
 pub(super) const MIN_GRANT: u32 = 64 * 1024;
+/// Smallest receive window of a flow whose socket takes data, when other flows have used the room
+/// for stashed bytes up.
+const LEAST_GRANT: u32 = 16 * 1024;
 /// Largest receive window, in bytes: what a fast host path needs to stay busy.
 pub(super) const MAX_GRANT: u32 = 8 * 1024 * 1024;
 /// Congestion window at the start: the TAP is a wire of no delay, only the container's receive
@@ -229,12 +232,14 @@ impl TcpFlow {
 
     // ---- segments to the container ----
 
-    /// The window field to send, and the edge it announces.
-    fn window_field(&mut self) -> u16 {
+    /// The window field to send, and the edge it announces. `room` is what could be stashed.
+    fn window_field(&mut self, room: usize) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
         let scaled = if self.stash.is_empty() {
             // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6).
-            open.max(self.grant).div_ceil(1 << self.rcv_scale)
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
+            let grant = self.grant.min(room.max(LEAST_GRANT));
+            open.max(grant).div_ceil(1 << self.rcv_scale)
         } else {
             // Rounded down, or the edge would follow small segments for ever and the stash with it.
             // What was announced before is still taken (RFC 7323, section 2.4).
@@ -257,11 +262,12 @@ impl TcpFlow {
         payload_len: usize,
     ) -> bool {
         let Some(link) = self.link else { return false };
+        let room = cx.stash.room(0);
         let seg = SegmentOut {
             seq,
             ack: self.rcv_nxt,
             flags,
-            window: self.window_field(),
+            window: self.window_field(room),
             syn: None,
             payload_len,
             mss: usize::from(self.mss),

@@ -139,7 +139,9 @@ impl TcpConfig {
     }
 }
 
-/// The bytes all stashes of an engine share.
+/// The bytes all stashes of an engine share. A flow may hold as many as are still free (the dynamic
+/// threshold of shared-memory switches: Choudhury and Hahne, 1998): however many flows are stalled,
+/// something is left for the next, and a single one cannot take it all.
 #[derive(Debug)]
 struct StashBudget {
     limit: usize,
@@ -147,11 +149,16 @@ struct StashBudget {
 }
 
 impl StashBudget {
-    /// Takes up to `n` bytes; returns how many.
-    fn reserve(&mut self, n: usize) -> usize {
-        let n = n.min(self.limit - self.used);
+    /// Takes up to `n` bytes for a flow that holds `held` already; returns how many.
+    fn reserve(&mut self, n: usize, held: usize) -> usize {
+        let n = n.min(self.room(held));
         self.used += n;
         n
+    }
+
+    /// What a flow that holds `held` bytes may still take.
+    fn room(&self, held: usize) -> usize {
+        (self.limit - self.used).saturating_sub(held) / 2
     }
 
     fn release(&mut self, n: usize) {

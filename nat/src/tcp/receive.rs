@@ -10,8 +10,9 @@
 //! announced is kept rather than dropped, because the container would notice the drop only by its
 //! timer. While the stash is not empty the window's right edge stands still. How much window is
 //! announced (the *grant*) follows the socket: doubled when that many bytes passed without a
-//! stop, halved at each stop. All stashes of an engine share one budget; past it bytes are dropped
-//! unacknowledged, as any receiver may.
+//! stop, halved at each stop. All stashes of an engine share one budget, and no more window is
+//! announced than the budget has room for; past it bytes are dropped unacknowledged, as any
+//! receiver may.
 
 use bytes::{Buf, BytesMut};
 use cnet_vswitch::{DropReason, FrameSink};
@@ -245,7 +246,7 @@ impl TcpFlow {
             }
         }
         let rest = &data[sent..];
-        let kept = cx.stash.reserve(rest.len());
+        let kept = cx.stash.reserve(rest.len(), self.stash.len());
         self.stash.extend_from_slice(&rest[..kept]);
         Ok(sent + kept)
     }
