@@ -113,6 +113,8 @@ pub struct App {
     /// The peer's stream is ended.
     pub eof: bool,
     pub end: Option<End>,
+    /// When it came to its end.
+    pub ended_at: Option<Instant>,
 }
 
 /// Rounds of one call, so that a fast pipe cannot hold the world up.
@@ -135,6 +137,7 @@ impl App {
             shut: false,
             eof: false,
             end: None,
+            ended_at: None,
         }
     }
 
@@ -169,11 +172,14 @@ impl App {
             if self.end.is_some() || now < self.not_before {
                 return Ok(moved);
             }
-            let before = (self.shut, self.end);
+            let before = self.shut;
             let round = self
                 .round(now, pipe)
                 .map_err(|what| format!("{}: {what} ({})", self.name, self.brief()))?;
-            moved |= round || before != (self.shut, self.end);
+            if self.end.is_some() {
+                self.ended_at = Some(now);
+            }
+            moved |= round || self.shut != before || self.end.is_some();
             if !round {
                 return Ok(moved);
             }

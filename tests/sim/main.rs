@@ -13,6 +13,7 @@ mod hostile;
 mod offload;
 mod plan;
 mod rng;
+mod scenarios;
 mod seeds;
 mod two_stacks;
 mod watch;

@@ -104,6 +104,31 @@ impl Plan {
         }
     }
 
+    /// A plan without misfortune.
+    pub fn fair(flows: Vec<FlowPlan>) -> Plan {
+        Plan {
+            seed: 0,
+            v6: false,
+            mtu: 1500,
+            up: Schedule::PERFECT,
+            down: Schedule::PERFECT,
+            offloads: Offloads {
+                checksum: true,
+                segmentation: true,
+            },
+            host: HostPlan {
+                exhausted: 0,
+                spurious: 0,
+                event_delay: Duration::from_micros(1),
+                leak: false,
+            },
+            stash_limit: 64 << 20,
+            guarded: true,
+            flows,
+            hostiles: Vec::new(),
+        }
+    }
+
     /// A plan with attackers beside the honest flows.
     pub fn draw_hostile(seed: u64) -> Plan {
         let mut plan = Plan::draw(seed);
@@ -126,6 +151,41 @@ fn remote_address(v6: bool, n: usize) -> IpAddr {
         Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, n as u16 + 1).into()
     } else {
         Ipv4Addr::new(203, 0, 113, n as u8 + 1).into()
+    }
+}
+
+impl FlowPlan {
+    /// The `n`th flow of a fair plan: both sides send and close without delay.
+    pub fn fair(n: usize, bytes_out: usize, bytes_in: usize) -> FlowPlan {
+        let app = AppPlan {
+            write_chunk: 65_536,
+            read_chunk: 65_536,
+            pace: Duration::ZERO,
+            speak_after: 0,
+            stalls: Vec::new(),
+            rests: Vec::new(),
+            ending: Ending::AfterSending,
+        };
+        FlowPlan {
+            opening: Opening::Out,
+            start: Duration::from_millis(1),
+            fate: Fate::Accept,
+            fate_delay: Duration::from_millis(1),
+            remote: SocketAddr::new(remote_address(false, n), 80),
+            port: 20_000 + n as u16,
+            container: app.clone(),
+            far: app,
+            bytes_out,
+            bytes_in,
+            socket: SocketPlan {
+                rx_buffer: 65_535,
+                tx_buffer: 65_535,
+                nagle: false,
+                ack_delay: None,
+            },
+            receive_buffer: 131_072,
+            send_buffer: 131_072,
+        }
     }
 }
 

@@ -263,6 +263,12 @@ impl World {
 
     /// Runs the world to its end. An error is a violated property.
     pub fn run(mut self) -> Result<Summary, String> {
+        self.run_to_end()?;
+        Ok(self.summary())
+    }
+
+    /// As [`World::run`], for those who want to look at the world afterwards.
+    pub fn run_to_end(&mut self) -> Result<(), String> {
         let end = Instant::ZERO + TIME_LIMIT;
         while !self.applications_ended() {
             if !self.step(end)? {
@@ -279,8 +285,18 @@ impl World {
             return Err(format!("left over: {left}"));
         }
         self.judge()?;
-        self.judge_hostiles()?;
-        Ok(self.summary())
+        self.judge_hostiles()
+    }
+
+    /// Puts a frame of the container's on the wire.
+    pub fn send_up(&mut self, frame: Vec<u8>) {
+        let _ = self.up.send(self.now, frame);
+    }
+
+    /// How long the container's end of flow `n` took.
+    pub fn duration_of(&self, n: usize) -> Option<Duration> {
+        let ended = self.container.endpoints[n].app.ended_at?;
+        Some(ended - (Instant::ZERO + self.plan.flows[n].start))
     }
 
     fn with_core<R>(
