@@ -70,7 +70,7 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "sim",
-        about: "the pure core on virtual time, ten thousand seeds",
+        about: "the pure core: ten thousand seeds on virtual time, a million mutated frames",
         limit: minutes(10),
         run: |limit| {
             let seeds = [("CNET_SIM_SEEDS", "10000")];
