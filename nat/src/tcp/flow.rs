@@ -235,17 +235,18 @@ impl TcpFlow {
     /// The window field to send, and the edge it announces. `room` is what could be stashed.
     fn window_field(&mut self, room: usize) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
-        let scaled = if self.stash.is_empty() {
-            // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6).
+        let window = if self.stash.is_empty() {
             let room = u32::try_from(room).unwrap_or(u32::MAX);
-            let grant = self.grant.min(room.max(LEAST_GRANT));
-            open.max(grant).div_ceil(1 << self.rcv_scale)
+            open.max(self.grant.min(room.max(LEAST_GRANT)))
         } else {
-            // Rounded down, or the edge would follow small segments for ever and the stash with it.
-            // What was announced before is still taken (RFC 7323, section 2.4).
-            open >> self.rcv_scale
-        }
-        .min(u32::from(u16::MAX));
+            open
+        };
+        // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6), and there
+        // are stacks that never repeat what a window has closed over. So the edge of a window that
+        // stands still may yet follow small segments, until the budget of stashed bytes stops it.
+        let scaled = window
+            .div_ceil(1 << self.rcv_scale)
+            .min(u32::from(u16::MAX));
         self.rcv_adv = self
             .rcv_adv
             .max(self.rcv_nxt + ((scaled << self.rcv_scale) as usize));
