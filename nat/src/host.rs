@@ -129,7 +129,8 @@ pub struct Readiness {
     pub readable: bool,
     /// Data can be written, or a connect has ended.
     pub writable: bool,
-    /// The far end will send no more.
+    /// The far end will send no more, or for another reason a short read does not mean that
+    /// nothing follows.
     pub read_closed: bool,
     /// An error is pending, or both directions are closed.
     pub error: bool,

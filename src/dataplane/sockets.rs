@@ -133,6 +133,7 @@ impl HostTable {
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
             | epoll::EventFlags::RDHUP
+            | epoll::EventFlags::PRI
             | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*self.epoll, fd, data, flags).map_err(from_errno)
@@ -179,6 +180,8 @@ impl HostTable {
         // Both only better a connection that works without.
         let _ = sockopt::set_tcp_nodelay(&s.fd, true);
         let _ = sockopt::set_socket_keepalive(&s.fd, true);
+        // Urgent bytes are bytes like others; left out of line they would tear the stream.
+        let _ = sockopt::set_socket_oobinline(&s.fd, true);
         if (if s.v6 { peek_off_v6 } else { peek_off_v4 }) && sys::set_peek_off(&s.fd, 0).is_ok() {
             s.peek_off = Some(0);
         }

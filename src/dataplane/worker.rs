@@ -466,7 +466,8 @@ fn readiness(flags: epoll::EventFlags) -> Readiness {
     Readiness {
         readable: flags.contains(epoll::EventFlags::IN),
         writable: flags.contains(epoll::EventFlags::OUT),
-        read_closed: flags.contains(epoll::EventFlags::RDHUP),
+        // A read stops short at urgent data, too, and the rest is no event of its own.
+        read_closed: flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::PRI),
         error: flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP),
     }
 }
