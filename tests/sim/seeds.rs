@@ -59,8 +59,8 @@ fn run_seeds(count: u64, draw: fn(u64) -> Plan, variable: &str) -> Summary {
 fn any_seed() {
     let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS);
     let total = run_seeds(count, Plan::draw, "CNET_SIM_SEED");
-    // The plans did put the core to the test.
-    assert!(total.lost > 4 * count && total.done > count / 2 && total.failed > count / 10);
+    // The plans did put the core to the test: a few frames of every run were lost.
+    assert!(total.lost > 2 * count && total.done > count / 2 && total.failed > count / 10);
     assert!(total.stuck <= total.done / 500);
 }
 
