@@ -3,10 +3,12 @@
 use cnet_nat::host::HostError;
 use cnet_vswitch::time::Duration;
 
+use crate::app::Ending;
 use crate::container;
 use crate::craft::{Tcp, flag};
 use crate::host::Fate;
 use crate::plan::{FlowPlan, Plan};
+use crate::wire::Schedule;
 use crate::world::World;
 
 /// Others beside the offenders, who come a second later.
@@ -112,4 +114,64 @@ fn an_exhausted_stash_stops_nobody_for_good() {
     }
     let disturbed = slowest(World::new(plan, false), 5);
     assert!(disturbed < Duration::from_secs(20), "{disturbed:?}");
+}
+
+/// On a long path the windows decide: 3 MB within the round trips that the container's buffer of
+/// 300 kB, or the core's own window, make necessary, and a few more.
+#[test]
+fn windows_are_used_in_full() {
+    let mut plan = Plan::fair(vec![
+        FlowPlan::fair(0, 0, 3_000_000),
+        FlowPlan::fair(1, 3_000_000, 0),
+    ]);
+    for flow in &mut plan.flows {
+        flow.socket.rx_buffer = 300_000;
+        flow.socket.tx_buffer = 300_000;
+        flow.receive_buffer = 1 << 20;
+        flow.send_buffer = 1 << 20;
+    }
+    let one_way = Duration::from_millis(10);
+    plan.up.delay = (one_way, one_way);
+    plan.down.delay = (one_way, one_way);
+    let mut world = World::new(plan, false);
+    assert_eq!(world.run_to_end(), Ok(()));
+    for n in [0, 1] {
+        let took = world.duration_of(n).expect("it ended");
+        assert!(took < 20 * 2 * one_way, "flow {n}: {took:?}");
+    }
+}
+
+/// Runs one flow over `down` and returns how long its container's end took.
+fn alone(flow: FlowPlan, down: Schedule) -> Duration {
+    let mut plan = Plan::fair(vec![flow]);
+    plan.down = down;
+    let mut world = World::new(plan, false);
+    assert_eq!(world.run_to_end(), Ok(()));
+    world.duration_of(0).expect("it ended")
+}
+
+/// A far end that reads 1 MB a second is given as much, though its socket is full all the time.
+#[test]
+fn a_slow_reader_sets_the_pace() {
+    let mut flow = FlowPlan::fair(0, 1_000_000, 0);
+    flow.far.read_chunk = 10_000;
+    flow.far.pace = Duration::from_millis(10);
+    flow.far.ending = Ending::AfterPeer;
+    flow.send_buffer = 20_000;
+    let took = alone(flow, Schedule::PERFECT);
+    let range = Duration::from_millis(900)..Duration::from_millis(1300);
+    assert!(range.contains(&took), "{took:?}");
+}
+
+/// A loss costs a round trip, not a timeout.
+#[test]
+fn losses_are_repaired_without_timeouts() {
+    let lossy = Schedule {
+        loss: 5,
+        ..Schedule::PERFECT
+    };
+    let mut flow = FlowPlan::fair(0, 0, 3_000_000);
+    flow.receive_buffer = 1 << 20;
+    let took = alone(flow, lossy);
+    assert!(took < Duration::from_millis(100), "{took:?}");
 }

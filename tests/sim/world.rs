@@ -49,6 +49,8 @@ pub const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 const TIME_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// Virtual time within which everything is given back after that.
 const REST_LIMIT: Duration = Duration::from_secs(3 * 3600);
+/// Virtual time a timer may outlive the last flow.
+const TIMER_LIMIT: Duration = Duration::from_secs(10);
 /// Steps of a world: reached only by parts that keep each other busy for nothing.
 const STEP_LIMIT: u64 = 3_000_000;
 /// Frames of one batch.
@@ -276,11 +278,10 @@ impl World {
             }
         }
         let end = self.now + REST_LIMIT;
-        while self.leftovers().is_some() {
-            if !self.step(end)? {
-                break;
-            }
-        }
+        while self.is_in_use() && self.step(end)? {}
+        // Nothing in use, so there is nothing to wait for but the end of a guest's solicitation.
+        let end = self.now + TIMER_LIMIT;
+        while self.leftovers().is_some() && self.step(end)? {}
         if let Some(left) = self.leftovers() {
             return Err(format!("left over: {left}"));
         }

@@ -10,6 +10,11 @@ use crate::hostile::Finale;
 use crate::plan::{FlowPlan, Opening};
 
 impl World {
+    /// There are flows or sockets.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.router.flows() > 0 || self.host.open_sockets() > 0
+    }
+
     /// What the core still holds.
     pub(super) fn leftovers(&self) -> Option<String> {
         let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
