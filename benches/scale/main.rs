@@ -14,7 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::containers::{Containers, To};
 use support::counting;
@@ -47,19 +47,13 @@ const UDP: [Step<Mappings>; 4] = [
     ("udp_super_in", Mappings::super_in, 0),
 ];
 
-/// Processor time of this thread, in nanoseconds: what others on the machine take is not in it.
-fn processor_time() -> i64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    t.tv_sec * 1_000_000_000 + t.tv_nsec
-}
-
 /// Nanoseconds a packet.
 fn turn<W>(state: &mut W, step: fn(&mut W)) -> f64 {
-    let start = processor_time();
+    let start = Instant::now();
     for _ in 0..TURN {
         step(state);
     }
-    (processor_time() - start) as f64 / f64::from(TURN)
+    start.elapsed().as_nanos() as f64 / f64::from(TURN)
 }
 
 fn median(times: &mut [f64]) -> f64 {

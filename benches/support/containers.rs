@@ -1,5 +1,6 @@
 //! Many containers on one switch.
 
+use cnet_nat::host::Token;
 use cnet_vswitch::frame::Frame;
 use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
 use cnet_vswitch::time::Instant;
@@ -99,6 +100,7 @@ pub struct Containers {
     pub world: World,
     frames: Vec<(u32, Template)>,
     at: usize,
+    pub tokens: Vec<Token>,
 }
 
 impl Containers {
@@ -119,6 +121,7 @@ impl Containers {
             world: World::new(count, count as usize),
             frames: frames.collect(),
             at: 0,
+            tokens: Vec::new(),
         };
         // Everybody is heard once before they are asked for.
         for (n, _) in containers.frames.clone() {

@@ -8,17 +8,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use cnet_nat::host::{Received, Token};
 
 use super::craft::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
-use super::null::NullHosts;
 use super::rng::Rng;
-use super::world::{Inbox, Outbox, World};
+use super::world::{READABLE, World};
 
 /// Containers that share the mappings.
 pub const CONTAINERS: u32 = 20;
 const FIRST_PORT: u16 = 10_000;
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const REMOTE_PORT: u16 = 443;
-/// Types of echo messages.
-const ECHO_REQUEST: u16 = 8;
+/// Type of an echo reply.
 const ECHO_REPLY: u8 = 0;
 /// Bytes of an echo message and its header.
 const ECHO_LEN: usize = 64;
@@ -43,9 +41,8 @@ pub struct Mappings {
     stations: Vec<Station>,
     peers: Vec<Peer>,
     at: usize,
-    small: Outbox,
-    large: Outbox,
-    inbox: Inbox,
+    small: Template,
+    large: Template,
 }
 
 impl Mappings {
@@ -70,26 +67,18 @@ impl Mappings {
             stations: (0..=containers).map(station).collect(),
             peers: peers.collect(),
             at: 0,
-            small: Outbox::new(&match kind {
+            small: match kind {
                 Kind::Udp => craft::udp_small(),
                 Kind::Ping => craft::ping(),
-            }),
-            large: Outbox::new(&craft::udp_super()),
-            inbox: Inbox::new(),
+            },
+            large: craft::udp_super(),
         }
     }
 
     /// Opens all mappings and puts them into random order.
     pub fn open_all(&mut self) {
-        let mut opening = match self.kind {
-            Kind::Udp => craft::udp_small(),
-            Kind::Ping => craft::ping(),
-        };
         for i in 0..self.peers.len() {
-            let peer = &self.peers[i];
-            let container = peer.container(self.containers);
-            peer.write(self.kind, self.containers, &self.stations, &mut opening);
-            self.world.frame(container, opening.bytes());
+            self.small_from(i);
             let socket = self.world.hosts.last_opened();
             self.peers[i].token = self.world.hosts.tokens[socket];
         }
@@ -109,40 +98,48 @@ impl Mappings {
         at
     }
 
+    fn small_from(&mut self, i: usize) {
+        let number = self.peers[i].number;
+        let (container, port) = (1 + number % self.containers, number / self.containers);
+        let port = FIRST_PORT + port as u16;
+        let from = &self.stations[container as usize];
+        match self.kind {
+            Kind::Udp => self.small.set_ends(from, port, REMOTE, REMOTE_PORT),
+            Kind::Ping => {
+                self.small.set_ends(from, 8 << 8, REMOTE, 0);
+                self.small.set_echo_id(port);
+            }
+        }
+        self.world.frame(container, self.small.bytes());
+    }
+
     /// The next mapping's container sends a small datagram, or an echo request.
     pub fn small_out(&mut self) {
         let i = self.next();
-        let peer = &self.peers[i];
-        let container = peer.container(self.containers);
-        let frame = self.small.next(container);
-        peer.write(self.kind, self.containers, &self.stations, frame);
-        self.small.send(&mut self.world);
+        self.small_from(i);
     }
 
     /// The next mapping's container sends a super-frame.
     pub fn super_out(&mut self) {
         let i = self.next();
-        let peer = &self.peers[i];
-        let container = peer.container(self.containers);
-        let frame = self.large.next(container);
-        peer.write(self.kind, self.containers, &self.stations, frame);
-        self.large.send(&mut self.world);
+        let number = self.peers[i].number;
+        let (container, port) = (1 + number % self.containers, number / self.containers);
+        let from = &self.stations[container as usize];
+        self.large
+            .set_ends(from, FIRST_PORT + port as u16, REMOTE, REMOTE_PORT);
+        self.world.frame(container, self.large.bytes());
     }
 
     fn receive(&mut self, len: usize, segment: Option<u16>) {
         let i = self.next();
-        let icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
-        let arrive = |hosts: &mut NullHosts| {
-            hosts.icmp_type = icmp_type;
-            hosts.datagram = Some(Received {
-                len,
-                from: SocketAddr::from((REMOTE, REMOTE_PORT)),
-                segment,
-                tos: 0,
-            });
-        };
-        self.inbox
-            .receive(self.peers[i].token, &mut self.world, arrive);
+        self.world.hosts.icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
+        self.world.hosts.datagram = Some(Received {
+            len,
+            from: SocketAddr::from((REMOTE, REMOTE_PORT)),
+            segment,
+            tos: 0,
+        });
+        self.world.event(self.peers[i].token, READABLE);
     }
 
     /// The next mapping's socket has a small datagram, or an echo reply.
@@ -153,25 +150,5 @@ impl Mappings {
     /// The next mapping's socket has many datagrams of one size.
     pub fn super_in(&mut self) {
         self.receive(DATAGRAM * DATAGRAMS, Some(DATAGRAM as u16));
-    }
-}
-
-impl Peer {
-    fn container(&self, containers: u32) -> u32 {
-        1 + self.number % containers
-    }
-
-    /// Makes `frame` one of this mapping's.
-    fn write(&self, kind: Kind, containers: u32, stations: &[Station], frame: &mut Template) {
-        let from = &stations[self.container(containers) as usize];
-        let port = FIRST_PORT + (self.number / containers) as u16;
-        match kind {
-            Kind::Udp => frame.set_ends(from, port, REMOTE, REMOTE_PORT),
-            Kind::Ping => {
-                // Where UDP has its ports, ICMP has its type and checksum.
-                frame.set_ends(from, ECHO_REQUEST << 8, REMOTE, 0);
-                frame.set_echo_id(port);
-            }
-        }
     }
 }
