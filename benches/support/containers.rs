@@ -1,6 +1,5 @@
 //! Many containers on one switch.
 
-use cnet_nat::host::Token;
 use cnet_vswitch::frame::Frame;
 use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
 use cnet_vswitch::time::Instant;
@@ -79,6 +78,15 @@ impl Crowd {
         }
     }
 
+    /// The same frames on the same switch, as another worker sees it.
+    pub fn sibling(&self) -> Crowd {
+        Crowd {
+            switch: self.switch.sibling(),
+            frames: self.frames.clone(),
+            at: self.frames.len() / 2,
+        }
+    }
+
     /// The verdict on the next frame, parsing included.
     pub fn verdict(&mut self) -> Verdict {
         let (port, frame) = &self.frames[self.at];
@@ -100,7 +108,6 @@ pub struct Containers {
     pub world: World,
     frames: Vec<(u32, Template)>,
     at: usize,
-    pub tokens: Vec<Token>,
 }
 
 impl Containers {
@@ -121,7 +128,6 @@ impl Containers {
             world: World::new(count, count as usize),
             frames: frames.collect(),
             at: 0,
-            tokens: Vec::new(),
         };
         // Everybody is heard once before they are asked for.
         for (n, _) in containers.frames.clone() {

@@ -47,7 +47,7 @@ pub struct World {
 }
 
 impl World {
-    /// A network of `ports` containers, numbered from 1, that may hold any number of flows.
+    /// A network of `ports` containers that may hold any number of flows.
     /// `sockets` host sockets are expected.
     pub fn new(ports: u32, sockets: usize) -> World {
         let gateway_v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
@@ -97,7 +97,7 @@ impl World {
         let mut router = Router::new(config, secret, now);
         for port in 1..=ports {
             router
-                .add_port(PortId(port), PortConfig::default())
+                .add_port(id(port), PortConfig::default())
                 .expect("a free port");
         }
         World {
@@ -124,7 +124,7 @@ impl World {
 
     /// A frame from the container at `port`; with every eighth, a batch ends.
     pub fn frame(&mut self, port: u32, bytes: &[u8]) {
-        self.with_io(|r, now, io| r.handle_frame(now, PortId(port), bytes, io));
+        self.with_io(|r, now, io| r.handle_frame(now, id(port), bytes, io));
         self.in_batch += 1;
         if self.in_batch == BATCH {
             self.end_batch();
@@ -171,4 +171,9 @@ impl World {
         let drops: Vec<_> = self.router.drops().iter().collect();
         assert!(drops.is_empty(), "{drops:?}");
     }
+}
+
+/// The switch port of container `n`; containers are numbered from 1.
+fn id(n: u32) -> PortId {
+    PortId(n - 1)
 }
