@@ -19,6 +19,7 @@ usage: cargo xtask bench [OPTION]…    compare cnet with its peers, as root
   --contenders NAME,…    only these
   --program NAME=PATH    a contender's program, instead of the one in PATH; for cnet instead of
                          building it (CNET_SLIRP=PATH does the same)
+  --congestion-control C of every host and container: cubic, bbr (cubic)
   --write                keep the results in benches/results
   --list                 name rows and contenders";
 
@@ -48,6 +49,8 @@ pub struct Options {
     pub strict: bool,
     /// Programs given by path, by contender.
     pub programs: Vec<(String, PathBuf)>,
+    /// The congestion control of all hosts and containers, where it is not the usual one.
+    pub congestion_control: Option<String>,
     /// Whether to keep the results in the tree.
     pub write: bool,
 }
@@ -79,6 +82,7 @@ pub fn parse(words: &[&str]) -> anyhow::Result<Request> {
                 contender(name)?;
                 raw.programs.push((name.to_owned(), path.into()));
             }
+            "--congestion-control" => raw.congestion_control = Some(value()?.to_owned()),
             "--write" => raw.write = true,
             "--list" => return Ok(Request::List),
             "--help" | "-h" => return Ok(Request::Help),
@@ -99,6 +103,7 @@ struct Raw {
     only: Vec<String>,
     contenders: Vec<String>,
     programs: Vec<(String, PathBuf)>,
+    congestion_control: Option<String>,
     write: bool,
 }
 
@@ -126,6 +131,7 @@ impl Raw {
             contenders,
             strict,
             programs: self.programs,
+            congestion_control: self.congestion_control,
             write: self.write,
         })
     }

@@ -78,6 +78,9 @@ fn measure(options: &Options) -> anyhow::Result<bool> {
         bail!("makes network namespaces: run as root, cargo xtask bench");
     }
     crate::machine::prepare()?;
+    if let Some(name) = &options.congestion_control {
+        namespace::choose_congestion_control(name);
+    }
     let programs = programs(options)?;
     interrupt::watch();
     let mut hosts = Hosts::create()?;

@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::{Context, bail};
@@ -86,13 +86,14 @@ impl Namespace {
     /// Only a congestion control that the machine allows to everybody may be chosen in a namespace.
     /// Where it does not allow ours, it does for as long as that takes.
     fn choose_congestion_control(&self) -> anyhow::Result<()> {
-        let choice = [("ipv4/tcp_congestion_control", CONGESTION_CONTROL)];
+        let name = congestion_control();
+        let choice = [("ipv4/tcp_congestion_control", name)];
         if self.sysctl(&choice).is_ok() {
             return Ok(());
         }
         let allowed = fs::read_to_string(ALLOWED).context(ALLOWED)?;
-        let more = format!("{} {CONGESTION_CONTROL}", allowed.trim());
-        fs::write(ALLOWED, more).with_context(|| format!("no {CONGESTION_CONTROL}"))?;
+        let more = format!("{} {name}", allowed.trim());
+        fs::write(ALLOWED, more).with_context(|| format!("no {name}"))?;
         let chosen = self.sysctl(&choice);
         fs::write(ALLOWED, allowed.trim()).context(ALLOWED)?;
         chosen
@@ -193,8 +194,23 @@ impl Drop for Inner {
     }
 }
 
-/// The congestion control of every namespace of a run.
+/// The congestion control of every namespace of a run, unless another one is chosen.
 pub const CONGESTION_CONTROL: &str = "cubic";
+
+static CHOSEN_CONGESTION_CONTROL: OnceLock<String> = OnceLock::new();
+
+/// Chooses the congestion control of every namespace that is made from now on; the first choice
+/// holds.
+pub fn choose_congestion_control(name: &str) {
+    CHOSEN_CONGESTION_CONTROL.get_or_init(|| name.to_owned());
+}
+
+/// The congestion control of this run.
+pub fn congestion_control() -> &'static str {
+    CHOSEN_CONGESTION_CONTROL
+        .get()
+        .map_or(CONGESTION_CONTROL, String::as_str)
+}
 
 /// Where the machine lists the congestion controls that any namespace may choose.
 const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::contenders::{Chosen, Contender, Kind};
 use super::machine::Machine;
-use super::namespace::CONGESTION_CONTROL;
+use super::namespace::congestion_control;
 use super::work::{Better, Figures, Metric, Work};
 
 /// What became of one sample.
@@ -158,7 +158,7 @@ impl Report {
             machine.cores,
             machine.memory,
             machine.kernel,
-            CONGESTION_CONTROL,
+            congestion_control(),
             machine.qdisc,
         );
         for (name, version) in &machine.versions {
