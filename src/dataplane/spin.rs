@@ -4,11 +4,18 @@
 //! without sleeping, for a little while. That is worth its processor time only if the next event
 //! does come within that while: each spell in vain doubles the number of events after which none is
 //! spent (up to [`MAX_REST`]), and one that pays ends the rest. An idle worker sleeps.
+//!
+//! Nor does polling pay where others want the processor: the scheduler takes it away from a thread
+//! that does not sleep, and gives it at once to one that was asleep. A poll that took longer than
+//! [`PREEMPTED`] tells that this happened, and the longest rest follows.
 
 use cnet_vswitch::time::{Duration, Instant};
 
 /// Events without polling after many spells in vain.
 const MAX_REST: u32 = 256;
+
+/// What no poll takes, unless somebody else had the processor meanwhile.
+const PREEMPTED: Duration = Duration::from_micros(30);
 
 /// Decides between polling and sleeping.
 #[derive(Debug)]
@@ -16,6 +23,8 @@ pub(super) struct Spin {
     spell: Duration,
     /// Polling goes on until then.
     until: Option<Instant>,
+    /// The end of the last poll that found nothing.
+    last_poll: Option<Instant>,
     /// Events to pass before the next spell.
     rest: u32,
     /// How many the next rest will be.
@@ -28,6 +37,7 @@ impl Spin {
         Spin {
             spell,
             until: None,
+            last_poll: None,
             rest: 0,
             next_rest: 1,
         }
@@ -40,6 +50,14 @@ impl Spin {
 
     /// A wait is over, with or without events.
     pub(super) fn waited(&mut self, now: Instant, events: bool) {
+        let empty_poll = (self.is_on() && !events).then_some(now);
+        let last_poll = std::mem::replace(&mut self.last_poll, empty_poll);
+        let preempted = |last: Instant| now.saturating_since(last) > PREEMPTED;
+        if empty_poll.is_some() && last_poll.is_some_and(preempted) {
+            self.until = None;
+            self.rest = MAX_REST;
+            return;
+        }
         match (self.until, events) {
             (Some(until), false) if now >= until => {
                 self.until = None;
@@ -77,6 +95,26 @@ mod tests {
         t += SPELL / 2;
         spin.waited(t, false);
         assert!(!spin.is_on(), "the spell is over at its end");
+    }
+
+    #[test]
+    fn rests_when_somebody_else_had_the_processor() {
+        let mut spin = Spin::new(SPELL);
+        let mut t = Instant::from_millis(1);
+        spin.waited(t, true);
+        t += Duration::from_micros(1);
+        spin.waited(t, false);
+        assert!(spin.is_on());
+        t += PREEMPTED + Duration::from_micros(1);
+        spin.waited(t, false);
+        assert!(!spin.is_on());
+        for _ in 0..MAX_REST {
+            t += Duration::from_micros(1);
+            spin.waited(t, true);
+            assert!(!spin.is_on());
+        }
+        spin.waited(t, true);
+        assert!(spin.is_on());
     }
 
     #[test]
