@@ -131,6 +131,13 @@ impl DropCounters {
         self.0[reason as usize]
     }
 
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, others: &DropCounters) {
+        for (own, other) in self.0.iter_mut().zip(&others.0) {
+            *own += other;
+        }
+    }
+
     /// All drops together.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
@@ -161,5 +168,8 @@ mod tests {
             assert_eq!(c.get(r), 1);
         }
         assert_eq!(c.total(), DropReason::ALL.len() as u64);
+        let mut sum = c.clone();
+        sum.add(&c);
+        assert!(sum.iter().all(|(_, n)| n == 2));
     }
 }
