@@ -126,6 +126,11 @@ impl DropCounters {
         self.0[reason as usize] += 1;
     }
 
+    /// Puts `count` in the place of what was counted for `reason`.
+    pub fn set(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] = count;
+    }
+
     /// Drops counted for `reason` so far.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]

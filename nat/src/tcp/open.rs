@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, FrameSink};
 
+use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
+use super::holders::HolderId;
 use super::segment::{self, Flags, Route, Segment, SegmentOut, write_segment};
 use super::seq::Seq;
-use super::TcpEngine;
-use super::holders::HolderId;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
@@ -206,7 +206,9 @@ impl TcpEngine {
     ) {
         let holder = Some(link.port);
         for handle in self.waiting_for(address) {
-            let admitted = self.holders.admits(holder, self.flows.len().saturating_sub(1));
+            let admitted = self
+                .holders
+                .admits(holder, self.flows.len().saturating_sub(1));
             if admitted {
                 self.holders.leave(None);
             }
