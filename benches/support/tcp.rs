@@ -6,8 +6,9 @@ use cnet_nat::host::Token;
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 
 use super::craft::{self, MSS, SUPER_PAYLOAD, Station, Template, station};
+use super::null::NullHosts;
 use super::rng::Rng;
-use super::world::{READABLE, WRITABLE, World};
+use super::world::{BATCH, Inbox, Outbox, WRITABLE, World};
 
 /// Flows to one remote address, each from a port of its own.
 const FLOWS_PER_REMOTE: u32 = 50_000;
@@ -36,7 +37,11 @@ pub struct TcpFlows {
     at: usize,
     passed: u32,
     container: Station,
-    data: Template,
+    data: Outbox,
+    acks: Outbox,
+    inbox: Inbox,
+    /// Peers whose data is on its way in.
+    receiving: Vec<usize>,
     ack: Template,
     syn: Template,
     rst: Template,
@@ -64,7 +69,10 @@ impl TcpFlows {
             at: 0,
             passed: 0,
             container: station(1),
-            data: craft::tcp_data(),
+            data: Outbox::new(&craft::tcp_data()),
+            acks: Outbox::new(&craft::tcp_ack()),
+            inbox: Inbox::new(),
+            receiving: Vec::with_capacity(BATCH),
             ack: craft::tcp_ack(),
             syn: craft::tcp_syn(),
             rst: craft::tcp_rst(),
@@ -122,12 +130,9 @@ impl TcpFlows {
     pub fn data_out(&mut self) {
         let i = self.next();
         let peer = &mut self.peers[i];
-        let (port, remote) = ends(peer.flow);
-        self.data
-            .set_ends(&self.container, port, remote, REMOTE_PORT);
-        self.data.set_tcp(peer.seq, peer.ack);
+        peer.write(self.data.next(1), &self.container);
         peer.seq = peer.seq.wrapping_add(SUPER_PAYLOAD as u32);
-        self.world.frame(1, self.data.bytes());
+        self.data.send(&mut self.world);
     }
 
     /// The next flow sends an acknowledgement that brings no news.
@@ -137,23 +142,25 @@ impl TcpFlows {
     }
 
     fn send_ack(&mut self, i: usize) {
-        let peer = &self.peers[i];
-        let (port, remote) = ends(peer.flow);
-        self.ack
-            .set_ends(&self.container, port, remote, REMOTE_PORT);
-        self.ack.set_tcp(peer.seq, peer.ack);
-        self.world.frame(1, self.ack.bytes());
+        self.peers[i].write(self.acks.next(1), &self.container);
+        self.acks.send(&mut self.world);
     }
 
     /// The next flow's socket has data, which goes to the container and is acknowledged: one
     /// super-frame out, one acknowledgement in, one discard.
     pub fn data_in(&mut self) {
         let i = self.next();
-        self.world.hosts.arrived = INBOUND;
-        self.world.event(self.peers[i].token, READABLE);
-        let peer = &mut self.peers[i];
-        peer.ack = peer.ack.wrapping_add(INBOUND as u32);
-        self.send_ack(i);
+        self.receiving.push(i);
+        let arrive = |hosts: &mut NullHosts| hosts.arrived = INBOUND;
+        let token = self.peers[i].token;
+        if self.inbox.receive(token, &mut self.world, arrive) {
+            for k in 0..BATCH {
+                let i = self.receiving[k];
+                self.peers[i].ack = self.peers[i].ack.wrapping_add(INBOUND as u32);
+                self.send_ack(i);
+            }
+            self.receiving.clear();
+        }
     }
 
     /// A SYN, and the RST of a container that thinks better of it before the host has connected.
@@ -191,12 +198,17 @@ impl TcpFlows {
     /// What this harness itself costs for a frame: the next flow's frame is made, and not sent.
     pub fn nothing(&mut self) {
         let i = self.next();
-        let peer = &mut self.peers[i];
-        let (port, remote) = ends(peer.flow);
-        self.data
-            .set_ends(&self.container, port, remote, REMOTE_PORT);
-        self.data.set_tcp(peer.seq, peer.ack);
-        std::hint::black_box(self.data.bytes());
+        self.peers[i].write(&mut self.ack, &self.container);
+        std::hint::black_box(self.ack.bytes());
+    }
+}
+
+impl Peer {
+    /// Makes `frame` one of this flow's.
+    fn write(&self, frame: &mut Template, from: &Station) {
+        let (port, remote) = ends(self.flow);
+        frame.set_ends(from, port, remote, REMOTE_PORT);
+        frame.set_tcp(self.seq, self.ack);
     }
 }
 

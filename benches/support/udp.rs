@@ -8,15 +8,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use cnet_nat::host::{Received, Token};
 
 use super::craft::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
+use super::null::NullHosts;
 use super::rng::Rng;
-use super::world::{READABLE, World};
+use super::world::{Inbox, Outbox, World};
 
 /// Containers that share the mappings.
 pub const CONTAINERS: u32 = 20;
 const FIRST_PORT: u16 = 10_000;
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const REMOTE_PORT: u16 = 443;
-/// Type of an echo reply.
+/// Types of echo messages.
+const ECHO_REQUEST: u16 = 8;
 const ECHO_REPLY: u8 = 0;
 /// Bytes of an echo message and its header.
 const ECHO_LEN: usize = 64;
@@ -41,8 +43,9 @@ pub struct Mappings {
     stations: Vec<Station>,
     peers: Vec<Peer>,
     at: usize,
-    small: Template,
-    large: Template,
+    small: Outbox,
+    large: Outbox,
+    inbox: Inbox,
 }
 
 impl Mappings {
@@ -67,18 +70,26 @@ impl Mappings {
             stations: (0..=containers).map(station).collect(),
             peers: peers.collect(),
             at: 0,
-            small: match kind {
+            small: Outbox::new(&match kind {
                 Kind::Udp => craft::udp_small(),
                 Kind::Ping => craft::ping(),
-            },
-            large: craft::udp_super(),
+            }),
+            large: Outbox::new(&craft::udp_super()),
+            inbox: Inbox::new(),
         }
     }
 
     /// Opens all mappings and puts them into random order.
     pub fn open_all(&mut self) {
+        let mut opening = match self.kind {
+            Kind::Udp => craft::udp_small(),
+            Kind::Ping => craft::ping(),
+        };
         for i in 0..self.peers.len() {
-            self.small_from(i);
+            let peer = &self.peers[i];
+            let container = peer.container(self.containers);
+            peer.write(self.kind, self.containers, &self.stations, &mut opening);
+            self.world.frame(container, opening.bytes());
             let socket = self.world.hosts.last_opened();
             self.peers[i].token = self.world.hosts.tokens[socket];
         }
@@ -98,48 +109,40 @@ impl Mappings {
         at
     }
 
-    fn small_from(&mut self, i: usize) {
-        let number = self.peers[i].number;
-        let (container, port) = (1 + number % self.containers, number / self.containers);
-        let port = FIRST_PORT + port as u16;
-        let from = &self.stations[container as usize];
-        match self.kind {
-            Kind::Udp => self.small.set_ends(from, port, REMOTE, REMOTE_PORT),
-            Kind::Ping => {
-                self.small.set_ends(from, 8 << 8, REMOTE, 0);
-                self.small.set_echo_id(port);
-            }
-        }
-        self.world.frame(container, self.small.bytes());
-    }
-
     /// The next mapping's container sends a small datagram, or an echo request.
     pub fn small_out(&mut self) {
         let i = self.next();
-        self.small_from(i);
+        let peer = &self.peers[i];
+        let container = peer.container(self.containers);
+        let frame = self.small.next(container);
+        peer.write(self.kind, self.containers, &self.stations, frame);
+        self.small.send(&mut self.world);
     }
 
     /// The next mapping's container sends a super-frame.
     pub fn super_out(&mut self) {
         let i = self.next();
-        let number = self.peers[i].number;
-        let (container, port) = (1 + number % self.containers, number / self.containers);
-        let from = &self.stations[container as usize];
-        self.large
-            .set_ends(from, FIRST_PORT + port as u16, REMOTE, REMOTE_PORT);
-        self.world.frame(container, self.large.bytes());
+        let peer = &self.peers[i];
+        let container = peer.container(self.containers);
+        let frame = self.large.next(container);
+        peer.write(self.kind, self.containers, &self.stations, frame);
+        self.large.send(&mut self.world);
     }
 
     fn receive(&mut self, len: usize, segment: Option<u16>) {
         let i = self.next();
-        self.world.hosts.icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
-        self.world.hosts.datagram = Some(Received {
-            len,
-            from: SocketAddr::from((REMOTE, REMOTE_PORT)),
-            segment,
-            tos: 0,
-        });
-        self.world.event(self.peers[i].token, READABLE);
+        let icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
+        let arrive = |hosts: &mut NullHosts| {
+            hosts.icmp_type = icmp_type;
+            hosts.datagram = Some(Received {
+                len,
+                from: SocketAddr::from((REMOTE, REMOTE_PORT)),
+                segment,
+                tos: 0,
+            });
+        };
+        self.inbox
+            .receive(self.peers[i].token, &mut self.world, arrive);
     }
 
     /// The next mapping's socket has a small datagram, or an echo reply.
@@ -150,5 +153,25 @@ impl Mappings {
     /// The next mapping's socket has many datagrams of one size.
     pub fn super_in(&mut self) {
         self.receive(DATAGRAM * DATAGRAMS, Some(DATAGRAM as u16));
+    }
+}
+
+impl Peer {
+    fn container(&self, containers: u32) -> u32 {
+        1 + self.number % containers
+    }
+
+    /// Makes `frame` one of this mapping's.
+    fn write(&self, kind: Kind, containers: u32, stations: &[Station], frame: &mut Template) {
+        let from = &stations[self.container(containers) as usize];
+        let port = FIRST_PORT + (self.number / containers) as u16;
+        match kind {
+            Kind::Udp => frame.set_ends(from, port, REMOTE, REMOTE_PORT),
+            Kind::Ping => {
+                // Where UDP has its ports, ICMP has its type and checksum.
+                frame.set_ends(from, ECHO_REQUEST << 8, REMOTE, 0);
+                frame.set_echo_id(port);
+            }
+        }
     }
 }

@@ -7,6 +7,8 @@ use crate::{PACKETS, assert_none};
 
 /// Flows of each test: more than a batch has frames.
 const FLOWS: usize = 100;
+/// More flows than are left to the processor's caches: those of a batch are read ahead.
+const MANY: usize = 5_000;
 
 #[test]
 fn tcp_data_out() {
@@ -119,5 +121,36 @@ fn ping() {
     });
     mappings.world.assert_no_drops();
     assert_eq!(mappings.world.hosts.sends, FLOWS as u64 + 2 * PACKETS);
+    assert_eq!(mappings.world.sink.frames, 2 * PACKETS);
+}
+
+#[test]
+fn with_many_flows() {
+    let mut flows = TcpFlows::new(MANY);
+    // Each flow has sent once.
+    (0..MANY).for_each(|_| flows.data_in());
+    assert_none(&mut flows, |flows| {
+        flows.data_out();
+        flows.pure_ack();
+        flows.data_in();
+    });
+    flows.world.end_batch();
+    flows.world.assert_no_drops();
+    assert_eq!(flows.world.hosts.sent, 2 * PACKETS * SUPER_PAYLOAD as u64);
+    let received = (MANY as u64 + 2 * PACKETS) * INBOUND as u64;
+    assert_eq!(flows.world.hosts.discarded, received);
+    assert_eq!(flows.world.router.flows(), MANY);
+
+    let mut mappings = Mappings::new(Kind::Udp, MANY);
+    assert_none(&mut mappings, |mappings| {
+        mappings.small_out();
+        mappings.super_out();
+        mappings.small_in();
+    });
+    mappings.world.end_batch();
+    mappings.world.assert_no_drops();
+    let small = MANY as u64 + 2 * PACKETS;
+    let large = 2 * PACKETS * (DATAGRAM * DATAGRAMS) as u64;
+    assert_eq!(mappings.world.hosts.sent_datagram_bytes, 64 * small + large);
     assert_eq!(mappings.world.sink.frames, 2 * PACKETS);
 }

@@ -45,7 +45,7 @@ use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{DropReason, FrameSink, IpHeader};
 use siphasher::sip::SipHasher24;
 
-use crate::flow::{Ends, FlowTable, Handle, TimerWheel};
+use crate::flow::{Ends, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
@@ -61,10 +61,11 @@ macro_rules! with_flow {
             stash,
             ..
         } = &mut *$self;
-        flows.get_mut($handle).map(|$flow| {
+        flows.entry_mut($handle).map(|(ends, $flow)| {
             let mut cx = Cx {
                 now: $now,
                 io: $io,
+                route: Route::from(ends),
                 config,
                 stash,
             };
@@ -78,9 +79,11 @@ pub mod flow;
 mod isn;
 mod open;
 pub mod receive;
+mod repeats;
 mod rtt;
 pub mod segment;
 mod seq;
+mod stash;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -90,7 +93,8 @@ pub mod transmit;
 use flow::{Cx, State, TcpFlow};
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
-use segment::Segment;
+use repeats::Repeats;
+use segment::{Route, Segment};
 
 /// Half-open flows below which their list is not looked through.
 const EMBRYONIC_FLOOR: usize = 64;
@@ -182,12 +186,18 @@ pub struct TcpCounters {
     pub evicted: u64,
 }
 
+/// Reads something of each cache line that a flow and its key lie in.
+fn touch(ends: &Ends, flow: &TcpFlow) -> u64 {
+    u64::from(ends.container().port() ^ ends.remote().port()) ^ flow.touch()
+}
+
 /// All TCP flows of one worker.
 #[derive(Debug)]
 pub struct TcpEngine {
     config: TcpConfig,
     flows: FlowTable<Ends, TcpFlow>,
     timers: TimerWheel,
+    repeats: Repeats,
     isn: IsnGenerator,
     stash: StashBudget,
     /// Flows to be served at the end of the batch.
@@ -212,6 +222,7 @@ impl TcpEngine {
         TcpEngine {
             flows: FlowTable::new(config.max_flows, seed.finish()),
             timers: TimerWheel::new(now),
+            repeats: Repeats::default(),
             isn: IsnGenerator::new(secret),
             stash: StashBudget {
                 limit: config.stash_limit,
@@ -238,7 +249,7 @@ impl TcpEngine {
 
     /// Whether there is a flow between these two ends.
     pub fn owns(&self, container: SocketAddr, remote: SocketAddr) -> bool {
-        self.flows.find(&Ends { container, remote }).is_some()
+        self.flows.find(&Ends::new(container, remote)).is_some()
     }
 
     /// What the engine counted.
@@ -249,6 +260,18 @@ impl TcpEngine {
     /// Bytes in all stashes.
     pub fn stashed(&self) -> usize {
         self.stash.used
+    }
+
+    /// Reads flows ahead of their packets ([`FlowTable::look_ahead`]).
+    pub fn look_ahead(&self, ends: impl IntoIterator<Item = Ends>) {
+        self.flows.look_ahead(ends, touch);
+    }
+
+    /// Reads flows ahead of their sockets' events, by their slots.
+    pub fn look_ahead_at(&self, slots: &[u32]) {
+        if self.flows.look_ahead_at(slots, touch) {
+            self.timers.look_ahead(slots);
+        }
     }
 
     /// A TCP packet from a container, its checksum verified.
@@ -262,10 +285,10 @@ impl TcpEngine {
         io: &mut Io<'_, S, H>,
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
-        let ends = Ends {
-            container: SocketAddr::new(ip.src, seg.src_port),
-            remote: SocketAddr::new(ip.dst, seg.dst_port),
-        };
+        let ends = Ends::new(
+            SocketAddr::new(ip.src, seg.src_port),
+            SocketAddr::new(ip.dst, seg.dst_port),
+        );
         let Some(handle) = self.flows.find(&ends) else {
             return self.handle_stray(now, link, &seg, ends, policy, io);
         };
@@ -299,10 +322,10 @@ impl TcpEngine {
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
         if !seg.flags.rst {
-            let ends = Ends {
-                container: SocketAddr::new(ip.src, seg.src_port),
-                remote: SocketAddr::new(ip.dst, seg.dst_port),
-            };
+            let ends = Ends::new(
+                SocketAddr::new(ip.src, seg.src_port),
+                SocketAddr::new(ip.dst, seg.dst_port),
+            );
             refuse(link, &seg, &ends, io);
         }
         Err(DropReason::NotServed)
@@ -322,12 +345,12 @@ impl TcpEngine {
             return Err(DropReason::NoFlow);
         }
         if !seg.flags.syn || seg.flags.ack {
-            if is_routable(ends.remote.ip()) {
+            if is_routable(ends.remote().ip()) {
                 refuse(link, seg, &ends, io);
             }
             return Err(DropReason::NoFlow);
         }
-        match policy.decide(ends.remote.ip()) {
+        match policy.decide(ends.remote().ip()) {
             // RFC 9293, section 3.9.2.3: a SYN to a group or broadcast address gets no answer.
             Decision::Allow(host) if !is_routable(host) => Err(DropReason::MartianDestination),
             Decision::Allow(host) => self.open(now, link, seg, ends, host, io),
@@ -428,26 +451,37 @@ impl TcpEngine {
         // The wheel is only ever moved to an earlier time here: an entry that fires too early is
         // set anew then, which is far rarer than packets are.
         let at = flow.deadline(&self.config);
-        if flow.wheel_at.is_none_or(|set| at < set) {
-            flow.wheel_at = Some(at);
-            self.timers.set(handle.index, at);
+        if flow.wheel_at.is_some_and(|set| set <= at) {
+            return;
         }
+        if flow.wheel_at.is_some() {
+            let listed = flow.repeat_listed && !flow.is_stalled();
+            if listed || flow.repeats_soonest() && self.repeats.push(at, handle.index) {
+                flow.repeat_listed = true;
+                return;
+            }
+        }
+        flow.wheel_at = Some(at);
+        self.timers.set(handle.index, at);
     }
 
     fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
         let taken = self.flows.remove(handle)?;
         self.timers.cancel(handle.index);
+        if self.flows.is_empty() {
+            self.repeats.clear();
+        }
         Some(taken)
     }
 
     /// When [`TcpEngine::handle_timeout`] wants to be called; the origin of time when it has work
     /// at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.backlog.is_empty() {
-            self.timers.next()
-        } else {
-            Some(Instant::ZERO)
+        if !self.backlog.is_empty() {
+            return Some(Instant::ZERO);
         }
+        let wheel = self.timers.next();
+        wheel.into_iter().chain(self.repeats.next()).min()
     }
 
     /// Acts on passed deadlines, and gives every flow that has more to send one turn.
@@ -456,26 +490,63 @@ impl TcpEngine {
         now: Instant,
         io: &mut Io<'_, S, H>,
     ) {
-        while let Some(index) = self.timers.expire(now) {
-            let Some(handle) = self.flows.at(index) else {
-                continue;
-            };
-            let serve = with_flow!(self, handle, now, io, |flow, cx| {
-                flow.wheel_at = None;
-                flow.on_timeout(cx)
-            });
-            if serve == Some(true) {
-                self.serve(now, handle, io);
-            } else {
-                self.settle(handle);
-            }
-        }
+        self.act_on_due(
+            now,
+            io,
+            |engine| engine.repeats.expire(now),
+            |flow| flow.repeat_listed = false,
+        );
+        self.act_on_due(
+            now,
+            io,
+            |engine| engine.timers.expire(now),
+            |flow| flow.wheel_at = None,
+        );
         for _ in 0..self.backlog.len() {
             if let Some(handle) = self.backlog.pop_front() {
                 if let Some(flow) = self.flows.get_mut(handle) {
                     flow.queued = false;
                 }
                 self.serve(now, handle, io);
+            }
+        }
+    }
+
+    /// Takes slots from `expire` until there are no more. The time of the flow in each has come, or
+    /// was moved; `unset` notes that it is to be woken anew.
+    fn act_on_due<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+        mut expire: impl FnMut(&mut Self) -> Option<u32>,
+        unset: impl Fn(&mut TcpFlow),
+    ) {
+        let mut due = [0; LOOK_AHEAD];
+        loop {
+            let mut n = 0;
+            while n < LOOK_AHEAD
+                && let Some(slot) = expire(self)
+            {
+                due[n] = slot;
+                n += 1;
+            }
+            if n == 0 {
+                return;
+            }
+            self.flows.look_ahead_at(&due[..n], touch);
+            for &slot in &due[..n] {
+                let Some(handle) = self.flows.at(slot) else {
+                    continue;
+                };
+                let serve = with_flow!(self, handle, now, io, |flow, cx| {
+                    unset(flow);
+                    flow.on_timeout(cx)
+                });
+                if serve == Some(true) {
+                    self.serve(now, handle, io);
+                } else {
+                    self.settle(handle);
+                }
             }
         }
     }
