@@ -23,6 +23,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 mod batch;
 mod forwards;
+mod frames;
 mod plan;
 pub mod sockets;
 mod spin;

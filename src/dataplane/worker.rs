@@ -3,7 +3,7 @@
 //! A round is: wait; act on every event; drain the TAP in batches of [`BATCH`] frames with the
 //! router's end of batch after each; act on deadlines. The TAP is level triggered and gets
 //! [`BATCHES_A_ROUND`] batches before sockets have their turn again, so neither starves the other.
-//! Frames are read into one buffer and built in another: both stay in the cache.
+//! Frames are read into one buffer ([`super::frames`]) and built in another: both stay in the cache.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
+use cnet_nat::flow::LOOK_AHEAD;
 use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
@@ -26,6 +27,7 @@ use rustix::net::SocketFlags;
 use tokio::sync::mpsc as async_mpsc;
 
 use super::forwards::{self, Forward, ForwardId, ForwardSocket, Protocol, Publish, PublishError};
+use super::frames::{Frames, Next};
 use super::sockets::{Features, HostTable};
 use super::spin::Spin;
 use super::{Command, DnsQuery, NetworkConfig, canonical};
@@ -42,8 +44,6 @@ const ACCEPTS_A_ROUND: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// The one container's port.
 const CONTAINER: PortId = PortId(1);
-/// Room that read frames have in front; none is needed to read.
-const READ_BUFFER_LEN: usize = FRAME_BUFFER_LEN;
 
 /// Do not wait.
 const NO_WAIT: Timespec = Timespec {
@@ -81,7 +81,7 @@ struct Worker {
     router: Router,
     hosts: HostTable,
     tap: TapPort,
-    frame: Box<[u8]>,
+    frames: Frames,
     out: Box<[u8]>,
     forwards: Vec<Option<Forward>>,
     next_forward: u32,
@@ -157,7 +157,7 @@ impl Worker {
             router,
             hosts,
             tap: TapPort { queue },
-            frame: vec![0; READ_BUFFER_LEN].into_boxed_slice(),
+            frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             forwards: Vec::new(),
             next_forward: 1,
@@ -195,20 +195,23 @@ impl Worker {
             let now = now();
             self.spin.waited(now, !events.is_empty());
             let mut tap_ready = false;
-            for event in &events {
-                let Some(token) = Token::from_bits(event.data.u64()) else {
-                    continue;
-                };
-                let ready = readiness(event.flags);
-                match token.kind() {
-                    TokenKind::Shell if token.index() == TAP => tap_ready = true,
-                    TokenKind::Shell => {
-                        if self.run_commands(now) {
-                            return Ok(());
+            for events in events.chunks(LOOK_AHEAD) {
+                self.router.look_ahead(events.iter().filter_map(token));
+                for event in events {
+                    let Some(token) = token(event) else {
+                        continue;
+                    };
+                    let ready = readiness(event.flags);
+                    match token.kind() {
+                        TokenKind::Shell if token.index() == TAP => tap_ready = true,
+                        TokenKind::Shell => {
+                            if self.run_commands(now) {
+                                return Ok(());
+                            }
                         }
+                        TokenKind::Forward => self.serve_forward(now, token, ready),
+                        _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                     }
-                    TokenKind::Forward => self.serve_forward(now, token, ready),
-                    _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                 }
             }
             if tap_ready && let TapState::Gone(e) = self.drain_tap(now) {
@@ -257,24 +260,11 @@ impl Worker {
 
     fn read_batch(&mut self, now: Instant) -> TapState {
         let mut state = TapState::More;
-        let Worker {
-            router,
-            hosts,
-            tap,
-            frame,
-            out,
-            ..
-        } = self;
+        let gather = self.router.looks_ahead();
         for _ in 0..BATCH {
-            match tap.queue.read(frame) {
-                Ok(n) => {
-                    let mut io = Io {
-                        sink: &mut *tap,
-                        hosts: &mut *hosts,
-                        buf: &mut *out,
-                    };
-                    router.handle_frame(now, CONTAINER, &frame[..n], &mut io);
-                }
+            match self.frames.read(CONTAINER, &self.tap.queue, gather) {
+                Ok(Next::Read) => {}
+                Ok(Next::HandOn) => self.hand_on(now),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     state = TapState::Drained;
                     break;
@@ -286,13 +276,19 @@ impl Worker {
                 }
             }
         }
-        let mut io = Io {
-            sink: tap,
-            hosts,
-            buf: out,
-        };
-        router.end_batch(now, &mut io);
+        self.hand_on(now);
+        self.with_router(|r, io| r.end_batch(now, io));
         state
+    }
+
+    /// Has the router handle the frames that were read.
+    fn hand_on(&mut self, now: Instant) {
+        let mut io = Io {
+            sink: &mut self.tap,
+            hosts: &mut self.hosts,
+            buf: &mut self.out,
+        };
+        self.frames.hand_on(now, &mut self.router, &mut io);
     }
 
     fn pass_queries(&mut self) {
@@ -460,6 +456,10 @@ impl Worker {
             }
         }
     }
+}
+
+fn token(event: &epoll::Event) -> Option<Token> {
+    Token::from_bits(event.data.u64())
 }
 
 fn readiness(flags: epoll::EventFlags) -> Readiness {

@@ -20,6 +20,11 @@ use crate::host::{HostSockets, Token, TokenKind};
 use crate::link::Io;
 
 impl Router {
+    /// Whether there are so many flows that to hand over several frames at a time is of use.
+    pub fn looks_ahead(&self) -> bool {
+        self.flows() >= CACHED_FLOWS
+    }
+
     /// Frames from containers, virtio-net headers first, in the order they came in: as many calls of
     /// [`Router::handle_frame`].
     pub fn handle_frames<S: FrameSink, H: HostSockets>(
@@ -28,7 +33,7 @@ impl Router {
         frames: &[(PortId, &[u8])],
         io: &mut Io<'_, S, H>,
     ) {
-        if self.flows() < CACHED_FLOWS {
+        if !self.looks_ahead() {
             for &(port, bytes) in frames {
                 self.handle_frame(now, port, bytes, io);
             }
@@ -54,7 +59,7 @@ impl Router {
     /// Reads the flows of sockets that are ready, of which the first [`LOOK_AHEAD`] count, ahead of
     /// [`Router::handle_socket`] for each.
     pub fn look_ahead(&self, tokens: impl Iterator<Item = Token> + Clone) {
-        if self.flows() < CACHED_FLOWS {
+        if !self.looks_ahead() {
             return;
         }
         let slots = |kind| {
