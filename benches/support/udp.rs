@@ -3,19 +3,20 @@
 //! A container's address has no more than 65,535 ports, so a million mappings need several
 //! containers: always [`CONTAINERS`], that only the number of mappings differs.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_nat::host::{Received, Token};
+use cnet_nat::host::{Received, SocketId, Token, TokenKind};
 
 use super::craft::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
 use super::null::NullHosts;
 use super::rng::Rng;
-use super::world::{Inbox, Outbox, World};
+use super::world::{Inbox, Outbox, READABLE, World};
 
 /// Containers that share the mappings.
 pub const CONTAINERS: u32 = 20;
 const FIRST_PORT: u16 = 10_000;
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const REMOTE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const REMOTE_PORT: u16 = 443;
 /// Types of echo messages.
 const ECHO_REQUEST: u16 = 8;
@@ -32,7 +33,26 @@ struct Peer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Udp,
+    UdpV6,
     Ping,
+}
+
+impl Kind {
+    /// A small packet, and a super-frame.
+    fn templates(self) -> (Template, Template) {
+        match self {
+            Kind::Udp => (craft::udp_small(), craft::udp_super()),
+            Kind::UdpV6 => (craft::udp_small_v6(), craft::udp_super_v6()),
+            Kind::Ping => (craft::ping(), craft::udp_super()),
+        }
+    }
+
+    fn remote(self) -> IpAddr {
+        match self {
+            Kind::Udp | Kind::Ping => REMOTE.into(),
+            Kind::UdpV6 => REMOTE_V6.into(),
+        }
+    }
 }
 
 /// A network with mappings.
@@ -59,6 +79,7 @@ impl Mappings {
     /// The containers before they have sent anything.
     pub fn unopened(kind: Kind, count: usize) -> Mappings {
         let containers = CONTAINERS.min(count as u32);
+        let (small, large) = kind.templates();
         let peers = (0..count as u32).map(|number| Peer {
             number,
             token: Token::new(cnet_nat::host::TokenKind::Udp, 0, 0),
@@ -70,21 +91,15 @@ impl Mappings {
             stations: (0..=containers).map(station).collect(),
             peers: peers.collect(),
             at: 0,
-            small: Outbox::new(&match kind {
-                Kind::Udp => craft::udp_small(),
-                Kind::Ping => craft::ping(),
-            }),
-            large: Outbox::new(&craft::udp_super()),
+            small: Outbox::new(&small),
+            large: Outbox::new(&large),
             inbox: Inbox::new(),
         }
     }
 
     /// Opens all mappings and puts them into random order.
     pub fn open_all(&mut self) {
-        let mut opening = match self.kind {
-            Kind::Udp => craft::udp_small(),
-            Kind::Ping => craft::ping(),
-        };
+        let (mut opening, _) = self.kind.templates();
         for i in 0..self.peers.len() {
             let peer = &self.peers[i];
             let container = peer.container(self.containers);
@@ -131,12 +146,13 @@ impl Mappings {
 
     fn receive(&mut self, len: usize, segment: Option<u16>) {
         let i = self.next();
+        let from = SocketAddr::new(self.kind.remote(), REMOTE_PORT);
         let icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
         let arrive = |hosts: &mut NullHosts| {
             hosts.icmp_type = icmp_type;
             hosts.datagram = Some(Received {
                 len,
-                from: SocketAddr::from((REMOTE, REMOTE_PORT)),
+                from,
                 segment,
                 tos: 0,
             });
@@ -166,12 +182,74 @@ impl Peer {
         let from = &stations[self.container(containers) as usize];
         let port = FIRST_PORT + (self.number / containers) as u16;
         match kind {
-            Kind::Udp => frame.set_ends(from, port, REMOTE, REMOTE_PORT),
+            Kind::Udp | Kind::UdpV6 => frame.set_ends(from, port, kind.remote(), REMOTE_PORT),
             Kind::Ping => {
                 // Where UDP has its ports, ICMP has its type and checksum.
                 frame.set_ends(from, ECHO_REQUEST << 8, REMOTE, 0);
                 frame.set_echo_id(port);
             }
         }
+    }
+}
+
+/// A published UDP port of one container, with clients that are visited in turn.
+pub struct Published {
+    pub world: World,
+    token: Token,
+    clients: u16,
+    at: u16,
+    answer: Template,
+}
+
+impl Published {
+    /// All `clients` have spoken once.
+    pub fn new(clients: u16) -> Published {
+        let mut world = World::new(1, 1);
+        let token = Token::new(TokenKind::Forward, 0, 1);
+        let guest = SocketAddr::from((station(1).v4, FIRST_PORT));
+        world.hosts.tokens.push(token);
+        world
+            .router
+            .publish_udp(token, SocketId(0), guest)
+            .expect("the first published port");
+        // The container is known by its first packet.
+        let mut hello = craft::arp(craft::GATEWAY_V4);
+        hello.set_arp_sender(&station(1));
+        world.frame(1, hello.bytes());
+        let mut published = Published {
+            world,
+            token,
+            clients,
+            at: 0,
+            answer: craft::udp_small(),
+        };
+        for _ in 0..clients {
+            published.ask();
+            published.turn_to_next();
+        }
+        published
+    }
+
+    fn turn_to_next(&mut self) {
+        self.at = (self.at + 1) % self.clients;
+    }
+
+    fn ask(&mut self) {
+        self.world.hosts.datagram = Some(Received {
+            len: ECHO_LEN,
+            from: SocketAddr::from((REMOTE, FIRST_PORT + self.at)),
+            segment: None,
+            tos: 0,
+        });
+        self.world.event(self.token, READABLE);
+    }
+
+    /// The next client asks, and the container answers.
+    pub fn ask_and_answer(&mut self) {
+        self.ask();
+        self.answer
+            .set_ends(&station(1), FIRST_PORT, REMOTE, FIRST_PORT + self.at);
+        self.world.frame(1, self.answer.bytes());
+        self.turn_to_next();
     }
 }

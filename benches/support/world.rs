@@ -202,8 +202,7 @@ impl World {
 
     /// A whole batch of frames, each from a container of its own.
     pub fn frames(&mut self, frames: &[(u32, Template); BATCH]) {
-        let frames: [_; BATCH] =
-            std::array::from_fn(|i| (PortId(frames[i].0), frames[i].1.bytes()));
+        let frames: [_; BATCH] = std::array::from_fn(|i| (id(frames[i].0), frames[i].1.bytes()));
         self.with_io(|r, now, io| r.handle_frames(now, &frames, io));
         self.in_batch += BATCH as u32;
         self.end_batch();

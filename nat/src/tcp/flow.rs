@@ -8,7 +8,7 @@ use cnet_vswitch::time::{Duration, Instant};
 
 use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use super::seq::Seq;
-use super::stash::Stash;
+use super::stash::{Stash, StashBudget};
 use super::{TcpConfig, rtt::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
 use crate::link::{Io, Link};
@@ -84,7 +84,7 @@ pub(super) struct Cx<'a, 'io, S, H> {
     pub io: &'a mut Io<'io, S, H>,
     pub route: Route,
     pub config: &'a TcpConfig,
-    pub stash: &'a mut super::StashBudget,
+    pub stash: &'a mut StashBudget,
 }
 
 /// One spliced TCP connection.
@@ -406,8 +406,7 @@ impl TcpFlow {
 
     /// Frees what the flow holds.
     fn finish<S, H>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        cx.stash.release(self.stash.len());
-        self.stash = Stash::default();
+        self.stash.consume(self.stash.len(), cx.stash);
         self.alarm = None;
         self.state = State::Closed;
     }
@@ -479,11 +478,14 @@ impl TcpFlow {
         }
     }
 
+    /// Will wait for acknowledgements no longer than the shortest timeout.
+    pub(super) fn waits_shortest(&self) -> bool {
+        self.tries == 0 && self.rtt.is_shortest()
+    }
+
     /// Waits for an acknowledgement, and not a moment longer than the shortest timeout.
     pub(super) fn repeats_soonest(&self) -> bool {
-        self.tries == 0
-            && self.rtt.is_shortest()
-            && matches!(self.alarm, Some((Alarm::Retransmit, _)))
+        self.waits_shortest() && matches!(self.alarm, Some((Alarm::Retransmit, _)))
     }
 
     /// Waits for the port: the one deadline that may come before the shortest timeout.

@@ -95,6 +95,7 @@ use isn::IsnGenerator;
 use open::{on_connected, refuse};
 use repeats::Repeats;
 use segment::{Route, Segment};
+use stash::StashBudget;
 
 /// Half-open flows below which their list is not looked through.
 const EMBRYONIC_FLOOR: usize = 64;
@@ -140,38 +141,6 @@ impl TcpConfig {
         } else {
             self.gateway_v6
         }
-    }
-}
-
-/// The bytes all stashes of an engine share. A flow may hold as many as are still free (the dynamic
-/// threshold of shared-memory switches: Choudhury and Hahne, 1998): however many flows are stalled,
-/// something is left for the next, and a single one cannot take it all.
-#[derive(Debug)]
-struct StashBudget {
-    limit: usize,
-    used: usize,
-}
-
-impl StashBudget {
-    /// Takes up to `n` bytes for a flow that holds `held` already; returns how many.
-    fn reserve(&mut self, n: usize, held: usize) -> usize {
-        let n = n.min(self.room(held));
-        self.used += n;
-        n
-    }
-
-    /// What a flow that holds `held` bytes may still take.
-    fn room(&self, held: usize) -> usize {
-        (self.limit - self.used).saturating_sub(held) / 2
-    }
-
-    fn release(&mut self, n: usize) {
-        self.used -= n;
-    }
-
-    /// Less than half is used: windows may grow.
-    fn is_relaxed(&self) -> bool {
-        self.used < self.limit / 2
     }
 }
 
@@ -224,10 +193,7 @@ impl TcpEngine {
             timers: TimerWheel::new(now),
             repeats: Repeats::default(),
             isn: IsnGenerator::new(secret),
-            stash: StashBudget {
-                limit: config.stash_limit,
-                used: 0,
-            },
+            stash: StashBudget::new(config.stash_limit),
             config,
             dirty: Vec::new(),
             backlog: VecDeque::new(),
@@ -259,7 +225,7 @@ impl TcpEngine {
 
     /// Bytes in all stashes.
     pub fn stashed(&self) -> usize {
-        self.stash.used
+        self.stash.used()
     }
 
     /// Reads flows ahead of their packets ([`FlowTable::look_ahead`]).
@@ -267,11 +233,20 @@ impl TcpEngine {
         self.flows.look_ahead(ends, touch);
     }
 
-    /// Reads flows ahead of their sockets' events, by their slots.
+    /// Reads flows ahead of their sockets' events, by their slots; and what it takes to set the
+    /// timers of those that will.
     pub fn look_ahead_at(&self, slots: &[u32]) {
-        if self.flows.look_ahead_at(slots, touch) {
-            self.timers.look_ahead(slots);
+        if !self.flows.look_ahead_at(slots, touch) {
+            return;
         }
+        let mut timed = [0; LOOK_AHEAD];
+        let uses_wheel = |&&slot: &&u32| {
+            let flow = self.flows.at(slot).and_then(|h| self.flows.get(h));
+            flow.is_some_and(|f| !f.waits_shortest())
+        };
+        let slots = slots.iter().filter(uses_wheel);
+        let count = timed.iter_mut().zip(slots).map(|(t, s)| *t = *s).count();
+        self.timers.look_ahead(&timed[..count]);
     }
 
     /// A TCP packet from a container, its checksum verified.
@@ -470,6 +445,7 @@ impl TcpEngine {
         self.timers.cancel(handle.index);
         if self.flows.is_empty() {
             self.repeats.clear();
+            self.stash.forget_spares();
         }
         Some(taken)
     }

@@ -245,9 +245,7 @@ impl TcpFlow {
             }
         }
         let rest = &data[sent..];
-        let kept = cx.stash.reserve(rest.len(), self.stash.len());
-        self.stash.append(&rest[..kept]);
-        Ok(sent + kept)
+        Ok(sent + self.stash.append(rest, cx.stash))
     }
 
     fn send_to_host<S: FrameSink, H: HostSockets>(
@@ -291,12 +289,11 @@ impl TcpFlow {
         let sent = self.send_to_host(&stash, cx);
         self.stash = stash;
         let sent = sent?;
-        cx.stash.release(sent);
         if self.container_done() && sent > 0 {
             // Nothing else shows that the flow is alive.
             self.last_heard = cx.now;
         }
-        self.stash.consume(sent);
+        self.stash.consume(sent, cx.stash);
         if !self.stash.is_empty() {
             return Ok(());
         }
