@@ -45,11 +45,19 @@ impl Router {
                 *parsed = Frame::parse(bytes, self.mtu);
             }
             let packets = frames.iter().zip(&parsed).filter_map(packet);
-            let of = |protocol| packets.clone().filter(move |p| p.ip.protocol == protocol);
+            let of = |protocols: [u8; 2]| {
+                packets
+                    .clone()
+                    .filter(move |p| protocols.contains(&p.ip.protocol))
+            };
+            let (tcp, udp) = ([protocol::TCP; 2], [protocol::UDP; 2]);
+            let ping = [protocol::ICMP, protocol::ICMPV6];
             self.tcp
-                .look_ahead(of(protocol::TCP).map(|p| Ends::new(p.container(), p.remote())));
+                .look_ahead(of(tcp).map(|p| Ends::new(p.container(), p.remote())));
             self.udp
-                .look_ahead(of(protocol::UDP).map(|p| (p.port, p.container())));
+                .look_ahead(of(udp).map(|p| (p.port, p.container())));
+            self.ping
+                .look_ahead(of(ping).map(|p| (p.port, p.pinging())));
             for (&(port, bytes), parsed) in frames.iter().zip(parsed) {
                 self.handle_parsed(now, port, bytes, parsed, io);
             }
@@ -73,6 +81,8 @@ impl Router {
         self.tcp.look_ahead_at(&tcp[..count]);
         let (udp, count) = slots(TokenKind::Udp);
         self.udp.look_ahead_at(&udp[..count]);
+        let (ping, count) = slots(TokenKind::Ping);
+        self.ping.look_ahead_at(&ping[..count]);
     }
 }
 
@@ -81,16 +91,22 @@ impl Router {
 struct Packet {
     port: PortId,
     ip: IpHeader,
-    ports: [u16; 2],
+    /// The first words of the transport header: the ports, or the type of an echo and its
+    /// identifier.
+    words: [u16; 3],
 }
 
 impl Packet {
     fn container(&self) -> SocketAddr {
-        SocketAddr::new(self.ip.src, self.ports[0])
+        SocketAddr::new(self.ip.src, self.words[0])
     }
 
     fn remote(&self) -> SocketAddr {
-        SocketAddr::new(self.ip.dst, self.ports[1])
+        SocketAddr::new(self.ip.dst, self.words[1])
+    }
+
+    fn pinging(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.src, self.words[2])
     }
 }
 
@@ -99,10 +115,10 @@ fn packet(
 ) -> Option<Packet> {
     let Ok(frame) = parsed else { return None };
     let L3::Ip(ip) = frame.l3 else { return None };
-    let &[s0, s1, d0, d1] = frame.l4(&ip).first_chunk()?;
+    let &[a, b, c, d, e, f] = frame.l4(&ip).first_chunk()?;
     Some(Packet {
         port,
         ip,
-        ports: [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])],
+        words: [[a, b], [c, d], [e, f]].map(u16::from_be_bytes),
     })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::datagram::testing::{FakeHost, LINK, Wire};
+use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
 use crate::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
 use crate::link::FRAME_BUFFER_LEN;
 
@@ -105,4 +105,56 @@ fn a_client_is_shown_so_that_the_container_can_answer_it() {
         let seen = router.client_as_seen(addr(peer), addr(guest));
         assert_eq!(seen, Some(addr(shown)), "{peer} to {guest}");
     }
+}
+
+/// Has a router with many mappings handle `frames`, all at once or one by one; returns what became
+/// of them.
+fn outcome(
+    frames: &[Vec<u8>],
+    at_once: bool,
+) -> (Vec<Vec<u8>>, Vec<String>, Vec<(DropReason, u64)>) {
+    let mut router = router();
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let mut io = Io {
+        sink: &mut wire,
+        hosts: &mut host,
+        buf: &mut buf,
+    };
+    for port in 0..crate::flow::CACHED_FLOWS as u16 {
+        router.handle_frame(NOW, LINK.port, &datagram(port + 1, b"first"), &mut io);
+        router.end_batch(NOW, &mut io);
+    }
+    assert!(router.looks_ahead());
+    io.hosts.sent.clear();
+    let all: Vec<(PortId, &[u8])> = frames.iter().map(|f| (LINK.port, &f[..])).collect();
+    let each = if at_once { all.len() } else { 1 };
+    for frames in all.chunks(each) {
+        router.handle_frames(NOW, frames, &mut io);
+    }
+    router.end_batch(NOW, &mut io);
+    let sent = host.sent.iter().map(|sent| format!("{sent:?}")).collect();
+    (wire.frames, sent, router.drops().iter().collect())
+}
+
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = (addr("10.0.2.100:0").ip(), addr("192.0.2.1:9"));
+    let l4 = udp_datagram(SocketAddr::new(from, port), to, payload);
+    frame_from(Default::default(), (from, to.ip()), IP, protocol::UDP, &l4)
+}
+
+#[test]
+fn frames_that_come_together_are_handled_as_if_they_came_one_by_one() {
+    let mut frames = Vec::new();
+    for n in 0..50_u16 {
+        frames.push(datagram(1 + 80 * n, format!("known {n}").as_bytes()));
+        frames.push(datagram(60_000 + n / 2, b"new, and then known"));
+        let mut broken = datagram(1 + 80 * n, b"broken");
+        broken[usize::from(n) % 46 + 12] ^= 0x55;
+        frames.push(broken);
+        frames.push(datagram(7, b"cut")[..usize::from(n)].to_vec());
+    }
+    let (together, alone) = (outcome(&frames, true), outcome(&frames, false));
+    assert_eq!(together, alone);
+    assert!(together.1.len() >= 100 && together.2.len() > 2);
 }
