@@ -107,12 +107,16 @@ fn a_client_is_shown_so_that_the_container_can_answer_it() {
     }
 }
 
-/// Has a router with many mappings handle `frames`, all at once or one by one; returns what became
-/// of them.
-fn outcome(
-    frames: &[Vec<u8>],
-    at_once: bool,
-) -> (Vec<Vec<u8>>, Vec<String>, Vec<(DropReason, u64)>) {
+/// What became of frames.
+#[derive(PartialEq, Eq, Debug)]
+struct Outcome {
+    emitted: Vec<Vec<u8>>,
+    sent: Vec<String>,
+    drops: Vec<(DropReason, u64)>,
+}
+
+/// Has a router with many mappings handle `frames`, all at once or one by one.
+fn outcome(frames: &[Vec<u8>], at_once: bool) -> Outcome {
     let mut router = router();
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
@@ -133,8 +137,11 @@ fn outcome(
         router.handle_frames(NOW, frames, &mut io);
     }
     router.end_batch(NOW, &mut io);
-    let sent = host.sent.iter().map(|sent| format!("{sent:?}")).collect();
-    (wire.frames, sent, router.drops().iter().collect())
+    Outcome {
+        emitted: wire.frames,
+        sent: host.sent.iter().map(|sent| format!("{sent:?}")).collect(),
+        drops: router.drops().iter().collect(),
+    }
 }
 
 fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
@@ -156,5 +163,5 @@ fn frames_that_come_together_are_handled_as_if_they_came_one_by_one() {
     }
     let (together, alone) = (outcome(&frames, true), outcome(&frames, false));
     assert_eq!(together, alone);
-    assert!(together.1.len() >= 100 && together.2.len() > 2);
+    assert!(together.sent.len() >= 100 && together.drops.len() > 2);
 }

@@ -21,6 +21,7 @@ const SPARE_LEN: usize = 256 * 1024;
 pub(super) struct StashBudget {
     limit: usize,
     used: usize,
+    #[expect(clippy::vec_box, reason = "the box itself goes to the flow and back")]
     spares: Vec<Box<Buffer>>,
 }
 
