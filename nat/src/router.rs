@@ -35,6 +35,7 @@ use crate::link::{Io, Link};
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 
+mod look_ahead;
 mod neighbours;
 
 use neighbours::{Neighbours, link_to};
@@ -228,7 +229,19 @@ impl Router {
         bytes: &[u8],
         io: &mut Io<'_, S, H>,
     ) {
-        let outcome = match Frame::parse(bytes, self.mtu) {
+        let parsed = Frame::parse(bytes, self.mtu);
+        self.handle_parsed(now, port, bytes, parsed, io);
+    }
+
+    fn handle_parsed<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        bytes: &[u8],
+        parsed: Result<Frame<'_>, DropReason>,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let outcome = match parsed {
             Ok(frame) => self.switch_frame(now, port, bytes, &frame, io),
             Err(reason) => {
                 let len = bytes.len().saturating_sub(VNET_HDR_LEN);

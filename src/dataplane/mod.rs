@@ -20,6 +20,7 @@ mod batch;
 mod config;
 mod descriptors;
 mod forwards;
+mod frames;
 mod plan;
 mod ports;
 pub mod sockets;

@@ -169,3 +169,62 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     // It was told anew where its sender is.
     assert!(router.link_to(neighbour).is_some());
 }
+
+/// What became of frames.
+#[derive(PartialEq, Eq, Debug)]
+struct Outcome {
+    emitted: Vec<Vec<u8>>,
+    sent: Vec<String>,
+    drops: Vec<(DropReason, u64)>,
+}
+
+/// Has a router with many mappings handle `frames`, all at once or one by one.
+fn outcome(frames: &[Vec<u8>], at_once: bool) -> Outcome {
+    let mut router = router();
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let mut io = Io {
+        sink: &mut wire,
+        hosts: &mut host,
+        buf: &mut buf,
+    };
+    for port in 0..crate::flow::CACHED_FLOWS as u16 {
+        router.handle_frame(NOW, LINK.port, &datagram(port + 1, b"first"), &mut io);
+        router.end_batch(NOW, &mut io);
+    }
+    assert!(router.looks_ahead());
+    io.hosts.sent.clear();
+    let all: Vec<(PortId, &[u8])> = frames.iter().map(|f| (LINK.port, &f[..])).collect();
+    let each = if at_once { all.len() } else { 1 };
+    for frames in all.chunks(each) {
+        router.handle_frames(NOW, frames, &mut io);
+    }
+    router.end_batch(NOW, &mut io);
+    Outcome {
+        emitted: wire.frames,
+        sent: host.sent.iter().map(|sent| format!("{sent:?}")).collect(),
+        drops: router.drops().iter().collect(),
+    }
+}
+
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let (from, to) = (addr("10.0.2.100:0").ip(), addr("192.0.2.1:9"));
+    let l4 = udp_datagram(SocketAddr::new(from, port), to, payload);
+    frame_from(Default::default(), (from, to.ip()), IP, protocol::UDP, &l4)
+}
+
+#[test]
+fn frames_that_come_together_are_handled_as_if_they_came_one_by_one() {
+    let mut frames = Vec::new();
+    for n in 0..50_u16 {
+        frames.push(datagram(1 + 80 * n, format!("known {n}").as_bytes()));
+        frames.push(datagram(60_000 + n / 2, b"new, and then known"));
+        let mut broken = datagram(1 + 80 * n, b"broken");
+        broken[usize::from(n) % 46 + 12] ^= 0x55;
+        frames.push(broken);
+        frames.push(datagram(7, b"cut")[..usize::from(n)].to_vec());
+    }
+    let (together, alone) = (outcome(&frames, true), outcome(&frames, false));
+    assert_eq!(together, alone);
+    assert!(together.sent.len() >= 100 && together.drops.len() > 2);
+}

@@ -307,7 +307,7 @@ impl Bench {
     fn handle(&self, conn: &Conn) -> Option<Handle> {
         let container = SocketAddr::new(self.container, conn.port);
         let mut all = self.engine.flows.iter();
-        all.find(|(_, ends, _)| ends.container == container)
+        all.find(|(_, ends, _)| ends.container() == container)
             .map(|f| f.0)
     }
 
