@@ -26,7 +26,7 @@ impl Router {
     ///
     /// # Errors
     ///
-    /// As [`Switch::add_port`].
+    /// See [`AddPortError`].
     pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
         self.switch.add_port(port, config)?;
         self.gateway.add_port(port);
