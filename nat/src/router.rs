@@ -18,9 +18,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
-use cnet_vswitch::port::PortConfig;
-use cnet_vswitch::switch::{AddPortError, Switch, SwitchConfig, Verdict};
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
+use cnet_vswitch::time::Instant;
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
@@ -36,27 +35,15 @@ use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 
 mod look_ahead;
+mod neighbours;
+mod ports;
+
+use neighbours::{Neighbours, link_to};
+pub use ports::PortFlows;
 
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
-/// Guests whose address may be waited for at once.
-const MAX_SOLICITED: usize = 256;
-/// Wait between two solicitations of a guest (RetransTimer, RFC 4861 section 10).
-const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Solicitations until a guest is taken for absent. The RFC has three; a published port may well
-/// be asked for while its container is still coming up.
-const MAX_SOLICITS: u8 = 5;
-
-/// A guest whose link-layer address was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Solicited {
-    address: IpAddr,
-    tries: u8,
-    /// When to ask again, or to give up.
-    again: Instant,
-}
-
 /// What a router is made of.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
@@ -92,10 +79,7 @@ pub struct Router {
     errors: RateLimit,
     /// Room for the ports of a flood, so that none allocates.
     flooded: Vec<PortId>,
-    /// Guests whose link-layer address is waited for.
-    solicited: Vec<Solicited>,
-    /// The last sender told to the gateway's neighbour cache, so that it is told once.
-    last_learned: Option<(IpAddr, Link)>,
+    neighbours: Neighbours,
 }
 
 impl Router {
@@ -137,14 +121,22 @@ impl Router {
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             flooded: Vec::new(),
-            solicited: Vec::new(),
-            last_learned: None,
+            neighbours: Neighbours::default(),
         }
     }
 
-    /// What was dropped so far, by reason.
+    /// What was dropped so far of the frames that came in, by reason.
     pub fn drops(&self) -> &DropCounters {
         &self.drops
+    }
+
+    /// What was dropped so far of all that came in from either side or waited here, by reason.
+    pub fn all_drops(&self) -> DropCounters {
+        let mut all = self.drops.clone();
+        all.add(self.udp.counters());
+        all.add(self.ping.counters());
+        all.add(self.reassembly.counters());
+        all
     }
 
     /// TCP flows, UDP mappings and ICMP mappings in their tables.
@@ -160,17 +152,6 @@ impl Router {
     /// Whether the host refuses ping sockets, told once.
     pub fn take_ping_unavailable(&mut self) -> Option<HostError> {
         self.ping.take_unavailable()
-    }
-
-    /// A container is plugged in at `port`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Switch::add_port`].
-    pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
-        self.switch.add_port(port, config)?;
-        self.gateway.add_port(port);
-        Ok(())
     }
 
     // ---- frames ----
@@ -454,82 +435,6 @@ impl Router {
         self.udp.flush(now, io.reborrow());
     }
 
-    // ---- neighbours ----
-
-    fn learn(&mut self, address: IpAddr, link: Link) {
-        if self.last_learned != Some((address, link)) {
-            self.last_learned = Some((address, link));
-            self.gateway.learn(address, link.port, link.container_mac);
-        }
-    }
-
-    fn link_to(&self, address: IpAddr) -> Option<Link> {
-        link_to(&self.gateway, self.gateway_mac, address)
-    }
-
-    fn solicit<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) {
-        if self.solicited.iter().any(|s| s.address == address) {
-            return;
-        }
-        if self.solicited.len() < MAX_SOLICITED {
-            self.solicited.push(Solicited {
-                address,
-                tries: 1,
-                again: now + SOLICIT_INTERVAL,
-            });
-        }
-        self.gateway.solicit(now, address, io.sink);
-    }
-
-    /// Asks again for guests that have not answered, and gives up those that never did.
-    fn repeat_solicitations<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
-        self.meet_solicited(now, io);
-        let mut i = 0;
-        while i < self.solicited.len() {
-            let waiting = &mut self.solicited[i];
-            let address = waiting.address;
-            if waiting.again > now {
-                i += 1;
-            } else if waiting.tries < MAX_SOLICITS {
-                waiting.tries += 1;
-                waiting.again = now + SOLICIT_INTERVAL;
-                self.gateway.solicit(now, address, io.sink);
-                i += 1;
-            } else {
-                self.solicited.swap_remove(i);
-                self.tcp.link_failed(now, address, io);
-            }
-        }
-    }
-
-    /// Connections to guests that have shown their address meanwhile go on.
-    fn meet_solicited<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let mut i = 0;
-        while i < self.solicited.len() {
-            let address = self.solicited[i].address;
-            match self.link_to(address) {
-                None => i += 1,
-                Some(link) => {
-                    self.solicited.swap_remove(i);
-                    self.tcp.link_resolved(now, address, link, io);
-                }
-            }
-        }
-    }
-
     // ---- sockets ----
 
     /// Readiness of a flow's socket.
@@ -682,7 +587,7 @@ impl Router {
             return Some(Instant::ZERO);
         }
         [
-            self.solicited.iter().map(|s| s.again).min(),
+            self.neighbours.poll_timeout(),
             self.tcp.poll_timeout(),
             self.udp.poll_timeout(),
             self.ping.poll_timeout(),
@@ -746,16 +651,6 @@ impl Router {
     pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
         self.tcp.shut_down(now, io);
     }
-}
-
-/// Where `address` is, if the gateway knows.
-fn link_to(gateway: &Gateway, gateway_mac: MacAddr, address: IpAddr) -> Option<Link> {
-    let (port, container_mac) = gateway.neighbour(address)?;
-    Some(Link {
-        port,
-        gateway_mac,
-        container_mac,
-    })
 }
 
 /// The source and destination port of a TCP or UDP packet.

@@ -25,7 +25,6 @@ use cnet_nat::flow::LOOK_AHEAD;
 use cnet_nat::host::HostSockets;
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
-use cnet_tap::device::TapQueue;
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{FrameSink, PortId};
 
@@ -61,23 +60,14 @@ impl Frames {
         }
     }
 
-    /// Reads a frame that came in at `port` from its `queue`. `gather` tells whether small frames
-    /// are to wait for others.
+    /// Has `read` fill a buffer with a frame that came in at `port`; it returns the frame's length.
+    /// `gather` tells whether small frames are to wait for others.
     ///
     /// # Errors
     ///
-    /// As [`TapQueue::read`]; the frames that wait are still there.
+    /// Those of `read`; the frames that wait are still there.
     #[inline]
     pub(super) fn read(
-        &mut self,
-        port: PortId,
-        queue: &TapQueue,
-        gather: bool,
-    ) -> io::Result<Next> {
-        self.read_with(port, gather, |buf| queue.read(buf))
-    }
-
-    fn read_with(
         &mut self,
         port: PortId,
         gather: bool,
@@ -128,7 +118,7 @@ mod tests {
             Ok(len)
         };
         let port = PortId(u32::from(byte));
-        frames.read_with(port, gather, fill).unwrap()
+        frames.read(port, gather, fill).unwrap()
     }
 
     fn waiting(frames: &Frames) -> Vec<(u32, Vec<u8>)> {
@@ -173,7 +163,7 @@ mod tests {
         let mut frames = Frames::new();
         assert_eq!(read(&mut frames, 1, 60, true), Next::Read);
         let none = |_: &mut [u8]| Err(io::ErrorKind::WouldBlock.into());
-        let error = frames.read_with(PortId(1), true, none).unwrap_err();
+        let error = frames.read(PortId(1), true, none).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         assert_eq!(read(&mut frames, 2, 70, true), Next::Read);
         assert_eq!(waiting(&frames), [(1, vec![1; 60]), (2, vec![2; 70])]);

@@ -4,9 +4,11 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
+pub mod share;
 pub mod table;
 pub mod timer;
 
+pub use share::Share;
 pub use table::{CACHED_FLOWS, FlowTable, Handle, LOOK_AHEAD, TableFull};
 pub use timer::TimerWheel;
 
@@ -62,6 +64,15 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// ICMP echo mappings a container.
     pub ping_mappings: usize,
+}
+
+impl Limits {
+    /// None at all.
+    pub const NONE: Limits = Limits {
+        tcp_flows: usize::MAX,
+        udp_mappings: usize::MAX,
+        ping_mappings: usize::MAX,
+    };
 }
 
 impl Default for Limits {
