@@ -454,7 +454,7 @@ impl Router {
                     self.solicit(now, guest, io);
                 }
             }
-            TokenKind::Shell => {}
+            TokenKind::Shell | TokenKind::Splice => {}
         }
     }
 

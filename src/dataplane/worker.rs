@@ -32,6 +32,7 @@ use super::frames::{Frames, Next, SMALL};
 use super::ports::Ports;
 use super::sockets::{Features, HostTable};
 use super::spin::Spin;
+use super::splice::Splices;
 use super::{Command, DnsQuery, NetworkConfig};
 
 mod forwards;
@@ -69,6 +70,7 @@ struct Worker {
     ports: Ports,
     frames: Frames,
     out: Box<[u8]>,
+    splices: Splices,
     forwards: Vec<Option<Forward>>,
     next_forward: u32,
     /// Listeners that had to stop accepting, and until when.
@@ -122,6 +124,7 @@ impl Worker {
             config.outbound_v6,
         );
         Ok(Worker {
+            splices: Splices::new(Rc::clone(&epoll)),
             epoll,
             router,
             hosts,
@@ -153,7 +156,7 @@ impl Worker {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
-            let at_once = self.spin.is_on() || self.ports.has_turns();
+            let at_once = self.spin.is_on() || self.ports.has_turns() || self.splices.has_turns();
             let timeout = if at_once { Some(NO_WAIT) } else { timeout };
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
@@ -178,10 +181,12 @@ impl Worker {
                         }
                         TokenKind::Shell => self.ports.enqueue(token),
                         TokenKind::Forward => self.serve_forward(now, token, ready),
+                        TokenKind::Splice => self.splices.handle(token, event.flags),
                         _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                     }
                 }
             }
+            self.serve_splices(now);
             self.serve_ports(now);
             self.act_on_time();
             self.pass_queries();
@@ -190,10 +195,12 @@ impl Worker {
 
     /// How long to wait for events: until the router's next deadline.
     fn timeout(&self) -> Option<Timespec> {
-        let due = [self.router.poll_timeout(), self.paused]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let due = [
+            self.router.poll_timeout(),
+            self.paused,
+            self.splices.poll_timeout(),
+        ];
+        let due = due.into_iter().flatten().min()?;
         let wait = due.saturating_since(now());
         Some(Timespec {
             tv_sec: wait.as_secs() as i64,
@@ -298,6 +305,8 @@ impl Worker {
                 Command::Statistics(reply) => {
                     let _ = reply.send(self.statistics());
                 }
+                Command::Supply(port, supplier) => self.supply(port, supplier),
+                Command::Delivered(reply) => self.splices.tell_delivered(reply),
                 Command::Publish(publish, reply) => {
                     let _ = reply.send(self.publish(publish));
                 }
