@@ -247,7 +247,8 @@ fn many_at_once_and_one_that_does_not_read() {
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(500) {
         match stuck.write(&block) {
-            Ok(_) => {}
+            // How much fits is not what this is about.
+            Ok(taken) => assert!(taken > 0),
             Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
     }
