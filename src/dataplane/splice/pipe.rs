@@ -9,9 +9,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-/// Bytes a pipe is asked to hold. It bounds what is on its
-/// way, so that it is still in the cache when it is copied out. The kernel gives
-/// less to a user who has many (`pipe-user-pages-soft`, pipe(7)), down to a page.
+/// Bytes a pipe is asked to hold. It bounds what is on its way at once. The kernel gives less to a
+/// user who has many (`pipe-user-pages-soft`, pipe(7)), down to a page.
 const PIPE_LEN: usize = 256 * 1024;
 
 /// Empty pipes kept for the next connections that need one.
