@@ -5,10 +5,12 @@
 //! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
 
 pub mod addresses;
+pub mod control;
 pub mod dataplane;
 pub mod dns;
 pub mod inherited;
 pub mod logging;
+pub mod opener;
 pub mod publish;
 pub mod run;
 pub mod slirp;

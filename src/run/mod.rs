@@ -52,7 +52,7 @@ mod drain;
 mod forbidden;
 mod handover;
 mod mounts;
-mod process;
+pub(crate) mod process;
 mod signals;
 mod supervise;
 

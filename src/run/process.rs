@@ -18,7 +18,7 @@ const DEATH: Duration = Duration::from_secs(1);
 ///
 /// `EAGAIN` at a limit of processes, `ENOMEM`, and `EBUSY` if this process has more threads than
 /// one: the child would lack them, and the locks they hold.
-pub(super) fn fork() -> io::Result<Option<Pid>> {
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
     if fs::read_dir("/proc/self/task").map_or(1, Iterator::count) > 1 {
         return Err(Errno::BUSY.into());
     }
