@@ -82,6 +82,11 @@ impl Subnet {
         (u32::from(self.network) | u32::from(place)).into()
     }
 
+    /// The address of the container where there is one alone.
+    pub fn container(self) -> Ipv4Addr {
+        self.at(place::CONTAINER)
+    }
+
     /// The network this subnet makes.
     pub fn plan(self) -> Ipv4Plan {
         Ipv4Plan {
@@ -89,7 +94,6 @@ impl Subnet {
             prefix_len: self.prefix_len,
             gateway: self.at(place::GATEWAY),
             dns: Some(self.at(place::DNS)),
-            container: self.at(place::CONTAINER),
             dhcp_range: (self.at(place::DHCP_FIRST), self.at(place::DHCP_LAST)),
         }
     }
@@ -146,6 +150,10 @@ fn route_subnets(routes: &str) -> Vec<Subnet> {
     routes.lines().skip(1).filter_map(parse).collect()
 }
 
+/// The one container's address in [`ipv6_plan`]. Written 100 as in 10.0.2.100, though its digits are
+/// hexadecimal.
+pub const IPV6_CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+
 /// fd00::/64.
 pub fn ipv6_plan() -> Ipv6Plan {
     let at = |place: u8| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(place));
@@ -154,8 +162,6 @@ pub fn ipv6_plan() -> Ipv6Plan {
         prefix_len: 64,
         gateway: at(place::GATEWAY),
         dns: Some(at(place::DNS)),
-        // Written 100 as in 10.0.2.100, though its digits are hexadecimal.
-        container: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100)),
     }
 }
 
@@ -174,17 +180,18 @@ mod tests {
         let plan = Subnet::DEFAULT.plan();
         assert_eq!(plan.gateway.to_string(), "10.0.2.2");
         assert_eq!(plan.dns.unwrap().to_string(), "10.0.2.3");
-        assert_eq!(plan.container.to_string(), "10.0.2.100");
-        let plan = "192.168.128.128/25".parse::<Subnet>().unwrap().plan();
+        assert_eq!(Subnet::DEFAULT.container().to_string(), "10.0.2.100");
+        let subnet: Subnet = "192.168.128.128/25".parse().unwrap();
+        let plan = subnet.plan();
         assert_eq!(plan.gateway.to_string(), "192.168.128.130");
-        assert_eq!(plan.container.to_string(), "192.168.128.228");
+        assert_eq!(subnet.container().to_string(), "192.168.128.228");
         assert_eq!(plan.dhcp_range.0.to_string(), "192.168.128.143");
         assert_eq!(plan.dhcp_range.1.to_string(), "192.168.128.158");
-        let plan = "10.0.0.0/8".parse::<Subnet>().unwrap().plan();
-        assert_eq!(plan.container.to_string(), "10.0.0.100");
+        let subnet: Subnet = "10.0.0.0/8".parse().unwrap();
+        assert_eq!(subnet.container().to_string(), "10.0.0.100");
         let plan = ipv6_plan();
         assert_eq!(plan.gateway.to_string(), "fd00::2");
-        assert_eq!(plan.container.unwrap().to_string(), "fd00::100");
+        assert_eq!(IPV6_CONTAINER.to_string(), "fd00::100");
         assert_eq!(
             gateway_mac([10, 0, 2, 2].into()).to_string(),
             "52:55:0a:00:02:02"

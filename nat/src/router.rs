@@ -18,9 +18,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
-use cnet_vswitch::port::PortConfig;
+use cnet_vswitch::port::{PortConfig, PortCounters};
 use cnet_vswitch::switch::{AddPortError, Switch, SwitchConfig, Verdict};
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_vswitch::time::Instant;
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
@@ -28,33 +28,20 @@ use crate::datagram::{
     DatagramConfig, Expired, PingEngine, PublishError, Quote, Reassembly, SocketOutcome, UdpEngine,
 };
 use crate::flow::Handle;
-use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
+use crate::gateway::{DnsQuery, Gateway, GatewayConfig, Lease, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::link::{Io, Link};
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 
+mod neighbours;
+
+use neighbours::{Neighbours, link_to};
+
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
-/// Guests whose address may be waited for at once.
-const MAX_SOLICITED: usize = 256;
-/// Wait between two solicitations of a guest (RetransTimer, RFC 4861 section 10).
-const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Solicitations until a guest is taken for absent. The RFC has three; a published port may well
-/// be asked for while its container is still coming up.
-const MAX_SOLICITS: u8 = 5;
-
-/// A guest whose link-layer address was asked for.
-#[derive(Clone, Copy, Debug)]
-struct Solicited {
-    address: IpAddr,
-    tries: u8,
-    /// When to ask again, or to give up.
-    again: Instant,
-}
-
 /// What a router is made of.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
@@ -68,6 +55,17 @@ pub struct RouterConfig {
     pub tcp: TcpConfig,
     /// UDP and ICMP mappings.
     pub datagram: DatagramConfig,
+}
+
+/// What one port has in the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortFlows {
+    /// TCP flows.
+    pub tcp: usize,
+    /// UDP mappings.
+    pub udp: usize,
+    /// ICMP echo mappings.
+    pub ping: usize,
 }
 
 /// The pure core of one network.
@@ -90,10 +88,7 @@ pub struct Router {
     errors: RateLimit,
     /// Room for the ports of a flood, so that none allocates.
     flooded: Vec<PortId>,
-    /// Guests whose link-layer address is waited for.
-    solicited: Vec<Solicited>,
-    /// The last sender told to the gateway's neighbour cache, so that it is told once.
-    last_learned: Option<(IpAddr, Link)>,
+    neighbours: Neighbours,
 }
 
 impl Router {
@@ -135,14 +130,37 @@ impl Router {
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             flooded: Vec::new(),
-            solicited: Vec::new(),
-            last_learned: None,
+            neighbours: Neighbours::default(),
         }
     }
 
-    /// What was dropped so far, by reason.
+    /// What was dropped so far of the frames that came in, by reason.
     pub fn drops(&self) -> &DropCounters {
         &self.drops
+    }
+
+    /// What was dropped so far of all that came in from either side or waited here, by reason.
+    pub fn all_drops(&self) -> DropCounters {
+        let mut all = self.drops.clone();
+        all.add(self.udp.counters());
+        all.add(self.ping.counters());
+        all.add(self.reassembly.counters());
+        all
+    }
+
+    /// What came in from `port`, and what of it was dropped. Of what went out only the frames of
+    /// other ports are counted: whoever implements [`FrameSink`] sees them all.
+    pub fn port_counters(&self, port: PortId) -> Option<&PortCounters> {
+        self.switch.counters(port)
+    }
+
+    /// What `port` has in the tables.
+    pub fn port_flows(&self, port: PortId) -> PortFlows {
+        PortFlows {
+            tcp: self.tcp.held(port),
+            udp: self.udp.held(port),
+            ping: self.ping.held(port),
+        }
     }
 
     /// TCP flows, UDP mappings and ICMP mappings in their tables.
@@ -168,7 +186,36 @@ impl Router {
     pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
         self.switch.add_port(port, config)?;
         self.gateway.add_port(port);
+        self.neighbours.forget_told();
         Ok(())
+    }
+
+    /// Adds a fixed lease. Whoever else used its addresses loses them.
+    pub fn add_lease(&mut self, lease: Lease) {
+        self.gateway.add_lease(lease);
+        self.neighbours.forget_told();
+    }
+
+    /// The container at `port` is gone. Its connections are reset towards the host, its mappings
+    /// closed, its leases and addresses free again; clients of published ports that it had are
+    /// forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns what
+    /// the switch counted there; `None` if there is no such port.
+    ///
+    /// Published ports themselves stay, as they lead to an address and not to a port.
+    pub fn remove_port<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        io: &mut Io<'_, S, H>,
+    ) -> Option<PortCounters> {
+        let counters = self.switch.remove_port(port)?;
+        self.tcp.remove_port(now, port, io);
+        self.udp.remove_port(port, io.hosts);
+        self.ping.remove_port(port, io.hosts);
+        self.reassembly.remove_port(port);
+        self.gateway.remove_port(port);
+        self.neighbours.forget_told();
+        Some(counters)
     }
 
     // ---- frames ----
@@ -440,82 +487,6 @@ impl Router {
         self.udp.flush(now, io.reborrow());
     }
 
-    // ---- neighbours ----
-
-    fn learn(&mut self, address: IpAddr, link: Link) {
-        if self.last_learned != Some((address, link)) {
-            self.last_learned = Some((address, link));
-            self.gateway.learn(address, link.port, link.container_mac);
-        }
-    }
-
-    fn link_to(&self, address: IpAddr) -> Option<Link> {
-        link_to(&self.gateway, self.gateway_mac, address)
-    }
-
-    fn solicit<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) {
-        if self.solicited.iter().any(|s| s.address == address) {
-            return;
-        }
-        if self.solicited.len() < MAX_SOLICITED {
-            self.solicited.push(Solicited {
-                address,
-                tries: 1,
-                again: now + SOLICIT_INTERVAL,
-            });
-        }
-        self.gateway.solicit(now, address, io.sink);
-    }
-
-    /// Asks again for guests that have not answered, and gives up those that never did.
-    fn repeat_solicitations<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
-        self.meet_solicited(now, io);
-        let mut i = 0;
-        while i < self.solicited.len() {
-            let waiting = &mut self.solicited[i];
-            let address = waiting.address;
-            if waiting.again > now {
-                i += 1;
-            } else if waiting.tries < MAX_SOLICITS {
-                waiting.tries += 1;
-                waiting.again = now + SOLICIT_INTERVAL;
-                self.gateway.solicit(now, address, io.sink);
-                i += 1;
-            } else {
-                self.solicited.swap_remove(i);
-                self.tcp.link_failed(now, address, io);
-            }
-        }
-    }
-
-    /// Connections to guests that have shown their address meanwhile go on.
-    fn meet_solicited<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let mut i = 0;
-        while i < self.solicited.len() {
-            let address = self.solicited[i].address;
-            match self.link_to(address) {
-                None => i += 1,
-                Some(link) => {
-                    self.solicited.swap_remove(i);
-                    self.tcp.link_resolved(now, address, link, io);
-                }
-            }
-        }
-    }
-
     // ---- sockets ----
 
     /// Readiness of a flow's socket.
@@ -668,7 +639,7 @@ impl Router {
             return Some(Instant::ZERO);
         }
         [
-            self.solicited.iter().map(|s| s.again).min(),
+            self.neighbours.poll_timeout(),
             self.tcp.poll_timeout(),
             self.udp.poll_timeout(),
             self.ping.poll_timeout(),
@@ -732,16 +703,6 @@ impl Router {
     pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
         self.tcp.shut_down(now, io);
     }
-}
-
-/// Where `address` is, if the gateway knows.
-fn link_to(gateway: &Gateway, gateway_mac: MacAddr, address: IpAddr) -> Option<Link> {
-    let (port, container_mac) = gateway.neighbour(address)?;
-    Some(Link {
-        port,
-        gateway_mac,
-        container_mac,
-    })
 }
 
 /// The source and destination port of a TCP or UDP packet.

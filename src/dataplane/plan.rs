@@ -1,31 +1,44 @@
-//! From the description of a network to the configuration of its router.
+//! From the descriptions of a network and of a container to the configuration of router and switch.
 
 use cnet_nat::datagram::DatagramConfig;
+use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
+use cnet_vswitch::port::{self, PortConfig};
 use cnet_vswitch::{MacAddr, PortId};
 
-use super::NetworkConfig;
+use super::{NetworkConfig, PortPlan};
 
-/// The router of `config`, with the one container at `port`, behind a TAP whose container side has
-/// the address `mac` and takes UDP super-frames if `uso`.
-pub(super) fn router_config(
-    config: &NetworkConfig,
-    port: PortId,
-    mac: MacAddr,
-    uso: bool,
-) -> RouterConfig {
+/// The port of `plan`, whose device has the hardware address `device_mac`: as the switch and as the
+/// gateway are to know it.
+pub(super) fn port_config(plan: PortPlan, id: PortId, device_mac: MacAddr) -> (PortConfig, Lease) {
+    let mac = Some(plan.mac.unwrap_or(device_mac));
+    let config = PortConfig {
+        lease: port::Lease {
+            mac,
+            ipv4: plan.ipv4.into_iter().collect(),
+            ipv6: plan.ipv6.into_iter().collect(),
+        },
+        spoof_protection: plan.spoof_protection,
+        isolated: plan.isolated,
+        ..PortConfig::default()
+    };
+    let lease = Lease {
+        port: Some(id),
+        mac,
+        v4: plan.ipv4,
+        v6: plan.ipv6,
+        hostname: plan.hostname,
+    };
+    (config, lease)
+}
+
+/// The router of `config`, whose containers together may hold `totals`.
+pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterConfig {
     let (v4, v6) = (config.ipv4, config.ipv6);
     let gateway_v4 = v4.map(|plan| plan.gateway);
     let gateway_v6 = v6.map(|plan| plan.gateway);
-    let lease = Lease {
-        port: Some(port),
-        mac: Some(mac),
-        v4: v4.map(|plan| plan.container),
-        v6: v6.and_then(|plan| plan.container),
-        hostname: None,
-    };
     RouterConfig {
         mtu: usize::from(config.mtu),
         gateway: GatewayConfig {
@@ -43,13 +56,14 @@ pub(super) fn router_config(
                 advertise_default_route: true,
             }),
             search: config.search.clone(),
-            leases: vec![lease],
+            leases: Vec::new(),
             dhcp_range: v4.map(|plan| plan.dhcp_range),
         },
         policy: config.policy.clone(),
         tcp: TcpConfig {
             mtu: usize::from(config.mtu),
-            max_flows: config.limits.tcp_flows,
+            max_flows: totals.tcp_flows,
+            max_flows_per_port: config.limits.tcp_flows,
             gateway_v4: gateway_v4.map(Into::into),
             gateway_v6: gateway_v6.map(Into::into),
             ..TcpConfig::default()
@@ -57,11 +71,12 @@ pub(super) fn router_config(
         datagram: DatagramConfig {
             mtu: usize::from(config.mtu),
             limits: config.limits,
+            totals,
             host_alias_v4: gateway_v4,
             host_alias_v6: gateway_v6,
             gateway_v4,
             gateway_v6,
-            uso,
+            uso: true,
             ..DatagramConfig::default()
         },
     }

@@ -1,47 +1,46 @@
 //! The worker: one thread, one epoll, everything that is done per packet.
 //!
-//! A round is: wait; act on every event; drain the TAP in batches of [`BATCH`] frames with the
-//! router's end of batch after each; act on deadlines. The TAP is level triggered and gets
-//! [`BATCHES_A_ROUND`] batches before sockets have their turn again, so neither starves the other.
-//! Frames are read into one buffer and built in another: both stay in the cache.
+//! A round is: wait; act on every event of sockets and commands; give the ports that may be read
+//! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames with the router's end
+//! of batch after it, and a round has [`TURNS_A_ROUND`] turns, which go round among the ports
+//! ([`ports`](super::ports)): so neither sockets nor ports starve, however many ports are busy. A
+//! frame is read into one buffer, from which it goes on to another port or a socket, and those that
+//! the router makes are built in another: both stay in the cache.
+//!
+//! Devices are level triggered. One that fails ends its port, and no other.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
-use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
+use cnet_nat::flow::Limits;
+use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
-use cnet_tap::device::TapQueue;
-use cnet_vswitch::port::PortConfig;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
+use cnet_vswitch::PortId;
+use cnet_vswitch::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use tokio::sync::mpsc as async_mpsc;
 
-use super::forwards::{self, Forward, ForwardId, ForwardSocket, Protocol, Publish, PublishError};
+use super::forwards::Forward;
+use super::ports::Ports;
 use super::sockets::{Features, HostTable};
 use super::spin::Spin;
-use super::{Command, DnsQuery, NetworkConfig, canonical};
+use super::{Command, DnsQuery, NetworkConfig};
 
-/// Frames read from the TAP before what they caused is acknowledged.
+mod forwards;
+mod ports;
+
+/// Frames read from a port before what they caused is acknowledged.
 const BATCH: usize = 8;
 /// Batches read before other events are looked at.
-const BATCHES_A_ROUND: usize = 8;
+const TURNS_A_ROUND: usize = 8;
 /// Events fetched at once.
 const EVENTS: usize = 128;
-/// Connections accepted from one listener before other events are looked at.
-const ACCEPTS_A_ROUND: usize = 64;
-/// Wait before accepting again when the process has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
-/// The one container's port.
-const CONTAINER: PortId = PortId(1);
 /// Room that read frames have in front; none is needed to read.
 const READ_BUFFER_LEN: usize = FRAME_BUFFER_LEN;
 
@@ -51,9 +50,8 @@ const NO_WAIT: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-/// Tokens of the worker's own descriptors, by index.
-const TAP: u32 = 0;
-const WAKE: u32 = 1;
+/// The token of the command channel; ports have their numbers, from 1 on.
+const WAKE: u32 = 0;
 
 /// How the worker talks to the rest of the process.
 pub(super) struct Channels {
@@ -62,25 +60,11 @@ pub(super) struct Channels {
     pub queries: async_mpsc::Sender<DnsQuery>,
 }
 
-/// Where frames go: the TAP's queue.
-struct TapPort {
-    queue: TapQueue,
-}
-
-impl FrameSink for TapPort {
-    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
-        if port != CONTAINER {
-            return Err(PortFull);
-        }
-        self.queue.write(frame).map(|_| ()).map_err(|_| PortFull)
-    }
-}
-
 struct Worker {
     epoll: Rc<OwnedFd>,
     router: Router,
     hosts: HostTable,
-    tap: TapPort,
+    ports: Ports,
     frame: Box<[u8]>,
     out: Box<[u8]>,
     forwards: Vec<Option<Forward>>,
@@ -91,8 +75,8 @@ struct Worker {
     spin: Spin,
 }
 
-/// What a turn at the TAP ended with.
-enum TapState {
+/// What a turn of a port ended with.
+enum Turn {
     Drained,
     More,
     Gone(io::Error),
@@ -103,49 +87,32 @@ fn now() -> Instant {
     Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
-/// Runs until told to stop or the TAP is gone.
+/// Runs until told to stop. All containers together may hold `totals`.
 pub(super) fn run(
     config: &NetworkConfig,
-    tap: cnet_tap::Tap,
+    totals: Limits,
     secret: [u8; 32],
     channels: Channels,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::new(config, tap, secret, channels)?;
+    let mut worker = Worker::new(config, totals, secret, channels)?;
     worker.run()
 }
 
 impl Worker {
     fn new(
         config: &NetworkConfig,
-        tap: cnet_tap::Tap,
+        totals: Limits,
         secret: [u8; 32],
         channels: Channels,
     ) -> anyhow::Result<Worker> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).context("cannot make an epoll instance")?;
         let epoll = Rc::new(epoll);
-        let plan =
-            super::plan::router_config(config, CONTAINER, MacAddr(tap.mac), tap.offloads.uso);
-        let mut router = Router::new(plan, secret, now());
-        router
-            .add_port(CONTAINER, PortConfig::default())
-            .context("cannot plug the container in")?;
-        let queue = tap
-            .queues
-            .into_iter()
-            .next()
-            .context("the TAP has no queue")?;
-        let shell =
-            |index| epoll::EventData::new_u64(Token::new(TokenKind::Shell, index, 0).to_bits());
-        epoll::add(&*epoll, queue.as_fd(), shell(TAP), epoll::EventFlags::IN)
-            .context("cannot watch the TAP")?;
-        epoll::add(
-            &*epoll,
-            channels.wake.as_fd(),
-            shell(WAKE),
-            epoll::EventFlags::IN,
-        )
-        .context("cannot watch the command channel")?;
+        let router = Router::new(super::plan::router_config(config, totals), secret, now());
+        let token = Token::new(TokenKind::Shell, WAKE, 0);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*epoll, channels.wake.as_fd(), data, epoll::EventFlags::IN)
+            .context("cannot watch the command channel")?;
         let hosts = HostTable::new(
             Rc::clone(&epoll),
             Features::detect(),
@@ -156,7 +123,7 @@ impl Worker {
             epoll,
             router,
             hosts,
-            tap: TapPort { queue },
+            ports: Ports::new(),
             frame: vec![0; READ_BUFFER_LEN].into_boxed_slice(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             forwards: Vec::new(),
@@ -170,10 +137,10 @@ impl Worker {
     /// Lends the router the worker's effects.
     fn with_router<T>(
         &mut self,
-        f: impl FnOnce(&mut Router, &mut Io<'_, TapPort, HostTable>) -> T,
+        f: impl FnOnce(&mut Router, &mut Io<'_, Ports, HostTable>) -> T,
     ) -> T {
         let mut io = Io {
-            sink: &mut self.tap,
+            sink: &mut self.ports,
             hosts: &mut self.hosts,
             buf: &mut self.out,
         };
@@ -184,8 +151,8 @@ impl Worker {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
-            let spinning = self.spin.is_on();
-            let timeout = if spinning { Some(NO_WAIT) } else { timeout };
+            let at_once = self.spin.is_on() || self.ports.has_turns();
+            let timeout = if at_once { Some(NO_WAIT) } else { timeout };
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&*self.epoll, space, timeout.as_ref()) {
@@ -194,26 +161,23 @@ impl Worker {
             }
             let now = now();
             self.spin.waited(now, !events.is_empty());
-            let mut tap_ready = false;
             for event in &events {
                 let Some(token) = Token::from_bits(event.data.u64()) else {
                     continue;
                 };
                 let ready = readiness(event.flags);
                 match token.kind() {
-                    TokenKind::Shell if token.index() == TAP => tap_ready = true,
-                    TokenKind::Shell => {
+                    TokenKind::Shell if token.index() == WAKE => {
                         if self.run_commands(now) {
                             return Ok(());
                         }
                     }
+                    TokenKind::Shell => self.ports.enqueue(token),
                     TokenKind::Forward => self.serve_forward(now, token, ready),
                     _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                 }
             }
-            if tap_ready && let TapState::Gone(e) = self.drain_tap(now) {
-                return Err(e).context("the TAP is gone");
-            }
+            self.serve_ports(now);
             self.act_on_time();
             self.pass_queries();
         }
@@ -245,54 +209,60 @@ impl Worker {
         }
     }
 
-    fn drain_tap(&mut self, now: Instant) -> TapState {
-        for _ in 0..BATCHES_A_ROUND {
-            match self.read_batch(now) {
-                TapState::More => {}
-                state => return state,
+    /// Gives the ports that may be read from their turns, until the round is over.
+    fn serve_ports(&mut self, now: Instant) {
+        for _ in 0..TURNS_A_ROUND {
+            let Some((token, port)) = self.ports.next_turn() else {
+                return;
+            };
+            match self.read_batch(now, port) {
+                Turn::Drained => {}
+                Turn::More => self.ports.enqueue(token),
+                Turn::Gone(e) => self.lose_port(now, port, &e),
             }
         }
-        TapState::More
     }
 
-    fn read_batch(&mut self, now: Instant) -> TapState {
-        let mut state = TapState::More;
+    /// Reads up to [`BATCH`] frames of `port`, each sent on its way before the next is read.
+    fn read_batch(&mut self, now: Instant, port: PortId) -> Turn {
+        let mut turn = Turn::More;
         let Worker {
             router,
             hosts,
-            tap,
+            ports,
             frame,
             out,
             ..
         } = self;
         for _ in 0..BATCH {
-            match tap.queue.read(frame) {
+            match ports.read(port, frame) {
                 Ok(n) => {
                     let mut io = Io {
-                        sink: &mut *tap,
+                        sink: &mut *ports,
                         hosts: &mut *hosts,
                         buf: &mut *out,
                     };
-                    router.handle_frame(now, CONTAINER, &frame[..n], &mut io);
+                    router.handle_frame(now, port, &frame[..n], &mut io);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    state = TapState::Drained;
+                    turn = Turn::Drained;
                     break;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    state = TapState::Gone(e);
+                    turn = Turn::Gone(e);
                     break;
                 }
             }
         }
+        // Where the frames only went from port to port, there is nothing to do here.
         let mut io = Io {
-            sink: tap,
+            sink: ports,
             hosts,
             buf: out,
         };
         router.end_batch(now, &mut io);
-        state
+        turn
     }
 
     fn pass_queries(&mut self) {
@@ -309,6 +279,19 @@ impl Worker {
         let _ = rustix::io::read(&*self.channels.wake, &mut count);
         while let Ok(command) = self.channels.inbox.try_recv() {
             match command {
+                Command::AddPort(plan, device, reply) => {
+                    let added = self.add_port(plan, device);
+                    // Who does not wait for the port any more cannot remove it either.
+                    if let Err(Ok((port, _))) = reply.send(added) {
+                        let _ = self.remove_port(now, port);
+                    }
+                }
+                Command::RemovePort(port, reply) => {
+                    let _ = reply.send(self.remove_port(now, port));
+                }
+                Command::Statistics(reply) => {
+                    let _ = reply.send(self.statistics());
+                }
                 Command::Publish(publish, reply) => {
                     let _ = reply.send(self.publish(publish));
                 }
@@ -325,140 +308,6 @@ impl Worker {
             }
         }
         false
-    }
-
-    // ---- published ports ----
-
-    fn publish(&mut self, publish: Publish) -> Result<ForwardId, PublishError> {
-        let fd = forwards::open(&publish)?;
-        let slot = match self.forwards.iter().position(Option::is_none) {
-            Some(free) => free,
-            None => {
-                self.forwards.push(None);
-                self.forwards.len() - 1
-            }
-        };
-        let id = ForwardId(self.next_forward);
-        let token = Token::new(TokenKind::Forward, slot as u32, id.0);
-        let failed = |reason: String| PublishError::Other {
-            protocol: publish.protocol,
-            host: publish.host,
-            reason,
-        };
-        let socket = match publish.protocol {
-            Protocol::Tcp => {
-                let data = epoll::EventData::new_u64(token.to_bits());
-                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-                epoll::add(&*self.epoll, fd.as_fd(), data, flags)
-                    .map_err(|e| failed(e.to_string()))?;
-                ForwardSocket::Listener(fd)
-            }
-            Protocol::Udp => {
-                let v6 = publish.host.is_ipv6();
-                self.hosts
-                    .prepare_datagram(&fd, DatagramKind::Udp, v6)
-                    .map_err(|e| failed(format!("{e:?}")))?;
-                let socket = self.hosts.insert(fd, v6, true);
-                let published = self
-                    .router
-                    .publish_udp(token, socket, publish.guest)
-                    .map_err(|e| e.to_string())
-                    .and_then(|()| {
-                        self.hosts
-                            .watch(socket, token)
-                            .map_err(|e| format!("{e:?}"))
-                    });
-                if let Err(reason) = published {
-                    self.router.unpublish_udp(token, &mut self.hosts);
-                    self.hosts.close(socket);
-                    return Err(failed(reason));
-                }
-                ForwardSocket::Datagram
-            }
-        };
-        self.next_forward += 1;
-        self.forwards[slot] = Some(Forward {
-            id,
-            publish,
-            socket,
-        });
-        Ok(id)
-    }
-
-    fn unpublish(&mut self, id: ForwardId) -> Result<(), PublishError> {
-        let (index, slot) = self
-            .forwards
-            .iter_mut()
-            .enumerate()
-            .find(|(_, f)| f.as_ref().is_some_and(|f| f.id == id))
-            .ok_or(PublishError::Unknown(id.0))?;
-        if let Some(Forward {
-            socket: ForwardSocket::Datagram,
-            ..
-        }) = slot.take()
-        {
-            let token = Token::new(TokenKind::Forward, index as u32, id.0);
-            self.router.unpublish_udp(token, &mut self.hosts);
-        }
-        Ok(())
-    }
-
-    fn serve_forward(&mut self, now: Instant, token: Token, ready: Readiness) {
-        let slot = token.index() as usize;
-        let Some(Some(forward)) = self.forwards.get(slot) else {
-            return;
-        };
-        if forward.id.0 != token.generation() {
-            return;
-        }
-        match forward.socket {
-            ForwardSocket::Listener(_) => self.accept_from(now, slot),
-            ForwardSocket::Datagram => {
-                self.with_router(|r, io| r.handle_socket(now, token, ready, io));
-            }
-        }
-    }
-
-    /// Accepts what waits at a listener. Without a free descriptor all listeners pause: the kernel
-    /// keeps the clients in their queues.
-    fn accept_from(&mut self, now: Instant, slot: usize) {
-        for round in 0.. {
-            let Some(Some(forward)) = self.forwards.get(slot) else {
-                return;
-            };
-            let ForwardSocket::Listener(listener) = &forward.socket else {
-                return;
-            };
-            let guest = forward.publish.guest;
-            if self.paused.is_some_and(|until| until > now) {
-                return;
-            }
-            if round == ACCEPTS_A_ROUND {
-                // Edge triggered: nobody else will remind us of those who wait. This holds no other
-                // listener up, so that a flood at one does not starve the rest.
-                self.paused.get_or_insert(now);
-                return;
-            }
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let accepted = rustix::net::acceptfrom_with(listener, flags);
-            match accepted {
-                Ok((fd, peer)) => {
-                    let Some(peer) = peer.and_then(|p| SocketAddr::try_from(p).ok()) else {
-                        continue;
-                    };
-                    let socket = self.hosts.insert(fd, peer.is_ipv6(), false);
-                    let peer = canonical(peer);
-                    self.with_router(|r, io| r.handle_accept(now, guest, peer, socket, io));
-                }
-                Err(Errno::AGAIN) => return,
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    self.paused = Some(now + ACCEPT_PAUSE);
-                    return;
-                }
-                // The client is gone already, or its packet was refused: the next one.
-                Err(_) => {}
-            }
-        }
     }
 }
 

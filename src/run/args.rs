@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::addresses::Subnet;
+use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
 use crate::publish::PublishSpec;
 
 /// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
@@ -81,6 +82,18 @@ pub struct RunOptions {
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
 
+    /// Poll this long after the last packet before going to sleep; 0 for never.
+    ///
+    /// It makes short round trips quicker, at the cost of processor time while there is traffic. An
+    /// idle network sleeps whatever is given here.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = DEFAULT_BUSY_POLL.as_micros() as u32,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_MICROS))
+    )]
+    pub busy_poll: u32,
+
     /// Say more on standard error; twice for still more.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -126,6 +139,9 @@ mod tests {
         assert_eq!(options.command.len(), 4);
         let options = parse("true").unwrap();
         assert_eq!(options.mtu, DEFAULT_MTU);
+        assert_eq!(options.busy_poll, 50);
+        assert_eq!(parse("--busy-poll 0 true").unwrap().busy_poll, 0);
+        assert!(parse("--busy-poll 1000001 true").is_err());
         assert!(!options.allow_host_loopback && !options.allow_metadata && !options.no_ipv6);
     }
 

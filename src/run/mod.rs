@@ -30,16 +30,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use cnet_nat::flow::Limits;
-use cnet_nat::policy::Policy;
 use cnet_tap::Tap;
 
-use crate::addresses::{Subnet, gateway_mac, ipv6_plan};
+use crate::addresses::{IPV6_CONTAINER, Subnet, ipv6_plan};
 use crate::dataplane::{
-    Control, Dataplane, ForwardId, NetworkConfig, Protocol, Publish, PublishError,
+    Control, Dataplane, ForwardId, NetworkConfig, PortDevice, PortPlan, Protocol, Publish,
+    PublishError, STOPPED,
 };
 use crate::dns::resolv_conf::{self, ResolvConf};
 use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources};
@@ -105,17 +105,17 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
         _ => tracing::Level::DEBUG,
     });
     let host_conf = ResolvConf::read(resolv_conf::PATH.as_ref()).unwrap_or_default();
-    let config = network(options, &host_conf);
+    let (config, port) = network(options, &host_conf);
     let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
     let setup = Setup {
-        interface: config.interface(None),
+        interface: config.interface(&port),
         resolv_conf: mounts::resolv_conf(&host_conf, &config),
         command: &options.command,
         signal_mask,
     };
     process::become_subreaper().context("cannot look after the command's children")?;
     let child = child::start(&setup)?;
-    match bring_up(options, config, child, signals) {
+    match bring_up(options, config, port, child, signals) {
         Ok(code) => Ok(code),
         Err(error) => {
             // The child has noticed our end of the socket close, and ends.
@@ -129,6 +129,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
 fn bring_up(
     options: &RunOptions,
     config: NetworkConfig,
+    port: PortPlan,
     mut child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
@@ -137,24 +138,25 @@ fn bring_up(
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(attend(options, config, tap, tables, child, signals))
+    runtime.block_on(attend(options, config, port, (tap, tables), child, signals))
 }
 
 async fn attend(
     options: &RunOptions,
     config: NetworkConfig,
-    tap: Tap,
-    tables: TcpTables,
+    port: PortPlan,
+    (tap, tables): (Tap, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
     let dns = dns_service(options, &config);
     let guests = Guests {
-        ipv4: config.ipv4.map(|plan| plan.container),
-        ipv6: config.ipv6.and_then(|plan| plan.container),
+        ipv4: port.ipv4,
+        ipv6: port.ipv6,
     };
-    let (dataplane, mut queries) = Dataplane::start(config, tap)?;
+    let (dataplane, mut queries) = Dataplane::start(config)?;
     let control = dataplane.control();
+    let (_, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
     let answers = control.clone();
     tokio::spawn(async move {
         while let Some(query) = queries.recv().await {
@@ -168,10 +170,10 @@ async fn attend(
                 .with_context(|| format!("cannot publish {spec}"))?;
         }
     }
-    let ended = dataplane.ended();
+    let ended = dataplane.ended_with(port_end);
     tokio::spawn(async move {
         let reason = ended.await;
-        if reason != "stopped" {
+        if reason != STOPPED {
             tell(&format!("the network has failed: {reason}"));
         }
     });
@@ -184,35 +186,26 @@ async fn attend(
     Ok(code)
 }
 
-fn network(options: &RunOptions, host_conf: &ResolvConf) -> NetworkConfig {
+/// The network, and the command's place in it.
+fn network(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, PortPlan) {
     let subnet = options.subnet.unwrap_or_else(|| {
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
         Subnet::free(&routes)
     });
-    let ipv4 = subnet.plan();
     let ipv6 = (!options.no_ipv6).then(ipv6_plan);
-    let mut host_loopback = Vec::new();
+    let mut config = NetworkConfig::new(options.mtu, Some(subnet.plan()), ipv6);
     if options.allow_host_loopback {
-        host_loopback.push(IpAddr::V4(ipv4.gateway));
-        host_loopback.extend(ipv6.map(|plan| IpAddr::V6(plan.gateway)));
+        config.allow_host_loopback();
     }
-    NetworkConfig {
-        mtu: options.mtu,
-        gateway_mac: gateway_mac(ipv4.gateway),
-        ipv4: Some(ipv4),
-        ipv6,
-        policy: Policy {
-            host_loopback,
-            allow_metadata: options.allow_metadata,
-            ipv6: !options.no_ipv6,
-            ..Policy::default()
-        },
-        outbound_v4: None,
-        outbound_v6: None,
-        search: host_conf.search.clone(),
-        limits: Limits::default(),
-        busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
-    }
+    config.policy.allow_metadata = options.allow_metadata;
+    config.search = host_conf.search.clone();
+    config.busy_poll = Duration::from_micros(options.busy_poll.into());
+    let port = PortPlan {
+        ipv4: Some(subnet.container()),
+        ipv6: ipv6.map(|_| IPV6_CONTAINER),
+        ..PortPlan::default()
+    };
+    (config, port)
 }
 
 fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {

@@ -104,27 +104,12 @@ fn cover(text: &str, place: &impl AsRawFd, sockets: &[impl AsRawFd]) -> anyhow::
 
 #[cfg(test)]
 mod tests {
-    use cnet_nat::flow::Limits;
-    use cnet_nat::policy::Policy;
-    use cnet_vswitch::MacAddr;
-
     use super::*;
     use crate::addresses::{Subnet, ipv6_plan};
 
     #[test]
     fn the_hosts_search_and_options_are_kept() {
-        let mut config = NetworkConfig {
-            mtu: 1500,
-            gateway_mac: MacAddr::default(),
-            ipv4: Some(Subnet::DEFAULT.plan()),
-            ipv6: Some(ipv6_plan()),
-            policy: Policy::default(),
-            outbound_v4: None,
-            outbound_v6: None,
-            search: Vec::new(),
-            limits: Limits::default(),
-            busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
-        };
+        let mut config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), Some(ipv6_plan()));
         let host = ResolvConf::parse(
             "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.org lan\n",
         );

@@ -13,10 +13,12 @@ use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cnet_vswitch::MacAddr;
 
 use crate::addresses::{Subnet, SubnetError};
+use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
 
 /// The text of `--help`.
 pub const HELP: &str = "\
@@ -38,6 +40,7 @@ User-mode networking for unprivileged network namespaces, as slirp4netns does it
 --disable-dns            do not answer DNS on 10.0.2.3 (or where --cidr puts it)
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
 --target-type=TYPE       specify the target type (netns)
+--busy-poll=MICROSECONDS poll this long after the last packet before sleeping (default=50, 0=never)
 -h, --help               show this help and exit
 -v, --version            show version and exit
 ";
@@ -104,6 +107,8 @@ pub struct Options {
     pub outbound_v6: Option<Ipv6Addr>,
     /// The interface's hardware address.
     pub mac: Option<MacAddr>,
+    /// How long to poll on after the last packet; zero for never. Not an option of slirp4netns.
+    pub busy_poll: Duration,
     /// What to tell the user without stopping.
     pub warnings: Vec<String>,
 }
@@ -126,6 +131,9 @@ pub enum ArgsError {
     /// An MTU out of range.
     #[error("MTU must be a positive integer (< 65522)")]
     Mtu,
+    /// A time to poll that is none, or too long.
+    #[error("--busy-poll must be an integer from 0 to {MAX_BUSY_POLL_MICROS}, in microseconds")]
+    BusyPoll,
     /// An unusable `--cidr`.
     #[error(transparent)]
     Cidr(#[from] SubnetError),
@@ -191,6 +199,7 @@ enum Key {
     DisableDns,
     Mac,
     TargetType,
+    BusyPoll,
     Help,
     Version,
 }
@@ -220,7 +229,7 @@ const fn valued(key: Key, long: &'static str, short: Option<u8>) -> Spec {
     }
 }
 
-const SPECS: [Spec; 21] = [
+const SPECS: [Spec; 22] = [
     flag(Key::Configure, "configure", Some(b'c')),
     valued(Key::ExitFd, "exit-fd", Some(b'e')),
     valued(Key::ReadyFd, "ready-fd", Some(b'r')),
@@ -240,6 +249,7 @@ const SPECS: [Spec; 21] = [
     flag(Key::DisableDns, "disable-dns", None),
     valued(Key::Mac, "macaddress", None),
     valued(Key::TargetType, "target-type", None),
+    valued(Key::BusyPoll, "busy-poll", None),
     flag(Key::Help, "help", Some(b'h')),
     flag(Key::Version, "version", Some(b'v')),
 ];
@@ -293,6 +303,7 @@ struct Given {
     outbound_v6: Option<Ipv6Addr>,
     disable_dns: bool,
     mac: Option<MacAddr>,
+    busy_poll: Option<Duration>,
     warnings: Vec<String>,
 }
 
@@ -418,6 +429,12 @@ impl Given {
                 self.mac = Some(mac);
             }
             Key::TargetType => target_type(&text)?,
+            Key::BusyPoll => {
+                let micros = number(&text).and_then(|n| u32::try_from(n).ok());
+                let micros = micros.filter(|n| *n <= MAX_BUSY_POLL_MICROS);
+                let micros = micros.ok_or(ArgsError::BusyPoll)?;
+                self.busy_poll = Some(Duration::from_micros(micros.into()));
+            }
         }
         Ok(None)
     }
@@ -458,6 +475,7 @@ impl Given {
             outbound_v4: self.outbound_v4,
             outbound_v6: self.outbound_v6,
             mac: self.mac,
+            busy_poll: self.busy_poll.unwrap_or(DEFAULT_BUSY_POLL),
             warnings: self.warnings,
         })
     }
@@ -559,6 +577,7 @@ mod tests {
                 outbound_v4: None,
                 outbound_v6: None,
                 mac: None,
+                busy_poll: DEFAULT_BUSY_POLL,
                 warnings: vec![],
             }
         );
@@ -663,6 +682,11 @@ mod tests {
                 "MTU must be a positive integer (< 65522)"
             );
         }
+        for micros in ["x", "-1", "1000001"] {
+            let error = error(&format!("--busy-poll={micros} 5"));
+            assert_eq!(error, ArgsError::BusyPoll.to_string());
+        }
+        assert_eq!(options("--busy-poll 0 5").busy_poll, Duration::ZERO);
         assert_eq!(error("-e -1 5"), "exit-fd must be a non-negative integer");
         assert_eq!(error("-r x 5"), "ready-fd must be a non-negative integer");
         assert_eq!(

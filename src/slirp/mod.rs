@@ -26,19 +26,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_nat::flow::Limits;
-use cnet_nat::policy::Policy;
 use cnet_tap::Tap;
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::addresses::{gateway_mac, ipv6_plan};
-use crate::dataplane::{Dataplane, NetworkConfig};
+use crate::addresses::{IPV6_CONTAINER, ipv6_plan};
+use crate::dataplane::{Dataplane, NetworkConfig, PortDevice, PortPlan};
 use crate::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
 use crate::inherited;
 use crate::logging::report;
@@ -113,18 +110,26 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     crate::logging::start(tracing::Level::WARN);
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
-    let config = network(options);
-    let interface = options.configure.then(|| config.interface(options.mac));
+    let (config, port) = network(options);
+    let interface = options.configure.then(|| config.interface(&port));
     let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, 1, interface.as_ref())?;
     drop(namespaces);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(serve(options, config, tap, target, exit_fd, ready_fd))
+    runtime.block_on(serve(
+        options,
+        (config, port),
+        tap,
+        target,
+        exit_fd,
+        ready_fd,
+    ))
 }
 
-fn network(options: &Options) -> NetworkConfig {
+/// The network, and the container's place in it.
+fn network(options: &Options) -> (NetworkConfig, PortPlan) {
     let mut ipv4 = options.subnet.plan();
     let mut ipv6 = options.ipv6.then(ipv6_plan);
     if options.disable_dns {
@@ -133,34 +138,27 @@ fn network(options: &Options) -> NetworkConfig {
             plan.dns = None;
         }
     }
-    let mut host_loopback = Vec::new();
+    let mut config = NetworkConfig::new(options.mtu, Some(ipv4), ipv6);
     if !options.disable_host_loopback {
-        host_loopback.push(IpAddr::V4(ipv4.gateway));
-        host_loopback.extend(ipv6.map(|plan| IpAddr::V6(plan.gateway)));
+        config.allow_host_loopback();
     }
-    NetworkConfig {
-        mtu: options.mtu,
-        gateway_mac: gateway_mac(ipv4.gateway),
-        ipv4: Some(ipv4),
-        ipv6,
-        policy: Policy {
-            host_loopback,
-            // As slirp4netns, which has no such guard; its callers bring their own.
-            allow_metadata: true,
-            ipv6: options.ipv6,
-            ..Policy::default()
-        },
-        outbound_v4: options.outbound_v4,
-        outbound_v6: options.outbound_v6,
-        search: Vec::new(),
-        limits: Limits::default(),
-        busy_poll: crate::dataplane::DEFAULT_BUSY_POLL,
-    }
+    // As slirp4netns, which has no such guard; its callers bring their own.
+    config.policy.allow_metadata = true;
+    config.outbound_v4 = options.outbound_v4;
+    config.outbound_v6 = options.outbound_v6;
+    config.busy_poll = options.busy_poll;
+    let port = PortPlan {
+        mac: options.mac,
+        ipv4: Some(options.subnet.container()),
+        ipv6: ipv6.map(|_| IPV6_CONTAINER),
+        ..PortPlan::default()
+    };
+    (config, port)
 }
 
 async fn serve(
     options: &Options,
-    config: NetworkConfig,
+    (config, port): (NetworkConfig, PortPlan),
     tap: Tap,
     target: Target,
     exit_fd: Option<OwnedFd>,
@@ -173,12 +171,10 @@ async fn serve(
     let exit = ExitEvent::new(exit_fd)?;
 
     let dns = dns_service(options, &config);
-    let guests = (
-        options.subnet.plan().container,
-        config.ipv6.and_then(|p| p.container),
-    );
-    let (dataplane, mut queries) = Dataplane::start(config, tap)?;
+    let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
+    let (dataplane, mut queries) = Dataplane::start(config)?;
     let control = dataplane.control();
+    let (_, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
     let answers = control.clone();
     tokio::spawn(async move {
         while let Some(query) = queries.recv().await {
@@ -190,7 +186,7 @@ async fn serve(
         .as_deref()
         .map(ApiSocket::bind)
         .transpose()?;
-    let api = Api::new(control, guests.0, guests.1);
+    let api = Api::new(control, guest_v4, guest_v6);
     print(&summary(options));
     if let Some(fd) = ready_fd {
         rustix::io::write(&fd, b"1").context("cannot write to ready-fd")?;
@@ -201,7 +197,7 @@ async fn serve(
             None => std::future::pending().await,
         }
     };
-    let ended = dataplane.ended();
+    let ended = dataplane.ended_with(port_end);
     let failure = tokio::select! {
         () = serving => None,
         () = exit.wait() => None,
@@ -246,7 +242,9 @@ fn summary(options: &Options) -> String {
     let _ = writeln!(
         text,
         "* DHCP:            {} to {}\n* Recommended IP:  {}",
-        plan.dhcp_range.0, plan.dhcp_range.1, plan.container
+        plan.dhcp_range.0,
+        plan.dhcp_range.1,
+        options.subnet.container()
     );
     if let Some(path) = &options.api_socket {
         let _ = writeln!(text, "* API Socket:      {}", path.display());

@@ -1,4 +1,4 @@
-//! End to end: the two binaries between real namespaces, with the kernel's own stack at both ends.
+//! End to end: the two binaries, and the dataplane below them, between real namespaces, with the kernel's own stack at both ends.
 //!
 //! `cargo xtask test e2e` runs these tests, as root; by hand it is
 //! `cargo test --release --test e2e -- --ignored --test-threads=1 [NAME]`. They make their own
@@ -20,4 +20,5 @@ mod protection;
 mod publish;
 mod reach;
 mod run;
+mod switch;
 mod throughput;

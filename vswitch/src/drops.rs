@@ -126,9 +126,21 @@ impl DropCounters {
         self.0[reason as usize] += 1;
     }
 
+    /// Puts `count` in the place of what was counted for `reason`.
+    pub fn set(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] = count;
+    }
+
     /// Drops counted for `reason` so far.
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0[reason as usize]
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, others: &DropCounters) {
+        for (own, other) in self.0.iter_mut().zip(&others.0) {
+            *own += other;
+        }
     }
 
     /// All drops together.
@@ -161,5 +173,8 @@ mod tests {
             assert_eq!(c.get(r), 1);
         }
         assert_eq!(c.total(), DropReason::ALL.len() as u64);
+        let mut sum = c.clone();
+        sum.add(&c);
+        assert!(sum.iter().all(|(_, n)| n == 2));
     }
 }

@@ -13,4 +13,11 @@ pub trait FrameSink {
     /// ([`crate::vnet::VNET_HDR_LEN`] bytes) and the Ethernet header follows. The call does not
     /// keep `frame`.
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull>;
+
+    /// Whether `port` takes UDP super-frames ([`crate::vnet::GSO_UDP_L4`]). Where it does not, none
+    /// is made for it; those that another port made are passed on all the same, as all ports of one
+    /// kernel are alike.
+    fn takes_uso(&self, _port: PortId) -> bool {
+        true
+    }
 }

@@ -19,7 +19,7 @@ use cnet_vswitch::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId}
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
 use super::mapping::{Mappings, NoMapping};
-use crate::flow::Handle;
+use crate::flow::{Handle, Limits, Share};
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
 };
@@ -71,12 +71,16 @@ impl Engine {
         timeout: Duration,
         seed: u64,
     ) -> Engine {
-        let quota = match kind {
-            DatagramKind::Udp => config.limits.udp_mappings,
-            DatagramKind::Ping => config.limits.ping_mappings,
+        let of_kind = |limits: Limits| match kind {
+            DatagramKind::Udp => limits.udp_mappings,
+            DatagramKind::Ping => limits.ping_mappings,
+        };
+        let share = Share {
+            each: of_kind(config.limits),
+            total: of_kind(config.totals),
         };
         Engine {
-            mappings: Mappings::new(now, kind, quota, timeout, seed),
+            mappings: Mappings::new(now, kind, share, timeout, seed),
             errors: Errors::new(config, kind),
             drops: DropCounters::default(),
             unavailable: None,

@@ -213,6 +213,15 @@ impl Forwards {
         }
     }
 
+    /// Forgets the clients that spoke to a guest on `port`. Those who speak again are new ones.
+    pub(super) fn remove_port(&mut self, port: PortId) {
+        let of_port = self.peers.iter().filter(|(_, key, _)| key.port == port);
+        let peers: Vec<Handle> = of_port.map(|(handle, ..)| handle).collect();
+        for peer in peers {
+            self.forget(peer);
+        }
+    }
+
     fn renew(&mut self, now: Instant, peer: Handle) {
         let Some(p) = self.peers.get_mut(peer) else {
             return;

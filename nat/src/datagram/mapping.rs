@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use cnet_vswitch::PortId;
 use cnet_vswitch::time::{Duration, Instant};
 
-use crate::flow::{FlowTable, Handle, TimerWheel};
+use crate::flow::{FlowTable, Handle, Share, TimerWheel};
 use crate::host::{DatagramKind, HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::link::Link;
 
@@ -57,7 +57,7 @@ pub(super) enum NoMapping {
 #[derive(Debug)]
 pub(super) struct Mappings {
     kind: DatagramKind,
-    quota: usize,
+    share: Share,
     timeout: Duration,
     table: FlowTable<Key, Mapping>,
     timers: TimerWheel,
@@ -66,17 +66,18 @@ pub(super) struct Mappings {
 }
 
 impl Mappings {
-    /// No mappings yet; a port may have `quota`, each of which lives `timeout` after its last use.
+    /// No mappings yet; ports may have as many as `share` says, each of which lives `timeout` after
+    /// its last use.
     pub(super) fn new(
         now: Instant,
         kind: DatagramKind,
-        quota: usize,
+        share: Share,
         timeout: Duration,
         seed: u64,
     ) -> Mappings {
         Mappings {
             kind,
-            quota,
+            share,
             timeout,
             table: FlowTable::new(Token::MAX_INDEX as usize, seed),
             timers: TimerWheel::new(now),
@@ -113,7 +114,7 @@ impl Mappings {
         key: Key,
         hosts: &mut impl HostSockets,
     ) -> Result<Handle, NoMapping> {
-        if self.held.get(&key.port).is_some_and(|&n| n >= self.quota) {
+        if !self.share.admits(self.held(key.port), self.table.len()) {
             return Err(NoMapping::Quota);
         }
         let mapping = Mapping {
@@ -163,6 +164,11 @@ impl Mappings {
     /// Whether `container` on `port` has a mapping.
     pub(super) fn contains(&self, port: PortId, container: SocketAddr) -> bool {
         self.table.find(&Key { port, container }).is_some()
+    }
+
+    /// How many `port` has.
+    pub(super) fn held(&self, port: PortId) -> usize {
+        self.held.get(&port).copied().unwrap_or(0)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -56,6 +56,8 @@ pub struct DatagramConfig {
     pub mtu: usize,
     /// Mappings a container may hold.
     pub limits: Limits,
+    /// Mappings all containers together may hold, shared by [`crate::flow::Share`].
+    pub totals: Limits,
     /// Life of a UDP mapping after the last packet the container sent; raised to
     /// [`MIN_UDP_TIMEOUT`].
     pub udp_timeout: Duration,
@@ -71,7 +73,7 @@ pub struct DatagramConfig {
     pub gateway_v4: Option<Ipv4Addr>,
     /// Source of such ICMPv6 errors.
     pub gateway_v6: Option<Ipv6Addr>,
-    /// The ports take UDP super-frames ([`cnet_vswitch::vnet::GSO_UDP_L4`]).
+    /// Ports that take UDP super-frames get them ([`cnet_vswitch::FrameSink::takes_uso`]).
     pub uso: bool,
 }
 
@@ -80,6 +82,7 @@ impl Default for DatagramConfig {
         DatagramConfig {
             mtu: 1500,
             limits: Limits::default(),
+            totals: Limits::NONE,
             udp_timeout: Duration::from_secs(300),
             ping_timeout: MIN_PING_TIMEOUT,
             host_alias_v4: None,

@@ -173,6 +173,11 @@ impl PingEngine {
         self.engine.remove_port(port, hosts);
     }
 
+    /// Mappings of `port`.
+    pub fn held(&self, port: PortId) -> usize {
+        self.engine.mappings.held(port)
+    }
+
     /// Mappings.
     pub fn len(&self) -> usize {
         self.engine.mappings.len()

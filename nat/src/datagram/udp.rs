@@ -324,9 +324,20 @@ impl UdpEngine {
         self.forwards.handle_timeout(now);
     }
 
-    /// Ends all mappings of a port that is gone.
+    /// Ends all mappings of a port that is gone, forgets the clients of published ports that spoke
+    /// to it, and drops what it has staged.
     pub fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
+        if self.run.is_some_and(|run| run.link.port == port) {
+            self.run = None;
+            self.staging.clear();
+        }
         self.engine.remove_port(port, hosts);
+        self.forwards.remove_port(port);
+    }
+
+    /// Mappings of `port`.
+    pub fn held(&self, port: PortId) -> usize {
+        self.engine.mappings.held(port)
     }
 
     /// Mappings.

@@ -3,9 +3,11 @@
 
 use std::net::SocketAddr;
 
+pub mod share;
 pub mod table;
 pub mod timer;
 
+pub use share::Share;
 pub use table::{FlowTable, Handle, TableFull};
 pub use timer::TimerWheel;
 
@@ -27,6 +29,15 @@ pub struct Limits {
     pub udp_mappings: usize,
     /// ICMP echo mappings a container.
     pub ping_mappings: usize,
+}
+
+impl Limits {
+    /// None at all.
+    pub const NONE: Limits = Limits {
+        tcp_flows: usize::MAX,
+        udp_mappings: usize::MAX,
+        ping_mappings: usize::MAX,
+    };
 }
 
 impl Default for Limits {

@@ -29,8 +29,8 @@
 //!
 //! One deadline a flow ([`flow`]). An established flow that is silent for
 //! [`TcpConfig::established_timeout`] is probed and ends only if the container does not answer. When
-//! the table is full the oldest flow whose handshake is not done makes room; an established flow
-//! never does.
+//! a port has as many flows as it may (`holders`) its oldest flow whose handshake is not done makes
+//! room; an established flow never does, nor does one of another port.
 //!
 //! # What is left out
 //!
@@ -42,10 +42,10 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, FrameSink, IpHeader};
+use cnet_vswitch::{DropReason, FrameSink, IpHeader, PortId};
 use siphasher::sip::SipHasher24;
 
-use crate::flow::{Ends, FlowTable, Handle, TimerWheel};
+use crate::flow::{Ends, FlowTable, Handle, Share, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
@@ -75,6 +75,7 @@ macro_rules! with_flow {
 }
 
 pub mod flow;
+mod holders;
 mod isn;
 mod open;
 pub mod receive;
@@ -88,12 +89,10 @@ mod tests;
 pub mod transmit;
 
 use flow::{Cx, State, TcpFlow};
+use holders::Holders;
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
 use segment::Segment;
-
-/// Half-open flows below which their list is not looked through.
-const EMBRYONIC_FLOOR: usize = 64;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -102,6 +101,8 @@ pub struct TcpConfig {
     pub mtu: usize,
     /// Flows in the table.
     pub max_flows: usize,
+    /// Flows of one port.
+    pub max_flows_per_port: usize,
     /// Silence after which an established flow is probed; at least 2 h 4 min (RFC 5382, REQ-5).
     pub established_timeout: Duration,
     /// Silence after which a half-open or half-closed flow is probed or dropped; at least 4 min.
@@ -119,6 +120,7 @@ impl Default for TcpConfig {
         TcpConfig {
             mtu: 1500,
             max_flows: 200_000,
+            max_flows_per_port: usize::MAX,
             established_timeout: Duration::from_secs(2 * 3600 + 4 * 60),
             transitory_timeout: Duration::from_secs(240),
             stash_limit: 64 << 20,
@@ -194,10 +196,7 @@ pub struct TcpEngine {
     dirty: Vec<Handle>,
     /// Flows that had more to send than their turn allowed.
     backlog: VecDeque<Handle>,
-    /// Half-open flows, oldest first; entries outlive their flows and are skipped then.
-    embryonic: VecDeque<Handle>,
-    /// Length at which `embryonic` is cleared of flows that are half-open no more.
-    embryonic_limit: usize,
+    holders: Holders,
     counters: TcpCounters,
 }
 
@@ -217,11 +216,13 @@ impl TcpEngine {
                 limit: config.stash_limit,
                 used: 0,
             },
+            holders: Holders::new(Share {
+                each: config.max_flows_per_port,
+                total: config.max_flows,
+            }),
             config,
             dirty: Vec::new(),
             backlog: VecDeque::new(),
-            embryonic: VecDeque::new(),
-            embryonic_limit: EMBRYONIC_FLOOR,
             counters: TcpCounters::default(),
         }
     }
@@ -234,6 +235,11 @@ impl TcpEngine {
     /// No flows.
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
+    }
+
+    /// Flows of `port`.
+    pub fn held(&self, port: PortId) -> usize {
+        self.holders.flows(Some(port))
     }
 
     /// Whether there is a flow between these two ends.
@@ -270,6 +276,9 @@ impl TcpEngine {
             return self.handle_stray(now, link, &seg, ends, policy, io);
         };
         let result = with_flow!(self, handle, now, io, |flow, cx| {
+            if flow.link.is_some_and(|l| l.port != link.port) {
+                return Some(Err(DropReason::Spoofed));
+            }
             let superseded = flow.state() == State::Connecting
                 && seg.flags.syn
                 && !seg.flags.ack
@@ -437,6 +446,7 @@ impl TcpEngine {
     fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
         let taken = self.flows.remove(handle)?;
         self.timers.cancel(handle.index);
+        self.holders.leave(taken.1.link.map(|link| link.port));
         Some(taken)
     }
 
@@ -478,6 +488,25 @@ impl TcpEngine {
                 self.serve(now, handle, io);
             }
         }
+    }
+
+    /// Ends all flows of a port that is gone: the far ends are reset.
+    pub fn remove_port<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        io: &mut Io<'_, S, H>,
+    ) {
+        if self.held(port) > 0 {
+            let of_port = |flow: &TcpFlow| flow.link.is_some_and(|link| link.port == port);
+            let flows = self.flows.iter().filter(|(_, _, flow)| of_port(flow));
+            let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
+            for handle in handles {
+                with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
+                self.settle(handle);
+            }
+        }
+        self.holders.remove_port(port);
     }
 
     /// Ends all flows, because the network ends.

@@ -2,17 +2,18 @@
 //!
 //! Outwards, a SYN becomes a connect of the host; inwards, an accepted client becomes a SYN. Until
 //! its handshake is done on both sides a flow is *half-open* (embryonic): it may be ended to make
-//! room when the table or the host is full, the oldest first.
+//! room for another of its port when the table or the host is full, the oldest first.
 
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, FrameSink};
 
+use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
+use super::holders::HolderId;
 use super::segment::{self, Flags, Route, Segment, SegmentOut, write_segment};
 use super::seq::Seq;
-use super::{EMBRYONIC_FLOOR, TcpEngine};
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
@@ -55,7 +56,8 @@ impl TcpEngine {
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
         let to = SocketAddr::new(host, ends.remote.port());
         let mut result = io.hosts.tcp_connect(token, to);
-        if result == Err(HostError::Exhausted) && self.evict(now, Some(handle), io) {
+        let holder = Some(link.port);
+        if result == Err(HostError::Exhausted) && self.evict(now, holder, Some(handle), io) {
             result = io.hosts.tcp_connect(token, to);
         }
         match result {
@@ -77,7 +79,8 @@ impl TcpEngine {
         }
     }
 
-    /// Enters a half-open flow, at the cost of the oldest half-open one if the table is full.
+    /// Enters a half-open flow, at the cost of the oldest half-open one of its port if that has as
+    /// many flows as it may.
     fn insert<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -85,41 +88,44 @@ impl TcpEngine {
         flow: TcpFlow,
         io: &mut Io<'_, S, H>,
     ) -> Option<Handle> {
-        if self.flows.len() >= self.config.max_flows && !self.evict(now, None, io) {
+        let holder = flow.link.map(|link| link.port);
+        if !self.holders.admits(holder, self.flows.len()) && !self.evict(now, holder, None, io) {
             return None;
         }
         let handle = self.flows.insert(ends, flow).ok()?;
-        if self.embryonic.len() >= self.embryonic_limit {
-            // Doubling keeps the cost constant a flow, and the list near the number of half-open
-            // flows, however long the oldest of them stays.
-            let flows = &self.flows;
-            self.embryonic
-                .retain(|h| flows.get(*h).is_some_and(TcpFlow::is_embryonic));
-            self.embryonic_limit = EMBRYONIC_FLOOR.max(2 * self.embryonic.len());
-            self.embryonic.shrink_to(self.embryonic_limit);
-        }
-        self.embryonic.push_back(handle);
+        self.list(holder, handle);
         Some(handle)
     }
 
-    /// Ends the oldest half-open flow other than `but`. `false` if there is none.
+    /// Enters a half-open flow with its holder.
+    fn list(&mut self, holder: HolderId, handle: Handle) {
+        let flows = &self.flows;
+        let current = |h| {
+            let flow = flows.get(h);
+            flow.is_some_and(|f| f.is_embryonic() && f.link.map(|link| link.port) == holder)
+        };
+        self.holders.enter(holder, handle, current);
+    }
+
+    /// Ends the oldest half-open flow of `holder` other than `but`. `false` if there is none.
     pub(super) fn evict<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
+        holder: HolderId,
         but: Option<Handle>,
         io: &mut Io<'_, S, H>,
     ) -> bool {
-        while let Some(handle) = self.embryonic.pop_front() {
+        while let Some(handle) = self.holders.pop_oldest(holder) {
             if Some(handle) == but {
-                self.embryonic.push_front(handle);
+                self.holders.put_back(holder, handle);
                 return false;
             }
             let evicted = with_flow!(self, handle, now, io, |flow, cx| {
-                let embryonic = flow.is_embryonic();
-                if embryonic {
+                let current = flow.is_embryonic() && flow.link.map(|link| link.port) == holder;
+                if current {
                     flow.abort(cx);
                 }
-                embryonic
+                current
             });
             if evicted == Some(true) {
                 self.counters.evicted += 1;
@@ -198,14 +204,26 @@ impl TcpEngine {
         link: Link,
         io: &mut Io<'_, S, H>,
     ) {
-        let waiting = self.waiting_for(address);
-        for handle in waiting {
+        let holder = Some(link.port);
+        for handle in self.waiting_for(address) {
+            let admitted = self
+                .holders
+                .admits(holder, self.flows.len().saturating_sub(1));
+            if admitted {
+                self.holders.leave(None);
+            }
             with_flow!(self, handle, now, io, |flow, cx| {
+                if !admitted {
+                    return flow.reset_host(cx);
+                }
                 flow.link = Some(link);
                 // None of the earlier ones was ever sent.
                 flow.tries = 0;
                 flow.open_handshake(cx);
             });
+            if admitted {
+                self.list(holder, handle);
+            }
             self.settle(handle);
         }
     }
@@ -226,9 +244,8 @@ impl TcpEngine {
     /// Flows of published ports whose SYN waits for the link to `address`.
     fn waiting_for(&self, address: IpAddr) -> Vec<Handle> {
         let waits = |flow: &TcpFlow| flow.link.is_none() && flow.route.dst.ip() == address;
-        self.embryonic
-            .iter()
-            .copied()
+        self.holders
+            .listed(None)
             .filter(|h| self.flows.get(*h).is_some_and(waits))
             .collect()
     }

@@ -67,7 +67,7 @@ pub(super) fn deliver<S: FrameSink, H>(
         .segment
         .map_or(len, usize::from)
         .clamp(1, len.max(1));
-    if size < len && engine.config().uso && header + size <= mtu {
+    if size < len && engine.config().uso && io.sink.takes_uso(link.port) && header + size <= mtu {
         let sent = outbound.emit_unsummed(io.sink, io.buf, len, Some(size));
         return sent.map_err(|PortFull| DropReason::PortFull);
     }

@@ -1,0 +1,183 @@
+//! What a network is to be, and what a container on it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cnet_nat::flow::Limits;
+use cnet_nat::policy::Policy;
+use cnet_tap::InterfaceConfig;
+use cnet_vswitch::MacAddr;
+
+use crate::addresses::gateway_mac;
+
+/// Polling on for this long after the last event: longer than a round trip through the host's kernel
+/// and back, shorter than anybody's patience.
+pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
+
+/// The longest that command lines take for it, in microseconds: a processor that is never given
+/// back for a second is no longer a matter of latency.
+pub const MAX_BUSY_POLL_MICROS: u32 = 1_000_000;
+
+/// The IPv4 side of a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv4Plan {
+    /// Network address.
+    pub network: Ipv4Addr,
+    /// Prefix length in bits.
+    pub prefix_len: u8,
+    /// The gateway's own address.
+    pub gateway: Ipv4Addr,
+    /// Where DNS is answered; `None` for nowhere.
+    pub dns: Option<Ipv4Addr>,
+    /// First and last address DHCP gives to those who ask and have no lease.
+    pub dhcp_range: (Ipv4Addr, Ipv4Addr),
+}
+
+/// The IPv6 side of a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ipv6Plan {
+    /// Network address.
+    pub network: Ipv6Addr,
+    /// Prefix length in bits.
+    pub prefix_len: u8,
+    /// The gateway's own address.
+    pub gateway: Ipv6Addr,
+    /// Where DNS is answered; `None` for nowhere.
+    pub dns: Option<Ipv6Addr>,
+}
+
+/// What a network is to be.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// IP MTU of the link in bytes.
+    pub mtu: u16,
+    /// The gateway's address on the link.
+    pub gateway_mac: MacAddr,
+    /// IPv4, if the network has it.
+    pub ipv4: Option<Ipv4Plan>,
+    /// IPv6, if the network has it.
+    pub ipv6: Option<Ipv6Plan>,
+    /// Where containers may send to.
+    pub policy: Policy,
+    /// Source address of outgoing IPv4, where it is not to be the kernel's choice.
+    pub outbound_v4: Option<Ipv4Addr>,
+    /// Source address of outgoing IPv6.
+    pub outbound_v6: Option<Ipv6Addr>,
+    /// Domains that containers search.
+    pub search: Vec<String>,
+    /// What one container may hold. All together hold no more than the process has descriptors for,
+    /// and no container takes what the others need ([`cnet_nat::flow::Share`]).
+    pub limits: Limits,
+    /// How long the worker polls on after the last event before it sleeps; zero for never. See
+    /// [`DEFAULT_BUSY_POLL`].
+    pub busy_poll: Duration,
+}
+
+impl NetworkConfig {
+    /// A network with these addresses and the policy, limits and polling that apply unless somebody
+    /// asks for others. Without a plan for a family there is none of it at all.
+    pub fn new(mtu: u16, ipv4: Option<Ipv4Plan>, ipv6: Option<Ipv6Plan>) -> NetworkConfig {
+        let low_bits = |v6: Ipv6Plan| Ipv4Addr::from(u128::from(v6.gateway) as u32);
+        let gateway = ipv4.map(|v4| v4.gateway).or(ipv6.map(low_bits));
+        NetworkConfig {
+            mtu,
+            gateway_mac: gateway_mac(gateway.unwrap_or(Ipv4Addr::UNSPECIFIED)),
+            ipv4,
+            ipv6,
+            policy: Policy {
+                ipv6: ipv6.is_some(),
+                ..Policy::default()
+            },
+            outbound_v4: None,
+            outbound_v6: None,
+            search: Vec::new(),
+            limits: Limits::default(),
+            busy_poll: DEFAULT_BUSY_POLL,
+        }
+    }
+
+    /// Lets containers reach the host's loopback at the gateway's addresses.
+    pub fn allow_host_loopback(&mut self) {
+        let v4 = self.ipv4.map(|plan| IpAddr::V4(plan.gateway));
+        let v6 = self.ipv6.map(|plan| IpAddr::V6(plan.gateway));
+        self.policy.host_loopback.extend(v4.into_iter().chain(v6));
+    }
+
+    /// The interface of a container in this network, with the planned hardware address or a random
+    /// one.
+    pub fn interface(&self, port: &PortPlan) -> InterfaceConfig {
+        let mut interface = InterfaceConfig {
+            mtu: self.mtu.into(),
+            mac: port.mac.map(|mac| mac.0),
+            ..InterfaceConfig::default()
+        };
+        if let (Some(plan), Some(address)) = (self.ipv4, port.ipv4) {
+            let address = (address.into(), plan.prefix_len);
+            interface.addresses.push(address);
+            interface.gateways.push(plan.gateway.into());
+        }
+        if let (Some(plan), Some(address)) = (self.ipv6, port.ipv6) {
+            let address = (address.into(), plan.prefix_len);
+            interface.addresses.push(address);
+            interface.gateways.push(plan.gateway.into());
+        }
+        interface
+    }
+}
+
+/// What a container on a network is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortPlan {
+    /// Its hardware address; `None` for the one that its device has.
+    pub mac: Option<MacAddr>,
+    /// Its IPv4 address, also by DHCP.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address, also by DHCPv6.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its name, told by DHCP.
+    pub hostname: Option<String>,
+    /// Drop what it sends from other addresses than these, and than IPv6 addresses it made up in
+    /// the network's prefix.
+    pub spoof_protection: bool,
+    /// It reaches the gateway and no other container.
+    pub isolated: bool,
+}
+
+impl PortPlan {
+    /// Its fixed addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.ipv4.map(IpAddr::V4);
+        v4.into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addresses::{Subnet, ipv6_plan};
+
+    #[test]
+    fn a_container_has_what_both_it_and_the_network_have() {
+        let port = PortPlan {
+            ipv4: Some([10, 0, 2, 100].into()),
+            ipv6: Some("fd00::100".parse().unwrap()),
+            ..PortPlan::default()
+        };
+        let addresses = |config: &NetworkConfig| {
+            let interface = config.interface(&port);
+            assert_eq!(interface.addresses.len(), interface.gateways.len());
+            interface.addresses
+        };
+        let both = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), Some(ipv6_plan()));
+        let [v4, v6]: [IpAddr; 2] = [port.ipv4.unwrap().into(), port.ipv6.unwrap().into()];
+        assert_eq!(addresses(&both), [(v4, 24), (v6, 64)]);
+        let v6_only = NetworkConfig::new(1500, None, Some(ipv6_plan()));
+        assert_eq!(addresses(&v6_only), [(v6, 64)]);
+        assert!(!v6_only.gateway_mac.is_zero() && !v6_only.gateway_mac.is_multicast());
+        let mut v4_only = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
+        assert!(!v4_only.policy.ipv6 && v4_only.policy.host_loopback.is_empty());
+        v4_only.allow_host_loopback();
+        let gateway = Subnet::DEFAULT.plan().gateway;
+        assert_eq!(v4_only.policy.host_loopback, [IpAddr::V4(gateway)]);
+    }
+}
