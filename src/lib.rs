@@ -5,13 +5,24 @@
 //! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
 
 pub mod addresses;
+pub mod cli;
 pub mod control;
 pub mod dataplane;
 pub mod dns;
+mod handle;
 pub mod inherited;
 pub mod logging;
+pub mod netd;
+pub mod network;
 pub mod opener;
 pub mod publish;
+pub mod published;
 pub mod run;
 pub mod slirp;
 pub mod watched;
+
+pub use control::{
+    Attach, Attached, ContainerReport, ContainerStatistics, NetworkReport, Published,
+    PublishedPort, StatisticsReport,
+};
+pub use handle::{Network, NetworkError, Target};

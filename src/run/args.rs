@@ -1,9 +1,9 @@
-//! The command line of `cnet`.
+//! The command line of `cnet run`.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args};
 
 use crate::addresses::Subnet;
 use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
@@ -15,23 +15,7 @@ use crate::publish::PublishSpec;
 pub const DEFAULT_MTU: u16 = 65520;
 
 /// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
-const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
-
-/// Networks for containers, in user space and without privileges.
-#[derive(Parser, Debug)]
-#[command(name = "cnet", version, propagate_version = true)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Subcommand, Debug)]
-pub enum Command {
-    /// Run a command with a network of its own.
-    Run(RunOptions),
-}
+pub const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
 
 /// The options of `cnet run`.
 #[derive(Args, Debug)]
@@ -105,20 +89,18 @@ pub struct RunOptions {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::Parser;
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn parse(line: &str) -> Result<RunOptions, clap::Error> {
         let words = format!("cnet run {line}");
         let cli = Cli::try_parse_from(words.split_whitespace())?;
-        let Command::Run(options) = cli.command;
-        Ok(options)
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        match cli.command {
+            Command::Run(options) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -25,26 +25,21 @@
 //! does when root runs it: the kernel takes that for a withdrawal (`PR_SET_PDEATHSIG`, prctl(2)).
 
 use std::fs;
-use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use clap::Parser;
+use anyhow::Context;
 use cnet_tap::Tap;
 
 use crate::addresses::{IPV6_CONTAINER, Subnet, ipv6_plan};
-use crate::dataplane::{
-    Control, Dataplane, ForwardId, NetworkConfig, PortDevice, PortPlan, Protocol, Publish,
-    PublishError, STOPPED,
-};
+use crate::dataplane::{Dataplane, NetworkConfig, PortDevice, PortPlan, STOPPED};
 use crate::dns::resolv_conf::{self, ResolvConf};
 use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources};
+pub(crate) use crate::cli::{OWN_FAILURE, tell};
 use crate::logging::report;
-use crate::publish::{PortPair, PublishSpec};
+use crate::published::{self, Guests, Opened};
 
 pub mod args;
 mod child;
@@ -56,46 +51,24 @@ pub(crate) mod process;
 mod signals;
 mod supervise;
 
-use args::{Cli, Command, RunOptions};
+use args::RunOptions;
 use child::Setup;
 use drain::TcpTables;
 use handover::Child;
 use supervise::Supervisor;
 
-/// The exit code when cnet itself fails, as `env`, `timeout` and `docker run` have it.
-const OWN_FAILURE: u8 = 125;
-
 /// The interface's name in the namespace, as in other containers.
 const INTERFACE: &str = "eth0";
 
-/// How often a free port is looked for, when somebody else takes the one that was found.
-const PORT_ATTEMPTS: usize = 16;
-
-/// The program: reads the command line, runs the command, tells the exit code.
-pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return match error.use_stderr() {
-                true => OWN_FAILURE.into(),
-                false => ExitCode::SUCCESS,
-            };
-        }
-    };
-    let Command::Run(options) = cli.command;
-    match run(&options) {
+/// Runs the command, and gives its exit code.
+pub(crate) fn main(options: &RunOptions) -> ExitCode {
+    match run(options) {
         Ok(code) => code.into(),
         Err(error) => {
             tell(&report(&error));
             OWN_FAILURE.into()
         }
     }
-}
-
-/// A line to the person at the terminal, who may have closed standard error.
-fn tell(text: &str) {
-    let _ = io::stderr().write_all(format!("cnet: {text}\n").as_bytes());
 }
 
 fn run(options: &RunOptions) -> anyhow::Result<u8> {
@@ -164,11 +137,8 @@ async fn attend(
         }
     });
     for spec in &options.publish {
-        for pair in spec.pairs() {
-            publish(&control, &guests, spec, pair)
-                .await
-                .with_context(|| format!("cannot publish {spec}"))?;
-        }
+        let opened = published::open(&control, guests, spec).await?;
+        tell_chosen(&opened);
     }
     let ended = dataplane.ended_with(port_end);
     tokio::spawn(async move {
@@ -220,112 +190,17 @@ fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
     Service::new(names, servers, Sources::default())
 }
 
-/// Where published ports lead.
-struct Guests {
-    ipv4: Option<Ipv4Addr>,
-    ipv6: Option<Ipv6Addr>,
-}
-
-impl Guests {
-    fn of_family(&self, host: IpAddr) -> anyhow::Result<IpAddr> {
-        let guest = match host {
-            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
-        };
-        // A client's own address is shown to the command, so both sides are of one family.
-        guest.with_context(|| format!("{host} needs IPv6, which --no-ipv6 leaves out"))
-    }
-}
-
-/// Opens one port on all the addresses it is meant for, or on none.
-async fn publish(
-    control: &Control,
-    guests: &Guests,
-    spec: &PublishSpec,
-    pair: PortPair,
-) -> anyhow::Result<()> {
-    let hosts = match spec.host_ip {
-        Some(host) => vec![host],
-        None if guests.ipv6.is_some() => {
-            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-        }
-        None => vec![Ipv4Addr::UNSPECIFIED.into()],
-    };
-    let Some(first) = hosts.first().copied() else {
-        bail!("there is no address to open it on");
-    };
-    let implied = spec.host_ip.is_none();
-    let open = |port| {
-        open_on(
-            control,
-            guests,
-            spec.protocol,
-            &hosts,
-            port,
-            pair.container,
-            implied,
-        )
-    };
-    if let Some(port) = pair.host {
-        return Ok(open(port).await??);
-    }
-    for _ in 0..PORT_ATTEMPTS {
-        let port = free_port(spec.protocol, first).context("cannot find a free port")?;
-        match open(port).await? {
-            Err(PublishError::InUse { .. }) => {}
-            Err(error) => return Err(error.into()),
-            Ok(()) => {
-                let at = SocketAddr::new(first, port);
-                tell(&format!(
-                    "{at} leads to port {}/{}",
-                    pair.container, spec.protocol
-                ));
-                return Ok(());
-            }
+/// Tells which ports were chosen, each once.
+fn tell_chosen(opened: &[Opened]) {
+    let mut told = None;
+    for Opened {
+        publish, chosen, ..
+    } in opened
+    {
+        let at = (publish.protocol, publish.host.port());
+        if *chosen && told.replace(at) != Some(at) {
+            let (host, port) = (publish.host, publish.guest.port());
+            tell(&format!("{host} leads to port {port}/{}", publish.protocol));
         }
     }
-    bail!("no free port was found in {PORT_ATTEMPTS} attempts")
-}
-
-async fn open_on(
-    control: &Control,
-    guests: &Guests,
-    protocol: Protocol,
-    hosts: &[IpAddr],
-    host_port: u16,
-    port: u16,
-    implied: bool,
-) -> anyhow::Result<Result<(), PublishError>> {
-    let mut opened: Vec<ForwardId> = Vec::new();
-    for &host in hosts {
-        let request = Publish {
-            protocol,
-            host: SocketAddr::new(host, host_port),
-            guest: SocketAddr::new(guests.of_family(host)?, port),
-        };
-        match control.publish(request).await {
-            Ok(id) => opened.push(id),
-            // "All addresses" of a host without IPv6 are those of IPv4.
-            Err(PublishError::NoFamily { .. } | PublishError::NotLocal { .. })
-                if implied && host.is_ipv6() => {}
-            Err(error) => {
-                for id in opened {
-                    // It was opened a moment ago; if it is gone, so much the better.
-                    let _ = control.unpublish(id).await;
-                }
-                return Ok(Err(error));
-            }
-        }
-    }
-    Ok(Ok(()))
-}
-
-/// A port that nobody has now.
-fn free_port(protocol: Protocol, host: IpAddr) -> io::Result<u16> {
-    let any = SocketAddr::new(host, 0);
-    let bound = match protocol {
-        Protocol::Tcp => TcpListener::bind(any)?.local_addr()?,
-        Protocol::Udp => UdpSocket::bind(any)?.local_addr()?,
-    };
-    Ok(bound.port())
 }
