@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::logging::report;
@@ -10,6 +11,7 @@ use crate::netd;
 use crate::run::args::RunOptions;
 
 mod attach;
+mod network;
 mod ps;
 mod table;
 mod top;
@@ -32,6 +34,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a command with a network of its own, or on a network.
     Run(Box<RunOptions>),
+    /// Make, show and remove networks.
+    #[command(subcommand)]
+    Network(crate::network::cli::NetworkCommand),
     /// Give a running container an interface on a network.
     Attach(attach::AttachOptions),
     /// Take a container off a network.
@@ -64,6 +69,10 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(options) => return crate::run::main(&options),
+        Command::Network(command) => {
+            let ask = network::ask(&command);
+            return crate::network::cli::main(command, &ask);
+        }
         Command::NetworkProcess { name } => return netd::main(&name),
         Command::Attach(options) => attended(attach::attach(options)),
         Command::Detach(options) => attended(attach::detach(options)),
@@ -82,10 +91,14 @@ pub fn main() -> ExitCode {
 /// Runs a command that asks network processes.
 fn attended(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     crate::logging::start(tracing::Level::WARN);
+    runtime()?.block_on(command)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    runtime.block_on(command)
+        .build();
+    runtime.context("cannot start the event loop")
 }
 
 /// A line to the person at the terminal, who may have closed standard error.

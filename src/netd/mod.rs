@@ -227,11 +227,15 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
 }
 
 fn dns_service(definition: &Definition, names: &SharedNames) -> Arc<Service> {
+    let local = names.local(definition);
+    if definition.internal {
+        return Service::internal(local);
+    }
     let servers = match definition.dns.as_slice() {
         [] => Servers::from_file(resolv_conf::PATH),
         chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
     };
-    Service::new(names.table(), servers, Sources::default())
+    Service::new(local, servers, Sources::default())
 }
 
 /// Lets the client go on. What is written to standard output from here on goes nowhere.
