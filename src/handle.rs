@@ -54,13 +54,15 @@ pub enum Target {
     /// The network namespace of this path; it leaves when the path is removed.
     Path(PathBuf),
     /// The network namespace of this descriptor; it leaves when the process behind the pidfd ends.
-    /// It is taken up again after a crash of the network's process only if that process is in the
-    /// namespace.
+    /// It is taken up again after a crash of the network's process only by way of a process in the
+    /// namespace: that one, or `member`.
     Descriptors {
         /// The network namespace.
         net: OwnedFd,
         /// The process to watch.
         pidfd: OwnedFd,
+        /// A process in the namespace, if the other one is not.
+        member: Option<i32>,
     },
 }
 
@@ -338,7 +340,7 @@ impl Target {
 
     /// The descriptors that the network's process needs, and what it is told of them.
     fn describe(self, mut wish: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
-        wish.path = None;
+        (wish.path, wish.member) = (None, None);
         let descriptors = match self {
             Target::Process(pid) => {
                 // The pidfd first: if the process is still there afterwards, both are of the same.
@@ -364,7 +366,10 @@ impl Target {
                     vec![net]
                 }
             },
-            Target::Descriptors { net, pidfd } => vec![net, pidfd],
+            Target::Descriptors { net, pidfd, member } => {
+                wish.member = member;
+                vec![net, pidfd]
+            }
         };
         Ok((wish, descriptors))
     }
@@ -436,7 +441,10 @@ mod tests {
         let (wish, fds) = described(Target::Path(format!("/proc/{own}/ns/net").into())).unwrap();
         assert_eq!((wish.path, fds.len()), (None, 2));
         let error = described(Target::Path("/etc/passwd".into())).unwrap_err();
-        assert!(error.to_string().contains("not a network namespace"), "{error}");
+        assert!(
+            error.to_string().contains("not a network namespace"),
+            "{error}"
+        );
         let error = described(Target::Process(i32::MAX)).unwrap_err();
         assert!(error.to_string().contains("no process"), "{error}");
     }

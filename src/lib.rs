@@ -17,6 +17,7 @@ pub mod network;
 pub mod opener;
 pub mod publish;
 pub mod published;
+pub mod registry;
 pub mod run;
 pub mod slirp;
 pub mod watched;

@@ -77,14 +77,13 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     let network = Network::open(&options.network)?;
     let wish = Attach {
         name: options.name,
-        id: None,
         aliases: options.aliases,
         ipv4: options.ip,
         ipv6: options.ip6,
         mac: options.mac,
         interface: options.ifname,
         publish: options.publish.iter().map(ToString::to_string).collect(),
-        path: None,
+        ..Attach::default()
     };
     let joined = network.attach(target, wish).await?;
     if options.json {
@@ -99,7 +98,10 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     }
     line.push('\n');
     for port in &container.ports {
-        line.push_str(&format!("{} -> {}/{}\n", port.host, port.container, port.protocol));
+        line.push_str(&format!(
+            "{} -> {}/{}\n",
+            port.host, port.container, port.protocol
+        ));
     }
     super::print(&line)?;
     Ok(())

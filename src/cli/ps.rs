@@ -7,6 +7,7 @@ use super::table::table;
 use crate::control::{ContainerReport, PublishedPort};
 use crate::handle::Network;
 use crate::network::{Directories, Store};
+use crate::registry::{Registry, Running};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -37,7 +38,7 @@ struct Entry {
     container: ContainerReport,
 }
 
-/// Prints the containers of all networks that run.
+/// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere.
 pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
     let mut entries = Vec::new();
     for network in networks(options.network.as_deref())? {
@@ -49,12 +50,38 @@ pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
             container,
         }));
     }
+    if options.network.is_none() {
+        let registry = Registry::new(&Directories::of_this_user()?);
+        let known = |running: &Running| entries.iter().any(|e| e.container.id == running.id);
+        let others: Vec<Running> = registry.list().into_iter().filter(|r| !known(r)).collect();
+        entries.extend(others.into_iter().map(held));
+    }
     let text = match options.format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
         Format::Table => table(&lines(&entries)),
     };
     super::print(&text)?;
     Ok(())
+}
+
+/// A container that `cnet run` holds, and no network's process knows.
+fn held(running: Running) -> Entry {
+    let container = ContainerReport {
+        id: running.id,
+        name: running.name,
+        aliases: Vec::new(),
+        pid: Some(running.pid),
+        path: None,
+        interface: String::new(),
+        mac: String::new(),
+        ipv4: None,
+        ipv6: None,
+        ports: Vec::new(),
+    };
+    Entry {
+        network: running.network,
+        container,
+    }
 }
 
 /// The network of that name, or all of them.

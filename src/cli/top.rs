@@ -127,7 +127,11 @@ fn shown(rates: &[Rates]) -> String {
     ];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for r in rates {
-        let drops: Vec<String> = r.drops.iter().map(|(why, n)| format!("{why} {n}")).collect();
+        let drops: Vec<String> = r
+            .drops
+            .iter()
+            .map(|(why, n)| format!("{why} {n}"))
+            .collect();
         lines.push(vec![
             r.name.clone(),
             r.network.clone(),

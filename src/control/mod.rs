@@ -94,6 +94,9 @@ pub struct Attach {
     /// The path of the network namespace, if the container is known by that: it leaves when the
     /// path does. Without a path it is known by its process.
     pub path: Option<PathBuf>,
+    /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
+    /// again after a crash of the network's process.
+    pub member: Option<i32>,
 }
 
 /// A container that is to leave.

@@ -24,7 +24,7 @@ pub(super) fn port(port: Port) -> PublishedPort {
 /// A container.
 pub(super) fn container(hub: &Hub, record: &Record) -> ContainerReport {
     let (pid, path) = match &record.life {
-        Life::Process { pid, .. } => (Some(*pid), None),
+        Life::Process { pid, member, .. } => (Some(member.unwrap_or(*pid)), None),
         Life::Path { path } => (None, Some(path.clone())),
     };
     let (v4, v6) = (hub.config.ipv4, hub.config.ipv6);
@@ -48,7 +48,9 @@ pub(super) fn container(hub: &Hub, record: &Record) -> ContainerReport {
 
 fn by_reason(drops: &DropCounters) -> BTreeMap<String, u64> {
     let counted = drops.iter().filter(|(_, count)| *count > 0);
-    counted.map(|(reason, n)| (reason.name().to_owned(), n)).collect()
+    counted
+        .map(|(reason, n)| (reason.name().to_owned(), n))
+        .collect()
 }
 
 impl Hub {

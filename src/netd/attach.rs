@@ -25,7 +25,7 @@ const INTERFACE: &str = "eth%d";
 const MAX_ALIASES: usize = 64;
 
 /// Digits of an id that stand for it.
-pub(super) const SHORT_ID: usize = 12;
+pub(crate) const SHORT_ID: usize = 12;
 
 /// What a client asks for, checked.
 struct Wish {
@@ -56,7 +56,7 @@ impl Wish {
                 id.to_ascii_lowercase()
             }
             Some(id) => return Err(invalid(format!("`{id}` is no id of 64 hexadecimal digits"))),
-            None => random_id()?,
+            None => random_id().map_err(|e| Refusal::new(Kind::Internal, e.to_string()))?,
         };
         let mac = attach.mac.as_deref().map(parse_mac).transpose()?;
         let publish = attach.publish.iter().map(|text| read_spec(text));
@@ -96,9 +96,13 @@ fn parse_mac(text: &str) -> Result<MacAddr, Refusal> {
 }
 
 /// 64 hexadecimal digits.
-fn random_id() -> Result<String, Refusal> {
+///
+/// # Errors
+///
+/// When the kernel has no randomness yet.
+pub(crate) fn random_id() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|e| Refusal::new(Kind::Internal, e.to_string()))?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
@@ -153,7 +157,7 @@ impl Hub {
         attach: Attach,
         descriptors: Vec<std::os::fd::OwnedFd>,
     ) -> Result<Attached, Refusal> {
-        let pinned = Pinned::received(descriptors, attach.path.as_deref())?;
+        let pinned = Pinned::received(descriptors, attach.path.as_deref(), attach.member)?;
         let wish = Wish::read(attach)?;
         let (interface, specs) = (wish.interface.clone(), wish.publish.clone());
         let key = self.reserve(wish, &pinned)?;
@@ -242,8 +246,7 @@ impl Hub {
         let copy = TapQueue::from(copy.try_clone_to_owned().map_err(|e| internal(&e))?);
         let interface = tap.name.clone();
         let added = self.control.add_port(plan, PortDevice::Tap(tap)).await;
-        let (port, lost) =
-            added.map_err(|e| Refusal::new(Kind::Impossible, e.to_string()))?;
+        let (port, lost) = added.map_err(|e| Refusal::new(Kind::Impossible, e.to_string()))?;
         let watch = {
             let (hub, key) = (Arc::clone(self), key.clone());
             tokio::spawn(async move {

@@ -134,11 +134,10 @@ impl Tables {
         let number = meant.parse::<i32>().ok();
         let is_meant = |stay: &&Stay| {
             let pid = match &stay.record.life {
-                Life::Process { pid, .. } => Some(*pid),
+                Life::Process { pid, member, .. } => Some(member.unwrap_or(*pid)),
                 Life::Path { .. } => None,
             };
-            pid.is_some() && pid == number
-                || stay.record.aliases.iter().any(|alias| alias == meant)
+            pid.is_some() && pid == number || stay.record.aliases.iter().any(|alias| alias == meant)
         };
         // Short starts of ids mean nothing in particular.
         let by_id = |stay: &&Stay| meant.len() >= 4 && stay.record.id.starts_with(meant);

@@ -38,6 +38,7 @@ impl Pinned {
     pub(super) fn received(
         descriptors: Vec<OwnedFd>,
         path: Option<&Path>,
+        member: Option<i32>,
     ) -> Result<Pinned, Refusal> {
         let mut descriptors = descriptors.into_iter();
         let net = descriptors
@@ -46,7 +47,7 @@ impl Pinned {
         let (life, end) = match (path, descriptors.next()) {
             (Some(path), _) if path.is_absolute() => by_path(path)?,
             (Some(_), _) => return Err(invalid("the path of a namespace starts with a slash")),
-            (None, Some(pidfd)) => by_process(pidfd)?,
+            (None, Some(pidfd)) => by_process(pidfd, member)?,
             (None, None) => return Err(invalid("the request brings no pidfd, and names no path")),
         };
         Pinned::new(net, life, end)
@@ -67,10 +68,15 @@ impl Pinned {
     pub(super) fn again(record: &Record) -> Result<Pinned, String> {
         let text = |error: TapError| error.to_string();
         let (net, end) = match &record.life {
-            Life::Process { pid, start_time: t } => {
+            Life::Process {
+                pid,
+                start_time: t,
+                member,
+            } => {
                 // The pidfd first: if the start time fits then, both are of that process.
                 let pidfd = watch::pidfd(*pid).map_err(text)?;
-                let net = open(format!("/proc/{pid}/ns/net").as_ref())?;
+                let inside = member.unwrap_or(*pid);
+                let net = open(format!("/proc/{inside}/ns/net").as_ref())?;
                 if start_time(*pid) != Some(*t) {
                     return Err("its process has ended".to_owned());
                 }
@@ -100,12 +106,19 @@ fn by_path(path: &Path) -> Result<(Life, End), Refusal> {
     Ok((Life::Path { path }, End::Path(end)))
 }
 
-fn by_process(pidfd: OwnedFd) -> Result<(Life, End), Refusal> {
+fn by_process(pidfd: OwnedFd, member: Option<i32>) -> Result<(Life, End), Refusal> {
     let ended = || invalid("the container's process has ended already");
     let pid = process_of(&pidfd).ok_or_else(|| invalid("the second descriptor is no pidfd"))?;
     let start_time = start_time(pid).ok_or_else(ended)?;
     match watch::has_ended(&pidfd) {
-        Ok(false) => Ok((Life::Process { pid, start_time }, End::Process(pidfd))),
+        Ok(false) => {
+            let life = Life::Process {
+                pid,
+                start_time,
+                member,
+            };
+            Ok((life, End::Process(pidfd)))
+        }
         _ => Err(ended()),
     }
 }
@@ -158,13 +171,18 @@ mod tests {
     async fn a_process_is_known_by_its_pidfd_and_its_end_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id() as i32;
-        let (life, end) = by_process(watch::pidfd(pid).unwrap()).unwrap();
+        let (life, end) = by_process(watch::pidfd(pid).unwrap(), None).unwrap();
         let start_time = start_time(pid).unwrap();
-        assert_eq!(life, Life::Process { pid, start_time });
+        let expected = Life::Process {
+            pid,
+            start_time,
+            member: None,
+        };
+        assert_eq!(life, expected);
         drop(child.stdin.take());
         end.wait().await;
         child.wait().unwrap();
-        let late = by_process(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let late = by_process(std::fs::File::open("/dev/null").unwrap().into(), None);
         assert!(late.unwrap_err().message.contains("no pidfd"));
     }
 
@@ -172,7 +190,7 @@ mod tests {
     fn requests_without_what_is_needed_are_refused() {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let text = |fds, path: Option<&str>| {
-            let pinned = Pinned::received(fds, path.map(Path::new));
+            let pinned = Pinned::received(fds, path.map(Path::new), None);
             pinned.unwrap_err().message
         };
         assert!(text(vec![], None).contains("no descriptor"));

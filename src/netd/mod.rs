@@ -58,6 +58,7 @@ mod names;
 pub mod start;
 pub mod state;
 
+pub(crate) use attach::{SHORT_ID, random_id};
 use hub::{Door, Hub};
 use names::SharedNames;
 
@@ -155,7 +156,7 @@ fn lock(path: &Path) -> anyhow::Result<Option<File>> {
 }
 
 /// What the dataplane is to be for this definition.
-fn config(definition: &Definition) -> NetworkConfig {
+pub(crate) fn config(definition: &Definition) -> NetworkConfig {
     let (ipv4, ipv6) = definition.plan();
     let mut config = NetworkConfig::new(definition.mtu, ipv4, ipv6);
     config.gateway_mac = definition.gateway_mac();

@@ -144,6 +144,9 @@ mod tests {
         let error = |program: &str| ensure(&directories, "n", Path::new(program)).unwrap_err();
         assert!(matches!(error("true"), StartError::Failed(_)));
         assert!(error("true").to_string().contains("without a word"));
-        assert!(matches!(error("/no/such/program"), StartError::Program { .. }));
+        assert!(matches!(
+            error("/no/such/program"),
+            StartError::Program { .. }
+        ));
     }
 }

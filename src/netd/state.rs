@@ -53,6 +53,8 @@ pub enum Life {
         pid: i32,
         /// When it started, in clock ticks after the boot (proc_pid_stat(5)).
         start_time: u64,
+        /// Another process, in the namespace, if that one is not.
+        member: Option<i32>,
     },
     /// A path, such as the bind mount of a namespace.
     Path {
@@ -154,6 +156,7 @@ mod tests {
             life: Life::Process {
                 pid: 7,
                 start_time: 12345,
+                member: None,
             },
             namespace: (4, 4_026_531_840),
             interface: "eth0".to_owned(),
