@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(&bytes, b"hello again");
         let mut fds = receiver.received().take();
         assert_eq!(fds.len(), 1);
-        rustix::io::write(&fds.remove(0), b"x").unwrap();
+        rustix::io::write(fds.remove(0), b"x").unwrap();
         drop(sender);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();

@@ -12,7 +12,7 @@ use super::hub::{Hub, Key, Plugged};
 use super::life::Pinned;
 use super::state::{self, Port, Record};
 use crate::control::{Attach, Attached, Kind, PublishPorts, Published, Refusal};
-use crate::dataplane::{PortDevice, PortPlan, Protocol, Publish};
+use crate::dataplane::{PortDevice, PortPlan, Protocol, Publish, STOPPED};
 use crate::network::{IpamError, Wanted, check_name};
 use crate::opener::{OpenError, Request};
 use crate::publish::PublishSpec;
@@ -184,7 +184,6 @@ impl Hub {
 
     /// Takes name and addresses.
     fn reserve(&self, wish: Wish, pinned: &Pinned) -> Result<Key, Refusal> {
-        let named = wish.name.is_some();
         let name = wish.name.unwrap_or_else(|| wish.id[..SHORT_ID].to_owned());
         let mut tables = self.tables();
         let conflict = |text: String| Err(Refusal::new(Kind::Conflict, text));
@@ -205,7 +204,6 @@ impl Hub {
         Ok(tables.enter(Record {
             id: wish.id,
             name,
-            named,
             aliases: wish.aliases,
             life: pinned.life.clone(),
             namespace: pinned.namespace,
@@ -254,18 +252,22 @@ impl Hub {
                     () = pinned.end.wait() => "it has ended".to_owned(),
                     reason = lost => reason,
                 };
-                hub.leave(&key, &why).await;
+                // Whoever serves the network next takes up those that are there when it stops.
+                if why != STOPPED {
+                    hub.leave(&key, &why).await;
+                }
             })
         };
-        {
-            let mut tables = self.tables();
-            let stay = tables.stay(key).ok_or_else(gone)?;
-            stay.record.interface = interface;
-            stay.plugged = Some(Plugged {
-                port,
-                tap: copy,
-                watch: watch.abort_handle(),
-            });
+        let plugged = Plugged {
+            port,
+            tap: copy,
+            watch: watch.abort_handle(),
+        };
+        if !self.tables().plug(key, plugged, interface) {
+            // It was detached meanwhile, when there was nothing yet to take out.
+            watch.abort();
+            let _ = self.control.remove_port(port).await;
+            return Err(gone());
         }
         let opened = self.open_all(guests(&record), specs).await?;
         let mut tables = self.tables();

@@ -122,6 +122,16 @@ impl Tables {
         (stay.number == key.number).then_some(stay)
     }
 
+    /// The container of that stay has its place; `false` if the stay is over.
+    pub(super) fn plug(&mut self, key: &Key, plugged: Plugged, interface: String) -> bool {
+        let Some(stay) = self.stay(key) else {
+            return false;
+        };
+        stay.record.interface = interface;
+        stay.plugged = Some(plugged);
+        true
+    }
+
     /// The stay that a person means: a name, an id or the start of one, a process.
     pub(super) fn find(&self, meant: &str) -> Result<(Key, &Stay), Refusal> {
         let key = |stay: &Stay| Key {

@@ -1,6 +1,7 @@
 //! Whose interface it is: pinned once, then watched for its end.
 
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use cnet_tap::watch::{self, PathWatch};
@@ -50,7 +51,14 @@ impl Pinned {
             (None, Some(pidfd)) => by_process(pidfd, member)?,
             (None, None) => return Err(invalid("the request brings no pidfd, and names no path")),
         };
-        Pinned::new(net, life, end)
+        let pinned = Pinned::new(net, life, end)?;
+        match path.map(std::fs::metadata) {
+            Some(Ok(found)) if (found.dev(), found.ino()) == pinned.namespace => Ok(pinned),
+            None => Ok(pinned),
+            _ => Err(invalid(
+                "the path leads to another namespace than the descriptor",
+            )),
+        }
     }
 
     fn new(net: OwnedFd, life: Life, end: End) -> Result<Pinned, Refusal> {

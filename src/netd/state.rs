@@ -23,8 +23,6 @@ pub struct Record {
     pub id: String,
     /// Its name on this network.
     pub name: String,
-    /// Whether the name was given; one that was not is not remembered.
-    pub named: bool,
     /// Its further names.
     pub aliases: Vec<String>,
     /// What its end is told by.
@@ -151,7 +149,6 @@ mod tests {
         Record {
             id: "ab".repeat(32),
             name: "web".to_owned(),
-            named: true,
             aliases: vec!["www".to_owned()],
             life: Life::Process {
                 pid: 7,

@@ -83,7 +83,7 @@ impl Identity {
             Ok(entered) => Ok(Some(entered)),
             Err(error) if options.name.is_some() => Err(error.into()),
             Err(error) => {
-                tracing::warn!(%error, "`cnet ps` will not show this container");
+                tracing::info!(%error, "`cnet ps` will not show this container");
                 Ok(None)
             }
         }

@@ -24,7 +24,7 @@ pub(super) enum Up {
     Private(Dataplane),
     /// A place on a network.
     Network {
-        network: Network,
+        network: Box<Network>,
         /// The container's name there.
         name: String,
         /// The network's process, which may be our child since we started it again.
@@ -136,7 +136,7 @@ async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> 
         });
     }
     Ok(Up::Network {
-        network,
+        network: Box::new(network),
         name: joined.container.name,
         process,
     })
