@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use cnet_vswitch::VnetHeader;
+use cnet_vswitch::port::PortConfig;
 
 use super::*;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
