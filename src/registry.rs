@@ -65,6 +65,21 @@ impl Registry {
     ///
     /// See [`RegistryError`].
     pub fn enter(&self, running: &Running) -> Result<Entered, RegistryError> {
+        let mut attempts = 3;
+        loop {
+            match self.try_enter(running) {
+                // Somebody who left has just removed the directory.
+                Err(RegistryError::File { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound && attempts > 0 =>
+                {
+                    attempts -= 1;
+                }
+                entered => return entered,
+            }
+        }
+    }
+
+    fn try_enter(&self, running: &Running) -> Result<Entered, RegistryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             |source| RegistryError::File { path, source }
@@ -120,6 +135,12 @@ impl Drop for Entered {
     fn drop(&mut self) {
         // A file that stays counts for nothing.
         let _ = fs::remove_file(&self.path);
+        // The last one out takes the directories along; they are not empty otherwise, and stay.
+        for directory in self.path.ancestors().skip(1).take(2) {
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
     }
 }
 
@@ -131,7 +152,7 @@ mod tests {
     fn the_living_are_listed_and_names_are_ones_own() {
         let place = tempfile::tempdir().unwrap();
         let registry = Registry {
-            directory: place.path().join("x"),
+            directory: place.path().join("x/y"),
         };
         assert!(registry.list().is_empty());
         let pid = std::process::id() as i32;
