@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use cnet_tap::TapQueue;
+use cnet_tap::{Tap, TapQueue};
 use cnet_vswitch::MacAddr;
 use tokio::task::JoinSet;
 
 use super::hub::{Hub, Key, Plugged};
-use super::life::Pinned;
+use super::life::{End, Pinned};
 use super::state::{self, Port, Record};
 use crate::control::{Attach, Attached, Kind, PublishPorts, Published, Refusal};
-use crate::dataplane::{PortDevice, PortPlan, Protocol, Publish, STOPPED};
+use crate::dataplane::{PortDevice, PortEnd, PortPlan, Protocol, Publish, STOPPED};
 use crate::network::{IpamError, Wanted, check_name};
 use crate::opener::{OpenError, Request};
 use crate::publish::PublishSpec;
@@ -56,7 +56,7 @@ impl Wish {
                 id.to_ascii_lowercase()
             }
             Some(id) => return Err(invalid(format!("`{id}` is no id of 64 hexadecimal digits"))),
-            None => random_id().map_err(|e| Refusal::new(Kind::Internal, e.to_string()))?,
+            None => random_id().map_err(|e| internal(&e))?,
         };
         let mac = attach.mac.as_deref().map(parse_mac).transpose()?;
         let publish = attach.publish.iter().map(|text| read_spec(text));
@@ -133,6 +133,10 @@ fn of_publish(error: &published::OpenError) -> Refusal {
         false => Kind::Impossible,
     };
     Refusal::new(kind, error.to_string())
+}
+
+fn internal(text: &impl ToString) -> Refusal {
+    Refusal::new(Kind::Internal, text.to_string())
 }
 
 fn guests(record: &Record) -> Guests {
@@ -230,34 +234,13 @@ impl Hub {
             tables.stay(key).ok_or_else(gone)?.record.clone()
         };
         let plan = self.port_plan(&record);
-        let mut config = self.config.interface(&plan);
-        if self.definition.internal {
-            config.gateways.clear();
-        }
-        let mut request = Request::new(interface, record.mac, config);
-        request.take_over = take_over;
-        let tap = self.opener.open(pinned.net.as_fd(), &request).await;
-        let tap = tap.map_err(|error| of_open(&error))?;
-        let internal = |e: &dyn std::fmt::Display| Refusal::new(Kind::Internal, e.to_string());
-        let copy = tap.queues.first().map(|queue| queue.as_fd());
-        let copy = copy.ok_or_else(|| internal(&"the TAP has no queue"))?;
-        let copy = TapQueue::from(copy.try_clone_to_owned().map_err(|e| internal(&e))?);
+        let (tap, copy) = self
+            .open_tap(&record, &plan, &pinned, interface, take_over)
+            .await?;
         let interface = tap.name.clone();
         let added = self.control.add_port(plan, PortDevice::Tap(tap)).await;
         let (port, lost) = added.map_err(|e| Refusal::new(Kind::Impossible, e.to_string()))?;
-        let watch = {
-            let (hub, key) = (Arc::clone(self), key.clone());
-            tokio::spawn(async move {
-                let why = tokio::select! {
-                    () = pinned.end.wait() => "it has ended".to_owned(),
-                    reason = lost => reason,
-                };
-                // Whoever serves the network next takes up those that are there when it stops.
-                if why != STOPPED {
-                    hub.leave(&key, &why).await;
-                }
-            })
-        };
+        let watch = tokio::spawn(Arc::clone(self).wait_for_end(key.clone(), pinned.end, lost));
         let plugged = Plugged {
             port,
             tap: copy,
@@ -281,6 +264,41 @@ impl Hub {
         match persistent {
             Some(Err(error)) => Err(internal(&error)),
             _ => Ok(()),
+        }
+    }
+
+    /// The TAP, and a copy of its descriptor.
+    async fn open_tap(
+        &self,
+        record: &Record,
+        plan: &PortPlan,
+        pinned: &Pinned,
+        interface: String,
+        take_over: bool,
+    ) -> Result<(Tap, TapQueue), Refusal> {
+        let mut config = self.config.interface(plan);
+        if self.definition.internal {
+            config.gateways.clear();
+        }
+        let mut request = Request::new(interface, record.mac, config);
+        request.take_over = take_over;
+        let tap = self.opener.open(pinned.net.as_fd(), &request).await;
+        let tap = tap.map_err(|error| of_open(&error))?;
+        let copy = tap.queues.first().map(|queue| queue.as_fd());
+        let copy = copy.ok_or_else(|| internal(&"the TAP has no queue"))?;
+        let copy = copy.try_clone_to_owned().map_err(|e| internal(&e))?;
+        Ok((tap, TapQueue::from(copy)))
+    }
+
+    /// Takes the container out when it has ended, or its device is lost.
+    async fn wait_for_end(self: Arc<Self>, key: Key, end: End, lost: PortEnd) {
+        let why = tokio::select! {
+            () = end.wait() => "it has ended".to_owned(),
+            reason = lost => reason,
+        };
+        // Whoever serves the network next takes up those that are there when it stops.
+        if why != STOPPED {
+            self.leave(&key, &why).await;
         }
     }
 

@@ -334,3 +334,72 @@ impl Actions for Door {
         done.unwrap_or_else(|error| Err(Refusal::new(Kind::Internal, error.to_string())))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{DEFAULT_NETWORK, Directories, Store};
+
+    fn tables() -> Tables {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let leases = directories.leases(DEFAULT_NETWORK);
+        let definition = Store::open(directories).get(DEFAULT_NETWORK).unwrap();
+        Tables {
+            ipam: Ipam::load(leases, &definition).unwrap(),
+            stays: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    fn record(name: &str, digit: char, pid: i32) -> Record {
+        Record {
+            id: format!("00{}", digit.to_string().repeat(62)),
+            name: name.to_owned(),
+            aliases: vec![format!("{name}-alias"), "shared".to_owned()],
+            life: Life::Process {
+                pid,
+                start_time: 1,
+                member: None,
+            },
+            namespace: (4, pid as u64),
+            interface: "eth0".to_owned(),
+            mac: [2; 6],
+            ipv4: None,
+            ipv6: None,
+            ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_found_by_what_is_its_own() {
+        let mut tables = tables();
+        let web = tables.enter(record("web", 'a', 17));
+        let db = tables.enter(record("db", 'b', 18));
+        let found = |meant: &str| tables.find(meant).map(|(key, _)| key);
+        for meant in ["web", "web-alias", "17", "00aaaaaaaaaa"] {
+            assert_eq!(found(meant), Ok(web.clone()), "{meant}");
+        }
+        assert_eq!(found("18"), Ok(db));
+        let kind = |meant: &str| found(meant).unwrap_err().kind;
+        assert_eq!(kind("shared"), Kind::Conflict);
+        for meant in ["", "00", "00a", "19", "we", "webb"] {
+            assert_eq!(kind(meant), Kind::NotFound, "{meant}");
+        }
+    }
+
+    #[test]
+    fn a_stay_that_is_over_is_not_the_next_one_of_its_name() {
+        let mut tables = tables();
+        let first = tables.enter(record("web", 'a', 17));
+        assert!(tables.stay(&first).is_some());
+        tables.stays.remove("web");
+        assert!(tables.stay(&first).is_none());
+        let second = tables.enter(record("web", 'a', 17));
+        assert!(tables.stay(&first).is_none() && tables.stay(&second).is_some());
+    }
+}
