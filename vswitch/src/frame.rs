@@ -39,6 +39,10 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// Shortest Ethernet frame without its check sequence; what is shorter may be padded up to it.
 const ETHERNET_MIN_LEN: usize = 60;
+/// Datagrams that a kernel puts into one super-frame at most (`UDP_MAX_SEGMENTS` in
+/// `include/linux/udp.h` since Linux 6.9; 64 before). Each is a datagram's work to whoever takes the
+/// frame apart: a forged frame of 64 KiB could ask for as many of one byte.
+const MAX_UDP_SEGMENTS: usize = 128;
 /// EtherTypes of VLAN tags: 802.1Q, 802.1ad, and the vendors' QinQ before it.
 const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 
@@ -274,7 +278,11 @@ fn check_offload_fields(
     };
     let header = data_offset.max(fixed);
     let payload = (ip.end - ip.l4).saturating_sub(header);
-    let segment = payload.min(usize::from(vnet.gso_size));
+    let size = usize::from(vnet.gso_size);
+    if vnet.gso() == vnet::GSO_UDP_L4 && payload > MAX_UDP_SEGMENTS * size {
+        return bad;
+    }
+    let segment = payload.min(size);
     if ip.l4 - ETHERNET_HEADER_LEN + header + segment > mtu {
         return Err(DropReason::FrameTooLong);
     }

@@ -222,6 +222,21 @@ mod offload {
     }
 
     #[test]
+    fn a_udp_super_frame_has_no_more_datagrams_than_a_kernel_makes() {
+        let parsed = |payload: usize, gso_size| {
+            let udp4 = ip_frame(&v4(17, &udp(1, 2, &vec![0; payload])));
+            parse(udp4, VnetHeader { gso_size, ..USO })
+        };
+        let bad = Err(DropReason::BadVnetHeader);
+        assert_eq!(parsed(128, 1), Ok(()));
+        assert_eq!(parsed(129, 1), bad);
+        assert_eq!(parsed(128 * 500, 500), Ok(()));
+        assert_eq!(parsed(128 * 500, 499), bad);
+        // A TCP's segments are one piece of work to whoever takes them in.
+        assert_eq!(parse(tcp4(), VnetHeader { gso_size: 8, ..TSO }), Ok(()));
+    }
+
+    #[test]
     fn checksum_requests_need_a_checksum_field() {
         let needs = VnetHeader {
             flags: vnet::F_NEEDS_CSUM,
