@@ -138,6 +138,8 @@ pub(super) struct Ports {
     last: u32,
     next_generation: u32,
     ready: VecDeque<Token>,
+    /// Frames written or lost, of all ports that there ever were; wraps.
+    emitted: u64,
 }
 
 impl Ports {
@@ -147,7 +149,13 @@ impl Ports {
             last: 0,
             next_generation: 0,
             ready: VecDeque::new(),
+            emitted: 0,
         }
+    }
+
+    /// Frames that were to be written so far: a difference tells what some work cost.
+    pub(super) fn emitted(&self) -> u64 {
+        self.emitted
     }
 
     /// A number that no port has.
@@ -266,6 +274,7 @@ impl Ports {
 impl FrameSink for Ports {
     #[inline]
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        self.emitted = self.emitted.wrapping_add(1);
         let Some(Some(plug)) = self.slots.get_mut(port.0 as usize) else {
             return Err(PortFull);
         };

@@ -2,7 +2,7 @@
 //!
 //! A round is: wait; act on every event of sockets and commands; give the ports that may be read
 //! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames, fewer if they are large
-//! ([`LARGE_BATCH`]), with the router's end of batch after it, and a round has [`TURNS_A_ROUND`]
+//! ([`LARGE_BATCH`]) or go to many ports ([`BATCH_WRITES`]), with the router's end of batch after it, and a round has [`TURNS_A_ROUND`]
 //! turns, which go round among the ports ([`ports`](super::ports)): so neither sockets nor ports
 //! starve, however many ports are busy. Frames are read into one buffer ([`super::frames`]), from
 //! which they go on to another port or a socket, and those that the router makes are built in
@@ -42,6 +42,9 @@ mod ports;
 const BATCH: usize = 64;
 /// Of them, frames of more than [`SMALL`] bytes.
 const LARGE_BATCH: usize = 8;
+/// Frames written that end a batch as well: a broadcast is written to every port, and who sends many
+/// shall not have a longer turn for it.
+const BATCH_WRITES: u64 = 4 * BATCH as u64;
 /// Batches read before other events are looked at.
 const TURNS_A_ROUND: usize = 8;
 /// Events fetched at once.
@@ -240,7 +243,9 @@ impl Worker {
         let mut turn = Turn::More;
         let gather = self.router.looks_ahead();
         let (mut frames, mut large) = (0, 0);
-        while frames < BATCH && large < LARGE_BATCH {
+        let before = self.ports.emitted();
+        let writes = |ports: &Ports| ports.emitted().wrapping_sub(before);
+        while frames < BATCH && large < LARGE_BATCH && writes(&self.ports) < BATCH_WRITES {
             let read = self
                 .frames
                 .read(port, gather, |buf| self.ports.read(port, buf));
@@ -337,5 +342,95 @@ fn readiness(flags: epoll::EventFlags) -> Readiness {
         // A read stops short at urgent data, too, and the rest is no event of its own.
         read_closed: flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::PRI),
         error: flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnet_tap::Tap;
+    use cnet_tap::device::{Offloads, TapInfo};
+    use cnet_vswitch::vnet::VNET_HDR_LEN;
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+    use super::super::{PortDevice, PortPlan};
+    use super::*;
+    use crate::addresses::Subnet;
+
+    fn worker() -> Worker {
+        let (_, inbox) = mpsc::channel();
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let channels = Channels {
+            inbox,
+            wake: Arc::new(wake),
+            queries: async_mpsc::channel(1).0,
+        };
+        let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
+        Worker::new(&config, Limits::NONE, [7; 32], channels).unwrap()
+    }
+
+    fn mac(n: u8) -> [u8; 6] {
+        [2, 0, 0, 0, 0, n]
+    }
+
+    /// Plugs in a port whose device is one end of a socket pair, where a frame is a packet.
+    fn plug(worker: &mut Worker, n: u8) -> (PortId, OwnedFd) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let pair =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (ours, far) = pair.unwrap();
+        let info = TapInfo {
+            name: format!("tap{n}"),
+            offloads: Offloads::default(),
+            mac: mac(n),
+            ifindex: 1,
+        };
+        let device = PortDevice::Tap(Tap::from_fds(vec![ours], info));
+        let (id, _) = worker.add_port(PortPlan::default(), device).unwrap();
+        (id, far)
+    }
+
+    /// A UDP packet from container `n`.
+    fn frame(n: u8, to: [u8; 6]) -> Vec<u8> {
+        let mut frame = vec![0; VNET_HDR_LEN];
+        frame.extend(to);
+        frame.extend(mac(n));
+        frame.extend([8, 0]);
+        let mut ip = [0; 28];
+        (ip[0], ip[3], ip[8], ip[9]) = (0x45, 28, 64, 17);
+        ip[12..16].copy_from_slice(&[10, 0, 2, n]);
+        ip[16..20].copy_from_slice(&[10, 0, 2, 255]);
+        let sum = cnet_vswitch::checksum::add(0, &ip[..20]);
+        let sum = !cnet_vswitch::checksum::fold(sum);
+        ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        (ip[21], ip[23], ip[25]) = (9, 9, 8);
+        frame.extend(ip);
+        frame
+    }
+
+    fn arrived(far: &OwnedFd) -> usize {
+        let mut buf = [0; 2000];
+        let next = || rustix::net::recv(far, &mut buf[..], RecvFlags::DONTWAIT);
+        std::iter::repeat_with(next).take_while(Result::is_ok).count()
+    }
+
+    #[test]
+    fn who_sends_to_all_has_no_longer_turn() {
+        let mut worker = worker();
+        let fars: Vec<_> = (1..=101).map(|n| plug(&mut worker, n)).collect();
+        let (sender, receiver) = (&fars[0], &fars[1]);
+        let send = |to| {
+            for _ in 0..BATCH {
+                rustix::net::send(&sender.1, &frame(1, to), SendFlags::empty()).unwrap();
+            }
+        };
+        send([0xff; 6]);
+        assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
+        assert_eq!(arrived(&receiver.1), 3, "three times a hundred are enough");
+        while matches!(worker.read_batch(now(), sender.0), Turn::More) {}
+        assert_eq!(arrived(&receiver.1), BATCH - 3);
+        // To one port a whole batch goes in a turn.
+        send(mac(2));
+        assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
+        assert_eq!(arrived(&receiver.1), BATCH);
     }
 }
