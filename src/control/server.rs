@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::stream::{DescriptorStream, Received};
-use super::{Action, Answer, ErrorBody, Kind, MAX_BODY, PATH, PATIENCE, Refusal};
+use super::{Action, Answer, ErrorBody, Kind, MAX_BODY, PATH, PATIENCE, Refusal, is_ours};
 
 /// Connections served at a time; further ones wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -128,14 +128,6 @@ pub async fn serve<A: Actions>(listener: UnixListener, actions: Arc<A>, busy: Bu
             drop((permit, presence));
         });
     }
-}
-
-/// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
-fn is_ours(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 async fn converse<A: Actions>(stream: UnixStream, actions: Arc<A>) -> hyper::Result<()> {
