@@ -28,6 +28,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cnet_tap::{Namespaces, TapError, watch};
 use rustix::fs::{Mode, OFlags};
@@ -45,6 +46,9 @@ use crate::watched::Watched;
 
 /// How often an action is tried again when the network's process ends just then.
 const ATTEMPTS: usize = 3;
+
+/// How long to wait before looking again for a network's process that does not come back.
+const KEEPING: Duration = Duration::from_secs(1);
 
 /// Who is to join a network.
 #[derive(Debug)]
@@ -258,22 +262,23 @@ impl Network {
     pub async fn keep(&self, mut pid: u32, mut started: impl FnMut(u32)) {
         loop {
             started(pid);
-            if let Ok(pidfd) = watch::pidfd(pid as i32)
-                && let Ok(watched) = Watched::new(pidfd, Interest::READABLE)
-            {
+            let pidfd = watch::pidfd(pid as i32);
+            let watched = pidfd.map(|pidfd| Watched::new(pidfd, Interest::READABLE));
+            if let Ok(Ok(watched)) = &watched {
                 // An error is the event loop's own end.
                 let _ = watched.ready().await.map(drop);
             }
             loop {
                 match self.inspect().await {
-                    Ok(Some(report)) => {
+                    // One that cannot be watched is asked again after a while.
+                    Ok(Some(report)) if report.pid != pid => {
                         pid = report.pid;
                         break;
                     }
-                    Ok(None) => {}
+                    Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "the network does not come back"),
                 }
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(KEEPING).await;
             }
         }
     }
@@ -354,8 +359,13 @@ impl Target {
             Target::Path(path) => match watch::process_of(&path) {
                 // Files of /proc send no events: such a path is watched by its process.
                 Some(pid) => {
+                    // As above.
+                    let pidfd = watch::pidfd(pid)?;
                     let net = open(&path)?;
-                    vec![net, watch::pidfd(pid)?]
+                    if watch::has_ended(&pidfd)? {
+                        return Err(TapError::NoSuchProcess { pid }.into());
+                    }
+                    vec![net, pidfd]
                 }
                 None => {
                     let path = path

@@ -84,7 +84,7 @@ impl Registry {
             let path = path.to_owned();
             |source| RegistryError::File { path, source }
         };
-        file::make_directory(&self.directory).map_err(failed(&self.directory))?;
+        file::make_own_directory(&self.directory).map_err(failed(&self.directory))?;
         let _turn = file::Turn::at(&self.directory).map_err(failed(&self.directory))?;
         if self.find(&running.name).is_some() {
             return Err(RegistryError::Taken(running.name.clone()));

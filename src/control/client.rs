@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -30,6 +30,12 @@ pub enum AskError {
     /// The socket cannot be reached.
     #[error("cannot reach the network's control socket: {0}")]
     Unreachable(io::Error),
+    /// Another user listens there, who is not to be given a container's namespace.
+    #[error(
+        "another user listens at {}; remove that, or set XDG_RUNTIME_DIR to a directory of your own",
+        .0.display()
+    )]
+    Stranger(PathBuf),
     /// The connection ended before a byte of an answer: the network process has ended meanwhile.
     #[error("the network process ended before it answered: {0}")]
     Lost(hyper::Error),
@@ -57,9 +63,15 @@ pub async fn ask<T: DeserializeOwned>(
     let stream = UnixStream::connect(path)
         .await
         .map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AskError::Absent(e),
+            // Nobody can listen at a path that is too long; starting the network tells so.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::InvalidInput => AskError::Absent(e),
             _ => AskError::Unreachable(e),
         })?;
+    if !super::is_ours(&stream) {
+        return Err(AskError::Stranger(path.to_owned()));
+    }
     let asked = timeout(MAX_WAIT, converse(stream, action, descriptors));
     let (status, body) = asked.await.map_err(|_| AskError::Silent)??;
     let unreadable = |e: serde_json::Error| AskError::Unreadable(e.to_string());

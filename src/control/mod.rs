@@ -304,6 +304,14 @@ impl Refusal {
     }
 }
 
+/// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
+fn is_ours(stream: &tokio::net::UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
 /// The body of an error.
 #[derive(Serialize, Deserialize)]
 struct ErrorBody {

@@ -18,15 +18,19 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::stream::{DescriptorStream, Received};
-use super::{Action, Answer, ErrorBody, Kind, MAX_BODY, PATH, PATIENCE, Refusal};
+use super::{Action, Answer, ErrorBody, Kind, MAX_BODY, PATH, PATIENCE, Refusal, is_ours};
 
 /// Connections served at a time; further ones wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 1024;
 
 /// How long one connection may last in all: an action takes its time, and a client that does not
 /// read its answer is not waited for.
@@ -68,12 +72,19 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    // The mode has to be right from the start: chmod(2) afterwards would leave a moment in which
-    // others may connect.
-    let old_mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(old_mask);
-    bound.with_context(|| format!("cannot make the control socket {}", path.display()))
+    listen(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+}
+
+/// The mode has to be right from the start: chmod(2) afterwards would leave a moment in which others
+/// may connect, and a umask is that of all threads. The file gets the mode that the socket has when
+/// it is bound (`unix_bind_bsd` in net/unix/af_unix.c).
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Counts the connections being served.
@@ -128,14 +139,6 @@ pub async fn serve<A: Actions>(listener: UnixListener, actions: Arc<A>, busy: Bu
             drop((permit, presence));
         });
     }
-}
-
-/// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
-fn is_ours(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 async fn converse<A: Actions>(stream: UnixStream, actions: Arc<A>) -> hyper::Result<()> {

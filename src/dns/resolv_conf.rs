@@ -47,7 +47,7 @@ const DEFAULT_ATTEMPTS: u32 = 2;
 const MAX_ATTEMPTS: u32 = 5;
 
 /// The most bytes of a file that are read. Real ones have a few hundred.
-const MAX_FILE: u64 = 64 * 1024;
+pub const MAX_FILE: u64 = 64 * 1024;
 
 /// One server.
 #[derive(Clone, PartialEq, Eq, Debug)]

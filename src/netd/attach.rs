@@ -190,18 +190,8 @@ impl Hub {
     fn reserve(&self, wish: Wish, pinned: &Pinned) -> Result<Key, Refusal> {
         let name = wish.name.unwrap_or_else(|| wish.id[..SHORT_ID].to_owned());
         let mut tables = self.tables();
-        let conflict = |text: String| Err(Refusal::new(Kind::Conflict, text));
-        if tables.stays.contains_key(&name) {
-            return conflict(format!(
-                "there is a container `{name}` on this network; choose another --name, or detach it"
-            ));
-        }
-        let mut stays = tables.stays.values();
-        if let Some(stay) = stays.find(|stay| stay.record.namespace == pinned.namespace) {
-            return conflict(format!(
-                "the container is on this network already, as `{}`",
-                stay.record.name
-            ));
+        if let Some(text) = tables.clash(&name, &wish.id, pinned.namespace) {
+            return Err(Refusal::new(Kind::Conflict, text));
         }
         let addresses = tables.ipam.lease(&name, wish.wanted);
         let addresses = addresses.map_err(|error| of_ipam(&error))?;
@@ -239,7 +229,11 @@ impl Hub {
             .await?;
         let interface = tap.name.clone();
         let added = self.control.add_port(plan, PortDevice::Tap(tap)).await;
-        let (port, lost) = added.map_err(|e| Refusal::new(Kind::Impossible, e.to_string()))?;
+        let (port, lost) = added.map_err(|e| {
+            // One that was taken over outlives its descriptors otherwise.
+            let _ = copy.set_persistent(false);
+            Refusal::new(Kind::Impossible, e.to_string())
+        })?;
         let watch = tokio::spawn(Arc::clone(self).wait_for_end(key.clone(), pinned.end, lost));
         let plugged = Plugged {
             port,
@@ -253,9 +247,13 @@ impl Hub {
             return Err(gone());
         }
         let opened = self.open_all(guests(&record), specs).await?;
+        if !self.enter_ports(key, &opened) {
+            // What was opened after it left would lead to the next one of its address.
+            published::close(&self.control, &opened).await;
+            return Err(gone());
+        }
         let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
-        stay.add_ports(opened);
         self.names.announce(&stay.record);
         self.save(&tables);
         // From here on it is known to whoever comes after us.
@@ -265,6 +263,13 @@ impl Hub {
             Some(Err(error)) => Err(internal(&error)),
             _ => Ok(()),
         }
+    }
+
+    /// Notes that these ports lead to the container; `false` if it has left.
+    fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
+        let mut tables = self.tables();
+        let stay = tables.stay(key);
+        stay.map(|stay| stay.add_ports(opened.to_vec())).is_some()
     }
 
     /// The TAP, and a copy of its descriptor.
@@ -373,13 +378,13 @@ impl Hub {
             guest: port.container,
         };
         let id = self.control.publish(publish).await?;
-        let mut tables = self.tables();
-        if let Some(stay) = tables.stay(key) {
-            stay.add_ports(vec![Opened {
-                id,
-                publish,
-                chosen: false,
-            }]);
+        let opened = [Opened {
+            id,
+            publish,
+            chosen: false,
+        }];
+        if !self.enter_ports(key, &opened) {
+            published::close(&self.control, &opened).await;
         }
         Ok(())
     }
@@ -413,17 +418,12 @@ impl Hub {
         let opened = self.open_all(guests, &specs).await?;
         let shown = opened.iter().map(|port| port_of(&port.publish));
         let shown = shown.map(super::answers::port).collect();
-        let entered = {
-            let mut tables = self.tables();
-            let entered = tables.stay(&key).map(|stay| stay.add_ports(opened.clone()));
-            self.save(&tables);
-            entered
-        };
-        if entered.is_none() {
+        if !self.enter_ports(&key, &opened) {
             published::close(&self.control, &opened).await;
             let text = "the container has left meanwhile";
             return Err(Refusal::new(Kind::NotFound, text));
         }
+        self.save(&self.tables());
         Ok(Published { ports: shown })
     }
 

@@ -116,6 +116,28 @@ impl Tables {
         key
     }
 
+    /// What of a container that is to join is another's already.
+    pub(super) fn clash(&self, name: &str, id: &str, namespace: (u64, u64)) -> Option<String> {
+        if self.stays.contains_key(name) {
+            return Some(format!(
+                "there is a container `{name}` on this network; choose another --name, or detach it"
+            ));
+        }
+        let other = |is: &dyn Fn(&Record) -> bool| {
+            let records = self.stays.values().map(|stay| &stay.record);
+            let mut found = records.filter(|record| is(record));
+            found.next().map(|record| record.name.clone())
+        };
+        if let Some(other) = other(&|record| record.namespace == namespace) {
+            return Some(format!(
+                "the container is on this network already, as `{other}`"
+            ));
+        }
+        // Names are kept by id.
+        let other = other(&|record| record.id == id)?;
+        Some(format!("`{other}` on this network has the id {id} already"))
+    }
+
     /// The stay of that key, unless it is over.
     pub(super) fn stay(&mut self, key: &Key) -> Option<&mut Stay> {
         let stay = self.stays.get_mut(&key.name)?;
@@ -389,6 +411,24 @@ mod tests {
         assert_eq!(kind("shared"), Kind::Conflict);
         for meant in ["", "00", "00a", "19", "we", "webb"] {
             assert_eq!(kind(meant), Kind::NotFound, "{meant}");
+        }
+    }
+
+    #[test]
+    fn what_is_anothers_is_not_given_twice() {
+        let mut tables = tables();
+        tables.enter(record("web", 'a', 17));
+        let new = record("db", 'b', 18);
+        let clash = |name: &str, id: &str, namespace| tables.clash(name, id, namespace);
+        assert_eq!(clash("db", &new.id, new.namespace), None);
+        let has = record("web", 'a', 17);
+        for (name, id, namespace, said) in [
+            ("web", &new.id, new.namespace, "choose another --name"),
+            ("db", &has.id, new.namespace, "has the id"),
+            ("db", &new.id, has.namespace, "already, as `web`"),
+        ] {
+            let text = clash(name, id, namespace).unwrap();
+            assert!(text.contains(said), "{text}");
         }
     }
 

@@ -30,6 +30,11 @@ pub(super) enum End {
     Path(PathWatch),
 }
 
+/// Whether it is the network namespace of this process.
+fn is_own(namespace: (u64, u64)) -> bool {
+    std::fs::metadata("/proc/self/ns/net").is_ok_and(|own| (own.dev(), own.ino()) == namespace)
+}
+
 fn invalid(text: impl ToString) -> Refusal {
     Refusal::new(Kind::Invalid, text.to_string())
 }
@@ -52,6 +57,11 @@ impl Pinned {
             (None, None) => return Err(invalid("the request brings no pidfd, and names no path")),
         };
         let pinned = Pinned::new(net, life, end)?;
+        if is_own(pinned.namespace) {
+            return Err(invalid(
+                "that is the network namespace which the network itself goes out by: its default route would lead into the network; name a container's",
+            ));
+        }
         match path.map(std::fs::metadata) {
             Some(Ok(found)) if (found.dev(), found.ino()) == pinned.namespace => Ok(pinned),
             None => Ok(pinned),
@@ -204,7 +214,9 @@ mod tests {
         assert!(text(vec![], None).contains("no descriptor"));
         assert!(text(vec![null()], None).contains("no pidfd"));
         assert!(text(vec![null()], Some("relative")).contains("slash"));
-        let own = watch::pidfd(std::process::id() as i32).unwrap();
-        assert!(text(vec![null(), own], None).contains("not one of a network namespace"));
+        let own = || watch::pidfd(std::process::id() as i32).unwrap();
+        let net = std::fs::File::open("/proc/self/ns/net").unwrap().into();
+        assert!(text(vec![net, own()], None).contains("the network itself"));
+        assert!(text(vec![null(), own()], None).contains("not one of a network namespace"));
     }
 }

@@ -29,7 +29,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ use crate::control::server::{self, Busy};
 use crate::dataplane::{Dataplane, NetworkConfig};
 use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::logging::report;
-use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, file};
+use crate::network::{Definition, Directories, HostRoutes, Ipam, Store};
 use crate::opener::{self, Seat};
 use crate::run::process;
 use crate::{inherited, logging};
@@ -119,9 +119,11 @@ fn live(network: &str) -> anyhow::Result<()> {
     // Before anything is opened that it should not have.
     let seat = opener::start()?;
     let directories = Directories::of_this_user()?;
-    let directory = directories.network_runtime(network);
-    file::make_directory(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let made = directories.make_network_runtime(network);
+    let unusable = |(path, e): (PathBuf, io::Error)| {
+        anyhow::Error::new(e).context(format!("cannot use {}", path.display()))
+    };
+    let directory = made.map_err(unusable)?;
     let Some(_lock) = lock(&directory.join("lock"))? else {
         bail!("another process serves the network `{network}` already");
     };

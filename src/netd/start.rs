@@ -48,19 +48,18 @@ pub enum StartError {
 ///
 /// See [`StartError`].
 pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
-    let path = directories.network_runtime(network);
-    let failed = |source| StartError::Directory {
-        path: path.clone(),
-        source,
-    };
-    file::make_directory(&path).map_err(failed)?;
+    let unusable = |(path, source)| StartError::Directory { path, source };
+    let path = directories
+        .make_network_runtime(network)
+        .map_err(unusable)?;
+    let failed = |source| unusable((path.clone(), source));
     let _turn = file::Turn::at(&path).map_err(failed)?;
     if UnixStream::connect(directories.socket(network)).is_ok() {
         // Somebody else was quicker.
         return Ok(());
     }
     let log = open_log(&path.join("log")).map_err(failed)?;
-    let unusable = |source| StartError::Program {
+    let not_started = |source| StartError::Program {
         program: program.to_owned(),
         source,
     };
@@ -72,10 +71,10 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(unusable)?;
+        .map_err(not_started)?;
     let mut said = String::new();
     if let Some(out) = child.stdout.take() {
-        read_until_ready(out, &mut said).map_err(unusable)?;
+        read_until_ready(out, &mut said).map_err(not_started)?;
     }
     // What was started forks, and ends at once.
     let _ = child.wait();

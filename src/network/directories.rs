@@ -9,10 +9,13 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+
+use super::file;
 
 /// The name of our part of each directory.
 const OWN: &str = "cnet";
@@ -86,9 +89,23 @@ impl Directories {
         self.networks().join(format!("{network}.toml"))
     }
 
-    /// The directory of a network that runs; its process makes it, with mode 0700.
+    /// The directory of a network that runs.
     pub fn network_runtime(&self, network: &str) -> PathBuf {
         self.runtime.join(network)
+    }
+
+    /// Makes that directory, with mode 0700, and makes sure that it and the one above are this
+    /// user's alone: whoever could exchange what is in them would be handed containers' namespaces.
+    ///
+    /// # Errors
+    ///
+    /// The directory that cannot be used, and why.
+    pub fn make_network_runtime(&self, network: &str) -> Result<PathBuf, (PathBuf, io::Error)> {
+        let path = self.network_runtime(network);
+        for directory in [&self.runtime, &path] {
+            file::make_own_directory(directory).map_err(|error| (directory.clone(), error))?;
+        }
+        Ok(path)
     }
 
     /// The control socket of a network.

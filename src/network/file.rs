@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,6 +18,9 @@ use rustix::fs::{FlockOperation, flock};
 /// Ours alone: names and addresses of containers are nobody else's business.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+
+/// The rights of others to take a directory's files away and put theirs there.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// Makes a directory, and those above it, for this user alone. One that exists stays as it is.
 ///
@@ -29,6 +32,32 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(DIRECTORY_MODE)
         .create(path)
+}
+
+/// As [`make_directory`], and makes sure that nobody else can put another thing in the place of
+/// what is in it: in a directory such as `/tmp` anybody could have made it first.
+///
+/// # Errors
+///
+/// What mkdir(2) says; `PermissionDenied` if it is not a directory of this user that only this user
+/// may write to.
+pub fn make_own_directory(path: &Path) -> io::Result<()> {
+    make_directory(path)?;
+    let found = fs::symlink_metadata(path)?;
+    let refused = |why: String| {
+        let text = format!("{why}; remove it, or set XDG_RUNTIME_DIR to a directory of your own");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    };
+    if !found.is_dir() {
+        return refused("is not a directory".to_owned());
+    }
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return refused(format!("belongs to the user {}", found.uid()));
+    }
+    match found.mode() & OTHERS_WRITE {
+        0 => Ok(()),
+        _ => refused("others may write to it".to_owned()),
+    }
 }
 
 /// Replaces the content of the file at `path`, or makes it.
@@ -125,6 +154,29 @@ mod tests {
             1,
             "nothing beside"
         );
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a");
+        make_own_directory(&path).unwrap();
+        make_own_directory(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+        let error = make_own_directory(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+        assert!(error.to_string().contains("XDG_RUNTIME_DIR"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        make_own_directory(&path).unwrap();
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = make_own_directory(&link).unwrap_err();
+        assert!(error.to_string().contains("not a directory"), "{error}");
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(1), None).unwrap();
+            let error = make_own_directory(&path).unwrap_err();
+            assert!(error.to_string().contains("the user 1;"), "{error}");
+        }
     }
 
     #[test]

@@ -175,8 +175,8 @@ impl Store {
         }
     }
 
-    /// The network as it is to be started, now that it is to be used for the first time since
-    /// nobody was on it: the default one moves out of the way of the host's `routes`.
+    /// The network as it is to be started or joined: while nobody is on it, the default one moves
+    /// out of the way of the host's `routes`.
     ///
     /// # Errors
     ///
@@ -184,8 +184,10 @@ impl Store {
     pub fn settle(&self, name: &str, routes: &HostRoutes) -> Result<Definition, StoreError> {
         let definition = self.get(name)?;
         let written = || self.directories.definition(&definition.name).exists();
+        // Those who are on it keep their addresses, even if its process has crashed.
+        let used = || self.directories.state_file(&definition.name).exists();
         let clashes = |d: &Definition| d.subnets().any(|s| routes.overlapping(s).is_some());
-        if definition.name != DEFAULT_NETWORK || !clashes(&definition) || written() {
+        if definition.name != DEFAULT_NETWORK || !clashes(&definition) || written() || used() {
             return Ok(definition);
         }
         let _turn = self.turn()?;

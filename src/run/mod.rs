@@ -92,14 +92,14 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     };
     process::become_subreaper().context("cannot look after the command's children")?;
     let child = child::start(&setup)?;
-    match bring_up(options, &identity, plan.uplink, child, signals) {
-        Ok(code) => Ok(code),
-        Err(error) => {
-            // The child has noticed our end of the socket close, and ends.
-            process::kill_all_children(None);
-            Err(error)
-        }
+    let id = child.id();
+    let done = bring_up(options, &identity, plan.uplink, child, signals);
+    if done.is_err() {
+        // It has noticed our end of the socket close, and ends. A network's process that we have
+        // started may be our child too, and goes on: it has others to serve.
+        process::kill_child(id);
     }
+    done
 }
 
 /// Starts the network, and the command on it.
@@ -153,8 +153,9 @@ async fn attend(
     let up = Up::bring(options, uplink, tap, supplier, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
     child.go()?;
-    let code = supervisor.wait().await?;
+    let waited = supervisor.wait().await;
     process::kill_all_children(up.spared());
+    let code = waited?;
     drain::wait(tables, up.control(), &mut supervisor).await;
     up.end().await?;
     Ok(code)

@@ -10,14 +10,17 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use cnet_tap::{InterfaceConfig, Namespaces};
+use cnet_tap::{InterfaceConfig, Namespaces, watch};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::LinkNameSpaceType;
 
-use crate::dns::resolv_conf::PATH;
+use crate::dns::resolv_conf::{MAX_FILE, PATH};
 use crate::handle::Network;
 use crate::network::{Directories, Store};
 use crate::registry::Registry;
@@ -83,6 +86,7 @@ impl Joined {
     /// Those of the container that a person means.
     pub(super) async fn of_container(name: &str) -> anyhow::Result<Joined> {
         let pid = process_of(name).await?;
+        let pidfd = watch::pidfd(pid)?;
         let namespaces = Namespaces::of_process(pid)?;
         let mut others = Vec::new();
         for (file, kind) in [
@@ -97,11 +101,16 @@ impl Joined {
                 others.push((theirs.into(), kind));
             }
         }
-        Ok(Joined {
+        let joined = Joined {
             namespaces,
             others,
-            resolv_conf: fs::read_to_string(format!("/proc/{pid}/root{PATH}")).ok(),
-        })
+            resolv_conf: resolv_conf_of(Path::new(&format!("/proc/{pid}/root"))),
+        };
+        // The number may have become another process's before the pidfd was there, or since.
+        if process_of(name).await? != pid || watch::has_ended(&pidfd)? {
+            bail!("the container `{name}` has just ended");
+        }
+        Ok(joined)
     }
 
     /// Moves this process there, for good.
@@ -113,6 +122,24 @@ impl Joined {
         }
         Ok(())
     }
+}
+
+/// The `resolv.conf` of a container whose root directory is at `root`, if there is one that can be
+/// read. What is in there is the container's to choose: a symbolic link leads nowhere outside, a
+/// FIFO is not waited for, and a file has an end.
+fn resolv_conf_of(root: &Path) -> Option<String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let within = ResolveFlags::IN_ROOT;
+    let file = rustix::fs::openat2(&root, PATH, flags, Mode::empty(), within).ok()?;
+    let file = File::from(file);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 fn identity(file: fs::Metadata) -> (u64, u64) {
@@ -158,5 +185,44 @@ mod tests {
             assert_eq!(text.parse::<Place>().unwrap(), place);
             assert_eq!(place.to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_containers_resolv_conf_is_read_within_its_root() {
+        use std::os::unix::fs::symlink;
+
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("root");
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::create_dir(root.join("run")).unwrap();
+        let conf = root.join("etc/resolv.conf");
+        assert_eq!(resolv_conf_of(&root), None);
+        fs::write(&conf, "nameserver 10.88.0.1\n").unwrap();
+        assert_eq!(resolv_conf_of(&root).unwrap(), "nameserver 10.88.0.1\n");
+        let linked = |to: &Path| {
+            fs::remove_file(&conf).unwrap();
+            symlink(to, &conf).unwrap();
+            resolv_conf_of(&root)
+        };
+        let secret = place.path().join("secret");
+        fs::write(&secret, "the host's").unwrap();
+        assert_eq!(linked(&secret), None, "an absolute link");
+        assert_eq!(linked(Path::new("../../secret")), None, "a relative link");
+        fs::write(root.join("run/conf"), "search lan\n").unwrap();
+        assert_eq!(linked(Path::new("/run/conf")).unwrap(), "search lan\n");
+        let fifo = root.join("run/fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(linked(Path::new("/run/fifo")), None);
+        let large = fs::File::create(root.join("run/large")).unwrap();
+        large.set_len(2 * MAX_FILE).unwrap();
+        let text = linked(Path::new("/run/large")).unwrap();
+        assert_eq!(text.len() as u64, MAX_FILE);
     }
 }

@@ -46,6 +46,25 @@ pub(super) fn become_subreaper() -> io::Result<()> {
     ))?)
 }
 
+/// Kills one child and reaps it, unless that was done already.
+pub(super) fn kill_child(child: Pid) {
+    let started = Instant::now();
+    loop {
+        match rustix::process::waitpid(Some(child), WaitOptions::NOHANG) {
+            Err(Errno::INTR) => continue,
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return,
+        }
+        if started.elapsed() > DEATH {
+            tracing::warn!("the command's process does not die");
+            return;
+        }
+        // It is our child and not reaped, so the number is still its own.
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Kills all children, and the orphans that become our children thereby, and reaps them. The one
 /// called `spared` is left alone.
 pub(super) fn kill_all_children(spared: Option<Pid>) {
@@ -128,6 +147,19 @@ mod tests {
         assert_eq!(parent("12 (a ) S 9) R 8 1"), Some(8));
         assert_eq!(parent("1 (init) S 0 1"), None);
         assert_eq!(parent("nonsense"), None);
+    }
+
+    #[test]
+    fn one_child_is_killed_and_others_are_not() {
+        let cat = || Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let (doomed, mut other) = (cat(), cat());
+        let pid = Pid::from_child(&doomed);
+        kill_child(pid);
+        assert!(parent_of(pid).is_none(), "reaped");
+        assert!(other.try_wait().unwrap().is_none());
+        kill_child(pid);
+        drop(other.stdin.take());
+        assert!(other.wait().unwrap().success());
     }
 
     #[test]

@@ -86,6 +86,19 @@ fn the_default_moves_out_of_the_hosts_way_once() {
 }
 
 #[test]
+fn the_default_stays_while_somebody_is_on_it() {
+    let Place { store, .. } = place();
+    let default = store.get("cnet").unwrap();
+    let state = store.directories().state_file("cnet");
+    std::fs::create_dir_all(state.parent().unwrap()).unwrap();
+    std::fs::write(&state, "{}").unwrap();
+    let settled = |store: &Store| store.settle("cnet", &route("10.88.0.0/16")).unwrap();
+    assert_eq!(settled(&store), default);
+    std::fs::remove_file(&state).unwrap();
+    assert_ne!(settled(&store), default);
+}
+
+#[test]
 fn networks_get_subnets_that_nobody_has() {
     let Place { store, .. } = place();
     let routes = route("10.89.1.0/24");
