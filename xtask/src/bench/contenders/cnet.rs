@@ -178,12 +178,13 @@ impl Network {
     /// It has ended.
     pub fn check(&self) -> anyhow::Result<()> {
         let process = self.process.as_ref().context("no network process")?;
-        process.check().with_context(|| {
-            let log = std::fs::read_to_string(self.directory.join("cnet").join(NAME).join("log"));
-            let log = log.unwrap_or_default();
-            let last = log.lines().next_back().unwrap_or_default();
-            format!("the network: {last}")
-        })
+        if process.has_ended() {
+            let log = self.directory.join("cnet").join(NAME).join("log");
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let last = log.lines().next_back().unwrap_or_default().trim();
+            bail!("the network's process has ended; the end of its log: {last}");
+        }
+        Ok(())
     }
 }
 
