@@ -17,8 +17,9 @@ usage: cargo xtask bench [OPTION]…    compare cnet with its peers, as root
   --quick                one round of one second, IPv4, without the 100,000 flows
   --only ROW,…           only rows whose names begin so
   --contenders NAME,…    only these
-  --program NAME=PATH    a contender's program, instead of the one in PATH; for cnet instead of
-                         building it (CNET_SLIRP=PATH does the same)
+  --program NAME=PATH    a contender's program, instead of the one in PATH; for cnet its cnet-slirp,
+                         with cnet beside it, instead of building them (CNET_SLIRP=PATH does the
+                         same)
   --congestion-control C of every host and container: cubic, bbr (cubic)
   --write                keep the results in benches/results
   --list                 name rows and contenders";

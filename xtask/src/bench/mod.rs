@@ -22,6 +22,7 @@
 
 mod arguments;
 mod contenders;
+mod daemon;
 mod hosts;
 mod interrupt;
 mod load;
@@ -170,10 +171,13 @@ fn programs(options: &Options) -> anyhow::Result<Vec<(String, PathBuf)>> {
 fn build(contender: &Contender) -> anyhow::Result<PathBuf> {
     let needed = contender.program.as_ref().context("nothing to build")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--locked", "--release", "--bin", needed.name];
+    let mut arguments = vec!["build", "--locked", "--release", "--bin", needed.name];
+    if let Some(companion) = needed.companion {
+        arguments.extend(["--bin", companion]);
+    }
     let status = Command::new(cargo)
         .current_dir(TREE)
-        .args(arguments)
+        .args(&arguments)
         .stdin(Stdio::null())
         .status()?;
     if !status.success() {
@@ -200,7 +204,14 @@ fn choose(
         let given = programs.iter().find(|(name, _)| name == contender.name);
         let program = match (&contender.program, given) {
             (None, _) => PathBuf::new(),
-            (Some(_), Some((_, path))) => copy(path, hosts)?,
+            (Some(needed), Some((_, path))) => {
+                let companion = needed.companion.map(|name| path.with_file_name(name));
+                // Without it some rows fail, and say so.
+                if let Some(companion) = companion.filter(|path| path.exists()) {
+                    copy(&companion, hosts)?;
+                }
+                copy(path, hosts)?
+            }
             (Some(needed), None) if installed(needed) => needed.name.into(),
             (Some(needed), None) => {
                 let package = needed.package.unwrap_or(needed.name);

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, chmod, makedev, mknodat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::namespace::Namespace;
@@ -29,13 +30,14 @@ use super::namespace::Namespace;
 pub const ORDINARY_USER: u32 = 12345;
 
 /// How long a program may take to end when asked to, before it is killed.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A program about to be started.
 pub struct Launch<'a> {
     namespace: &'a Namespace,
     program: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
     log: PathBuf,
     ordinary: bool,
     kept: Vec<OwnedFd>,
@@ -51,6 +53,7 @@ impl<'a> Launch<'a> {
             namespace,
             program: program.to_owned(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             log: directory.join(name).with_extension(format!("{count}.log")),
             ordinary: false,
             kept: Vec::new(),
@@ -68,6 +71,12 @@ impl<'a> Launch<'a> {
         let arguments = arguments.into_iter();
         self.arguments
             .extend(arguments.map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn env(mut self, name: &'static str, value: &Path) -> Self {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -98,6 +107,8 @@ impl<'a> Launch<'a> {
                 .env_clear()
                 .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin");
         }
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
         let own_tun = self.ordinary && tun_is_closed();
         let (mut child, started) = self.namespace.enter(|| {
             if own_tun {
@@ -119,6 +130,41 @@ impl<'a> Launch<'a> {
             started,
             _stdin: stdin,
         })
+    }
+
+    /// Starts it, and waits until it has done its work. Returns how long that took.
+    ///
+    /// # Errors
+    /// It does not start, fails, or is not done within `limit`; then it is ended.
+    pub fn finish(self, limit: Duration) -> anyhow::Result<Duration> {
+        let mut program = self.spawn()?;
+        let pid = Pid::from_child(&program.child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+        if !wait_for_end(&pidfd, limit) {
+            bail!("not done after {limit:?}: {}", program.last_words());
+        }
+        let took = program.started.elapsed();
+        let status = program.child.wait()?;
+        if !status.success() {
+            bail!("{status}: {}", program.last_words());
+        }
+        Ok(took)
+    }
+}
+
+/// Waits for the process behind a pidfd for at most `limit`. Returns whether it has ended.
+pub fn wait_for_end(pidfd: impl AsFd, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        let mut descriptors = [PollFd::new(&pidfd, PollFlags::IN)];
+        match poll(&mut descriptors, Some(&left)) {
+            Ok(count) => return count > 0,
+            // A signal: whoever waits goes on, the limit is short.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
     }
 }
 
@@ -184,26 +230,13 @@ impl Program {
 
     /// It and its descendants.
     pub fn family(&self) -> Vec<u32> {
-        let mut family = vec![self.pid()];
-        let mut next = 0;
-        while let Some(pid) = family.get(next).copied() {
-            family.extend(children(pid));
-            next += 1;
-        }
-        family
+        family(self.pid())
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Of its family only itself can be ended safely for as long as it was not waited for, the
-        // others for as long as they are the same: compare when they were born.
-        let others: Vec<(u32, Option<String>)> = self
-            .family()
-            .into_iter()
-            .skip(1)
-            .map(|pid| (pid, birth(pid)))
-            .collect();
+        let descendants = Descendants::of(self.family());
         if matches!(self.child.try_wait(), Ok(None)) {
             signal(self.pid(), Signal::TERM);
             let deadline = Instant::now() + PATIENCE;
@@ -214,12 +247,40 @@ impl Drop for Program {
         // One that has ended already cannot be killed: `Child` knows.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for (pid, born) in others {
+        descendants.kill();
+        let _ = fs::remove_file(&self.log);
+    }
+}
+
+/// A process and its descendants, itself first.
+pub fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = family.get(next).copied() {
+        family.extend(children(pid));
+        next += 1;
+    }
+    family
+}
+
+/// What a process has started, to be killed should it outlive that process. They are no children
+/// of ours, so each is known by when it was born as well: its number may be another's by then.
+pub struct Descendants(Vec<(u32, Option<String>)>);
+
+impl Descendants {
+    /// Those of a [`family`], without its head.
+    pub fn of(family: Vec<u32>) -> Self {
+        let others = family.into_iter().skip(1);
+        Self(others.map(|pid| (pid, birth(pid))).collect())
+    }
+
+    /// Kills those that are left.
+    pub fn kill(self) {
+        for (pid, born) in self.0 {
             if born.is_some() && birth(pid) == born {
                 signal(pid, Signal::KILL);
             }
         }
-        let _ = fs::remove_file(&self.log);
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::contenders::{Arena, Chosen, Contender, Request};
+use super::contenders::{Arena, Chosen, Contender, Kind, Request};
 use super::hosts::{Family, Hosts};
-use super::load::{Direction, Window, connect, datagram, flows, round_trip, stream};
+use super::load::{Direction, Window, attach, connect, datagram, flows, round_trip, stream};
 
 /// How load flows between the namespaces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,6 +47,8 @@ pub enum Load {
     },
     /// The start of the program.
     Start,
+    /// A container that joins a running network and leaves it, again and again.
+    Attach,
     /// Nothing.
     Idle,
     /// So many connections that carry nothing.
@@ -90,6 +92,9 @@ static FLOOD: Metric = metric("flood, arrived", "kpkt/s", Better::Higher);
 static FLOOD_LOSS: Metric = metric("flood, lost", "%", Better::Lower);
 static WORKS: Metric = metric("until it works", "ms", Better::Lower);
 static READY: Metric = metric("until it says ready", "ms", Better::Lower);
+static JOINED: Metric = metric("p50", "ms", Better::Lower);
+static JOINED_LAST: Metric = metric("max", "ms", Better::Lower);
+static JOINED_FIRST: Metric = metric("first, starts the network", "ms", Better::Lower);
 static RESIDENT: Metric = metric("resident", "MiB", Better::Lower);
 static WAKE_UPS: Metric = metric("wake-ups", "1/s", Better::Lower);
 static OPEN: Metric = metric("open", "flows", Better::Higher);
@@ -242,6 +247,18 @@ impl Rows {
                 );
             }
         }
+        let load = Load::Stream {
+            streams: 1,
+            direction,
+        };
+        self.add(
+            "c2c-tcp-1500-v6".into(),
+            Way::Neighbour,
+            load,
+            Family::V6,
+            1500,
+            false,
+        );
         self.add(
             "c2c-rr".into(),
             Way::Neighbour,
@@ -284,6 +301,14 @@ impl Rows {
             );
         }
         self.add(
+            "attach".into(),
+            Way::Neighbour,
+            Load::Attach,
+            Family::V4,
+            1500,
+            false,
+        );
+        self.add(
             "idle".into(),
             Way::Outbound,
             Load::Idle,
@@ -311,6 +336,7 @@ impl Work {
         contender.ways.contains(&self.way)
             && self.mtu <= contender.max_mtu
             && (contender.program.is_some() || !needs_program)
+            && (contender.kind == Kind::Own || self.load != Load::Attach)
     }
 
     /// Whether a quick run has it: it takes seconds, and shows what no other row does.
@@ -407,6 +433,15 @@ impl Work {
                 let works = (&WORKS, millis(startup.works));
                 std::iter::once(works).chain(ready).collect()
             }
+            Load::Attach => {
+                let outcome = attach::measure(arena, window)?;
+                let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+                vec![
+                    (&JOINED, millis(outcome.median)),
+                    (&JOINED_LAST, millis(outcome.longest)),
+                    (&JOINED_FIRST, millis(outcome.first)),
+                ]
+            }
             Load::Idle => self.idle(arena, pace)?,
             Load::Flows(count) => {
                 let (opening, watch) = (pace.opening, pace.watch);
@@ -437,4 +472,25 @@ impl Work {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contenders::CONTENDERS;
+    use super::*;
+
+    fn suited(row: &str) -> Vec<&'static str> {
+        let rows = all();
+        let row = rows.iter().find(|work| work.name == row).unwrap();
+        let suited = CONTENDERS.iter().filter(|known| row.suits(known));
+        suited.map(|known| known.name).collect()
+    }
+
+    #[test]
+    fn rows_are_for_those_who_offer_them() {
+        assert_eq!(suited("c2c-tcp-1500"), ["rootful", "cnet", "vde"]);
+        assert_eq!(suited("c2c-tcp-65520"), ["rootful", "cnet"]);
+        assert_eq!(suited("attach"), ["cnet"]);
+        assert_eq!(suited("start-v4"), ["cnet", "slirp4netns", "pasta"]);
+    }
 }

@@ -116,6 +116,7 @@ fn arena(containers: Vec<Inside>, bridge: Option<Bridge>) -> Arena {
         programs: Vec::new(),
         containers,
         startup: None,
+        network: None,
         _holders: Vec::new(),
         _bridge: bridge,
     }

@@ -8,6 +8,7 @@
 //! Every program is started in its plain and fastest form, with no sandbox asked for, as an
 //! ordinary user where it does not need root.
 
+mod cnet;
 mod kernel;
 mod pasta;
 mod slirp;
@@ -68,9 +69,12 @@ pub struct Needed {
     pub package: Option<&'static str>,
     /// What makes it tell its version.
     pub version: &'static [&'static str],
+    /// A further program that is expected beside it.
+    pub companion: Option<&'static str>,
 }
 
 const OUTSIDE: &[Way] = &[Way::Outbound, Way::Published, Way::Loopback];
+const EVERYWHERE: &[Way] = &[Way::Outbound, Way::Published, Way::Loopback, Way::Neighbour];
 
 /// All of them, in the order of the report.
 pub const CONTENDERS: &[Contender] = &[
@@ -87,23 +91,24 @@ pub const CONTENDERS: &[Contender] = &[
         name: "rootful",
         about: "veth pair, kernel bridge, nftables masquerade and dnat",
         kind: Kind::Kernel,
-        ways: &[Way::Outbound, Way::Published, Way::Loopback, Way::Neighbour],
+        ways: EVERYWHERE,
         max_mtu: 65520,
         program: None,
         start: kernel::rootful,
     },
     Contender {
         name: "cnet",
-        about: "this project's cnet-slirp",
+        about: "this project's cnet-slirp; between containers, a network of cnet",
         kind: Kind::Own,
-        ways: OUTSIDE,
+        ways: EVERYWHERE,
         max_mtu: 65520,
         program: Some(Needed {
             name: "cnet-slirp",
             package: None,
             version: &["--version"],
+            companion: Some("cnet"),
         }),
-        start: slirp::start,
+        start: cnet::start,
     },
     Contender {
         name: "slirp4netns",
@@ -115,6 +120,7 @@ pub const CONTENDERS: &[Contender] = &[
             name: "slirp4netns",
             package: Some("slirp4netns"),
             version: &["--version"],
+            companion: None,
         }),
         start: slirp::start,
     },
@@ -128,6 +134,7 @@ pub const CONTENDERS: &[Contender] = &[
             name: "pasta",
             package: Some("passt"),
             version: &["--version"],
+            companion: None,
         }),
         start: pasta::start,
     },
@@ -141,6 +148,7 @@ pub const CONTENDERS: &[Contender] = &[
             name: "vde_switch",
             package: Some("vde2"),
             version: &["--version"],
+            companion: None,
         }),
         start: vde::start,
     },
@@ -223,6 +231,7 @@ pub struct Arena {
     programs: Vec<Program>,
     containers: Vec<Inside>,
     startup: Option<Startup>,
+    network: Option<cnet::Network>,
     /// What has to outlive the programs.
     _holders: Vec<Program>,
     _bridge: Option<kernel::Bridge>,
@@ -298,8 +307,9 @@ impl Arena {
 
     /// What its programs have used so far.
     pub fn usage(&self) -> Usage {
-        let pids: Vec<u32> = self.programs.iter().flat_map(Program::family).collect();
-        Usage::of(&pids)
+        let network = self.network.iter().flat_map(cnet::Network::family);
+        let programs = self.programs.iter().flat_map(Program::family);
+        Usage::of(&programs.chain(network).collect::<Vec<u32>>())
     }
 
     /// Fails if one of its programs has ended.
@@ -307,7 +317,13 @@ impl Arena {
     /// # Errors
     /// One has; with its last words.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        self.programs.iter_mut().try_for_each(Program::check)
+        self.programs.iter_mut().try_for_each(Program::check)?;
+        self.network.iter().try_for_each(cnet::Network::check)
+    }
+
+    /// The network that its containers are on, where it is one of cnet's.
+    pub fn network(&self) -> Option<&cnet::Network> {
+        self.network.as_ref()
     }
 }
 
@@ -353,6 +369,7 @@ impl Container {
                 v6: Ipv6Addr::UNSPECIFIED,
             }],
             startup: Some(startup),
+            network: None,
             _holders: vec![self.holder],
             _bridge: None,
         }

@@ -47,6 +47,7 @@ pub fn start(setup: &Setup<'_>) -> anyhow::Result<Arena> {
         programs,
         containers,
         startup: None,
+        network: None,
         _holders: Vec::new(),
         _bridge: None,
     })

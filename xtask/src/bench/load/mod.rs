@@ -4,6 +4,7 @@
 //! write them may stay where they are. Everything is bounded in time: no socket waits longer than
 //! [`STALL`], which is an error, and every thread ends with its measurement.
 
+pub mod attach;
 pub mod connect;
 pub mod datagram;
 pub mod flows;
