@@ -119,11 +119,12 @@ impl Worker {
             config.outbound_v4,
             config.outbound_v6,
         );
+        let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu));
         Ok(Worker {
             epoll,
             router,
             hosts,
-            ports: Ports::new(),
+            ports,
             frame: vec![0; READ_BUFFER_LEN].into_boxed_slice(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             forwards: Vec::new(),
@@ -172,7 +173,7 @@ impl Worker {
                             return Ok(());
                         }
                     }
-                    TokenKind::Shell => self.ports.enqueue(token),
+                    TokenKind::Shell => self.ports.handle_event(token, event.flags),
                     TokenKind::Forward => self.serve_forward(now, token, ready),
                     _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                 }

@@ -140,7 +140,9 @@ fn containers_reach_each_other_and_the_world() {
         for address in [member.v4, member.v6] {
             let server = TcpServer::digest(&member.namespace, any(address, 0));
             let at = SocketAddr::new(address, server.address.port());
-            payload.upload(from, at).expect("a stream between containers");
+            payload
+                .upload(from, at)
+                .expect("a stream between containers");
             let server = UdpServer::echo(&member.namespace, any(address, 0));
             let at = SocketAddr::new(address, server.address.port());
             for length in [0, 1, 1400, 9000, 60_000] {
@@ -159,7 +161,10 @@ fn containers_reach_each_other_and_the_world() {
     assert_eq!(statistics.tcp.opened, 6, "{statistics:?}");
     for port in &statistics.ports {
         // Each received the payload in both families, and sent it as well.
-        assert!(port.bytes_in > 128 << 20 && port.bytes_out > 128 << 20, "{port:?}");
+        assert!(
+            port.bytes_in > 128 << 20 && port.bytes_out > 128 << 20,
+            "{port:?}"
+        );
         assert_eq!(port.drops.total(), 0, "{port:?}");
     }
 }
@@ -178,13 +183,18 @@ fn a_container_that_takes_nothing_harms_nobody() {
 
     // A socket that nobody reads, and a reader of TCP that stops.
     let listener = stopped.namespace.listen(any(stopped.v4, 80));
-    let full = a.namespace.connect((stopped.v4, 80).into(), CONNECT).expect("a connect");
+    let full = a
+        .namespace
+        .connect((stopped.v4, 80).into(), CONNECT)
+        .expect("a connect");
     let (_unread, _) = listener.accept().expect("the connection");
     full.set_nonblocking(true).expect("a socket");
     let mut writer = &full;
-    wait_until("a full connection", SOON * 5, || match writer.write(&[0; 1 << 16]) {
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
-        other => Err(format!("{other:?}")),
+    wait_until("a full connection", SOON * 5, || {
+        match writer.write(&[0; 1 << 16]) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     });
     let flooding = thread::spawn({
         let (from, to) = (a.namespace.clone(), (stopped.v4, 9).into());
@@ -215,7 +225,10 @@ fn a_container_that_takes_nothing_harms_nobody() {
     let after = network.of_port(stopped.port);
     let lost = |s: &PortStatistics| s.drops.get(DropReason::PortFull);
     assert!(lost(&after) > lost(&before), "{after:?}");
-    assert!(lost(&after) - lost(&before) <= sent + 100, "{sent} {after:?}");
+    assert!(
+        lost(&after) - lost(&before) <= sent + 100,
+        "{sent} {after:?}"
+    );
     assert_eq!(lost(&network.of_port(b.port)), 0);
     stopped.namespace.ip("link set eth0 up");
     ping(&b.namespace, stopped.v4, 56);
@@ -243,9 +256,14 @@ fn a_container_leaves_while_others_talk() {
     for round in 0..3 {
         let leaver = network.join(7);
         assert_eq!(network.statistics().ports.len(), 3);
-        let out = leaver.namespace.connect(far_at, CONNECT).expect("a way out");
+        let out = leaver
+            .namespace
+            .connect(far_at, CONNECT)
+            .expect("a way out");
         let (mut peer, _) = far.accept().expect("its connection");
-        let remote = lab.remote.udp(SocketAddr::new(REMOTE_V4.into(), 0), CONNECT);
+        let remote = lab
+            .remote
+            .udp(SocketAddr::new(REMOTE_V4.into(), 0), CONNECT);
         let datagram = leaver.namespace.udp(any(leaver.v4, 0), CONNECT);
         let to = remote.local_addr().expect("it is bound");
         datagram.send_to(b"a mapping", to).expect("a datagram");
@@ -269,7 +287,10 @@ fn a_container_leaves_while_others_talk() {
             leaver.namespace.ip("link del eth0");
             let reason = network.runtime.block_on(leaver.end);
             assert!(reason.starts_with("the TAP is gone: "), "{reason}");
-            assert_eq!(network.remove(leaver.port), Err(PortError::Unknown(leaver.port)));
+            assert_eq!(
+                network.remove(leaver.port),
+                Err(PortError::Unknown(leaver.port))
+            );
         } else {
             assert_eq!(network.remove(leaver.port), Ok(()));
             assert_eq!(network.runtime.block_on(leaver.end), "removed");
@@ -277,12 +298,19 @@ fn a_container_leaves_while_others_talk() {
         peer.set_read_timeout(Some(SOON)).expect("a socket");
         let error = peer.read(&mut [0]).expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        let refused = lab.host.connect(publish.host, CONNECT).expect_err("a closed port");
+        let refused = lab
+            .host
+            .connect(publish.host, CONNECT)
+            .expect_err("a closed port");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         echo(&mut stream, b"undisturbed").expect("an echo");
         bulk.join().expect("a flood");
         let statistics = network.statistics();
-        assert_eq!((statistics.ports.len(), statistics.flows), (2, 0), "{statistics:?}");
+        assert_eq!(
+            (statistics.ports.len(), statistics.flows),
+            (2, 0),
+            "{statistics:?}"
+        );
         drop((out, peer, remote, datagram, leaver.namespace));
         wait_until("descriptors are given back", SOON, || match descriptors() {
             now if now <= resting => Ok(()),

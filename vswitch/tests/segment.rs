@@ -27,7 +27,11 @@ impl Plan {
     /// The plain frame, as the oracle writes it.
     fn frame(&self) -> Vec<u8> {
         let link = PacketBuilder::ethernet2(MAC_A.0, MAC_B.0);
-        let number = if self.tcp { IpNumber::TCP } else { IpNumber::UDP };
+        let number = if self.tcp {
+            IpNumber::TCP
+        } else {
+            IpNumber::UDP
+        };
         let ip = if self.v4 {
             let mut header = Ipv4Header::new(0, 64, number, A4.octets(), B4.octets()).unwrap();
             header.identification = self.id;
