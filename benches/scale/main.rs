@@ -40,11 +40,27 @@ const TCP: [Step<TcpFlows>; 5] = [
     ("tcp_open_and_reset", TcpFlows::open_and_reset, 3),
 ];
 
+const TCP_V6: [Step<TcpFlows>; 3] = [
+    ("tcp_data_out_v6", TcpFlows::data_out, 1),
+    ("tcp_ack_v6", TcpFlows::pure_ack, 1),
+    ("tcp_data_in_v6", TcpFlows::data_in, 1),
+];
+
 const UDP: [Step<Mappings>; 4] = [
     ("udp_small_out", Mappings::small_out, 1),
     ("udp_small_in", Mappings::small_in, 0),
     ("udp_super_out", Mappings::super_out, 1),
     ("udp_super_in", Mappings::super_in, 0),
+];
+
+const UDP_V6: [Step<Mappings>; 2] = [
+    ("udp_small_out_v6", Mappings::small_out, 1),
+    ("udp_small_in_v6", Mappings::small_in, 0),
+];
+
+const PING: [Step<Mappings>; 2] = [
+    ("ping_out", Mappings::small_out, 1),
+    ("ping_in", Mappings::small_in, 0),
 ];
 
 /// Processor time of this thread, in nanoseconds: what others on the machine take is not in it.
@@ -224,17 +240,28 @@ fn main() {
     memories(&sizes[sizes.len() / 2..]);
     idle(&sizes[sizes.len() / 2..]);
 
-    let mut flows: Vec<_> = sizes.iter().map(|&n| TcpFlows::new(n)).collect();
     heading("ns a packet", sizes);
-    let overhead = in_turns(&mut flows, TcpFlows::nothing);
-    print!("{:20}", "(harness)");
-    overhead.iter().for_each(|t| print!("{t:10.1}"));
-    println!();
-    table(sizes, &mut flows, &TCP, &overhead);
-    drop(flows);
-    let mut mappings: Vec<_> = sizes.iter().map(|&n| Mappings::new(Kind::Udp, n)).collect();
-    table(sizes, &mut mappings, &UDP, &overhead);
-    drop(mappings);
+    let tcp = |make: fn(usize) -> TcpFlows, steps| {
+        let mut flows: Vec<_> = sizes.iter().map(|&n| make(n)).collect();
+        let overhead = in_turns(&mut flows, TcpFlows::nothing);
+        print!("{:20}", "(harness)");
+        overhead.iter().for_each(|t| print!("{t:10.1}"));
+        println!();
+        table(sizes, &mut flows, steps, &overhead);
+        flows.iter().for_each(|f| f.world.assert_no_drops());
+        overhead
+    };
+    let overhead = tcp(TcpFlows::new, &TCP);
+    let overhead_v6 = tcp(TcpFlows::new_v6, &TCP_V6);
+    for (kind, steps, overhead) in [
+        (Kind::Udp, &UDP[..], &overhead),
+        (Kind::UdpV6, &UDP_V6, &overhead_v6),
+        (Kind::Ping, &PING, &overhead),
+    ] {
+        let mut mappings: Vec<_> = sizes.iter().map(|&n| Mappings::new(kind, n)).collect();
+        table(sizes, &mut mappings, steps, overhead);
+        mappings.iter().for_each(|m| m.world.assert_no_drops());
+    }
 
     let ports: &[usize] = if quick {
         &[1, 64]

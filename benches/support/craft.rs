@@ -1,7 +1,7 @@
 //! Frames as a container's kernel writes them to a TAP with virtio-net headers: transport checksums
 //! left open (NEEDS_CSUM), bulk in super-frames.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_vswitch::arp::OP_REQUEST;
 use cnet_vswitch::frame::{
@@ -18,6 +18,8 @@ pub const MTU: usize = 1500;
 pub const MSS: usize = MTU - 40;
 /// Payload of the largest TCP super-frame: whole segments, as Linux makes them.
 pub const SUPER_PAYLOAD: usize = 44 * MSS;
+/// The same over IPv6.
+pub const SUPER_PAYLOAD_V6: usize = 44 * (MSS - 20);
 /// Bytes of each datagram of a UDP super-frame, and how many there are.
 pub const DATAGRAM: usize = 1400;
 pub const DATAGRAMS: usize = 40;
@@ -35,11 +37,22 @@ const IP: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN;
 /// Where the transport header stands behind an IPv4 header.
 const L4: usize = IP + 20;
 
+/// Whether `frame` is IPv6.
+pub fn is_v6(frame: &[u8]) -> bool {
+    frame[IP] >> 4 == 6
+}
+
+/// Where the transport header of `frame` stands.
+pub fn l4(frame: &[u8]) -> usize {
+    if is_v6(frame) { IP + 40 } else { L4 }
+}
+
 /// The station behind switch port `n`.
 #[derive(Clone, Copy, Debug)]
 pub struct Station {
     pub mac: MacAddr,
     pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
 }
 
 /// The station of switch port `n`, which is at least 1.
@@ -48,11 +61,12 @@ pub fn station(n: u32) -> Station {
     Station {
         mac: MacAddr([2, 0, 0, a, b, c]),
         v4: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 0)) + n),
+        v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 1, (n >> 16) as u16, n as u16),
     }
 }
 
 /// A frame that is made once and sent again and again with other ports, addresses and sequence
-/// numbers. IPv4 only, but for what [`ip_frame`] makes.
+/// numbers.
 #[derive(Clone, Debug)]
 pub struct Template(Vec<u8>);
 
@@ -65,22 +79,32 @@ impl Template {
         self.0[at..at + 2].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// Sets both ends; the MAC source goes with the station.
-    pub fn set_ends(&mut self, from: &Station, src: u16, to: Ipv4Addr, dst: u16) {
+    /// Sets both ends; the MAC source goes with the station. `to` is of the frame's family.
+    pub fn set_ends(&mut self, from: &Station, src: u16, to: impl Into<IpAddr>, dst: u16) {
         self.0[VNET_HDR_LEN + 6..VNET_HDR_LEN + 12].copy_from_slice(&from.mac.0);
-        self.0[IP + 12..IP + 16].copy_from_slice(&from.v4.octets());
-        self.0[IP + 16..IP + 20].copy_from_slice(&to.octets());
-        self.put16(IP + 10, 0);
-        let sum = checksum::finish(0, &self.0[IP..L4]);
-        self.put16(IP + 10, sum);
-        self.put16(L4, src);
-        self.put16(L4 + 2, dst);
+        let l4 = l4(&self.0);
+        match to.into() {
+            IpAddr::V4(to) => {
+                self.0[IP + 12..IP + 16].copy_from_slice(&from.v4.octets());
+                self.0[IP + 16..IP + 20].copy_from_slice(&to.octets());
+                self.put16(IP + 10, 0);
+                let sum = checksum::finish(0, &self.0[IP..L4]);
+                self.put16(IP + 10, sum);
+            }
+            IpAddr::V6(to) => {
+                self.0[IP + 8..IP + 24].copy_from_slice(&from.v6.octets());
+                self.0[IP + 24..IP + 40].copy_from_slice(&to.octets());
+            }
+        }
+        self.put16(l4, src);
+        self.put16(l4 + 2, dst);
     }
 
     /// Sets TCP's numbers.
     pub fn set_tcp(&mut self, seq: u32, ack: u32) {
-        self.0[L4 + 4..L4 + 8].copy_from_slice(&seq.to_be_bytes());
-        self.0[L4 + 8..L4 + 12].copy_from_slice(&ack.to_be_bytes());
+        let l4 = l4(&self.0);
+        self.0[l4 + 4..l4 + 8].copy_from_slice(&seq.to_be_bytes());
+        self.0[l4 + 8..l4 + 12].copy_from_slice(&ack.to_be_bytes());
     }
 
     /// Sets who asks in an ARP request.
@@ -214,7 +238,7 @@ pub fn tcp_data() -> Template {
 
 /// The same over IPv6.
 pub fn tcp_data_v6() -> Template {
-    tcp(v6_ends(), ACK, &[], 44 * (MSS - 20))
+    tcp(v6_ends(), ACK, &[], SUPER_PAYLOAD_V6)
 }
 
 /// An acknowledgement without data.
@@ -222,12 +246,26 @@ pub fn tcp_ack() -> Template {
     tcp(v4_ends(), ACK, &[], 0)
 }
 
+/// The same over IPv6.
+pub fn tcp_ack_v6() -> Template {
+    tcp(v6_ends(), ACK, &[], 0)
+}
+
 /// A SYN with the options of Linux: MSS, SACK permitted, timestamps, window scale 7.
 pub fn tcp_syn() -> Template {
+    syn(v4_ends())
+}
+
+/// The same over IPv6.
+pub fn tcp_syn_v6() -> Template {
+    syn(v6_ends())
+}
+
+fn syn(ends: (SocketAddr, SocketAddr)) -> Template {
     let mut options = vec![2, 4];
     options.extend_from_slice(&(MSS as u16).to_be_bytes());
     options.extend_from_slice(&[4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7]);
-    tcp(v4_ends(), SYN, &options, 0)
+    tcp(ends, SYN, &options, 0)
 }
 
 /// A reset.
@@ -235,8 +273,17 @@ pub fn tcp_rst() -> Template {
     tcp(v4_ends(), RST, &[], 0)
 }
 
+/// The same over IPv6.
+pub fn tcp_rst_v6() -> Template {
+    tcp(v6_ends(), RST, &[], 0)
+}
+
 fn udp(to: (MacAddr, SocketAddr), payload: usize, segment: Option<usize>) -> Template {
-    let from = v4_ends().0;
+    let from = if to.1.is_ipv6() {
+        v6_ends().0
+    } else {
+        v4_ends().0
+    };
     let mut l4 = Vec::new();
     l4.extend_from_slice(&from.port().to_be_bytes());
     l4.extend_from_slice(&to.1.port().to_be_bytes());
@@ -252,10 +299,21 @@ pub fn udp_small() -> Template {
     udp((GATEWAY_MAC, v4_ends().1), 64, None)
 }
 
+/// The same over IPv6.
+pub fn udp_small_v6() -> Template {
+    udp((GATEWAY_MAC, v6_ends().1), 64, None)
+}
+
 /// A super-frame of [`DATAGRAMS`] datagrams.
 pub fn udp_super() -> Template {
     let segment = Some(DATAGRAM);
     udp((GATEWAY_MAC, v4_ends().1), DATAGRAM * DATAGRAMS, segment)
+}
+
+/// The same over IPv6.
+pub fn udp_super_v6() -> Template {
+    let segment = Some(DATAGRAM);
+    udp((GATEWAY_MAC, v6_ends().1), DATAGRAM * DATAGRAMS, segment)
 }
 
 /// A datagram to everybody on the link, and to no service of the gateway.

@@ -50,10 +50,14 @@ pub struct NullHosts {
     last: usize,
     /// Bytes that the next peek finds; the one after it finds nothing.
     pub arrived: usize,
+    /// Bytes that the sockets still take.
+    pub room: usize,
     /// What the next receive finds.
     pub datagram: Option<Received>,
     /// Written to the start of what is received, so that it is an echo reply.
     pub icmp_type: Option<u8>,
+    /// Times that a socket took nothing.
+    pub refusals: u64,
     /// Bytes taken from containers over TCP.
     pub sent: u64,
     /// Bytes discarded.
@@ -71,6 +75,8 @@ impl NullHosts {
             free: Vec::with_capacity(1024),
             last: 0,
             arrived: 0,
+            room: usize::MAX,
+            refusals: 0,
             datagram: None,
             icmp_type: None,
             sent: 0,
@@ -118,8 +124,14 @@ impl HostSockets for NullHosts {
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Result<usize, HostError> {
         black_box((socket, data));
-        self.sent += data.len() as u64;
-        Ok(data.len())
+        let n = data.len().min(self.room);
+        if n == 0 {
+            self.refusals += 1;
+            return Err(HostError::WouldBlock);
+        }
+        self.room -= n;
+        self.sent += n as u64;
+        Ok(n)
     }
 
     fn tcp_peek(

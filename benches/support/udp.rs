@@ -3,20 +3,23 @@
 //! A container's address has no more than 65,535 ports, so a million mappings need several
 //! containers: always [`CONTAINERS`], that only the number of mappings differs.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_nat::host::{Received, Token};
+use cnet_nat::host::{Received, SocketId, Token, TokenKind};
 
 use super::craft::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
+use super::null::NullHosts;
 use super::rng::Rng;
-use super::world::{READABLE, World};
+use super::world::{Inbox, Outbox, READABLE, World};
 
 /// Containers that share the mappings.
 pub const CONTAINERS: u32 = 20;
 const FIRST_PORT: u16 = 10_000;
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const REMOTE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 const REMOTE_PORT: u16 = 443;
-/// Type of an echo reply.
+/// Types of echo messages.
+const ECHO_REQUEST: u16 = 8;
 const ECHO_REPLY: u8 = 0;
 /// Bytes of an echo message and its header.
 const ECHO_LEN: usize = 64;
@@ -30,7 +33,26 @@ struct Peer {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Udp,
+    UdpV6,
     Ping,
+}
+
+impl Kind {
+    /// A small packet, and a super-frame.
+    fn templates(self) -> (Template, Template) {
+        match self {
+            Kind::Udp => (craft::udp_small(), craft::udp_super()),
+            Kind::UdpV6 => (craft::udp_small_v6(), craft::udp_super_v6()),
+            Kind::Ping => (craft::ping(), craft::udp_super()),
+        }
+    }
+
+    fn remote(self) -> IpAddr {
+        match self {
+            Kind::Udp | Kind::Ping => REMOTE.into(),
+            Kind::UdpV6 => REMOTE_V6.into(),
+        }
+    }
 }
 
 /// A network with mappings.
@@ -41,8 +63,9 @@ pub struct Mappings {
     stations: Vec<Station>,
     peers: Vec<Peer>,
     at: usize,
-    small: Template,
-    large: Template,
+    small: Outbox,
+    large: Outbox,
+    inbox: Inbox,
 }
 
 impl Mappings {
@@ -56,6 +79,7 @@ impl Mappings {
     /// The containers before they have sent anything.
     pub fn unopened(kind: Kind, count: usize) -> Mappings {
         let containers = CONTAINERS.min(count as u32);
+        let (small, large) = kind.templates();
         let peers = (0..count as u32).map(|number| Peer {
             number,
             token: Token::new(cnet_nat::host::TokenKind::Udp, 0, 0),
@@ -67,18 +91,20 @@ impl Mappings {
             stations: (0..=containers).map(station).collect(),
             peers: peers.collect(),
             at: 0,
-            small: match kind {
-                Kind::Udp => craft::udp_small(),
-                Kind::Ping => craft::ping(),
-            },
-            large: craft::udp_super(),
+            small: Outbox::new(&small),
+            large: Outbox::new(&large),
+            inbox: Inbox::new(),
         }
     }
 
     /// Opens all mappings and puts them into random order.
     pub fn open_all(&mut self) {
+        let (mut opening, _) = self.kind.templates();
         for i in 0..self.peers.len() {
-            self.small_from(i);
+            let peer = &self.peers[i];
+            let container = peer.container(self.containers);
+            peer.write(self.kind, self.containers, &self.stations, &mut opening);
+            self.world.frame(container, opening.bytes());
             let socket = self.world.hosts.last_opened();
             self.peers[i].token = self.world.hosts.tokens[socket];
         }
@@ -98,48 +124,41 @@ impl Mappings {
         at
     }
 
-    fn small_from(&mut self, i: usize) {
-        let number = self.peers[i].number;
-        let (container, port) = (1 + number % self.containers, number / self.containers);
-        let port = FIRST_PORT + port as u16;
-        let from = &self.stations[container as usize];
-        match self.kind {
-            Kind::Udp => self.small.set_ends(from, port, REMOTE, REMOTE_PORT),
-            Kind::Ping => {
-                self.small.set_ends(from, 8 << 8, REMOTE, 0);
-                self.small.set_echo_id(port);
-            }
-        }
-        self.world.frame(container, self.small.bytes());
-    }
-
     /// The next mapping's container sends a small datagram, or an echo request.
     pub fn small_out(&mut self) {
         let i = self.next();
-        self.small_from(i);
+        let peer = &self.peers[i];
+        let container = peer.container(self.containers);
+        let frame = self.small.next(container);
+        peer.write(self.kind, self.containers, &self.stations, frame);
+        self.small.send(&mut self.world);
     }
 
     /// The next mapping's container sends a super-frame.
     pub fn super_out(&mut self) {
         let i = self.next();
-        let number = self.peers[i].number;
-        let (container, port) = (1 + number % self.containers, number / self.containers);
-        let from = &self.stations[container as usize];
-        self.large
-            .set_ends(from, FIRST_PORT + port as u16, REMOTE, REMOTE_PORT);
-        self.world.frame(container, self.large.bytes());
+        let peer = &self.peers[i];
+        let container = peer.container(self.containers);
+        let frame = self.large.next(container);
+        peer.write(self.kind, self.containers, &self.stations, frame);
+        self.large.send(&mut self.world);
     }
 
     fn receive(&mut self, len: usize, segment: Option<u16>) {
         let i = self.next();
-        self.world.hosts.icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
-        self.world.hosts.datagram = Some(Received {
-            len,
-            from: SocketAddr::from((REMOTE, REMOTE_PORT)),
-            segment,
-            tos: 0,
-        });
-        self.world.event(self.peers[i].token, READABLE);
+        let from = SocketAddr::new(self.kind.remote(), REMOTE_PORT);
+        let icmp_type = (self.kind == Kind::Ping).then_some(ECHO_REPLY);
+        let arrive = |hosts: &mut NullHosts| {
+            hosts.icmp_type = icmp_type;
+            hosts.datagram = Some(Received {
+                len,
+                from,
+                segment,
+                tos: 0,
+            });
+        };
+        self.inbox
+            .receive(self.peers[i].token, &mut self.world, arrive);
     }
 
     /// The next mapping's socket has a small datagram, or an echo reply.
@@ -150,5 +169,87 @@ impl Mappings {
     /// The next mapping's socket has many datagrams of one size.
     pub fn super_in(&mut self) {
         self.receive(DATAGRAM * DATAGRAMS, Some(DATAGRAM as u16));
+    }
+}
+
+impl Peer {
+    fn container(&self, containers: u32) -> u32 {
+        1 + self.number % containers
+    }
+
+    /// Makes `frame` one of this mapping's.
+    fn write(&self, kind: Kind, containers: u32, stations: &[Station], frame: &mut Template) {
+        let from = &stations[self.container(containers) as usize];
+        let port = FIRST_PORT + (self.number / containers) as u16;
+        match kind {
+            Kind::Udp | Kind::UdpV6 => frame.set_ends(from, port, kind.remote(), REMOTE_PORT),
+            Kind::Ping => {
+                // Where UDP has its ports, ICMP has its type and checksum.
+                frame.set_ends(from, ECHO_REQUEST << 8, REMOTE, 0);
+                frame.set_echo_id(port);
+            }
+        }
+    }
+}
+
+/// A published UDP port of one container, with clients that are visited in turn.
+pub struct Published {
+    pub world: World,
+    token: Token,
+    clients: u16,
+    at: u16,
+    answer: Template,
+}
+
+impl Published {
+    /// All `clients` have spoken once.
+    pub fn new(clients: u16) -> Published {
+        let mut world = World::new(1, 1);
+        let token = Token::new(TokenKind::Forward, 0, 1);
+        let guest = SocketAddr::from((station(1).v4, FIRST_PORT));
+        world.hosts.tokens.push(token);
+        world
+            .router
+            .publish_udp(token, SocketId(0), guest)
+            .expect("the first published port");
+        // The container is known by its first packet.
+        let mut hello = craft::arp(craft::GATEWAY_V4);
+        hello.set_arp_sender(&station(1));
+        world.frame(1, hello.bytes());
+        let mut published = Published {
+            world,
+            token,
+            clients,
+            at: 0,
+            answer: craft::udp_small(),
+        };
+        for _ in 0..clients {
+            published.ask();
+            published.turn_to_next();
+        }
+        published
+    }
+
+    fn turn_to_next(&mut self) {
+        self.at = (self.at + 1) % self.clients;
+    }
+
+    fn ask(&mut self) {
+        self.world.hosts.datagram = Some(Received {
+            len: ECHO_LEN,
+            from: SocketAddr::from((REMOTE, FIRST_PORT + self.at)),
+            segment: None,
+            tos: 0,
+        });
+        self.world.event(self.token, READABLE);
+    }
+
+    /// The next client asks, and the container answers.
+    pub fn ask_and_answer(&mut self) {
+        self.ask();
+        self.answer
+            .set_ends(&station(1), FIRST_PORT, REMOTE, FIRST_PORT + self.at);
+        self.world.frame(1, self.answer.bytes());
+        self.turn_to_next();
     }
 }

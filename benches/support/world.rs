@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
-use cnet_nat::host::{Readiness, Token};
+use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::policy::Policy;
 use cnet_nat::router::{Router, RouterConfig};
@@ -13,11 +13,11 @@ use cnet_nat::tcp::TcpConfig;
 use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{PortConfig, PortId};
 
-use super::craft::{GATEWAY_MAC, GATEWAY_V4, MTU};
+use super::craft::{GATEWAY_MAC, GATEWAY_V4, MTU, Template};
 use super::null::{NullHosts, NullSink};
 
 /// Frames between two ends of a batch; the shell's worker reads as many.
-const BATCH: u32 = 8;
+pub const BATCH: usize = 8;
 /// How much time a frame takes on the virtual clock: a million frames a second.
 const FRAME_TIME: Duration = Duration::from_micros(1);
 
@@ -35,6 +35,75 @@ pub const WRITABLE: Readiness = Readiness {
     read_closed: false,
     error: false,
 };
+
+/// Frames on their way into the next batch.
+pub struct Outbox {
+    frames: [(u32, Template); BATCH],
+    filled: usize,
+}
+
+impl Outbox {
+    /// All of them like `template`.
+    pub fn new(template: &Template) -> Outbox {
+        Outbox {
+            frames: std::array::from_fn(|_| (1, template.clone())),
+            filled: 0,
+        }
+    }
+
+    /// The next frame of the batch, from the container at `port`, to be filled in.
+    pub fn next(&mut self, port: u32) -> &mut Template {
+        let next = &mut self.frames[self.filled];
+        self.filled += 1;
+        next.0 = port;
+        &mut next.1
+    }
+
+    /// Sends the batch if it is complete.
+    pub fn send(&mut self, world: &mut World) {
+        if self.filled == BATCH {
+            self.filled = 0;
+            world.frames(&self.frames);
+        }
+    }
+}
+
+/// Sockets on their way into the next round of events.
+pub struct Inbox {
+    tokens: [Token; BATCH],
+    filled: usize,
+}
+
+impl Inbox {
+    pub fn new() -> Inbox {
+        Inbox {
+            tokens: [Token::new(TokenKind::Shell, 0, 0); BATCH],
+            filled: 0,
+        }
+    }
+
+    /// A socket has become readable. If it is the last of a round, the round is handled, `fill`
+    /// telling the host before each event what has arrived; returns whether it was.
+    pub fn receive(
+        &mut self,
+        token: Token,
+        world: &mut World,
+        fill: impl Fn(&mut NullHosts),
+    ) -> bool {
+        self.tokens[self.filled] = token;
+        self.filled += 1;
+        if self.filled < BATCH {
+            return false;
+        }
+        self.filled = 0;
+        world.router.look_ahead(self.tokens.iter().copied());
+        for token in self.tokens {
+            fill(&mut world.hosts);
+            world.event(token, READABLE);
+        }
+        true
+    }
+}
 
 /// A network.
 pub struct World {
@@ -126,9 +195,17 @@ impl World {
     pub fn frame(&mut self, port: u32, bytes: &[u8]) {
         self.with_io(|r, now, io| r.handle_frame(now, id(port), bytes, io));
         self.in_batch += 1;
-        if self.in_batch == BATCH {
+        if self.in_batch == BATCH as u32 {
             self.end_batch();
         }
+    }
+
+    /// A whole batch of frames, each from a container of its own.
+    pub fn frames(&mut self, frames: &[(u32, Template); BATCH]) {
+        let frames: [_; BATCH] = std::array::from_fn(|i| (id(frames[i].0), frames[i].1.bytes()));
+        self.with_io(|r, now, io| r.handle_frames(now, &frames, io));
+        self.in_batch += BATCH as u32;
+        self.end_batch();
     }
 
     /// An event of a host socket.

@@ -26,6 +26,8 @@ pub enum TokenKind {
     Forward = 4,
     /// Not the core's: the shell numbers these itself.
     Shell = 5,
+    /// Not the core's: a connection that the shell splices, or what supplies sockets to those.
+    Splice = 6,
 }
 
 /// Names a flow (index and generation) and the kind of its socket in 64 bits, which is what epoll
@@ -51,7 +53,7 @@ impl Token {
     pub const fn from_bits(bits: u64) -> Option<Token> {
         let t = Token(bits);
         match t.kind_byte() {
-            1..=5 => Some(t),
+            1..=6 => Some(t),
             _ => None,
         }
     }
@@ -67,7 +69,8 @@ impl Token {
             2 => TokenKind::Udp,
             3 => TokenKind::Ping,
             4 => TokenKind::Forward,
-            _ => TokenKind::Shell,
+            5 => TokenKind::Shell,
+            _ => TokenKind::Splice,
         }
     }
 

@@ -18,8 +18,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
-use cnet_vswitch::port::{PortConfig, PortCounters};
-use cnet_vswitch::switch::{AddPortError, Switch, SwitchConfig, Verdict};
+use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
@@ -28,16 +27,19 @@ use crate::datagram::{
     DatagramConfig, Expired, PingEngine, PublishError, Quote, Reassembly, SocketOutcome, UdpEngine,
 };
 use crate::flow::Handle;
-use crate::gateway::{DnsQuery, Gateway, GatewayConfig, Lease, QueryId};
+use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::link::{Io, Link};
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 
+mod look_ahead;
 mod neighbours;
+mod ports;
 
 use neighbours::{Neighbours, link_to};
+pub use ports::PortFlows;
 
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
@@ -55,17 +57,6 @@ pub struct RouterConfig {
     pub tcp: TcpConfig,
     /// UDP and ICMP mappings.
     pub datagram: DatagramConfig,
-}
-
-/// What one port has in the tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PortFlows {
-    /// TCP flows.
-    pub tcp: usize,
-    /// UDP mappings.
-    pub udp: usize,
-    /// ICMP echo mappings.
-    pub ping: usize,
 }
 
 /// The pure core of one network.
@@ -148,21 +139,6 @@ impl Router {
         all
     }
 
-    /// What came in from `port`, and what of it was dropped. Of what went out only the frames of
-    /// other ports are counted: whoever implements [`FrameSink`] sees them all.
-    pub fn port_counters(&self, port: PortId) -> Option<&PortCounters> {
-        self.switch.counters(port)
-    }
-
-    /// What `port` has in the tables.
-    pub fn port_flows(&self, port: PortId) -> PortFlows {
-        PortFlows {
-            tcp: self.tcp.held(port),
-            udp: self.udp.held(port),
-            ping: self.ping.held(port),
-        }
-    }
-
     /// TCP flows, UDP mappings and ICMP mappings in their tables.
     pub fn flows(&self) -> usize {
         self.tcp.len() + self.udp.len() + self.ping.len()
@@ -178,46 +154,6 @@ impl Router {
         self.ping.take_unavailable()
     }
 
-    /// A container is plugged in at `port`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Switch::add_port`].
-    pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
-        self.switch.add_port(port, config)?;
-        self.gateway.add_port(port);
-        self.neighbours.forget_told();
-        Ok(())
-    }
-
-    /// Adds a fixed lease. Whoever else used its addresses loses them.
-    pub fn add_lease(&mut self, lease: Lease) {
-        self.gateway.add_lease(lease);
-        self.neighbours.forget_told();
-    }
-
-    /// The container at `port` is gone. Its connections are reset towards the host, its mappings
-    /// closed, its leases and addresses free again; clients of published ports that it had are
-    /// forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns what
-    /// the switch counted there; `None` if there is no such port.
-    ///
-    /// Published ports themselves stay, as they lead to an address and not to a port.
-    pub fn remove_port<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        io: &mut Io<'_, S, H>,
-    ) -> Option<PortCounters> {
-        let counters = self.switch.remove_port(port)?;
-        self.tcp.remove_port(now, port, io);
-        self.udp.remove_port(port, io.hosts);
-        self.ping.remove_port(port, io.hosts);
-        self.reassembly.remove_port(port);
-        self.gateway.remove_port(port);
-        self.neighbours.forget_told();
-        Some(counters)
-    }
-
     // ---- frames ----
 
     /// A frame from a container, virtio-net header first.
@@ -228,7 +164,19 @@ impl Router {
         bytes: &[u8],
         io: &mut Io<'_, S, H>,
     ) {
-        let outcome = match Frame::parse(bytes, self.mtu) {
+        let parsed = Frame::parse(bytes, self.mtu);
+        self.handle_parsed(now, port, bytes, parsed, io);
+    }
+
+    fn handle_parsed<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        bytes: &[u8],
+        parsed: Result<Frame<'_>, DropReason>,
+        io: &mut Io<'_, S, H>,
+    ) {
+        let outcome = match parsed {
             Ok(frame) => self.switch_frame(now, port, bytes, &frame, io),
             Err(reason) => {
                 let len = bytes.len().saturating_sub(VNET_HDR_LEN);
@@ -506,7 +454,7 @@ impl Router {
                     self.solicit(now, guest, io);
                 }
             }
-            TokenKind::Shell => {}
+            TokenKind::Shell | TokenKind::Splice => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::Context;
+use cnet_tap::Supplier;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
@@ -20,10 +21,12 @@ mod batch;
 mod config;
 mod descriptors;
 mod forwards;
+mod frames;
 mod plan;
 mod ports;
 pub mod sockets;
 mod spin;
+mod splice;
 mod statistics;
 mod worker;
 
@@ -34,6 +37,7 @@ pub use config::{
 };
 pub use forwards::{ForwardId, Protocol, Publish, PublishError};
 pub use ports::{PortDevice, PortEnd, PortError};
+pub use splice::supplier;
 pub use statistics::{PortStatistics, Statistics};
 
 /// What [`Dataplane::ended`] and [`PortEnd`] say when the network was stopped.
@@ -51,6 +55,8 @@ pub(crate) enum Command {
     ),
     RemovePort(PortId, oneshot::Sender<Result<(), PortError>>),
     Statistics(oneshot::Sender<Statistics>),
+    Supply(PortId, Supplier),
+    Delivered(oneshot::Sender<()>),
     Publish(Publish, oneshot::Sender<Result<ForwardId, PublishError>>),
     Unpublish(ForwardId, oneshot::Sender<Result<(), PublishError>>),
     AnswerDns(QueryId, Vec<u8>),
@@ -109,6 +115,23 @@ impl Control {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Statistics(reply));
         answer.await.map_err(|_| PortError::Ended)
+    }
+
+    /// Has `supplier`, which stands in the network namespace of `port`'s container, make the sockets
+    /// to splice connections with that come to published TCP ports from the host's loopback. Without
+    /// a supplier, and when it ends, they go through the container's device as others do.
+    pub fn supply(&self, port: PortId, supplier: Supplier) {
+        self.send(Command::Supply(port, supplier));
+    }
+
+    /// Waits until all that containers have sent over spliced connections was passed on, the ends
+    /// of their streams included. Meant for when their processes have ended, so that there is an
+    /// end.
+    pub async fn delivered(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Delivered(reply));
+        // A network that has stopped has nothing more to pass on.
+        let _ = answer.await;
     }
 
     /// Opens a port of the host and forwards what comes there to the container.

@@ -271,6 +271,11 @@ impl Ports {
         })
     }
 
+    /// The fixed addresses of a port's container.
+    pub(super) fn addresses(&self, id: PortId) -> Option<Vec<IpAddr>> {
+        self.get(id).map(|plug| plug.addresses.clone())
+    }
+
     /// All ports and what was written to them.
     pub(super) fn written(&self) -> impl Iterator<Item = (PortId, Written)> {
         let numbered = (0..).map(PortId).zip(&self.slots);

@@ -41,17 +41,21 @@ pub struct Features {
 }
 
 impl Features {
-    /// Asks the running kernel. The environment variable `CNET_WITHOUT` names features to leave
-    /// alone (`peek_off`, `udp_gro`), so that tests walk the fallbacks.
+    /// Asks the running kernel. What [`allowed`] forbids is left alone: `peek_off`, `udp_gro`.
     pub fn detect() -> Features {
-        let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
-        let allowed = |name: &str| !without.split(',').any(|w| w == name);
         Features {
             peek_off_v4: allowed("peek_off") && sys::supports_peek_off_tcp(false),
             peek_off_v6: allowed("peek_off") && sys::supports_peek_off_tcp(true),
             udp_gro: allowed("udp_gro"),
         }
     }
+}
+
+/// Whether a feature may be used. The environment variable `CNET_WITHOUT` names those that may not,
+/// with commas between them, so that tests walk the fallbacks.
+pub(super) fn allowed(feature: &str) -> bool {
+    let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
+    !without.split(',').any(|name| name == feature)
 }
 
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! The worker: one thread, one epoll, everything that is done per packet.
 //!
 //! A round is: wait; act on every event of sockets and commands; give the ports that may be read
-//! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames with the router's end
-//! of batch after it, and a round has [`TURNS_A_ROUND`] turns, which go round among the ports
-//! ([`ports`](super::ports)): so neither sockets nor ports starve, however many ports are busy. A
-//! frame is read into one buffer, from which it goes on to another port or a socket, and those that
-//! the router makes are built in another: both stay in the cache.
+//! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames, fewer if they are large
+//! ([`LARGE_BATCH`]), with the router's end of batch after it, and a round has [`TURNS_A_ROUND`]
+//! turns, which go round among the ports ([`ports`](super::ports)): so neither sockets nor ports
+//! starve, however many ports are busy. Frames are read into one buffer ([`super::frames`]), from
+//! which they go on to another port or a socket, and those that the router makes are built in
+//! another: both stay in the cache.
 //!
 //! Devices are level triggered. One that fails ends its port, and no other.
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
-use cnet_nat::flow::Limits;
+use cnet_nat::flow::{LOOK_AHEAD, Limits};
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
@@ -27,22 +28,24 @@ use rustix::io::Errno;
 use tokio::sync::mpsc as async_mpsc;
 
 use super::forwards::Forward;
+use super::frames::{Frames, Next, SMALL};
 use super::ports::Ports;
 use super::sockets::{Features, HostTable};
 use super::spin::Spin;
+use super::splice::Splices;
 use super::{Command, DnsQuery, NetworkConfig};
 
 mod forwards;
 mod ports;
 
-/// Frames read from a port before what they caused is acknowledged.
-const BATCH: usize = 8;
+/// Frames read from a port before what they caused is acknowledged, and datagrams go on their way.
+const BATCH: usize = 64;
+/// Of them, frames of more than [`SMALL`] bytes.
+const LARGE_BATCH: usize = 8;
 /// Batches read before other events are looked at.
 const TURNS_A_ROUND: usize = 8;
 /// Events fetched at once.
 const EVENTS: usize = 128;
-/// Room that read frames have in front; none is needed to read.
-const READ_BUFFER_LEN: usize = FRAME_BUFFER_LEN;
 
 /// Do not wait.
 const NO_WAIT: Timespec = Timespec {
@@ -65,8 +68,9 @@ struct Worker {
     router: Router,
     hosts: HostTable,
     ports: Ports,
-    frame: Box<[u8]>,
+    frames: Frames,
     out: Box<[u8]>,
+    splices: Splices,
     forwards: Vec<Option<Forward>>,
     next_forward: u32,
     /// Listeners that had to stop accepting, and until when.
@@ -121,11 +125,12 @@ impl Worker {
         );
         let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu));
         Ok(Worker {
+            splices: Splices::new(Rc::clone(&epoll)),
             epoll,
             router,
             hosts,
             ports,
-            frame: vec![0; READ_BUFFER_LEN].into_boxed_slice(),
+            frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             forwards: Vec::new(),
             next_forward: 1,
@@ -152,7 +157,7 @@ impl Worker {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
-            let at_once = self.spin.is_on() || self.ports.has_turns();
+            let at_once = self.spin.is_on() || self.ports.has_turns() || self.splices.has_turns();
             let timeout = if at_once { Some(NO_WAIT) } else { timeout };
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
@@ -162,22 +167,27 @@ impl Worker {
             }
             let now = now();
             self.spin.waited(now, !events.is_empty());
-            for event in &events {
-                let Some(token) = Token::from_bits(event.data.u64()) else {
-                    continue;
-                };
-                let ready = readiness(event.flags);
-                match token.kind() {
-                    TokenKind::Shell if token.index() == WAKE => {
-                        if self.run_commands(now) {
-                            return Ok(());
+            for events in events.chunks(LOOK_AHEAD) {
+                self.router.look_ahead(events.iter().filter_map(token));
+                for event in events {
+                    let Some(token) = token(event) else {
+                        continue;
+                    };
+                    let ready = readiness(event.flags);
+                    match token.kind() {
+                        TokenKind::Shell if token.index() == WAKE => {
+                            if self.run_commands(now) {
+                                return Ok(());
+                            }
                         }
+                        TokenKind::Shell => self.ports.handle_event(token, event.flags),
+                        TokenKind::Forward => self.serve_forward(now, token, ready),
+                        TokenKind::Splice => self.splices.handle(token, event.flags),
+                        _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                     }
-                    TokenKind::Shell => self.ports.handle_event(token, event.flags),
-                    TokenKind::Forward => self.serve_forward(now, token, ready),
-                    _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
                 }
             }
+            self.serve_splices(now);
             self.serve_ports(now);
             self.act_on_time();
             self.pass_queries();
@@ -186,10 +196,12 @@ impl Worker {
 
     /// How long to wait for events: until the router's next deadline.
     fn timeout(&self) -> Option<Timespec> {
-        let due = [self.router.poll_timeout(), self.paused]
-            .into_iter()
-            .flatten()
-            .min()?;
+        let due = [
+            self.router.poll_timeout(),
+            self.paused,
+            self.splices.poll_timeout(),
+        ];
+        let due = due.into_iter().flatten().min()?;
         let wait = due.saturating_since(now());
         Some(Timespec {
             tv_sec: wait.as_secs() as i64,
@@ -224,26 +236,20 @@ impl Worker {
         }
     }
 
-    /// Reads up to [`BATCH`] frames of `port`, each sent on its way before the next is read.
+    /// Reads a batch of frames of `port`.
     fn read_batch(&mut self, now: Instant, port: PortId) -> Turn {
         let mut turn = Turn::More;
-        let Worker {
-            router,
-            hosts,
-            ports,
-            frame,
-            out,
-            ..
-        } = self;
-        for _ in 0..BATCH {
-            match ports.read(port, frame) {
-                Ok(n) => {
-                    let mut io = Io {
-                        sink: &mut *ports,
-                        hosts: &mut *hosts,
-                        buf: &mut *out,
-                    };
-                    router.handle_frame(now, port, &frame[..n], &mut io);
+        let gather = self.router.looks_ahead();
+        let (mut frames, mut large) = (0, 0);
+        while frames < BATCH && large < LARGE_BATCH {
+            let read = self
+                .frames
+                .read(port, gather, |buf| self.ports.read(port, buf));
+            match read {
+                Ok(Next::Read) => {}
+                Ok(Next::HandOn { last }) => {
+                    large += usize::from(last > SMALL);
+                    self.hand_on(now);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     turn = Turn::Drained;
@@ -255,15 +261,22 @@ impl Worker {
                     break;
                 }
             }
+            frames += 1;
         }
+        self.hand_on(now);
         // Where the frames only went from port to port, there is nothing to do here.
-        let mut io = Io {
-            sink: ports,
-            hosts,
-            buf: out,
-        };
-        router.end_batch(now, &mut io);
+        self.with_router(|r, io| r.end_batch(now, io));
         turn
+    }
+
+    /// Has the router handle the frames that were read.
+    fn hand_on(&mut self, now: Instant) {
+        let mut io = Io {
+            sink: &mut self.ports,
+            hosts: &mut self.hosts,
+            buf: &mut self.out,
+        };
+        self.frames.hand_on(now, &mut self.router, &mut io);
     }
 
     fn pass_queries(&mut self) {
@@ -293,6 +306,8 @@ impl Worker {
                 Command::Statistics(reply) => {
                     let _ = reply.send(self.statistics());
                 }
+                Command::Supply(port, supplier) => self.supply(port, supplier),
+                Command::Delivered(reply) => self.splices.tell_delivered(reply),
                 Command::Publish(publish, reply) => {
                     let _ = reply.send(self.publish(publish));
                 }
@@ -310,6 +325,10 @@ impl Worker {
         }
         false
     }
+}
+
+fn token(event: &epoll::Event) -> Option<Token> {
+    Token::from_bits(event.data.u64())
 }
 
 fn readiness(flags: epoll::EventFlags) -> Readiness {

@@ -5,6 +5,9 @@
 //! away under it. So the end waits until no socket of the namespace has anything left to send:
 //! the states between the FIN's sending and its acknowledgement (RFC 9293 section 3.3.2).
 //!
+//! A spliced connection ends inside the namespace, at a socket of ours: what that has taken is out
+//! when the network has passed it on ([`Control::delivered`]).
+//!
 //! The tables are `/proc/net/tcp` and `tcp6`, opened by the child in its namespace: an open one
 //! goes on telling of the namespace it was opened in, after all its processes are gone.
 
@@ -16,6 +19,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::supervise::Supervisor;
+use crate::dataplane::Control;
 
 /// How long a peer that takes nothing is waited for. A signal that asks for the end ends it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -68,13 +72,14 @@ fn has_unsent(line: &str) -> bool {
 }
 
 /// Waits until everything is out, the patience is over, or a signal asks us to end.
-pub(super) async fn wait(mut tables: TcpTables, supervisor: &mut Supervisor) {
+pub(super) async fn wait(mut tables: TcpTables, network: &Control, supervisor: &mut Supervisor) {
     let drained = async {
         let mut pause = FIRST_PAUSE;
         while tables.busy().unwrap_or(false) {
             sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
+        network.delivered().await;
     };
     let patience = match supervisor.hurried() {
         true => HURRIED_PATIENCE,

@@ -34,11 +34,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use cnet_tap::Tap;
+use cnet_tap::{Namespaces, Supplier, Tap};
 
 use crate::addresses::{IPV6_CONTAINER, Subnet, ipv6_plan};
 use crate::dataplane::{
-    Control, Dataplane, ForwardId, NetworkConfig, PortDevice, PortPlan, Protocol, Publish,
+    self, Control, Dataplane, ForwardId, NetworkConfig, PortDevice, PortPlan, Protocol, Publish,
     PublishError, STOPPED,
 };
 use crate::dns::resolv_conf::{self, ResolvConf};
@@ -134,18 +134,42 @@ fn bring_up(
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
     let (tap, tables) = child.receive()?;
+    let supplier = supplier(options, &child);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(attend(options, config, port, (tap, tables), child, signals))
+    runtime.block_on(attend(
+        options,
+        config,
+        port,
+        (tap, supplier, tables),
+        child,
+        signals,
+    ))
+}
+
+/// What makes the sockets for published ports, if there are any.
+fn supplier(options: &RunOptions, child: &Child) -> Option<Supplier> {
+    let tcp = |spec: &PublishSpec| spec.protocol == Protocol::Tcp;
+    if !options.publish.iter().any(tcp) {
+        return None;
+    }
+    // The child waits to be let go, so it is there, and still has the number.
+    match Namespaces::of_process(child.id().as_raw_pid()) {
+        Ok(namespaces) => dataplane::supplier(&namespaces),
+        Err(error) => {
+            tracing::warn!(%error, "connections from the host's loopback are not spliced");
+            None
+        }
+    }
 }
 
 async fn attend(
     options: &RunOptions,
     config: NetworkConfig,
     port: PortPlan,
-    (tap, tables): (Tap, TcpTables),
+    (tap, supplier, tables): (Tap, Option<Supplier>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
@@ -156,7 +180,10 @@ async fn attend(
     };
     let (dataplane, mut queries) = Dataplane::start(config)?;
     let control = dataplane.control();
-    let (_, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    if let Some(supplier) = supplier {
+        control.supply(id, supplier);
+    }
     let answers = control.clone();
     tokio::spawn(async move {
         while let Some(query) = queries.recv().await {
@@ -181,7 +208,7 @@ async fn attend(
     child.go()?;
     let code = supervisor.wait().await?;
     process::kill_all_children();
-    drain::wait(tables, &mut supervisor).await;
+    drain::wait(tables, &control, &mut supervisor).await;
     dataplane.stop()?;
     Ok(code)
 }

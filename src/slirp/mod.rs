@@ -30,12 +30,12 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::Tap;
+use cnet_tap::{Supplier, Tap};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::addresses::{IPV6_CONTAINER, ipv6_plan};
-use crate::dataplane::{Dataplane, NetworkConfig, PortDevice, PortPlan};
+use crate::dataplane::{self, Dataplane, NetworkConfig, PortDevice, PortPlan};
 use crate::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
 use crate::inherited;
 use crate::logging::report;
@@ -113,6 +113,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let (config, port) = network(options);
     let interface = options.configure.then(|| config.interface(&port));
     let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, 1, interface.as_ref())?;
+    // Only the API publishes ports.
+    let published = options.api_socket.is_some();
+    let supplier = published
+        .then(|| dataplane::supplier(&namespaces))
+        .flatten();
     drop(namespaces);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -121,7 +126,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     runtime.block_on(serve(
         options,
         (config, port),
-        tap,
+        (tap, supplier),
         target,
         exit_fd,
         ready_fd,
@@ -159,7 +164,7 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
 async fn serve(
     options: &Options,
     (config, port): (NetworkConfig, PortPlan),
-    tap: Tap,
+    (tap, supplier): (Tap, Option<Supplier>),
     target: Target,
     exit_fd: Option<OwnedFd>,
     ready_fd: Option<OwnedFd>,
@@ -174,7 +179,10 @@ async fn serve(
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
     let (dataplane, mut queries) = Dataplane::start(config)?;
     let control = dataplane.control();
-    let (_, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    if let Some(supplier) = supplier {
+        control.supply(id, supplier);
+    }
     let answers = control.clone();
     tokio::spawn(async move {
         while let Some(query) = queries.recv().await {

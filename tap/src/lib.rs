@@ -15,6 +15,7 @@
 //!   namespace.
 //! - [`namespace`]: namespaces pinned by descriptor, entering them, and doing work inside one from
 //!   a helper process that hands descriptors back.
+//! - [`supplier`]: a process inside a network namespace that hands out TCP sockets made there.
 //! - [`watch`]: noticing that a process or a bind-mounted namespace is gone.
 //! - [`sockets`]: peeking and discarding TCP data, UDP segmentation, the socket error queue,
 //!   `TCP_INFO`, ping sockets.
@@ -31,9 +32,11 @@ pub mod error;
 pub mod namespace;
 pub mod netif;
 pub mod sockets;
+pub mod supplier;
 pub mod watch;
 
 pub use device::{Limit, Offloads, Tap, TapInfo, TapQueue, VNET_HDR_LEN};
 pub use error::TapError;
 pub use namespace::{Namespaces, open_tap_in, run_in};
 pub use netif::InterfaceConfig;
+pub use supplier::Supplier;

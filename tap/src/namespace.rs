@@ -294,7 +294,7 @@ pub fn run_in(
 
 /// A thread that was joined a moment ago may still be listed: its end is announced before it is
 /// taken off the list. Hence the few milliseconds of patience.
-fn require_one_thread() -> Result<(), TapError> {
+pub(crate) fn require_one_thread() -> Result<(), TapError> {
     for _ in 0..20 {
         if threads() == 1 {
             return Ok(());
@@ -342,7 +342,7 @@ fn child(
 }
 
 /// Asks the kernel to kill this process when `parent` ends, and ends it now if that has happened.
-fn die_with(parent: Pid) -> Result<(), TapError> {
+pub(crate) fn die_with(parent: Pid) -> Result<(), TapError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(TapError::io("cannot tie the helper process to its parent"))?;
     if rustix::process::getppid() == Some(parent) {

@@ -2,6 +2,7 @@
 //! and go.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -15,6 +16,11 @@ use crate::lab::namespace::Namespace;
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{connect_and_echo, median, open_exchange_close, rate_in, rate_out};
 use crate::lab::{Lab, REMOTE_V4, SILENT_V4, wait_until};
+
+/// Connections of a crowd: more than the router takes for few.
+const CROWD: usize = cnet_nat::flow::CACHED_FLOWS + 400;
+/// Of these so many send at a time.
+const AT_ONCE: usize = 50;
 
 /// What a flow and the newcomers beside it feel.
 #[derive(Debug)]
@@ -156,10 +162,11 @@ fn ten_thousand_connections_leave_no_descriptor_and_no_memory() {
     );
 }
 
-/// Connections that stay: none is lost to those that come and go.
+/// Connections that stay, so many that the worker reads small frames several at a time: none is lost
+/// to those that come and go, and what they send at once arrives where it belongs.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
-fn two_thousand_open_connections_all_carry_data() {
+fn four_thousand_open_connections_all_carry_data() {
     let lab = Lab::direct();
     let slirp = Slirp::start(&lab, &Options::default());
     let server = TcpServer::echo(&lab.remote, SocketAddr::new(REMOTE_V4.into(), 0));
@@ -168,13 +175,25 @@ fn two_thousand_open_connections_all_carry_data() {
             let limit = Duration::from_secs(10);
             crate::lab::namespace::connect_here(server.address, limit)
         };
-        let mut streams: Vec<TcpStream> = (0..2000)
+        let mut streams: Vec<TcpStream> = (0..CROWD)
             .map(|index| connect().unwrap_or_else(|error| panic!("connection {index}: {error}")))
             .collect();
-        for (index, stream) in streams.iter_mut().enumerate() {
-            let message = format!("connection {index}");
-            let echoed = crate::lab::traffic::echo(stream, message.as_bytes());
-            echoed.unwrap_or_else(|error| panic!("{message}: {error}"));
+        for (group, streams) in streams.chunks_mut(AT_ONCE).enumerate() {
+            // Small ones and, among them, some that are sent on at once.
+            let message = |n: usize| {
+                let length = if n % 7 == 3 { 20_000 } else { 60 };
+                crate::lab::traffic::noise(length, (group * AT_ONCE + n) as u64)
+            };
+            for (n, stream) in streams.iter_mut().enumerate() {
+                stream.write_all(&message(n)).unwrap();
+            }
+            for (n, stream) in streams.iter_mut().enumerate() {
+                let expected = message(n);
+                let mut answer = vec![0; expected.len()];
+                let read = stream.read_exact(&mut answer);
+                read.unwrap_or_else(|error| panic!("{n} of group {group}: {error}"));
+                assert!(answer == expected, "{n} of group {group}: the echo differs");
+            }
         }
     });
 }

@@ -20,5 +20,6 @@ mod protection;
 mod publish;
 mod reach;
 mod run;
+mod splice;
 mod switch;
 mod throughput;

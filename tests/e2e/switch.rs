@@ -138,15 +138,15 @@ fn containers_reach_each_other_and_the_world() {
     for (to, member) in members.iter().enumerate() {
         let from = &members[(to + 1) % 3].namespace;
         for address in [member.v4, member.v6] {
-            let server = TcpServer::digest(&member.namespace, any(address, 0));
-            let at = SocketAddr::new(address, server.address.port());
-            payload
-                .upload(from, at)
-                .expect("a stream between containers");
-            let server = UdpServer::echo(&member.namespace, any(address, 0));
-            let at = SocketAddr::new(address, server.address.port());
+            let at = SocketAddr::new(address, 0);
+            let server = TcpServer::digest(&member.namespace, at);
+            let sent = payload.upload(from, server.address);
+            sent.expect("a stream between containers");
+            // By this address, not by one that it made up itself.
+            let server = UdpServer::echo(&member.namespace, at);
             for length in [0, 1, 1400, 9000, 60_000] {
-                echo_datagram(from, at, length).expect("a datagram between containers");
+                let echoed = echo_datagram(from, server.address, length);
+                echoed.unwrap_or_else(|e| panic!("{length} bytes to {address}: {e}"));
             }
         }
     }
@@ -174,16 +174,13 @@ fn containers_reach_each_other_and_the_world() {
 fn a_container_that_takes_nothing_harms_nobody() {
     let lab = Lab::direct();
     let network = Network::start(&lab, 1500);
-    let [a, b, stopped] = [5, 6, 7].map(|n| network.join(n));
-    let sink = TcpServer::discard(&b.namespace, any(b.v4, 0));
-    let sink = SocketAddr::new(b.v4, sink.address.port());
-    let _discard = &sink;
+    let [a, b, stopped, sender] = [5, 6, 7, 8].map(|n| network.join(n));
     let deaf = stopped.namespace.udp(any(stopped.v4, 9), CONNECT);
-    ping(&a.namespace, stopped.v4, 56);
+    ping(&sender.namespace, stopped.v4, 56);
 
     // A socket that nobody reads, and a reader of TCP that stops.
     let listener = stopped.namespace.listen(any(stopped.v4, 80));
-    let full = a
+    let full = sender
         .namespace
         .connect((stopped.v4, 80).into(), CONNECT)
         .expect("a connect");
@@ -197,7 +194,7 @@ fn a_container_that_takes_nothing_harms_nobody() {
         }
     });
     let flooding = thread::spawn({
-        let (from, to) = (a.namespace.clone(), (stopped.v4, 9).into());
+        let (from, to) = (sender.namespace.clone(), (stopped.v4, 9).into());
         move || flood(&from, to, Duration::from_secs(3))
     });
     let server = TcpServer::echo(&b.namespace, any(b.v4, 0));
@@ -214,13 +211,17 @@ fn a_container_that_takes_nothing_harms_nobody() {
 
     // A device that takes no frame at all: whatever goes there is lost, and counted there alone.
     let before = network.of_port(stopped.port);
-    let neighbour = fs_mac(&stopped.namespace);
-    a.namespace.ip(&format!(
+    let neighbour = hardware_address(&stopped.namespace);
+    sender.namespace.ip(&format!(
         "neigh replace {} lladdr {neighbour} dev eth0 nud permanent",
         stopped.v4
     ));
     stopped.namespace.ip("link set eth0 down");
-    let sent = flood(&a.namespace, (stopped.v4, 9).into(), Duration::from_secs(1));
+    let sent = flood(
+        &sender.namespace,
+        (stopped.v4, 9).into(),
+        Duration::from_secs(1),
+    );
     echo(&mut stream, b"still undisturbed").expect("an echo");
     let after = network.of_port(stopped.port);
     let lost = |s: &PortStatistics| s.drops.get(DropReason::PortFull);
@@ -235,7 +236,7 @@ fn a_container_that_takes_nothing_harms_nobody() {
 }
 
 /// The hardware address of a container's interface.
-fn fs_mac(namespace: &Namespace) -> String {
+fn hardware_address(namespace: &Namespace) -> String {
     let shown = namespace.ip("-o link show eth0");
     let mut words = shown.split_whitespace().skip_while(|w| *w != "link/ether");
     words.nth(1).expect("an Ethernet address").to_owned()

@@ -7,15 +7,16 @@
 //! # Properties
 //! No panic; every frame the router refuses is counted once, under the reason the parser names
 //! where it is the parser that refuses; every frame it emits itself stands up to the oracle; flows,
-//! sockets and stashed bytes stay within their limits; in the end all is given back.
+//! sockets and stashed bytes stay within their limits; what a port had is given back when it goes, and
+//! all in the end.
 
 use std::rc::Rc;
 
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
 use cnet_nat::host::SocketId;
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
-use cnet_nat::router::Router;
+use cnet_nat::router::{PortFlows, Router};
 use cnet_vswitch::frame::Frame;
 use cnet_vswitch::port::PortConfig;
 use cnet_vswitch::time::{Duration, Instant};
@@ -43,8 +44,20 @@ const LIMITS: Limits = Limits {
     ping_mappings: 20,
 };
 const STASH_LIMIT: usize = 100_000;
+/// TCP flows of one port.
+const FLOWS_PER_PORT: usize = 60;
 /// Segments for open connections that are kept for mutation.
 const LIVE: usize = 200;
+
+/// The container's lease, by which the gateway does not know where it is.
+fn lease() -> Lease {
+    Lease {
+        port: Some(PORT),
+        v4: Some(crate::container::IPV4),
+        v6: Some(crate::container::IPV6),
+        ..Lease::default()
+    }
+}
 
 /// Takes the router's frames, checks them, and learns from them how to go on.
 struct Sink<'a> {
@@ -136,6 +149,7 @@ impl Bench {
         let mut rng = Rng::new(seed);
         let mut config = world::router_config(MTU);
         config.tcp.max_flows = LIMITS.tcp_flows;
+        config.tcp.max_flows_per_port = FLOWS_PER_PORT;
         config.tcp.stash_limit = STASH_LIMIT;
         config.datagram.limits = LIMITS;
         config.datagram.uso = rng.chance(500);
@@ -154,6 +168,7 @@ impl Bench {
         router
             .add_port(PORT, world::port_config(guarded))
             .expect("the first port");
+        router.add_lease(lease());
         router
             .add_port(NEIGHBOUR, PortConfig::default())
             .expect("the second port");
@@ -252,6 +267,13 @@ impl Bench {
         if self.rng.chance(20) {
             self.accept();
         }
+        if self.rng.chance(1) {
+            self.replug();
+        }
+        for port in [PORT, NEIGHBOUR] {
+            let held = self.router.port_flows(port).tcp;
+            assert!(held <= FLOWS_PER_PORT, "{port:?} has {held} flows");
+        }
         let flows = LIMITS.tcp_flows + 2 * (LIMITS.udp_mappings + LIMITS.ping_mappings);
         assert!(
             self.router.flows() <= flows,
@@ -260,6 +282,37 @@ impl Bench {
         );
         assert!(self.host.open_sockets() <= flows);
         assert!(self.router.tcp().stashed() <= STASH_LIMIT);
+    }
+
+    /// One container goes, or both do, and others come in their places.
+    fn replug(&mut self) {
+        let gone: &[PortId] = self
+            .rng
+            .pick(&[&[PORT][..], &[NEIGHBOUR], &[PORT, NEIGHBOUR]]);
+        for &port in gone {
+            let counters = self.with_core(|router, now, io| router.remove_port(now, port, io));
+            assert!(counters.is_some_and(|c| c.frames_in > 0), "{port:?}");
+            assert_eq!(self.router.port_flows(port), PortFlows::default());
+            let again = self.with_core(|router, now, io| router.remove_port(now, port, io));
+            assert!(again.is_none());
+        }
+        if gone.len() == 2 {
+            // Clients whose guest is looked for are all that is left.
+            assert_eq!(self.router.flows(), self.router.tcp().len());
+            assert_eq!(self.host.open_sockets(), self.router.flows());
+        }
+        for &port in gone {
+            let guarded = self.rng.chance(300);
+            let config = match port {
+                PORT => world::port_config(guarded),
+                _ => PortConfig::default(),
+            };
+            let added = self.router.add_port(port, config);
+            assert_eq!(added, Ok(()));
+            if port == PORT {
+                self.router.add_lease(lease());
+            }
+        }
     }
 
     /// A client of a published port.

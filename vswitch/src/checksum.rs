@@ -38,9 +38,13 @@ pub fn fold(mut sum: u64) -> u16 {
 pub fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> u64 {
     let mut sum = u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff);
     for a in [src, dst] {
-        sum = match a {
-            IpAddr::V4(a) => add(sum, &a.octets()),
-            IpAddr::V6(a) => add(sum, &a.octets()),
+        // Words of any width may be added (as in `add`), and these are in registers.
+        sum += match a {
+            IpAddr::V4(a) => u64::from(a.to_bits()),
+            IpAddr::V6(a) => {
+                let words = [96, 64, 32, 0].map(|shift| (a.to_bits() >> shift) & 0xffff_ffff);
+                words.iter().sum::<u128>() as u64
+            }
         };
     }
     sum
@@ -71,6 +75,23 @@ mod tests {
             // 0 and 0xffff are the same number in ones' complement.
             prop_assert_eq!(a % 0xffff, b % 0xffff);
             prop_assert_eq!(a == 0, b == 0);
+        }
+
+        #[test]
+        fn the_pseudo_header_is_that_of_the_rfcs(
+            (v4, v6) in any::<([[u8; 4]; 2], [[u8; 16]; 2])>(),
+            (protocol, len) in any::<(u8, u32)>(),
+        ) {
+            let [len, next] = [len.to_be_bytes(), [0, 0, 0, protocol]].map(Vec::from);
+            for (ends, of) in [
+                (v4.map(IpAddr::from), v4.map(Vec::from).concat()),
+                (v6.map(IpAddr::from), v6.map(Vec::from).concat()),
+            ] {
+                let bytes = [&of[..], &len, &next].concat();
+                let n = u32::from_be_bytes([len[0], len[1], len[2], len[3]]);
+                let sum = fold(pseudo_header(ends[0], ends[1], protocol, n));
+                prop_assert_eq!(sum % 0xffff, plain(&bytes) % 0xffff);
+            }
         }
     }
 }

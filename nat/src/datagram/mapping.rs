@@ -44,6 +44,15 @@ pub(super) struct Mapping {
     last_used: Instant,
 }
 
+/// Reads something of each cache line that a mapping and its key lie in.
+fn touch(key: &Key, mapping: &Mapping) -> u64 {
+    u64::from(key.container.port())
+        ^ mapping.last_used.as_nanos()
+        ^ u64::from(mapping.socket.0)
+        ^ u64::from(mapping.inside.container.port())
+        ^ u64::from(mapping.inside.link.port.0)
+}
+
 /// Why there is no mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoMapping {
@@ -159,6 +168,18 @@ impl Mappings {
 
     pub(super) fn get_mut(&mut self, handle: Handle) -> Option<&mut Mapping> {
         self.table.get_mut(handle)
+    }
+
+    /// Reads mappings ahead of their use ([`FlowTable::look_ahead`]).
+    pub(super) fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+        let keys = ends.into_iter();
+        let keys = keys.map(|(port, container)| Key { port, container });
+        self.table.look_ahead(keys, touch);
+    }
+
+    /// The same by their slots.
+    pub(super) fn look_ahead_at(&self, slots: &[u32]) {
+        self.table.look_ahead_at(slots, touch);
     }
 
     /// Whether `container` on `port` has a mapping.

@@ -158,6 +158,17 @@ impl PingEngine {
         Some(why)
     }
 
+    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]);
+    /// the identifier stands in the port's place.
+    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+        self.engine.mappings.look_ahead(ends);
+    }
+
+    /// Reads mappings ahead of their sockets' events, by their slots.
+    pub fn look_ahead_at(&self, slots: &[u32]) {
+        self.engine.mappings.look_ahead_at(slots);
+    }
+
     /// When [`PingEngine::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.engine.mappings.poll_timeout()

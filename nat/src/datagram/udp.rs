@@ -125,6 +125,16 @@ impl UdpEngine {
         }
     }
 
+    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]).
+    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+        self.engine.mappings.look_ahead(ends);
+    }
+
+    /// Reads mappings ahead of their sockets' events, by their slots.
+    pub fn look_ahead_at(&self, slots: &[u32]) {
+        self.engine.mappings.look_ahead_at(slots);
+    }
+
     /// Takes in the UDP packet `ip` of `frame`, which is not a fragment and has a hop limit above 1.
     /// It may be held back until [`UdpEngine::flush`].
     ///

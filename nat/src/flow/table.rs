@@ -34,6 +34,10 @@ use crate::host::Token;
 const PAGE_SLOTS: usize = 512;
 /// Below this many entries the index is not worth shrinking.
 const INDEX_FLOOR: usize = 512;
+/// Look-ups whose waits for memory are to overlap: about as many as a processor keeps under way.
+pub const LOOK_AHEAD: usize = 8;
+/// A table of fewer flows is in the processor's caches.
+pub const CACHED_FLOWS: usize = 4096;
 /// No slot, at the end of a page's free list.
 const NONE: u32 = u32::MAX;
 
@@ -238,6 +242,46 @@ impl<K: Eq + Hash + Clone, F> FlowTable<K, F> {
         self.at(index)
     }
 
+    /// Reads the flows of `keys`, of which the first [`LOOK_AHEAD`] count, ahead of their use. In a
+    /// large table a look-up waits for memory two or three times; here the waits of several pass
+    /// side by side. `touch` reads what of a flow will be needed. A small table is left alone.
+    pub fn look_ahead(&self, keys: impl IntoIterator<Item = K>, touch: impl Fn(&K, &F) -> u64) {
+        if self.len < CACHED_FLOWS {
+            return;
+        }
+        let mut hashes = [0; LOOK_AHEAD];
+        let mut count = 0;
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(&key);
+            count += 1;
+        }
+        let mut slots = [NONE; LOOK_AHEAD];
+        for (slot, &hash) in slots.iter_mut().zip(&hashes[..count]) {
+            // The first entry of that tag. To look at its key would be the wait that is to be saved,
+            // and a wrong guess, which is rare, is only of no use.
+            if let Some(&index) = self.index.find(widen(hash), |_| true) {
+                *slot = index;
+            }
+        }
+        self.look_ahead_at(&slots[..count], touch);
+    }
+
+    /// As [`FlowTable::look_ahead`], for flows whose slots are known. Returns whether the table is
+    /// large.
+    pub fn look_ahead_at(&self, slots: &[u32], touch: impl Fn(&K, &F) -> u64) -> bool {
+        if self.len < CACHED_FLOWS {
+            return false;
+        }
+        let mut read = 0;
+        for &index in slots {
+            if let Some(Slot::Used { key, flow, .. }) = slot_of(&self.pages, index) {
+                read ^= touch(key, flow);
+            }
+        }
+        std::hint::black_box(read);
+        true
+    }
+
     /// The flow of `handle`, if it is still there.
     pub fn get(&self, h: Handle) -> Option<&F> {
         match slot_of(&self.pages, h.index)? {
@@ -255,6 +299,20 @@ impl<K: Eq + Hash + Clone, F> FlowTable<K, F> {
             Slot::Used {
                 generation, flow, ..
             } if *generation == h.generation => Some(flow),
+            _ => None,
+        }
+    }
+
+    /// The flow of `handle`, to change it, and its key.
+    pub fn entry_mut(&mut self, h: Handle) -> Option<(&K, &mut F)> {
+        let (page, slot) = split(h.index);
+        match self.pages.get_mut(page)?.slots.get_mut(slot)? {
+            Slot::Used {
+                generation,
+                key,
+                flow,
+                ..
+            } if *generation == h.generation => Some((key, flow)),
             _ => None,
         }
     }
@@ -388,6 +446,38 @@ mod tests {
             }
             assert_eq!(self.index.len(), self.len);
         }
+    }
+
+    #[test]
+    fn looks_ahead_at_the_right_flows_once_there_are_many() {
+        let mut table = FlowTable::new(usize::MAX, 5);
+        let keys = |from: u32| (0..LOOK_AHEAD as u32).map(move |n| from + 7 * n);
+        let seen = std::cell::RefCell::new(Vec::new());
+        let touch = |key: &u32, flow: &u64| {
+            assert_eq!(u64::from(*key) + 1, *flow);
+            seen.borrow_mut().push(*key);
+            *flow
+        };
+        for key in 0..20_000 {
+            if table.len() == CACHED_FLOWS - 1 {
+                table.look_ahead(keys(100), touch);
+                assert!(!table.look_ahead_at(&[0, 1], touch) && seen.borrow().is_empty());
+            }
+            table.insert(key, u64::from(key) + 1).unwrap();
+        }
+        let mut right = 0;
+        for from in (0..10_000).step_by(100) {
+            table.look_ahead(keys(from), touch);
+            right += keys(from).filter(|k| seen.borrow().contains(k)).count();
+            seen.borrow_mut().clear();
+        }
+        // Of a hundred times eight; two flows of one tag near one another are rare.
+        assert!(right > 750, "{right}");
+        table.look_ahead(keys(1_000_000), touch);
+        let slots = keys(0).map(|k| table.find(&k).unwrap().index);
+        seen.borrow_mut().clear();
+        assert!(table.look_ahead_at(&slots.collect::<Vec<_>>(), touch));
+        assert_eq!(*seen.borrow(), keys(0).collect::<Vec<_>>());
     }
 
     #[derive(Clone, Debug)]

@@ -3,12 +3,12 @@
 //! The two directions live in files of their own: [`super::receive`] takes the container's segments
 //! to the host's socket, [`super::transmit`] takes what the socket received to the container.
 
-use bytes::BytesMut;
 use cnet_vswitch::FrameSink;
 use cnet_vswitch::time::{Duration, Instant};
 
 use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use super::seq::Seq;
+use super::stash::{Stash, StashBudget};
 use super::{TcpConfig, rtt::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
 use crate::link::{Io, Link};
@@ -82,8 +82,9 @@ pub(super) enum Alarm {
 pub(super) struct Cx<'a, 'io, S, H> {
     pub now: Instant,
     pub io: &'a mut Io<'io, S, H>,
+    pub route: Route,
     pub config: &'a TcpConfig,
-    pub stash: &'a mut super::StashBudget,
+    pub stash: &'a mut StashBudget,
 }
 
 /// One spliced TCP connection.
@@ -92,7 +93,6 @@ pub struct TcpFlow {
     pub(super) state: State,
     /// Unknown for a published port until the container's address is resolved.
     pub(super) link: Option<Link>,
-    pub(super) route: Route,
     pub(super) socket: Option<SocketId>,
 
     // Container to host.
@@ -106,7 +106,7 @@ pub struct TcpFlow {
     /// Bytes the socket took since `grant` last changed.
     pub(super) taken: u32,
     /// Bytes acknowledged to the container that the host's socket has not taken yet.
-    pub(super) stash: BytesMut,
+    pub(super) stash: Stash,
     pub(super) fin_received: bool,
     /// Our end of the host's stream is shut.
     pub(super) host_shut: bool,
@@ -154,6 +154,8 @@ pub struct TcpFlow {
     pub(super) last_heard: Instant,
     /// What the timer wheel holds for this flow.
     pub(super) wheel_at: Option<Instant>,
+    /// Listed among the retransmissions to come: woken within the shortest timeout from then.
+    pub(super) repeat_listed: bool,
     /// Listed for service at the end of the batch.
     pub(super) dirty: bool,
     /// Listed among those with more to send.
@@ -161,24 +163,17 @@ pub struct TcpFlow {
 }
 
 impl TcpFlow {
-    pub(super) fn new(
-        now: Instant,
-        state: State,
-        route: Route,
-        link: Option<Link>,
-        iss: Seq,
-    ) -> Self {
+    pub(super) fn new(now: Instant, state: State, link: Option<Link>, iss: Seq) -> Self {
         TcpFlow {
             state,
             link,
-            route,
             socket: None,
             rcv_nxt: Seq(0),
             rcv_adv: Seq(0),
             rcv_scale: 0,
             grant: INITIAL_GRANT,
             taken: 0,
-            stash: BytesMut::new(),
+            stash: Stash::default(),
             fin_received: false,
             host_shut: false,
             ack_due: false,
@@ -207,9 +202,19 @@ impl TcpFlow {
             stalls: 0,
             last_heard: now,
             wheel_at: None,
+            repeat_listed: false,
             dirty: false,
             queued: false,
         }
+    }
+
+    /// Reads something of each cache line that the flow lies in.
+    pub(super) fn touch(&self) -> u64 {
+        u64::from(self.wheel_at.is_some())
+            ^ u64::from(self.recover.is_some())
+            ^ self.last_heard.as_nanos()
+            ^ u64::from(self.snd_una.0)
+            ^ u64::from(self.dirty)
     }
 
     /// Where the connection stands.
@@ -273,7 +278,7 @@ impl TcpFlow {
             payload_len,
             mss: usize::from(self.mss),
         };
-        let len = write_segment(cx.io.buf, &link, &self.route, &seg);
+        let len = write_segment(cx.io.buf, &link, &cx.route, &seg);
         let sent = cx.io.sink.emit(link.port, &cx.io.buf[..len]).is_ok();
         if sent && flags.ack {
             self.ack_due = false;
@@ -333,7 +338,7 @@ impl TcpFlow {
     pub(super) fn send_syn<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
         let answering = self.state == State::SynReceived;
         let options = SynOptions {
-            mss: super::segment::mss_for(cx.config.mtu, self.route.src.ip()) as u16,
+            mss: super::segment::mss_for(cx.config.mtu, cx.route.src.ip()) as u16,
             window_scale: (!answering || self.rcv_scale > 0).then_some(OUR_WINDOW_SCALE),
             sack_permitted: !answering || self.sack_permitted,
         };
@@ -354,7 +359,7 @@ impl TcpFlow {
                 payload_len: 0,
                 mss: usize::from(self.mss),
             };
-            let len = write_segment(cx.io.buf, &link, &self.route, &seg);
+            let len = write_segment(cx.io.buf, &link, &cx.route, &seg);
             // A SYN the port does not take is repeated by the alarm like one that was lost.
             let _ = cx.io.sink.emit(link.port, &cx.io.buf[..len]);
         }
@@ -401,8 +406,7 @@ impl TcpFlow {
 
     /// Frees what the flow holds.
     fn finish<S, H>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        cx.stash.release(self.stash.len());
-        self.stash = BytesMut::new();
+        self.stash.consume(self.stash.len(), cx.stash);
         self.alarm = None;
         self.state = State::Closed;
     }
@@ -472,6 +476,21 @@ impl TcpFlow {
             Some((_, at)) => at,
             None => self.last_heard + self.idle_limit(config),
         }
+    }
+
+    /// Will wait for acknowledgements no longer than the shortest timeout.
+    pub(super) fn waits_shortest(&self) -> bool {
+        self.tries == 0 && self.rtt.is_shortest()
+    }
+
+    /// Waits for an acknowledgement, and not a moment longer than the shortest timeout.
+    pub(super) fn repeats_soonest(&self) -> bool {
+        self.waits_shortest() && matches!(self.alarm, Some((Alarm::Retransmit, _)))
+    }
+
+    /// Waits for the port: the one deadline that may come before the shortest timeout.
+    pub(super) fn is_stalled(&self) -> bool {
+        matches!(self.alarm, Some((Alarm::Resume, _)))
     }
 
     /// Acts on a deadline that has passed. Returns whether the flow wants service.
@@ -608,5 +627,26 @@ impl TcpFlow {
             Ok(()) | Err(HostError::WouldBlock) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::mem::offset_of;
+
+    #[test]
+    fn touch_reaches_every_cache_line() {
+        let mut at = [
+            0,
+            offset_of!(TcpFlow, wheel_at),
+            offset_of!(TcpFlow, recover),
+            offset_of!(TcpFlow, last_heard),
+            offset_of!(TcpFlow, snd_una),
+            offset_of!(TcpFlow, dirty),
+            size_of::<TcpFlow>(),
+        ];
+        at.sort_unstable();
+        assert!(at.windows(2).all(|w| w[1] - w[0] <= 64), "{at:?}");
     }
 }

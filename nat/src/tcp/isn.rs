@@ -23,7 +23,7 @@ impl IsnGenerator {
     /// `ISN = M + F(ends, secret)`, where M is a clock that ticks every 4 µs.
     pub fn isn(&self, now: Instant, ends: &Ends) -> Seq {
         let mut h = SipHasher24::new_with_key(&self.secret);
-        for end in [ends.container, ends.remote] {
+        for end in [ends.container(), ends.remote()] {
             match end.ip() {
                 std::net::IpAddr::V4(a) => h.write(&a.octets()),
                 std::net::IpAddr::V6(a) => h.write(&a.octets()),
@@ -41,9 +41,11 @@ mod tests {
 
     #[test]
     fn differs_by_flow_and_secret_and_grows_with_time() {
-        let ends = |port| Ends {
-            container: (std::net::Ipv4Addr::new(10, 0, 2, 100), port).into(),
-            remote: (std::net::Ipv4Addr::new(192, 0, 2, 1), 80).into(),
+        let ends = |port| {
+            Ends::new(
+                (std::net::Ipv4Addr::new(10, 0, 2, 100), port).into(),
+                (std::net::Ipv4Addr::new(192, 0, 2, 1), 80).into(),
+            )
         };
         let g = IsnGenerator::new([7; 16]);
         let t = Instant::from_millis(1);

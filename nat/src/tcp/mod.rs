@@ -45,7 +45,7 @@ use cnet_vswitch::time::{Duration, Instant};
 use cnet_vswitch::{DropReason, FrameSink, IpHeader, PortId};
 use siphasher::sip::SipHasher24;
 
-use crate::flow::{Ends, FlowTable, Handle, Share, TimerWheel};
+use crate::flow::{Ends, FlowTable, Handle, LOOK_AHEAD, Share, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::link::{Io, Link};
@@ -61,10 +61,11 @@ macro_rules! with_flow {
             stash,
             ..
         } = &mut *$self;
-        flows.get_mut($handle).map(|$flow| {
+        flows.entry_mut($handle).map(|(ends, $flow)| {
             let mut cx = Cx {
                 now: $now,
                 io: $io,
+                route: Route::from(ends),
                 config,
                 stash,
             };
@@ -79,9 +80,11 @@ mod holders;
 mod isn;
 mod open;
 pub mod receive;
+mod repeats;
 mod rtt;
 pub mod segment;
 mod seq;
+mod stash;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -92,7 +95,9 @@ use flow::{Cx, State, TcpFlow};
 use holders::Holders;
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
-use segment::Segment;
+use repeats::Repeats;
+use segment::{Route, Segment};
+use stash::StashBudget;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -141,38 +146,6 @@ impl TcpConfig {
     }
 }
 
-/// The bytes all stashes of an engine share. A flow may hold as many as are still free (the dynamic
-/// threshold of shared-memory switches: Choudhury and Hahne, 1998): however many flows are stalled,
-/// something is left for the next, and a single one cannot take it all.
-#[derive(Debug)]
-struct StashBudget {
-    limit: usize,
-    used: usize,
-}
-
-impl StashBudget {
-    /// Takes up to `n` bytes for a flow that holds `held` already; returns how many.
-    fn reserve(&mut self, n: usize, held: usize) -> usize {
-        let n = n.min(self.room(held));
-        self.used += n;
-        n
-    }
-
-    /// What a flow that holds `held` bytes may still take.
-    fn room(&self, held: usize) -> usize {
-        (self.limit - self.used).saturating_sub(held) / 2
-    }
-
-    fn release(&mut self, n: usize) {
-        self.used -= n;
-    }
-
-    /// Less than half is used: windows may grow.
-    fn is_relaxed(&self) -> bool {
-        self.used < self.limit / 2
-    }
-}
-
 /// Numbers the engine counts, all since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
@@ -184,12 +157,18 @@ pub struct TcpCounters {
     pub evicted: u64,
 }
 
+/// Reads something of each cache line that a flow and its key lie in.
+fn touch(ends: &Ends, flow: &TcpFlow) -> u64 {
+    u64::from(ends.container().port() ^ ends.remote().port()) ^ flow.touch()
+}
+
 /// All TCP flows of one worker.
 #[derive(Debug)]
 pub struct TcpEngine {
     config: TcpConfig,
     flows: FlowTable<Ends, TcpFlow>,
     timers: TimerWheel,
+    repeats: Repeats,
     isn: IsnGenerator,
     stash: StashBudget,
     /// Flows to be served at the end of the batch.
@@ -211,15 +190,13 @@ impl TcpEngine {
         TcpEngine {
             flows: FlowTable::new(config.max_flows, seed.finish()),
             timers: TimerWheel::new(now),
+            repeats: Repeats::default(),
             isn: IsnGenerator::new(secret),
-            stash: StashBudget {
-                limit: config.stash_limit,
-                used: 0,
-            },
             holders: Holders::new(Share {
                 each: config.max_flows_per_port,
                 total: config.max_flows,
             }),
+            stash: StashBudget::new(config.stash_limit),
             config,
             dirty: Vec::new(),
             backlog: VecDeque::new(),
@@ -244,7 +221,7 @@ impl TcpEngine {
 
     /// Whether there is a flow between these two ends.
     pub fn owns(&self, container: SocketAddr, remote: SocketAddr) -> bool {
-        self.flows.find(&Ends { container, remote }).is_some()
+        self.flows.find(&Ends::new(container, remote)).is_some()
     }
 
     /// What the engine counted.
@@ -254,7 +231,28 @@ impl TcpEngine {
 
     /// Bytes in all stashes.
     pub fn stashed(&self) -> usize {
-        self.stash.used
+        self.stash.used()
+    }
+
+    /// Reads flows ahead of their packets ([`FlowTable::look_ahead`]).
+    pub fn look_ahead(&self, ends: impl IntoIterator<Item = Ends>) {
+        self.flows.look_ahead(ends, touch);
+    }
+
+    /// Reads flows ahead of their sockets' events, by their slots; and what it takes to set the
+    /// timers of those that will.
+    pub fn look_ahead_at(&self, slots: &[u32]) {
+        if !self.flows.look_ahead_at(slots, touch) {
+            return;
+        }
+        let mut timed = [0; LOOK_AHEAD];
+        let uses_wheel = |&&slot: &&u32| {
+            let flow = self.flows.at(slot).and_then(|h| self.flows.get(h));
+            flow.is_some_and(|f| !f.waits_shortest())
+        };
+        let slots = slots.iter().filter(uses_wheel);
+        let count = timed.iter_mut().zip(slots).map(|(t, s)| *t = *s).count();
+        self.timers.look_ahead(&timed[..count]);
     }
 
     /// A TCP packet from a container, its checksum verified.
@@ -268,10 +266,10 @@ impl TcpEngine {
         io: &mut Io<'_, S, H>,
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
-        let ends = Ends {
-            container: SocketAddr::new(ip.src, seg.src_port),
-            remote: SocketAddr::new(ip.dst, seg.dst_port),
-        };
+        let ends = Ends::new(
+            SocketAddr::new(ip.src, seg.src_port),
+            SocketAddr::new(ip.dst, seg.dst_port),
+        );
         let Some(handle) = self.flows.find(&ends) else {
             return self.handle_stray(now, link, &seg, ends, policy, io);
         };
@@ -308,10 +306,10 @@ impl TcpEngine {
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
         if !seg.flags.rst {
-            let ends = Ends {
-                container: SocketAddr::new(ip.src, seg.src_port),
-                remote: SocketAddr::new(ip.dst, seg.dst_port),
-            };
+            let ends = Ends::new(
+                SocketAddr::new(ip.src, seg.src_port),
+                SocketAddr::new(ip.dst, seg.dst_port),
+            );
             refuse(link, &seg, &ends, io);
         }
         Err(DropReason::NotServed)
@@ -331,12 +329,12 @@ impl TcpEngine {
             return Err(DropReason::NoFlow);
         }
         if !seg.flags.syn || seg.flags.ack {
-            if is_routable(ends.remote.ip()) {
+            if is_routable(ends.remote().ip()) {
                 refuse(link, seg, &ends, io);
             }
             return Err(DropReason::NoFlow);
         }
-        match policy.decide(ends.remote.ip()) {
+        match policy.decide(ends.remote().ip()) {
             // RFC 9293, section 3.9.2.3: a SYN to a group or broadcast address gets no answer.
             Decision::Allow(host) if !is_routable(host) => Err(DropReason::MartianDestination),
             Decision::Allow(host) => self.open(now, link, seg, ends, host, io),
@@ -437,27 +435,39 @@ impl TcpEngine {
         // The wheel is only ever moved to an earlier time here: an entry that fires too early is
         // set anew then, which is far rarer than packets are.
         let at = flow.deadline(&self.config);
-        if flow.wheel_at.is_none_or(|set| at < set) {
-            flow.wheel_at = Some(at);
-            self.timers.set(handle.index, at);
+        if flow.wheel_at.is_some_and(|set| set <= at) {
+            return;
         }
+        if flow.wheel_at.is_some() {
+            let listed = flow.repeat_listed && !flow.is_stalled();
+            if listed || flow.repeats_soonest() && self.repeats.push(at, handle.index) {
+                flow.repeat_listed = true;
+                return;
+            }
+        }
+        flow.wheel_at = Some(at);
+        self.timers.set(handle.index, at);
     }
 
     fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
         let taken = self.flows.remove(handle)?;
         self.timers.cancel(handle.index);
         self.holders.leave(taken.1.link.map(|link| link.port));
+        if self.flows.is_empty() {
+            self.repeats.clear();
+            self.stash.forget_spares();
+        }
         Some(taken)
     }
 
     /// When [`TcpEngine::handle_timeout`] wants to be called; the origin of time when it has work
     /// at once.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        if self.backlog.is_empty() {
-            self.timers.next()
-        } else {
-            Some(Instant::ZERO)
+        if !self.backlog.is_empty() {
+            return Some(Instant::ZERO);
         }
+        let wheel = self.timers.next();
+        wheel.into_iter().chain(self.repeats.next()).min()
     }
 
     /// Acts on passed deadlines, and gives every flow that has more to send one turn.
@@ -466,26 +476,63 @@ impl TcpEngine {
         now: Instant,
         io: &mut Io<'_, S, H>,
     ) {
-        while let Some(index) = self.timers.expire(now) {
-            let Some(handle) = self.flows.at(index) else {
-                continue;
-            };
-            let serve = with_flow!(self, handle, now, io, |flow, cx| {
-                flow.wheel_at = None;
-                flow.on_timeout(cx)
-            });
-            if serve == Some(true) {
-                self.serve(now, handle, io);
-            } else {
-                self.settle(handle);
-            }
-        }
+        self.act_on_due(
+            now,
+            io,
+            |engine| engine.repeats.expire(now),
+            |flow| flow.repeat_listed = false,
+        );
+        self.act_on_due(
+            now,
+            io,
+            |engine| engine.timers.expire(now),
+            |flow| flow.wheel_at = None,
+        );
         for _ in 0..self.backlog.len() {
             if let Some(handle) = self.backlog.pop_front() {
                 if let Some(flow) = self.flows.get_mut(handle) {
                     flow.queued = false;
                 }
                 self.serve(now, handle, io);
+            }
+        }
+    }
+
+    /// Takes slots from `expire` until there are no more. The time of the flow in each has come, or
+    /// was moved; `unset` notes that it is to be woken anew.
+    fn act_on_due<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+        mut expire: impl FnMut(&mut Self) -> Option<u32>,
+        unset: impl Fn(&mut TcpFlow),
+    ) {
+        let mut due = [0; LOOK_AHEAD];
+        loop {
+            let mut n = 0;
+            while n < LOOK_AHEAD
+                && let Some(slot) = expire(self)
+            {
+                due[n] = slot;
+                n += 1;
+            }
+            if n == 0 {
+                return;
+            }
+            self.flows.look_ahead_at(&due[..n], touch);
+            for &slot in &due[..n] {
+                let Some(handle) = self.flows.at(slot) else {
+                    continue;
+                };
+                let serve = with_flow!(self, handle, now, io, |flow, cx| {
+                    unset(flow);
+                    flow.on_timeout(cx)
+                });
+                if serve == Some(true) {
+                    self.serve(now, handle, io);
+                } else {
+                    self.settle(handle);
+                }
             }
         }
     }

@@ -29,12 +29,8 @@ impl TcpEngine {
         host: IpAddr,
         io: &mut Io<'_, S, H>,
     ) -> Result<(), DropReason> {
-        let route = Route {
-            src: ends.remote,
-            dst: ends.container,
-        };
         let iss = self.isn.isn(now, &ends);
-        let mut flow = TcpFlow::new(now, State::Connecting, route, Some(*link), iss);
+        let mut flow = TcpFlow::new(now, State::Connecting, Some(*link), iss);
         flow.rcv_nxt = seg.seq + 1;
         flow.rcv_adv = flow.rcv_nxt;
         {
@@ -44,6 +40,7 @@ impl TcpEngine {
                 &Cx {
                     now,
                     io,
+                    route: Route::from(&ends),
                     config,
                     stash,
                 },
@@ -54,7 +51,7 @@ impl TcpEngine {
             return Err(DropReason::Quota);
         };
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
-        let to = SocketAddr::new(host, ends.remote.port());
+        let to = SocketAddr::new(host, ends.remote().port());
         let mut result = io.hosts.tcp_connect(token, to);
         let holder = Some(link.port);
         if result == Err(HostError::Exhausted) && self.evict(now, holder, Some(handle), io) {
@@ -152,12 +149,8 @@ impl TcpEngine {
             io.hosts.tcp_reset(socket);
             return Err(DropReason::Quota);
         };
-        let route = Route {
-            src: ends.remote,
-            dst: ends.container,
-        };
         let iss = self.isn.isn(now, &ends);
-        let mut flow = TcpFlow::new(now, State::SynSent, route, link, iss);
+        let mut flow = TcpFlow::new(now, State::SynSent, link, iss);
         flow.socket = Some(socket);
         let Some(handle) = self.insert(now, ends, flow, io) else {
             io.hosts.tcp_reset(socket);
@@ -184,10 +177,7 @@ impl TcpEngine {
     /// shown with another port.
     fn free_ends(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<Ends> {
         for _ in 0..64 {
-            let ends = Ends {
-                container: guest,
-                remote,
-            };
+            let ends = Ends::new(guest, remote);
             if self.flows.find(&ends).is_none() {
                 return Some(ends);
             }
@@ -243,11 +233,11 @@ impl TcpEngine {
 
     /// Flows of published ports whose SYN waits for the link to `address`.
     fn waiting_for(&self, address: IpAddr) -> Vec<Handle> {
-        let waits = |flow: &TcpFlow| flow.link.is_none() && flow.route.dst.ip() == address;
-        self.holders
-            .listed(None)
-            .filter(|h| self.flows.get(*h).is_some_and(waits))
-            .collect()
+        let waits = |h: Handle| {
+            self.flows.get(h).is_some_and(|flow| flow.link.is_none())
+                && (self.flows.key(h)).is_some_and(|ends| ends.container().ip() == address)
+        };
+        self.holders.listed(None).filter(|&h| waits(h)).collect()
     }
 
     /// Tells the container that its connection will not be, and forgets it.
@@ -287,11 +277,11 @@ impl TcpEngine {
         kind: IcmpErrorKind,
         io: &mut Io<'_, S, H>,
     ) {
-        let Some(from) = self.config.gateway(ends.container.ip()) else {
+        let Some(from) = self.config.gateway(ends.container().ip()) else {
             return;
         };
         let mut quote = [0; 60];
-        let len = segment::quote_syn(&mut quote, ends.container, ends.remote, syn);
+        let len = segment::quote_syn(&mut quote, ends.container(), ends.remote(), syn);
         let quote = &quote[..len];
         // A lost ICMP error costs the container its own timeout, no more.
         let _ = emit_icmp_error(
@@ -299,7 +289,7 @@ impl TcpEngine {
             io.buf,
             link,
             from,
-            ends.container.ip(),
+            ends.container().ip(),
             kind,
             quote,
         );
@@ -356,10 +346,7 @@ fn emit_reset<S: FrameSink, H: HostSockets>(
     ack: Option<Seq>,
     io: &mut Io<'_, S, H>,
 ) {
-    let route = Route {
-        src: ends.remote,
-        dst: ends.container,
-    };
+    let route = Route::from(ends);
     let seg = SegmentOut {
         seq,
         ack: ack.unwrap_or_default(),

@@ -14,7 +14,6 @@
 //! announced than the budget has room for; past it bytes are dropped unacknowledged, as any
 //! receiver may.
 
-use bytes::{Buf, BytesMut};
 use cnet_vswitch::{DropReason, FrameSink};
 
 use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
@@ -121,9 +120,9 @@ impl TcpFlow {
 
     /// Takes what the container's SYN or SYN/ACK says of segments and windows.
     pub(super) fn take_syn_options<S, H>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, S, H>) {
-        let link = super::segment::mss_for(cx.config.mtu, self.route.dst.ip());
+        let link = super::segment::mss_for(cx.config.mtu, cx.route.dst.ip());
         // Without the option 536 or 1220 bytes (RFC 9293, section 3.7.1).
-        let default = if self.route.is_v6() { 1220 } else { 536 };
+        let default = if cx.route.is_v6() { 1220 } else { 536 };
         let offered = seg.mss.unwrap_or(default).max(MIN_MSS);
         self.mss = usize::from(offered).min(link) as u16;
         self.sack_permitted = seg.sack_permitted;
@@ -246,9 +245,7 @@ impl TcpFlow {
             }
         }
         let rest = &data[sent..];
-        let kept = cx.stash.reserve(rest.len(), self.stash.len());
-        self.stash.extend_from_slice(&rest[..kept]);
-        Ok(sent + kept)
+        Ok(sent + self.stash.append(rest, cx.stash))
     }
 
     fn send_to_host<S: FrameSink, H: HostSockets>(
@@ -292,16 +289,14 @@ impl TcpFlow {
         let sent = self.send_to_host(&stash, cx);
         self.stash = stash;
         let sent = sent?;
-        cx.stash.release(sent);
         if self.container_done() && sent > 0 {
             // Nothing else shows that the flow is alive.
             self.last_heard = cx.now;
         }
-        if sent < self.stash.len() {
-            self.stash.advance(sent);
+        self.stash.consume(sent, cx.stash);
+        if !self.stash.is_empty() {
             return Ok(());
         }
-        self.stash = BytesMut::new();
         // The window may open again.
         self.ack_due = true;
         self.shut_host(cx);

@@ -15,15 +15,18 @@ pub struct RttEstimator {
     /// Microseconds; zero before the first sample.
     srtt: u32,
     rttvar: u32,
-    /// The byte being timed, and when it left. One at a time, never a repeated one (Karn).
-    timed: Option<(Seq, Instant)>,
+    /// The byte being timed. One at a time, never a repeated one (Karn).
+    timed: Option<Seq>,
+    /// When it left.
+    sent: Instant,
 }
 
 impl RttEstimator {
     /// `seq` leaves now; time it unless another one is being timed.
     pub fn start(&mut self, seq: Seq, now: Instant) {
         if self.timed.is_none() {
-            self.timed = Some((seq, now));
+            self.timed = Some(seq);
+            self.sent = now;
         }
     }
 
@@ -34,14 +37,14 @@ impl RttEstimator {
 
     /// Everything before `una` is acknowledged.
     pub fn acked(&mut self, una: Seq, now: Instant) {
-        let Some((seq, sent)) = self.timed else {
+        let Some(seq) = self.timed else {
             return;
         };
         if !una.after(seq) {
             return;
         }
         self.timed = None;
-        let r = u32::try_from((now - sent).as_micros())
+        let r = u32::try_from((now - self.sent).as_micros())
             .unwrap_or(u32::MAX / 8)
             .clamp(1, u32::MAX / 8);
         if self.srtt == 0 {
@@ -57,6 +60,11 @@ impl RttEstimator {
     pub fn rto(&self) -> Duration {
         let micros = u64::from(self.srtt) + 4 * u64::from(self.rttvar);
         Duration::from_micros(micros).clamp(MIN_RTO, MAX_RTO)
+    }
+
+    /// Whether the timeout is the shortest there is.
+    pub fn is_shortest(&self) -> bool {
+        self.rto() == MIN_RTO
     }
 
     /// The timeout after `tries` repetitions.

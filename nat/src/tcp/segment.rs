@@ -12,6 +12,7 @@ use cnet_vswitch::{DropReason, checksum};
 use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
 
 use super::seq::Seq;
+use crate::flow::Ends;
 use crate::link::{IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers};
 
 /// Bytes of a TCP header without options.
@@ -151,6 +152,15 @@ pub struct Route {
     pub src: SocketAddr,
     /// The container's end.
     pub dst: SocketAddr,
+}
+
+impl From<&Ends> for Route {
+    fn from(ends: &Ends) -> Route {
+        Route {
+            src: ends.remote(),
+            dst: ends.container(),
+        }
+    }
 }
 
 impl Route {

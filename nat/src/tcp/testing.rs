@@ -12,7 +12,7 @@ use super::flow::{State, TcpFlow};
 use super::{TcpConfig, TcpEngine};
 use crate::flow::Handle;
 use crate::host::{Readiness, SocketId, Token};
-use crate::link::{FRAME_BUFFER_LEN, Io};
+use crate::link::{FRAME_BUFFER_LEN, Io, Link};
 use crate::policy::Policy;
 
 mod host;
@@ -162,6 +162,11 @@ impl Bench {
 
     /// A packet from the container, not yet the end of its batch.
     pub(super) fn packet(&mut self, l4: &[u8]) -> Result<(), DropReason> {
+        self.packet_on(&LINK, l4)
+    }
+
+    /// A packet with the container's address from the port of `link`.
+    pub(super) fn packet_on(&mut self, link: &Link, l4: &[u8]) -> Result<(), DropReason> {
         let ip = IpHeader {
             src: self.container,
             dst: self.remote.ip(),
@@ -173,7 +178,7 @@ impl Bench {
             end: l4.len(),
             fragment: None,
         };
-        self.run(|e, now, policy, io| e.handle_packet(now, &LINK, l4, &ip, policy, io))
+        self.run(|e, now, policy, io| e.handle_packet(now, link, l4, &ip, policy, io))
     }
 
     pub(super) fn end_batch(&mut self) {
@@ -302,7 +307,7 @@ impl Bench {
     fn handle(&self, conn: &Conn) -> Option<Handle> {
         let container = SocketAddr::new(self.container, conn.port);
         let mut all = self.engine.flows.iter();
-        all.find(|(_, ends, _)| ends.container == container)
+        all.find(|(_, ends, _)| ends.container() == container)
             .map(|f| f.0)
     }
 

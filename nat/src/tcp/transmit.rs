@@ -54,7 +54,7 @@ impl TcpFlow {
         let Some(socket) = self.socket else {
             return Err(HostError::Reset);
         };
-        let start = self.route.payload_offset();
+        let start = cx.route.payload_offset();
         let buf = &mut cx.io.buf[start..start + max];
         match cx
             .io

@@ -13,6 +13,7 @@ use super::super::canonical;
 use super::super::forwards::{
     self, Forward, ForwardId, ForwardSocket, Protocol, Publish, PublishError,
 };
+use super::super::splice::Client;
 use super::Worker;
 
 /// Connections accepted from one listener before other events are looked at.
@@ -138,9 +139,11 @@ impl Worker {
                     let Some(peer) = peer.and_then(|p| SocketAddr::try_from(p).ok()) else {
                         continue;
                     };
-                    let socket = self.hosts.insert(fd, peer.is_ipv6(), false);
                     let peer = canonical(peer);
-                    self.with_router(|r, io| r.handle_accept(now, guest, peer, socket, io));
+                    let client = Client { fd, peer, guest };
+                    if let Some(client) = self.splices.admit(now, client) {
+                        self.bring_by_frames(now, client);
+                    }
                 }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -150,6 +153,21 @@ impl Worker {
                 // The client is gone already, or its packet was refused: the next one.
                 Err(_) => {}
             }
+        }
+    }
+
+    /// The ordinary way of a client: through the TCP engine and the container's device.
+    fn bring_by_frames(&mut self, now: Instant, client: Client) {
+        let Client { fd, peer, guest } = client;
+        let socket = self.hosts.insert(fd, peer.is_ipv6(), false);
+        self.with_router(|r, io| r.handle_accept(now, guest, peer, socket, io));
+    }
+
+    /// Gives spliced connections their turns, and those that cannot be spliced to the router.
+    pub(super) fn serve_splices(&mut self, now: Instant) {
+        self.splices.serve(now);
+        while let Some(client) = self.splices.take_refused() {
+            self.bring_by_frames(now, client);
         }
     }
 }

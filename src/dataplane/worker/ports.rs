@@ -2,6 +2,7 @@
 
 use std::io;
 
+use cnet_tap::Supplier;
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, PortId};
 
@@ -39,6 +40,14 @@ impl Worker {
         Ok(())
     }
 
+    /// Splices connections from the host's loopback to a port, with sockets from `supplier`.
+    pub(super) fn supply(&mut self, port: PortId, supplier: Supplier) {
+        // A port that is gone again needs none.
+        if let Some(guests) = self.ports.addresses(port) {
+            self.splices.supply(port, guests, supplier);
+        }
+    }
+
     /// The device of `id` has failed.
     pub(super) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
         if let Some(gone) = self.take_port(now, id) {
@@ -57,6 +66,7 @@ impl Worker {
             // It was there a moment ago.
             let _ = self.unpublish(forward);
         }
+        self.splices.withdraw(id);
         self.with_router(|r, io| r.remove_port(now, id, io));
         Some(gone)
     }

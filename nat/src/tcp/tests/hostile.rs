@@ -115,7 +115,7 @@ fn tell(b: &mut Bench, socket: crate::host::SocketId, bits: u8) {
 fn segment_of(b: &Bench, port: u16, flags: u8, off: (i64, i64)) -> Seg {
     let container = SocketAddr::new(b.container, port);
     let mut flows = b.engine.flows.iter();
-    let flow = flows.find(|f| f.1.container == container).map(|f| f.2);
+    let flow = flows.find(|f| f.1.container() == container).map(|f| f.2);
     let (seq, ack) = flow.map_or((CONTAINER_ISN, 0), |f| (f.rcv_nxt.0, f.snd_max.0));
     let add = |n: u32, off: i64| (i64::from(n) + off) as u32;
     seg(flags, add(seq, off.0), add(ack, off.1))

@@ -1,9 +1,10 @@
 //! What one engine holds at most, who makes room, and what is left when all is over.
 
-use cnet_vswitch::DropReason;
 use cnet_vswitch::time::Duration;
+use cnet_vswitch::{DropReason, PortId};
 
-use crate::host::{HostError, Token, TokenKind};
+use crate::host::{HostError, SocketId, Token, TokenKind};
+use crate::link::Link;
 use crate::tcp::flow::{State, TcpFlow};
 use crate::tcp::testing::*;
 use crate::tcp::{TcpConfig, TcpEngine};
@@ -101,6 +102,133 @@ fn the_list_of_half_open_flows_stays_near_their_number() {
     assert!(b.engine.is_empty());
 }
 
+/// Another container.
+const OTHER: Link = Link {
+    port: PortId(4),
+    ..LINK
+};
+
+fn syn_on(b: &mut Bench, link: Link, port: u16) -> Result<(), DropReason> {
+    let syn = seg(SYN, CONTAINER_ISN, 0).options(SYN_OPTIONS);
+    b.packet_on(&link, &syn.bytes(port, b.remote.port()))
+}
+
+#[test]
+fn a_port_makes_room_at_its_own_cost_alone() {
+    let mut b = Bench::with(TcpConfig {
+        max_flows_per_port: 2,
+        ..TcpConfig::default()
+    });
+    b.syn(1000).unwrap();
+    for port in 2000..2100 {
+        syn_on(&mut b, OTHER, port).unwrap();
+        assert_eq!(
+            (b.engine.held(LINK.port), b.engine.len()),
+            (1, b.engine.held(OTHER.port) + 1)
+        );
+    }
+    assert_eq!(
+        (b.engine.held(OTHER.port), b.engine.counters().evicted),
+        (2, 98)
+    );
+    let socket = b
+        .host
+        .sockets
+        .keys()
+        .next()
+        .map(|&id| SocketId(id))
+        .unwrap();
+    b.connected(socket);
+    assert!(b.only().is(SYN | ACK));
+    b.finish();
+}
+
+#[test]
+fn a_table_that_one_port_fills_has_room_for_the_next() {
+    let mut b = small(900);
+    for port in 1000..2000 {
+        b.syn(port).unwrap();
+    }
+    assert_eq!(b.engine.held(LINK.port), 800);
+    syn_on(&mut b, OTHER, 3000).unwrap();
+    assert_eq!(
+        (b.engine.held(OTHER.port), b.engine.held(LINK.port)),
+        (1, 800)
+    );
+}
+
+#[test]
+fn a_port_that_goes_takes_its_flows_along_and_no_others() {
+    let mut b = Bench::new();
+    let conn = b.open(1000);
+    b.host.socket(conn.socket).room = 0;
+    b.send(&conn, seg(ACK, conn.seq, conn.ack).data(&[7; 1000]))
+        .unwrap();
+    assert!(b.engine.stashed() > 0);
+    b.syn(1001).unwrap();
+    syn_on(&mut b, OTHER, 1002).unwrap();
+    b.out();
+    b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
+    assert_eq!(
+        (b.engine.held(LINK.port), b.engine.held(OTHER.port)),
+        (0, 1)
+    );
+    assert_eq!((b.engine.len(), b.engine.stashed()), (1, 0));
+    assert!(b.silent(), "nobody is there to be told");
+    let fates: Vec<_> = b.host.gone.iter().map(|g| g.1).collect();
+    assert_eq!(fates, [Fate::Reset; 2]);
+    b.end_batch();
+    // The number's next holder has none of it.
+    assert_eq!(
+        b.send_from(1000, &seg(ACK, conn.seq, conn.ack)),
+        Err(DropReason::NoFlow)
+    );
+    assert!(b.only().is(RST));
+    b.run(|e, now, _, io| e.remove_port(now, OTHER.port, io));
+    b.finish();
+}
+
+#[test]
+fn a_flow_is_its_ports_own() {
+    let mut b = Bench::new();
+    let conn = b.open(1000);
+    let forged = seg(RST, conn.seq, 0).bytes(1000, b.remote.port());
+    assert_eq!(b.packet_on(&OTHER, &forged), Err(DropReason::Spoofed));
+    assert_eq!(syn_on(&mut b, OTHER, 1000), Err(DropReason::Spoofed));
+    assert_eq!(b.flow(&conn).state(), State::Established);
+    b.finish();
+}
+
+#[test]
+fn a_client_passes_to_the_port_of_its_guest_once_that_is_found() {
+    let mut b = Bench::with(TcpConfig {
+        max_flows_per_port: 1,
+        ..TcpConfig::default()
+    });
+    let guest = (b.container, 80).into();
+    let accept = |b: &mut Bench, client: &str| {
+        let socket = b.host.accept();
+        let client = client.parse().unwrap();
+        b.run(|e, now, _, io| e.handle_accept(now, None, guest, client, socket, io))
+    };
+    accept(&mut b, "198.51.100.7:1").unwrap();
+    // As of any holder, the oldest that waits makes room.
+    accept(&mut b, "198.51.100.7:2").unwrap();
+    assert_eq!((b.engine.len(), b.engine.held(LINK.port)), (1, 0));
+    let address = b.container;
+    b.run(|e, now, _, io| e.link_resolved(now, address, LINK, io));
+    assert_eq!(b.engine.held(LINK.port), 1);
+    assert!(b.only().is(SYN));
+    // The port has its one flow: the next client that was waiting is turned away.
+    accept(&mut b, "198.51.100.7:3").unwrap();
+    b.run(|e, now, _, io| e.link_resolved(now, address, LINK, io));
+    assert_eq!((b.engine.len(), b.engine.held(LINK.port)), (1, 1));
+    assert!(b.silent());
+    b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
+    assert!(b.engine.is_empty());
+    b.finish();
+}
+
 #[test]
 fn ten_thousand_connections_leave_nothing_behind() {
     let mut b = Bench::new();
@@ -126,9 +254,9 @@ fn ten_thousand_connections_leave_nothing_behind() {
 
 #[test]
 fn a_flow_costs_little() {
-    // 100,000 idle flows are to take less than 60 MB, table and timers included.
+    // With its key and the table's own, a flow fills four cache lines.
     let size = size_of::<TcpFlow>();
-    assert!(size <= 384, "{size} bytes a flow");
+    assert!(size <= 208, "{size} bytes a flow");
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! Containers that come and go, and what each has.
+
+use cnet_vswitch::port::{PortConfig, PortCounters};
+use cnet_vswitch::switch::AddPortError;
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::{FrameSink, PortId};
+
+use super::Router;
+use crate::gateway::Lease;
+use crate::host::HostSockets;
+use crate::link::Io;
+
+/// What one port has in the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortFlows {
+    /// TCP flows.
+    pub tcp: usize,
+    /// UDP mappings.
+    pub udp: usize,
+    /// ICMP echo mappings.
+    pub ping: usize,
+}
+
+impl Router {
+    /// A container is plugged in at `port`.
+    ///
+    /// # Errors
+    ///
+    /// See [`AddPortError`].
+    pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
+        self.switch.add_port(port, config)?;
+        self.gateway.add_port(port);
+        self.neighbours.forget_told();
+        Ok(())
+    }
+
+    /// Adds a fixed lease. Whoever else used its addresses loses them.
+    pub fn add_lease(&mut self, lease: Lease) {
+        self.gateway.add_lease(lease);
+        self.neighbours.forget_told();
+    }
+
+    /// The container at `port` is gone. Its connections are reset towards the host, its mappings
+    /// closed, its leases and addresses free again; clients of published ports that it had are
+    /// forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns what
+    /// the switch counted there; `None` if there is no such port.
+    ///
+    /// Published ports themselves stay, as they lead to an address and not to a port.
+    pub fn remove_port<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        io: &mut Io<'_, S, H>,
+    ) -> Option<PortCounters> {
+        let counters = self.switch.remove_port(port)?;
+        self.tcp.remove_port(now, port, io);
+        self.udp.remove_port(port, io.hosts);
+        self.ping.remove_port(port, io.hosts);
+        self.reassembly.remove_port(port);
+        self.gateway.remove_port(port);
+        self.neighbours.forget_told();
+        Some(counters)
+    }
+
+    /// What came in from `port`, and what of it was dropped. Of what went out only the frames of
+    /// other ports are counted: whoever implements [`FrameSink`] sees them all.
+    pub fn port_counters(&self, port: PortId) -> Option<&PortCounters> {
+        self.switch.counters(port)
+    }
+
+    /// What `port` has in the tables.
+    pub fn port_flows(&self, port: PortId) -> PortFlows {
+        PortFlows {
+            tcp: self.tcp.held(port),
+            udp: self.udp.held(port),
+            ping: self.ping.held(port),
+        }
+    }
+}
