@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod dns;
 pub mod inherited;
 pub mod logging;
+pub mod network;
 pub mod publish;
 pub mod run;
 pub mod slirp;

@@ -3,8 +3,8 @@
 
 use std::hint::black_box;
 
-use cnet::dns::LocalNames;
 use cnet::dns::message::{Inspected, inspect};
+use cnet::dns::{LocalNames, Transport};
 use criterion::{BenchmarkId, Criterion};
 
 use crate::support::craft::{self, GATEWAY_V4};
@@ -22,7 +22,8 @@ pub fn gateway(c: &mut Criterion) {
         let Inspected::Question(question) = inspect(&message) else {
             unreachable!("a question")
         };
-        let answer = names.answer(&message, &question).expect("an answer");
+        let answer = names.answer(&message, &question, Transport::Udp);
+        let answer = answer.expect("an answer");
         (World::new(1, 0), craft::dns_query(LOCAL), answer)
     };
     let id = BenchmarkId::from_parameter("query_and_answer");
@@ -52,7 +53,7 @@ pub fn service(c: &mut Criterion) {
         };
         let id = BenchmarkId::from_parameter(name);
         measure(&mut group, id, &mut None, make, |(names, message, q)| {
-            let answer = names.answer(black_box(message), q);
+            let answer = names.answer(black_box(message), q, Transport::Udp);
             assert_eq!(black_box(answer).is_some(), asked == LOCAL);
         });
     }

@@ -8,9 +8,13 @@
 //! still counts while others are being asked. The first real answer wins, NXDOMAIN included.
 //! Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the latest
 //! after [`DEADLINE`].
+//!
+//! A server that let its head start pass in silence is asked after the others for [`PASSED_OVER`],
+//! so that not every query waits a second for it. Then one query tries it again: if it still is
+//! silent, only that query has waited. An answer, be it late, makes it one of the others at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -19,11 +23,15 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Transport;
 use super::message::{self, Question, Verdict};
-use super::resolv_conf::{Nameserver, ResolvConf, Servers};
+use super::resolv_conf::{MAX_SERVERS, Nameserver, ResolvConf, Servers};
 use super::upstream::{self, Asked, Sources};
 
 /// How long a server is waited for before the next one is asked as well.
 pub const HEAD_START: Duration = Duration::from_secs(1);
+
+/// How long a server that was silent is asked only after the others. Long against the second that
+/// one query in it loses, short against a person's patience with a server that came back.
+pub const PASSED_OVER: Duration = Duration::from_secs(30);
 
 /// How long a query may take in all. Resolvers in the container wait five seconds for us
 /// (`RES_TIMEOUT`), so an answer has to leave before that.
@@ -34,6 +42,14 @@ pub struct Forwarder {
     servers: Servers,
     sources: Sources,
     turn: AtomicUsize,
+    silent: Mutex<Vec<Silent>>,
+}
+
+/// A server that was silent, and until when it is passed over.
+#[derive(Debug)]
+struct Silent {
+    server: Nameserver,
+    until: Instant,
 }
 
 impl Forwarder {
@@ -43,6 +59,7 @@ impl Forwarder {
             servers,
             sources,
             turn: AtomicUsize::new(0),
+            silent: Mutex::default(),
         }
     }
 
@@ -69,35 +86,53 @@ impl Forwarder {
         let started = Instant::now();
         let mut next_at = started;
         let mut tries = JoinSet::new();
+        // The server whose head start runs, and since when.
+        let mut ahead: Option<(Nameserver, Instant)> = None;
         let mut failure = None;
         while next.is_some() || !tries.is_empty() {
             tokio::select! {
                 biased;
                 () = sleep_until(started + DEADLINE) => break,
-                Some(done) = tries.join_next() => match done {
-                    Ok(Ok((Verdict::Final, answer))) => return Some(answer),
-                    Ok(Ok((_, answer))) => {
-                        failure.get_or_insert(answer);
-                        next_at = Instant::now();
+                Some(done) = tries.join_next() => {
+                    let (server, done) = match done {
+                        Ok(done) => done,
+                        Err(error) => {
+                            tracing::error!(%error, "a DNS query ended unasked");
+                            continue;
+                        }
+                    };
+                    ahead = ahead.filter(|(ahead, _)| *ahead != server);
+                    next_at = Instant::now();
+                    match done {
+                        Ok((verdict, answer)) => {
+                            self.heard(&server);
+                            if verdict == Verdict::Final {
+                                return Some(answer);
+                            }
+                            failure.get_or_insert(answer);
+                        }
+                        Err(error) => tracing::debug!(%error, "a DNS server does not answer"),
                     }
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, "a DNS server does not answer");
-                        next_at = Instant::now();
-                    }
-                    Err(error) => tracing::error!(%error, "a DNS query ended unasked"),
                 },
                 () = sleep_until(next_at), if next.is_some() => {
+                    if let Some((silent, _)) =
+                        ahead.take().filter(|(_, since)| since.elapsed() >= HEAD_START)
+                    {
+                        self.unheard(silent);
+                    }
                     next_at = Instant::now() + HEAD_START;
-                    match next.take().map(|server| server.socket_addr()) {
-                        Some(Ok(server)) => {
-                            let sources = self.sources;
-                            tries.spawn(upstream::ask(server, transport, sources, asked.clone()));
+                    let Some(server) = next.take() else { continue };
+                    match server.socket_addr() {
+                        Ok(address) => {
+                            let asking =
+                                upstream::ask(address, transport, self.sources, asked.clone());
+                            ahead = Some((server.clone(), Instant::now()));
+                            tries.spawn(async move { (server, asking.await) });
                         }
-                        Some(Err(error)) => {
+                        Err(error) => {
                             tracing::debug!(%error, "a DNS server's interface is missing");
                             next_at = Instant::now();
                         }
-                        None => {}
                     }
                     next = order.next();
                 }
@@ -116,14 +151,47 @@ impl Forwarder {
             true => self.turn.fetch_add(1, Ordering::Relaxed) % servers.len(),
             false => 0,
         };
-        let length = servers.len() * conf.attempts as usize;
-        servers
-            .iter()
-            .cycle()
-            .skip(first)
-            .take(length)
-            .cloned()
-            .collect()
+        let (before, after) = servers.split_at(first);
+        let mut round = [after, before].concat();
+        // Stable: those that are alike keep their order.
+        let passed_over = self.passed_over();
+        round.sort_by_key(|server| passed_over.contains(server));
+        let length = round.len() * conf.attempts as usize;
+        round.into_iter().cycle().take(length).collect()
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Vec<Silent>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The servers that this query asks only after the others. One whose time is over is tried by
+    /// this query, and by it alone.
+    fn passed_over(&self) -> Vec<Nameserver> {
+        let now = Instant::now();
+        let mut passed_over = Vec::new();
+        for silent in self.silent().iter_mut() {
+            match silent.until > now {
+                true => passed_over.push(silent.server.clone()),
+                false => silent.until = now + PASSED_OVER,
+            }
+        }
+        passed_over
+    }
+
+    fn unheard(&self, server: Nameserver) {
+        tracing::debug!(?server, "a DNS server is silent");
+        let until = Instant::now() + PASSED_OVER;
+        let mut silent = self.silent();
+        // Of servers that are used no more, only the latest few are kept.
+        silent.retain(|other| other.server != server);
+        if silent.len() >= 2 * MAX_SERVERS {
+            silent.remove(0);
+        }
+        silent.push(Silent { server, until });
+    }
+
+    fn heard(&self, server: &Nameserver) {
+        self.silent().retain(|silent| silent.server != *server);
     }
 }
 
@@ -240,6 +308,49 @@ mod tests {
         assert_eq!(rcode(&answer), 0);
         let took = started.elapsed();
         assert!(took >= HEAD_START && took < HEAD_START + Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn only_one_query_waits_for_a_dead_server() {
+        let (silent, dead) = server().await;
+        let (socket, alive) = server().await;
+        tokio::spawn(serve(socket, |query| vec![respond(query, 0)]));
+        let list = [dead, alive].map(Nameserver::from).to_vec();
+        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default());
+        let took = async || {
+            let query = query(1, "example.org", 1);
+            let Inspected::Question(question) = inspect(&query) else {
+                panic!("not a query");
+            };
+            let started = Instant::now();
+            let answer = forwarder.resolve(Transport::Udp, query, question).await;
+            assert_eq!(rcode(&answer), 0);
+            started.elapsed()
+        };
+        assert!(took().await >= HEAD_START);
+        for _ in 0..3 {
+            assert!(took().await < HEAD_START / 2);
+        }
+        let over = || forwarder.silent()[0].until = Instant::now();
+        over();
+        assert!(took().await >= HEAD_START, "tried again");
+        assert!(took().await < HEAD_START / 2);
+        over();
+        let ((), took) = tokio::join!(
+            async {
+                let mut buf = [0; 512];
+                // Two queries were left unanswered.
+                for _ in 0..2 {
+                    silent.recv_from(&mut buf).await.unwrap();
+                }
+                let (length, from) = silent.recv_from(&mut buf).await.unwrap();
+                let answer = respond(buf[..length].to_vec(), 0);
+                silent.send_to(&answer, from).await.unwrap();
+            },
+            took()
+        );
+        assert!(took < HEAD_START / 2);
+        assert!(forwarder.silent().is_empty(), "it has answered");
     }
 
     #[tokio::test]

@@ -16,6 +16,10 @@
 //! - The number of queries in flight is bounded, in all ([`MAX_IN_FLIGHT`]) and for one client
 //!   ([`MAX_PER_CLIENT`]). One over the bound gets SERVFAIL at once; those in flight are kept.
 //! - Each query is over within [`forward::DEADLINE`].
+//! - A service of an internal network ([`Service::internal`]) asks nobody. What it does not answer
+//!   itself does not exist (NXDOMAIN): the network is all there is, and only this answer ends a
+//!   lookup at once everywhere. The C library musl waits for its timeout after REFUSED and
+//!   SERVFAIL.
 //!
 //! # Limits
 //!
@@ -32,7 +36,7 @@ pub mod resolv_conf;
 mod upstream;
 
 pub use cnet_nat::gateway::Transport;
-pub use names::LocalNames;
+pub use names::{Host, LocalNames, Names, Zone};
 pub use resolv_conf::{Nameserver, Servers};
 pub use upstream::Sources;
 
@@ -51,7 +55,8 @@ pub const MAX_PER_CLIENT: usize = 96;
 /// The DNS service of one network.
 pub struct Service {
     names: LocalNames,
-    forwarder: forward::Forwarder,
+    /// `None` on an internal network.
+    forwarder: Option<forward::Forwarder>,
     in_flight: Mutex<InFlight>,
 }
 
@@ -69,9 +74,18 @@ impl Service {
     /// guest of QEMU, or of another such network, with the same subnet. That one is meant then: what
     /// the host sends never comes to this service.
     pub fn new(names: LocalNames, servers: Servers, sources: Sources) -> Arc<Service> {
+        Service::with(names, Some(forward::Forwarder::new(servers, sources)))
+    }
+
+    /// A service that answers `names` and asks nobody for the rest.
+    pub fn internal(names: LocalNames) -> Arc<Service> {
+        Service::with(names, None)
+    }
+
+    fn with(names: LocalNames, forwarder: Option<forward::Forwarder>) -> Arc<Service> {
         Arc::new(Service {
             names,
-            forwarder: forward::Forwarder::new(servers, sources),
+            forwarder,
             in_flight: Mutex::default(),
         })
     }
@@ -90,8 +104,11 @@ impl Service {
             Inspected::Answer(answer) => return reply(answer),
             Inspected::Nothing => return,
         };
-        if let Some(answer) = self.names.answer(&query, &question) {
+        if let Some(answer) = self.names.answer(&query, &question, transport) {
             return reply(answer);
+        }
+        if self.forwarder.is_none() {
+            return reply(message::error(&query, &question, ResponseCode::NXDomain));
         }
         let Some(ticket) = self.admit(client) else {
             tracing::debug!(%client, "too many DNS queries in flight");
@@ -99,7 +116,9 @@ impl Service {
         };
         let service = self.clone();
         tokio::spawn(async move {
-            reply(service.forwarder.resolve(transport, query, question).await);
+            if let Some(forwarder) = &service.forwarder {
+                reply(forwarder.resolve(transport, query, question).await);
+            }
             drop(ticket);
         });
     }
@@ -204,6 +223,30 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(service.in_flight().total, 0);
         assert!(service.in_flight().per_client.is_empty());
+    }
+
+    #[test]
+    fn an_internal_network_asks_nobody() {
+        let names = Names::new(Zone::default());
+        names.join(
+            "1",
+            Host {
+                name: "web".into(),
+                ipv4: Some([10, 0, 2, 9].into()),
+                ..Host::default()
+            },
+        );
+        let service = Service::internal(LocalNames::default().with_containers(names));
+        let ask = |name| {
+            let (answers, answered) = std::sync::mpsc::channel();
+            let reply = move |answer| answers.send(answer).unwrap();
+            let client = IpAddr::from([10, 0, 2, 100]);
+            // There is no runtime that it could ask from.
+            service.handle(Transport::Udp, client, query(5, name, 1), reply);
+            rcode(&answered.try_recv().unwrap())
+        };
+        assert_eq!((ask("web"), ask("example.org")), (0, 3));
+        assert_eq!(service.in_flight().total, 0);
     }
 
     #[tokio::test]

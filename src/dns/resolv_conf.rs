@@ -5,7 +5,8 @@
 //! [`Servers::current`] is called for each query. At most once in [`RECHECK`] it reads the file
 //! again and compares: a file that was changed, replaced or whose symbolic link points elsewhere
 //! is in force for the first query after that, with nothing to watch and nobody to wake. While the
-//! file cannot be read, the last content stays in force.
+//! file cannot be read, the last content stays in force. A file that names no server, or that never
+//! was there, means the server on this host ([`LOCAL`]).
 //!
 //! # Limits
 //!
@@ -27,6 +28,9 @@ use tokio::time::Instant;
 
 /// Where the host keeps it.
 pub const PATH: &str = "/etc/resolv.conf";
+
+/// The server of a file that names none (resolv.conf(5)).
+pub const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// The most servers that are used (`MAXNS` in `<resolv.h>`).
 pub const MAX_SERVERS: usize = 3;
@@ -161,6 +165,9 @@ impl ResolvConf {
                 _ => {}
             }
         }
+        if conf.nameservers.is_empty() {
+            conf.nameservers.push(LOCAL.into());
+        }
         for option in &conf.options {
             match option.split_once(':') {
                 Some(("attempts", n)) => {
@@ -206,7 +213,7 @@ struct State {
 impl Servers {
     /// Those of the file at `path`, followed as it changes.
     pub fn from_file(path: impl Into<PathBuf>) -> Servers {
-        Servers::with(Some(path.into()), ResolvConf::default())
+        Servers::with(Some(path.into()), ResolvConf::parse(""))
     }
 
     /// These, for good.
@@ -295,6 +302,19 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_a_server_means_the_one_on_this_host() {
+        for text in [
+            "",
+            "# nobody\n",
+            "search a\noptions rotate\n",
+            "nameserver one.one\n",
+        ] {
+            assert_eq!(addresses(&ResolvConf::parse(text)), ["127.0.0.1"], "{text}");
+        }
+        assert!(Servers::fixed(vec![]).current().nameservers.is_empty());
+    }
+
+    #[test]
     fn nonsense_is_skipped() {
         let conf = ResolvConf::parse(
             "nameserver\nnameserver one.one\nnameserver 1.2.3\nnameservers 192.0.2.1\n\
@@ -314,11 +334,12 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("resolv.conf");
         let servers = Servers::from_file(&path);
-        assert!(servers.current().nameservers.is_empty());
+        assert_eq!(addresses(&servers.current()), ["127.0.0.1"]);
 
         std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
-        assert!(
-            servers.current().nameservers.is_empty(),
+        assert_eq!(
+            addresses(&servers.current()),
+            ["127.0.0.1"],
             "trusted for a second"
         );
         tokio::time::advance(Duration::from_millis(1001)).await;

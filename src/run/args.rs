@@ -7,6 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::addresses::Subnet;
 use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
+use crate::network::cli::NetworkCommand;
 use crate::publish::PublishSpec;
 
 /// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
@@ -15,7 +16,7 @@ use crate::publish::PublishSpec;
 pub const DEFAULT_MTU: u16 = 65520;
 
 /// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
-const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
+pub const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
 
 /// Networks for containers, in user space and without privileges.
 #[derive(Parser, Debug)]
@@ -31,6 +32,9 @@ pub struct Cli {
 pub enum Command {
     /// Run a command with a network of its own.
     Run(RunOptions),
+    /// Make, show and remove networks.
+    #[command(subcommand)]
+    Network(NetworkCommand),
 }
 
 /// The options of `cnet run`.
@@ -112,7 +116,9 @@ mod tests {
     fn parse(line: &str) -> Result<RunOptions, clap::Error> {
         let words = format!("cnet run {line}");
         let cli = Cli::try_parse_from(words.split_whitespace())?;
-        let Command::Run(options) = cli.command;
+        let Command::Run(options) = cli.command else {
+            panic!("{words}");
+        };
         Ok(options)
     }
 

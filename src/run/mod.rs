@@ -83,7 +83,10 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let Command::Run(options) = cli.command;
+    let options = match cli.command {
+        Command::Run(options) => options,
+        Command::Network(command) => return crate::network::cli::main(command),
+    };
     match run(&options) {
         Ok(code) => code.into(),
         Err(error) => {

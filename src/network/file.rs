@@ -1,0 +1,156 @@
+//! Files that are replaced whole or not at all, and turns at a directory.
+//!
+//! # Theory of operation
+//!
+//! A new content is written beside the file, pushed to the disk and renamed over it; then the
+//! directory is pushed to the disk. A reader sees the old content or the new one, after a power cut
+//! as well. The name of the file beside is always the same, so a crash leaves at most one, which
+//! the next writer overwrites; hence one writer a file at a time, by [`Turn`] or by being the one
+//! process of a network.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// Ours alone: names and addresses of containers are nobody else's business.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
+
+/// Makes a directory, and those above it, for this user alone. One that exists stays as it is.
+///
+/// # Errors
+///
+/// What mkdir(2) says.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+}
+
+/// Replaces the content of the file at `path`, or makes it.
+///
+/// # Errors
+///
+/// What the file system says; the file is as before then.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = beside(path)?;
+    let written = write_synced(&beside, content).and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = written {
+        // What was written is of no use; the error that counts is the first.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".new");
+    Ok(path.with_file_name(hidden))
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// The right to change a directory's files, until it is dropped or its process ends.
+#[derive(Debug)]
+pub struct Turn {
+    _directory: File,
+}
+
+impl Turn {
+    /// Waits for the others to be done; each takes milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// What open(2) or flock(2) says.
+    pub fn at(directory: &Path) -> io::Result<Turn> {
+        let directory = File::open(directory)?;
+        loop {
+            match flock(&directory, FlockOperation::LockExclusive) {
+                Err(rustix::io::Errno::INTR) => {}
+                taken => {
+                    return Ok(taken.map(|()| Turn {
+                        _directory: directory,
+                    })?);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_private() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("a/b");
+        make_directory(&directory).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&directory), 0o700);
+        let path = directory.join("x.toml");
+        fs::write(
+            directory.join(".x.toml.new"),
+            "left over from a crash, and longer",
+        )
+        .unwrap();
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(
+            fs::read_dir(&directory).unwrap().count(),
+            1,
+            "nothing beside"
+        );
+    }
+
+    #[test]
+    fn a_failure_leaves_the_old_content() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        fs::create_dir(&path).unwrap();
+        fs::create_dir(path.join("y")).unwrap();
+        assert!(replace(&path, b"one").is_err(), "a directory is no file");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        assert!(replace(&root.path().join("none/x"), b"one").is_err());
+    }
+
+    #[test]
+    fn turns_are_taken_one_after_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        let first = Turn::at(root.path()).unwrap();
+        let path = root.path().to_owned();
+        let (told, hears) = mpsc::channel();
+        let second = std::thread::spawn(move || {
+            let _turn = Turn::at(&path).unwrap();
+            told.send(()).unwrap();
+        });
+        assert!(hears.recv_timeout(Duration::from_millis(100)).is_err());
+        drop(first);
+        hears.recv_timeout(Duration::from_secs(10)).unwrap();
+        second.join().unwrap();
+    }
+}
