@@ -13,4 +13,5 @@ pub mod network;
 pub mod publish;
 pub mod run;
 pub mod slirp;
+pub mod vm;
 pub mod watched;

@@ -197,7 +197,6 @@ impl Definition {
             prefix_len: pool.subnet.prefix_len(),
             gateway: pool.gateway,
             dns: Some(pool.gateway),
-            container: pool.first_container(),
             // Last before first: nobody.
             dhcp_range: (pool.subnet.broadcast(), pool.subnet.network()),
         });
@@ -206,7 +205,6 @@ impl Definition {
             prefix_len: pool.subnet.prefix_len(),
             gateway: pool.gateway,
             dns: Some(pool.gateway),
-            container: None,
         });
         (ipv4, ipv6)
     }

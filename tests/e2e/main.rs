@@ -18,6 +18,7 @@ mod gateway;
 mod lifecycle;
 mod protection;
 mod publish;
+mod qemu;
 mod reach;
 mod run;
 mod splice;

@@ -1,0 +1,275 @@
+//! A virtual machine on the switch: it gets its address by DHCP and talks to a container, by name,
+//! and to the world, and the container to it.
+//!
+//! Frames to it have no virtio-net header, so bulk that arrives whole proves that super-frames of a
+//! container and of the router were cut right.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use cnet::dataplane::{Control, DnsQuery, PortPlan};
+use cnet::dns::{Host, LocalNames, Names, Service, Zone, serve_query};
+use cnet::vm::{Endpoint, VmAddress};
+use cnet_vswitch::MacAddr;
+use sha2::{Digest, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::lab::namespace::{Namespace, limit_stalls};
+use crate::lab::process::Running;
+use crate::lab::servers::TcpServer;
+use crate::lab::traffic::{CONNECT, Payload, ping};
+use crate::lab::vm::Kernel;
+use crate::lab::{Lab, REMOTE_V4, any};
+use crate::switch::{Member, Network};
+
+/// From the start of QEMU to its lease: the emulated processor takes its time to boot.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// For what it does then.
+const WORK: Duration = Duration::from_secs(60);
+
+/// Bytes each way.
+const BULK: usize = 8 << 20;
+
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0x00, 0x0a, 0x0b, 0x0c]);
+const V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 20);
+/// What the machine makes of its hardware address and the network's prefix (RFC 4862, RFC 2464).
+const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0x5054, 0xff, 0xfe0a, 0x0b0c);
+
+/// The machine's part. It knows nothing of the network but what DHCP tells and the name `web`.
+const SCRIPT: &str = r#"
+cat > /lease <<'END'
+#!/bin/sh
+test "$1" = bound || exit 0
+ip address add $ip/$mask dev $interface
+ip route add default via $router
+for server in $dns; do echo nameserver $server; done > /etc/resolv.conf
+hostname $hostname
+END
+chmod +x /lease
+ip link set lo up
+ip link set eth0 up
+udhcpc -i eth0 -f -q -n -t 20 -T 1 -O mtu -s /lease > /tmp/udhcpc 2>&1 || cat /tmp/udhcpc
+say() { echo "vm: $* ."; }
+say lease $(ip -4 -o address show dev eth0) of $(hostname)
+ping -c 2 -w 10 -q web > /dev/null && say ping done
+say near $(wget -q -O - http://web:8080/ | sha256sum)
+say far $(wget -q -O - http://198.51.100.2:8080/ | sha256sum)
+nc -ll -p 7 -e cat &
+say serves
+while true; do sleep 1000; done
+"#;
+
+/// Lets machines at `address` join, one after the other, and answers the containers' queries, until
+/// told to stop.
+fn serve(
+    control: Control,
+    address: VmAddress,
+    mut queries: mpsc::Receiver<DnsQuery>,
+    web: &Member,
+) -> oneshot::Sender<()> {
+    let names = Names::new(Zone::default());
+    let (IpAddr::V4(v4), IpAddr::V6(v6)) = (web.v4, web.v6) else {
+        panic!("one address of each family");
+    };
+    let hosts = [("web", v4, v6), ("machine", V4, V6)];
+    for (name, v4, v6) in hosts {
+        let host = Host {
+            name: name.to_owned(),
+            ipv4: Some(v4),
+            ipv6: Some(v6),
+            ..Host::default()
+        };
+        names.join(name, host);
+    }
+    let dns = Service::internal(LocalNames::default().with_containers(names));
+    let plan = PortPlan {
+        mac: Some(MAC),
+        ipv4: Some(V4),
+        hostname: Some("machine".to_owned()),
+        spoof_protection: true,
+        ..PortPlan::default()
+    };
+    let (stop, mut stopped) = oneshot::channel::<()>();
+    let (open, opened) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("an event loop");
+        runtime.block_on(async {
+            let mut endpoint = Endpoint::open(address).expect("a path of the test's own");
+            open.send(()).expect("the test waits for it");
+            let machines = async {
+                loop {
+                    let device = endpoint.next().await.expect("a machine");
+                    let added = control.add_port(plan.clone(), device).await;
+                    let (_, end) = added.expect("room for a machine");
+                    println!("the machine's port: {}", end.await);
+                }
+            };
+            let names = async {
+                while let Some(query) = queries.recv().await {
+                    serve_query(&dns, &control, query);
+                }
+            };
+            tokio::select! {
+                () = machines => {}
+                () = async { tokio::join!(names, std::future::pending::<()>()); } => {}
+                _ = &mut stopped => {}
+            }
+        });
+    });
+    opened.recv().expect("the socket is made");
+    stop
+}
+
+/// Answers any request with `payload`, as a web server does.
+fn web_server(at: &Namespace, address: SocketAddr, payload: &Payload) -> TcpServer {
+    let payload = payload.clone();
+    TcpServer::start(at, address, move |mut stream| {
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            request.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
+        stream.write_all(payload.bytes())?;
+        stream.shutdown(Shutdown::Write)?;
+        io::copy(&mut stream, &mut io::sink()).map(|_| ())
+    })
+}
+
+/// Sends `payload` to a server that sends all back, reading meanwhile; gives what came.
+fn exchange(from: &Namespace, to: SocketAddr, payload: &Payload) -> io::Result<Vec<u8>> {
+    let mut stream: TcpStream = from.connect(to, CONNECT)?;
+    limit_stalls(&stream)?;
+    let mut writer = stream.try_clone()?;
+    let payload = payload.clone();
+    let writing = thread::spawn(move || {
+        writer.write_all(payload.bytes())?;
+        writer.shutdown(Shutdown::Write)
+    });
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back)?;
+    writing.join().expect("a thread that writes")?;
+    Ok(back)
+}
+
+/// What the machine says of `topic`.
+fn told(machine: &mut Running, topic: &str, limit: Duration) -> String {
+    let started = Instant::now();
+    let start = format!("vm: {topic}");
+    // To the dot that ends it: the last line may be there in part.
+    let line = machine.wait_for_line(limit, |line| {
+        line.starts_with(&start) && line.trim_end().ends_with(" .")
+    });
+    println!("{} ({:.1?})", line.trim(), started.elapsed());
+    let said = line
+        .trim_start_matches(&start)
+        .trim_end()
+        .trim_end_matches('.');
+    said.trim().to_owned()
+}
+
+/// A machine behind `address` does what machines are for.
+fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
+    let mut network = Network::start(lab, 1500);
+    let web = network.join(5);
+    let queries = network.queries.take().expect("nobody took them");
+    let _serving = serve(network.control.clone(), address.clone(), queries, &web);
+    let payload = Payload::new(BULK, 3);
+    let digest: String = Sha256::digest(payload.bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let _near = web_server(&web.namespace, any(web.v4, 8080), &payload);
+    let _far = web_server(
+        &lab.remote,
+        SocketAddr::new(REMOTE_V4.into(), 8080),
+        &payload,
+    );
+
+    let mut machine = kernel.boot(lab, SCRIPT, &address.qemu_arguments(MAC));
+    let lease = told(&mut machine, "lease", BOOT);
+    assert!(
+        lease.contains("inet 10.0.2.20/24") && lease.ends_with("of machine"),
+        "{lease}"
+    );
+    told(&mut machine, "ping", WORK);
+    for server in ["near", "far"] {
+        let seen = told(&mut machine, server, WORK);
+        assert!(
+            seen.starts_with(&digest),
+            "{server}: {seen} instead of {digest}"
+        );
+    }
+    told(&mut machine, "serves", WORK);
+
+    let resolv_conf = lab.file("resolv.conf", "nameserver 10.0.2.3\n");
+    let by_name = web.namespace.command("ping").resolv_conf(&resolv_conf);
+    let done = by_name
+        .args("-4 -n -c 2 -w 10 machine".split(' '))
+        .run(WORK);
+    assert!(
+        done.success() && done.stdout.contains("10.0.2.20"),
+        "{done}"
+    );
+    for at in [V4.into(), V6.into()] {
+        // Larger than the MTU as well, in fragments.
+        ping(&web.namespace, at, 56);
+        ping(&web.namespace, at, 3000);
+        let started = Instant::now();
+        let back = exchange(&web.namespace, SocketAddr::new(at, 7), &payload);
+        let back = back.expect("an exchange with the machine");
+        assert!(
+            back == payload.bytes(),
+            "{at}: other bytes came back: {}",
+            back.len()
+        );
+        println!("{BULK} bytes to {at} and back in {:.1?}", started.elapsed());
+    }
+    let ports = network.statistics().ports;
+    let of_machine = ports.iter().find(|port| port.port != web.port);
+    let of_machine = of_machine.expect("the machine's port");
+    // Plain frames: of super-frames there would be a tenth.
+    assert!(
+        of_machine.frames_out > 3 * BULK as u64 / 1460,
+        "{of_machine:?}"
+    );
+    println!("{of_machine:?}");
+}
+
+fn kernel() -> Option<Kernel> {
+    match Kernel::fetch() {
+        Ok(kernel) => Some(kernel),
+        Err(why) => {
+            println!("SKIPPED: there can be no virtual machine here: {why}");
+            None
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_machine_behind_a_stream_socket_is_on_the_network() {
+    let Some(kernel) = kernel() else { return };
+    let lab = Lab::direct();
+    let address = VmAddress::Stream(lab.directory().join("vm.sock"));
+    machine_at_work(&kernel, &lab, &address);
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_machine_behind_a_datagram_socket_is_on_the_network() {
+    let Some(kernel) = kernel() else { return };
+    let lab = Lab::direct();
+    let address = VmAddress::Datagram {
+        local: lab.directory().join("network.sock"),
+        remote: lab.directory().join("vm.sock"),
+    };
+    machine_at_work(&kernel, &lab, &address);
+}
