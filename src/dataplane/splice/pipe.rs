@@ -9,9 +9,10 @@ use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
 
-/// Bytes a pipe is asked to hold. See the measurements in `benches/README.md`. The kernel gives
-/// less to a user who has many (`pipe-user-pages-soft`, pipe(7)), down to a page.
-const PIPE_LEN: usize = 256 * 1024;
+/// Bytes a pipe is asked to hold. It bounds what is on its way at once; a quarter of it is slower
+/// (`benches/README.md`). The kernel gives less to a user who has many (`pipe-user-pages-soft`,
+/// pipe(7)), down to a page.
+const PIPE_LEN: usize = 1024 * 1024;
 
 /// Empty pipes kept for the next connections that need one.
 const SPARE: usize = 8;
