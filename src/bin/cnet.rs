@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cnet::run::main()
+    cnet::cli::main()
 }

@@ -170,12 +170,11 @@ impl From<CreateOptions> for Request {
 }
 
 /// The subcommand as a program: does it and tells the exit code, 1 for any failure.
-pub fn main(command: NetworkCommand) -> ExitCode {
+pub fn main(command: NetworkCommand, ask: Ask<'_>) -> ExitCode {
     let done = Directories::of_this_user().and_then(|directories| {
         let store = Store::open(directories);
         let mut out = io::stdout().lock();
-        let ask = |d: &Definition| listening(&store, d);
-        run(command, &store, &HostRoutes::read(), &ask, &mut out)
+        run(command, &store, &HostRoutes::read(), ask, &mut out)
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

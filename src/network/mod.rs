@@ -12,7 +12,7 @@
 //! # Invariants
 //!
 //! - No two networks overlap, nor does a network overlap a route of the host when it is made.
-//! - Files are replaced whole or not at all ([`file`]); creators take turns.
+//! - Files are replaced whole or not at all ([`mod@file`]); creators take turns.
 //! - A definition that was read has been checked as thoroughly as one that was asked for.
 
 pub mod cli;

@@ -1,13 +1,13 @@
-//! The command line of `cnet`.
+//! The command line of `cnet run`.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args};
 
+use super::place::Place;
 use crate::addresses::Subnet;
 use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
-use crate::network::cli::NetworkCommand;
 use crate::publish::PublishSpec;
 
 /// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
@@ -17,25 +17,6 @@ pub const DEFAULT_MTU: u16 = 65520;
 
 /// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
 pub const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;
-
-/// Networks for containers, in user space and without privileges.
-#[derive(Parser, Debug)]
-#[command(name = "cnet", version, propagate_version = true)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-}
-
-/// The subcommands.
-#[derive(Subcommand, Debug)]
-pub enum Command {
-    /// Run a command with a network of its own.
-    Run(RunOptions),
-    /// Make, show and remove networks.
-    #[command(subcommand)]
-    Network(NetworkCommand),
-}
 
 /// The options of `cnet run`.
 #[derive(Args, Debug)]
@@ -55,35 +36,59 @@ pub struct RunOptions {
     )]
     pub publish: Vec<PublishSpec>,
 
+    /// Where to put the command: `none` (loopback alone), `host` (the host's own network),
+    /// `container:NAME` (with that container), or on the network of that name.
+    ///
+    /// Without it the command has a network of its own, which ends with it.
+    #[arg(long, value_name = "none|host|NET|container:NAME")]
+    pub network: Option<Place>,
+
+    /// What the container is called; by default the start of a random id.
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// A further name on the network; may be given several times.
+    #[arg(long = "alias", value_name = "NAME", requires = "network")]
+    pub aliases: Vec<String>,
+
+    /// The IPv4 address on the network.
+    #[arg(long, value_name = "ADDRESS", requires = "network")]
+    pub ip: Option<Ipv4Addr>,
+
+    /// The IPv6 address on the network.
+    #[arg(long, value_name = "ADDRESS", requires = "network")]
+    pub ip6: Option<Ipv6Addr>,
+
     /// Bytes of the largest packet on the command's interface.
     #[arg(
         long,
+        conflicts_with = "network",
         default_value_t = DEFAULT_MTU,
         value_parser = clap::value_parser!(u16).range(MTU_RANGE)
     )]
     pub mtu: u16,
 
     /// IPv4 only.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "network")]
     pub no_ipv6: bool,
 
     /// The IPv4 subnet, such as 10.0.2.0/24; by default one that the host does not use.
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, conflicts_with = "network", value_name = "CIDR")]
     pub subnet: Option<Subnet>,
 
     /// Let the command reach the host's loopback at the gateway's address (10.0.2.2).
-    #[arg(long)]
+    #[arg(long, conflicts_with = "network")]
     pub allow_host_loopback: bool,
 
     /// Let the command reach the cloud's instance metadata (169.254.169.254 and the like).
     ///
     /// It gives out the instance's credentials on most clouds. Without this, all of 169.254.0.0/16 is
     /// out of reach, and what clouds have elsewhere, such as fd00:ec2::254.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "network")]
     pub allow_metadata: bool,
 
     /// Ask this DNS server instead of the host's; may be given several times.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, conflicts_with = "network", value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
 
     /// Poll this long after the last packet before going to sleep; 0 for never.
@@ -92,6 +97,7 @@ pub struct RunOptions {
     /// idle network sleeps whatever is given here.
     #[arg(
         long,
+        conflicts_with = "network",
         value_name = "MICROSECONDS",
         default_value_t = DEFAULT_BUSY_POLL.as_micros() as u32,
         value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_MICROS))
@@ -109,22 +115,18 @@ pub struct RunOptions {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::Parser;
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn parse(line: &str) -> Result<RunOptions, clap::Error> {
         let words = format!("cnet run {line}");
         let cli = Cli::try_parse_from(words.split_whitespace())?;
-        let Command::Run(options) = cli.command else {
-            panic!("{words}");
-        };
-        Ok(options)
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        match cli.command {
+            Command::Run(options) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -143,6 +145,9 @@ mod tests {
         assert_eq!(options.dns, [IpAddr::from([192, 0, 2, 1])]);
         let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
         assert_eq!(options.command.len(), 4);
+        let options = parse("--network lan --name web --alias www --ip 10.89.0.7 true").unwrap();
+        assert_eq!(options.network, Some(Place::Network("lan".to_owned())));
+        assert_eq!(options.ip, Some([10, 89, 0, 7].into()));
         let options = parse("true").unwrap();
         assert_eq!(options.mtu, DEFAULT_MTU);
         assert_eq!(options.busy_poll, 50);
@@ -161,5 +166,7 @@ mod tests {
         assert!(error("--mtu 65522 -- true").contains("68..=65521"));
         assert!(error("--subnet 10.0.2.1/24 -- true").contains("needs to be a network address"));
         assert!(error("--dns nonsense -- true").contains("nonsense"));
+        assert!(error("--network lan --subnet 10.0.2.0/24 true").contains("--subnet"));
+        assert!(error("--alias www true").contains("--network"));
     }
 }

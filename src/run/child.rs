@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, getegid, geteuid, getpid, getppid};
 
 use super::drain::TcpTables;
 use super::handover::{self, Child, Parent};
+use super::place::Spaces;
 use super::signals::Mask;
 use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, process, tell};
 use crate::logging::report;
@@ -27,8 +28,9 @@ const NOT_FOUND: u8 = 127;
 
 /// What the child is to set up.
 pub(super) struct Setup<'a> {
-    pub(super) interface: InterfaceConfig,
-    pub(super) resolv_conf: String,
+    pub(super) spaces: Spaces,
+    /// What it is to have as `/etc/resolv.conf`, if not the host's.
+    pub(super) resolv_conf: Option<String>,
     pub(super) command: &'a [OsString],
     /// What the command is to have blocked.
     pub(super) signal_mask: Mask,
@@ -73,24 +75,59 @@ fn live(setup: &Setup<'_>, socket: Parent, parent: Pid) -> u8 {
     }
 }
 
-fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Tap, TcpTables)> {
+fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTables)> {
     die_with(parent)?;
-    enter_namespaces()?;
+    match &setup.spaces {
+        // The host's sockets send what they have, whoever ends.
+        Spaces::Inherited => return Ok((None, TcpTables::default())),
+        Spaces::Joined(joined) => {
+            joined.enter()?;
+            let mount = NewNamespaces {
+                mount: true,
+                ..NewNamespaces::default()
+            };
+            unshare(mount).context("cannot make a mount namespace")?;
+        }
+        Spaces::Private(_) | Spaces::Empty => enter_namespaces()?,
+    }
     // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
     die_with(parent)?;
     mounts::separate()?;
-    let tap = Tap::create(INTERFACE, 1)?;
-    netif::loopback_up()?;
-    keep_to_our_addresses();
-    netif::configure(tap.ifindex, &tap.name, &setup.interface)?;
-    allow_ping();
-    if let Err(error) = mounts::replace_resolv_conf(&setup.resolv_conf) {
+    let tap = match &setup.spaces {
+        Spaces::Private(interface) => Some(private_tap(interface)?),
+        Spaces::Empty => {
+            netif::loopback_up()?;
+            allow_ping();
+            None
+        }
+        Spaces::Inherited | Spaces::Joined(_) => None,
+    };
+    let replaced = setup
+        .resolv_conf
+        .as_deref()
+        .map(mounts::replace_resolv_conf);
+    if let Some(Err(error)) = replaced {
         tell(&format!(
             "the command keeps the host's DNS configuration, and may not resolve names: {}",
             report(&error)
         ));
     }
-    Ok((tap, TcpTables::open()))
+    // Those of a container are that container's to wait for.
+    let tables = match &setup.spaces {
+        Spaces::Joined(_) => TcpTables::default(),
+        _ => TcpTables::open(),
+    };
+    Ok((tap, tables))
+}
+
+/// The one interface of a network of its own.
+fn private_tap(interface: &InterfaceConfig) -> anyhow::Result<Tap> {
+    let tap = Tap::create(INTERFACE, 1)?;
+    netif::loopback_up()?;
+    keep_to_our_addresses();
+    netif::configure(tap.ifindex, &tap.name, interface)?;
+    allow_ping();
+    Ok(tap)
 }
 
 /// Asks the kernel to kill this process, and the command it becomes, when `parent` ends.

@@ -71,15 +71,21 @@ fn has_unsent(line: &str) -> bool {
     matches!(line.split_whitespace().nth(3), Some("04" | "09" | "0B"))
 }
 
-/// Waits until everything is out, the patience is over, or a signal asks us to end.
-pub(super) async fn wait(mut tables: TcpTables, network: &Control, supervisor: &mut Supervisor) {
+/// Waits until everything is out, also of `network` if the command has one of its own, the patience is over, or a signal asks us to end.
+pub(super) async fn wait(
+    mut tables: TcpTables,
+    network: Option<&Control>,
+    supervisor: &mut Supervisor,
+) {
     let drained = async {
         let mut pause = FIRST_PAUSE;
         while tables.busy().unwrap_or(false) {
             sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
         }
-        network.delivered().await;
+        if let Some(network) = network {
+            network.delivered().await;
+        }
     };
     let patience = match supervisor.hurried() {
         true => HURRIED_PATIENCE,

@@ -1,6 +1,6 @@
 //! The conversation between parent and child before the command starts.
 //!
-//! One socket pair, one message each way. The child reports: its TAP and the tables of its TCP
+//! One socket pair, one message each way. The child reports: its TAP, if it made one, and the tables of its TCP
 //! sockets as descriptors, or the text of an error. The parent answers with one byte: go. A side
 //! that finds the other gone ends.
 
@@ -23,6 +23,8 @@ use super::drain::TcpTables;
 const READY: u8 = 0;
 /// The first byte of a report of an error.
 const FAILED: u8 = 1;
+/// The first byte of a report without a TAP.
+const READY_WITHOUT_TAP: u8 = 2;
 
 /// The longest report: an error's text.
 const MAX_REPORT: usize = 16 * 1024;
@@ -53,14 +55,16 @@ impl Child {
     }
 
     /// Waits for the child's report.
-    pub(super) fn receive(&mut self) -> anyhow::Result<(Tap, TcpTables)> {
+    pub(super) fn receive(&mut self) -> anyhow::Result<(Option<Tap>, TcpTables)> {
         let (bytes, mut fds) = receive(&self.socket).context("cannot hear from the child")?;
         match bytes.split_first() {
             Some((&READY, info)) if !fds.is_empty() => {
                 let info = TapInfo::from_bytes(info).context("the child sent no TAP")?;
                 let tables = fds.split_off(1);
-                Ok((Tap::from_fds(fds, info), TcpTables::new(tables)))
+                let tap = Tap::from_fds(fds, info);
+                Ok((Some(tap), TcpTables::new(tables)))
             }
+            Some((&READY_WITHOUT_TAP, [])) => Ok((None, TcpTables::new(fds))),
             Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
             _ => bail!("the child ended before the network was set up"),
         }
@@ -87,7 +91,11 @@ impl Parent {
     }
 
     /// Hands the TAP over; the child keeps no descriptor of it.
-    pub(super) fn send_ready(&self, tap: Tap, tables: &TcpTables) -> anyhow::Result<()> {
+    pub(super) fn send_ready(&self, tap: Option<Tap>, tables: &TcpTables) -> anyhow::Result<()> {
+        let Some(tap) = tap else {
+            let fds: Vec<BorrowedFd<'_>> = tables.descriptors().collect();
+            return self.send(READY_WITHOUT_TAP, &[], &fds);
+        };
         let (queues, info) = tap.into_fds();
         let mut fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
         fds.extend(tables.descriptors());
@@ -173,11 +181,16 @@ mod tests {
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let tap = Tap::from_fds(vec![null()], info.clone());
         parent
-            .send_ready(tap, &TcpTables::new(vec![null(), null()]))
+            .send_ready(Some(tap), &TcpTables::new(vec![null(), null()]))
             .unwrap();
         let (tap, tables) = child.receive().unwrap();
-        assert_eq!(tap.into_fds().1, info);
+        assert_eq!(tap.unwrap().into_fds().1, info);
         assert_eq!(tables.descriptors().count(), 2);
+        let one = TcpTables::new(vec![null()]);
+        parent.send_ready(None, &one).unwrap();
+        let (tap, tables) = child.receive().unwrap();
+        assert!(tap.is_none());
+        assert_eq!(tables.descriptors().count(), 1);
         child.go().unwrap();
         assert!(parent.wait_for_go());
     }

@@ -18,9 +18,15 @@ const DEATH: Duration = Duration::from_secs(1);
 ///
 /// `EAGAIN` at a limit of processes, `ENOMEM`, and `EBUSY` if this process has more threads than
 /// one: the child would lack them, and the locks they hold.
-pub(super) fn fork() -> io::Result<Option<Pid>> {
-    if fs::read_dir("/proc/self/task").map_or(1, Iterator::count) > 1 {
-        return Err(Errno::BUSY.into());
+pub(crate) fn fork() -> io::Result<Option<Pid>> {
+    // A thread that was joined a moment ago may still be listed.
+    let mut patience = 20;
+    while fs::read_dir("/proc/self/task").map_or(1, Iterator::count) > 1 {
+        if patience == 0 {
+            return Err(Errno::BUSY.into());
+        }
+        patience -= 1;
+        thread::sleep(Duration::from_millis(1));
     }
     // SAFETY: this process has one thread, so the child has all there is of it: no lock is held
     // and no invariant half-way by a thread that it lacks.
@@ -40,8 +46,9 @@ pub(super) fn become_subreaper() -> io::Result<()> {
     ))?)
 }
 
-/// Kills all children, and the orphans that become our children thereby, and reaps them.
-pub(super) fn kill_all_children() {
+/// Kills all children, and the orphans that become our children thereby, and reaps them. The one
+/// called `spared` is left alone.
+pub(super) fn kill_all_children(spared: Option<Pid>) {
     let started = Instant::now();
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -51,7 +58,14 @@ pub(super) fn kill_all_children() {
             Err(_) => return,
             Ok(None) => {}
         }
-        for child in children() {
+        let doomed: Vec<Pid> = children()
+            .into_iter()
+            .filter(|&c| Some(c) != spared)
+            .collect();
+        if doomed.is_empty() {
+            return;
+        }
+        for child in doomed {
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
         if started.elapsed() > DEATH {

@@ -154,6 +154,23 @@ impl TapQueue {
     pub fn write_vectored(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(rustix::io::writev(&self.fd, frame)?)
     }
+
+    /// Whether the interface is to outlive its last descriptor. It still ends with its network
+    /// namespace. Switched off, it goes with the last descriptor again.
+    ///
+    /// # Errors
+    ///
+    /// `EBADFD` once the interface was deleted.
+    pub fn set_persistent(&self, on: bool) -> io::Result<()> {
+        // SAFETY: the descriptor is open; TUNSETPERSIST takes its argument by value.
+        check(unsafe {
+            libc::ioctl(
+                self.fd.as_raw_fd(),
+                libc::TUNSETPERSIST as _,
+                libc::c_ulong::from(on),
+            )
+        })
+    }
 }
 
 impl AsFd for TapQueue {

@@ -193,6 +193,12 @@ pub enum TapError {
         kind: &'static str,
     },
 
+    /// A descriptor of something else.
+    #[error(
+        "the descriptor is not one of a network namespace: open /proc/PID/ns/net or a bind mount of it"
+    )]
+    NotANetwork,
+
     /// The process may not enter a namespace.
     #[error(
         "no permission to enter the {kind} namespace ({source}): {}",

@@ -110,6 +110,39 @@ impl Namespaces {
         Ok(Namespaces { user, net })
     }
 
+    /// From a descriptor of a network namespace, whoever opened it. The user namespace that owns it
+    /// is asked of the kernel (`NS_GET_USERNS`, ioctl_ns(2)).
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::NotANetwork`] for any other file; [`TapError::EnterDenied`] if the owner is no
+    /// user namespace of ours nor inside one.
+    pub fn of_net(net: OwnedFd) -> Result<Namespaces, TapError> {
+        if namespace_type(net.as_fd()) != Some(libc::CLONE_NEWNET) {
+            return Err(TapError::NotANetwork);
+        }
+        let user = owner_of(net.as_fd()).map_err(|source| TapError::EnterDenied {
+            kind: "network",
+            source,
+        })?;
+        Ok(Namespaces {
+            user: not_our_own(user)?,
+            net,
+        })
+    }
+
+    /// Device and inode of the network namespace: the same for every descriptor and path of it, and
+    /// nobody else's while it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Io`] with what fstat(2) says.
+    pub fn net_identity(&self) -> Result<(u64, u64), TapError> {
+        let stat = rustix::fs::fstat(&self.net)
+            .map_err(TapError::io("cannot look at a network namespace"))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
     /// Moves this process into the namespaces, for good. After a user namespace was entered, the
     /// process is its user and group 0, where that is mapped.
     ///
@@ -177,6 +210,21 @@ fn namespace_type(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     // argument.
     let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
     (kind >= 0).then_some(kind)
+}
+
+/// `NS_GET_USERNS` (ioctl_ns(2)): the user namespace that owns this one.
+fn owner_of(net: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: the descriptor is borrowed, so open, and the caller knows it to be one of nsfs; the
+    // request takes no argument.
+    match unsafe { libc::ioctl(net.as_raw_fd(), NS_GET_USERNS as _) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nobody else
+        // knows of it.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
 }
 
 fn set_namespace(
@@ -276,7 +324,7 @@ pub fn run_in(
         }),
         0 => {
             drop(ours);
-            child(ns, f, &theirs, parent)
+            child(ns, f, &theirs, &[], parent)
         }
         pid => {
             drop(theirs);
@@ -290,6 +338,55 @@ pub fn run_in(
             }
         }
     }
+}
+
+/// As [`run_in`], without waiting: the child sends its one message to `socket`, with `tag` in front
+/// of it ([`parse_tagged`] reads it), and ends. Reaping it is the caller's part.
+///
+/// # Errors
+///
+/// [`TapError::MultiThreaded`], and what fork(2) says.
+pub fn start_in(
+    ns: &Namespaces,
+    socket: &OwnedFd,
+    tag: u64,
+    f: impl FnOnce() -> Result<Handover, TapError>,
+) -> Result<Pid, TapError> {
+    require_one_thread()?;
+    let parent = rustix::process::getpid();
+    // SAFETY: as in `run_in`.
+    match unsafe { libc::fork() } {
+        -1 => Err(TapError::Io {
+            what: "cannot fork a helper process",
+            source: io::Error::last_os_error(),
+        }),
+        0 => child(ns, f, socket, &tag.to_ne_bytes(), parent),
+        pid => Pid::from_raw(pid).ok_or(TapError::MultiThreaded),
+    }
+}
+
+/// Sends what a child of [`start_in`] would send that failed with `text`.
+///
+/// # Errors
+///
+/// What sendmsg(2) says.
+pub fn send_tagged_error(socket: &OwnedFd, tag: u64, text: &str) -> io::Result<()> {
+    let bytes = text.as_bytes();
+    let cut = bytes.len().min(MAX_REPLY);
+    Ok(send(
+        socket,
+        &tag.to_ne_bytes(),
+        REPLY_ERROR,
+        &[],
+        &bytes[..cut],
+    )?)
+}
+
+/// Reads the tag and the outcome of a message that a child of [`start_in`] has sent; `None` if it
+/// is none.
+pub fn parse_tagged((fds, bytes): Handover) -> Option<(u64, Result<Handover, TapError>)> {
+    let (tag, rest) = bytes.split_first_chunk::<8>()?;
+    Some((u64::from_ne_bytes(*tag), parse_reply((fds, rest.to_vec()))))
 }
 
 /// A thread that was joined a moment ago may still be listed: its end is announced before it is
@@ -313,6 +410,7 @@ fn child(
     ns: &Namespaces,
     f: impl FnOnce() -> Result<Handover, TapError>,
     socket: &OwnedFd,
+    tag: &[u8],
     parent: Pid,
 ) -> ! {
     let work = || {
@@ -324,18 +422,31 @@ fn child(
     // A panic must not unwind into the parent's frames, of which this process has a copy.
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(work));
     let sent = match &outcome {
-        Ok(Ok((fds, bytes))) if bytes.len() <= MAX_REPLY => send(socket, REPLY_OK, fds, bytes),
-        Ok(Ok(_)) => send(socket, REPLY_ERROR, &[], b"the helper's reply is too long"),
+        Ok(Ok((fds, bytes))) if bytes.len() <= MAX_REPLY => send(socket, tag, REPLY_OK, fds, bytes),
+        Ok(Ok(_)) => send(
+            socket,
+            tag,
+            REPLY_ERROR,
+            &[],
+            b"the helper's reply is too long",
+        ),
         Ok(Err(error)) => {
             let text = error.to_string();
             send(
                 socket,
+                tag,
                 REPLY_ERROR,
                 &[],
                 &text.as_bytes()[..text.len().min(MAX_REPLY)],
             )
         }
-        Err(_) => send(socket, REPLY_ERROR, &[], b"the helper process panicked"),
+        Err(_) => send(
+            socket,
+            tag,
+            REPLY_ERROR,
+            &[],
+            b"the helper process panicked",
+        ),
     };
     // SAFETY: _exit(2) ends the process at once and takes no pointer.
     unsafe { libc::_exit(i32::from(sent.is_err())) }
@@ -354,15 +465,33 @@ pub(crate) fn die_with(parent: Pid) -> Result<(), TapError> {
     })
 }
 
-fn send(socket: &OwnedFd, first: u8, fds: &[OwnedFd], bytes: &[u8]) -> rustix::io::Result<()> {
+fn send(
+    socket: &OwnedFd,
+    tag: &[u8],
+    first: u8,
+    fds: &[OwnedFd],
+    bytes: &[u8],
+) -> rustix::io::Result<()> {
     let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    send_message(socket, &[tag, &[first], bytes], &borrowed)
+}
+
+/// Sends one message, the pieces in a row, with descriptors.
+///
+/// # Errors
+///
+/// What sendmsg(2) says; `E2BIG` for more than [`MAX_QUEUES`] descriptors.
+pub fn send_message(
+    socket: &OwnedFd,
+    pieces: &[&[u8]],
+    fds: &[BorrowedFd<'_>],
+) -> rustix::io::Result<()> {
     let mut space = vec![MaybeUninit::uninit(); control_space()];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(Errno::TOOBIG);
     }
-    let kind = [first];
-    let pieces = [IoSlice::new(&kind), IoSlice::new(bytes)];
+    let pieces: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
     rustix::net::sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL).map(drop)
 }
 
@@ -370,9 +499,14 @@ fn control_space() -> usize {
     rustix::cmsg_space!(ScmRights(MAX_QUEUES as usize))
 }
 
-/// The child's one message, or `None` if it ended without one.
-fn receive(socket: &OwnedFd) -> Result<Option<Handover>, TapError> {
-    let mut bytes = vec![0; MAX_REPLY + 1];
+/// The next message with its descriptors, or `None` once the other end is closed. Waits if the
+/// socket does.
+///
+/// # Errors
+///
+/// [`TapError::Io`]; with EAGAIN when a non-blocking socket has no message.
+pub fn receive(socket: &OwnedFd) -> Result<Option<Handover>, TapError> {
+    let mut bytes = vec![0; MAX_REPLY + 1 + size_of::<u64>()];
     let mut space = vec![MaybeUninit::uninit(); control_space()];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let length = loop {

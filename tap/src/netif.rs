@@ -60,7 +60,15 @@ pub struct InterfaceConfig {
     pub gateways: Vec<IpAddr>,
     /// Packets the queue towards the TAP holds (`txqueuelen`); `None` keeps the kernel's 1000.
     pub tx_queue_len: Option<u32>,
+    /// Whether default routes that are there already keep their place: these get a metric above
+    /// theirs, which rises with the interface's index. When the earlier interface goes, the next
+    /// one's routes are there to take over.
+    pub joins_others: bool,
 }
+
+/// What a default route that joins others has on top of the interface's index. The kernel gives
+/// IPv4 routes without a metric 0 and those of IPv6 1024 (`IP6_RT_PRIO_USER`), which stay in front.
+const JOINING_METRIC: u32 = 1024;
 
 /// Gives the interface its MAC, MTU and queue length, brings it up, and sets addresses and default
 /// routes. `name` is for the errors' texts.
@@ -122,9 +130,10 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), 
                 }
             })?;
     }
+    let metric = cfg.joins_others.then(|| JOINING_METRIC + ifindex);
     for &gateway in &cfg.gateways {
         rtnetlink
-            .set_default_route(ifindex, gateway)
+            .set_default_route(ifindex, gateway, metric)
             .map_err(failed(format!("add a default route via {gateway}")))?;
     }
     Ok(())
@@ -261,7 +270,12 @@ impl Rtnetlink {
         .map(drop)
     }
 
-    fn set_default_route(&mut self, ifindex: u32, gateway: IpAddr) -> io::Result<()> {
+    fn set_default_route(
+        &mut self,
+        ifindex: u32,
+        gateway: IpAddr,
+        metric: Option<u32>,
+    ) -> io::Result<()> {
         let mut route = RouteMessage::default();
         route.header.address_family = family(gateway);
         route.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -273,6 +287,9 @@ impl Rtnetlink {
             .attributes
             .push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
         route.attributes.push(RouteAttribute::Oif(ifindex));
+        route
+            .attributes
+            .extend(metric.map(RouteAttribute::Priority));
         self.request(
             RouteNetlinkMessage::NewRoute(route),
             NLM_F_CREATE | NLM_F_REPLACE,

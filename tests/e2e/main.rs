@@ -16,6 +16,7 @@ mod datagram;
 mod dns;
 mod gateway;
 mod lifecycle;
+mod networks;
 mod protection;
 mod publish;
 mod qemu;

@@ -2,7 +2,6 @@
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd};
 
 use cnet_tap::namespace::{NewNamespaces, current_net, unshare};
 use cnet_tap::netif::{index_of, loopback_up, mac_of};
@@ -21,14 +20,8 @@ pub fn config() -> InterfaceConfig {
         ],
         gateways: vec!["10.0.2.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         tx_queue_len: Some(4000),
+        joins_others: false,
     }
-}
-
-fn persist(tap: &Tap, on: bool) {
-    let fd = tap.queues[0].as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open; TUNSETPERSIST takes its argument by value.
-    let result = unsafe { libc::ioctl(fd, libc::TUNSETPERSIST as _, libc::c_ulong::from(on)) };
-    assert_eq!(result, 0);
 }
 
 #[test]
@@ -102,7 +95,7 @@ fn an_existing_tap_is_attached_to_or_refused_clearly() {
         let single = Tap::create("single", 1).unwrap();
         let error = Tap::create("single", 1).unwrap_err();
         assert!(matches!(error, TapError::NameTaken { .. }), "{error}");
-        persist(&single, true);
+        single.queues[0].set_persistent(true).unwrap();
         let ifindex = single.ifindex;
         drop(single);
         let error = Tap::create("single", 2).unwrap_err();
@@ -119,14 +112,14 @@ fn an_existing_tap_is_attached_to_or_refused_clearly() {
         let again = Tap::create("single", 1).unwrap();
         assert_eq!(again.ifindex, ifindex);
         assert!(again.offloads.tso4);
-        persist(&again, false);
+        again.queues[0].set_persistent(false).unwrap();
         drop(again);
         assert!(index_of("single").is_err());
 
         let many = Tap::create("many", 2).unwrap();
         let error = Tap::create("many", 2).unwrap_err();
         assert!(matches!(error, TapError::NameTaken { .. }), "{error}");
-        persist(&many, true);
+        many.queues[0].set_persistent(true).unwrap();
         drop(many);
         let error = Tap::create("many", 1).unwrap_err();
         assert!(

@@ -1,0 +1,137 @@
+//! `cnet attach` and `cnet detach`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::control::Attach;
+use crate::handle::{Network, Target};
+use crate::network::{DEFAULT_NETWORK, Directories, Store};
+use crate::publish::PublishSpec;
+
+/// The options of `cnet attach`.
+#[derive(Args, Debug)]
+pub(crate) struct AttachOptions {
+    /// The network to join.
+    #[arg(long, value_name = "NET", default_value = DEFAULT_NETWORK)]
+    network: String,
+
+    /// What the container is called on the network; by default the start of a random id.
+    #[arg(long)]
+    name: Option<String>,
+
+    /// A further name; may be given several times.
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+
+    /// The IPv4 address it gets; by default the one it had before, or one that is free.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+
+    /// The IPv6 address it gets.
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<Ipv6Addr>,
+
+    /// The interface's hardware address.
+    #[arg(long)]
+    mac: Option<String>,
+
+    /// The interface's name; by default the first free of eth0, eth1 and so on.
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+
+    /// Open a port of the host and lead it to the container; as with `cnet run`.
+    #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
+    publish: Vec<PublishSpec>,
+
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// A process of the container, or the path of its network namespace.
+    #[arg(value_name = "PID|NETNS")]
+    target: String,
+}
+
+/// The options of `cnet detach`.
+#[derive(Args, Debug)]
+pub(crate) struct DetachOptions {
+    /// The network to leave; by default every one that the container is on.
+    #[arg(long, value_name = "NET")]
+    network: Option<String>,
+
+    /// The container: its name, its id or the start of it, or its process.
+    #[arg(value_name = "NAME|PID")]
+    container: String,
+}
+
+/// Joins, and prints the addresses.
+pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
+    let target = Target::parse(&options.target).with_context(|| {
+        format!(
+            "`{}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME",
+            options.target
+        )
+    })?;
+    let network = Network::open(&options.network)?;
+    let wish = Attach {
+        name: options.name,
+        aliases: options.aliases,
+        ipv4: options.ip,
+        ipv6: options.ip6,
+        mac: options.mac,
+        interface: options.ifname,
+        publish: options.publish.iter().map(ToString::to_string).collect(),
+        ..Attach::default()
+    };
+    let joined = network.attach(target, wish).await?;
+    if options.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;
+        return Ok(());
+    }
+    let container = joined.container;
+    let mut line = format!("{} {}", container.name, container.interface);
+    for address in container.ipv4.iter().chain(&container.ipv6) {
+        line.push(' ');
+        line.push_str(address);
+    }
+    line.push('\n');
+    for port in &container.ports {
+        line.push_str(&format!(
+            "{} -> {}/{}\n",
+            port.host, port.container, port.protocol
+        ));
+    }
+    super::print(&line)?;
+    Ok(())
+}
+
+/// Leaves one network, or all.
+pub(super) async fn detach(options: DetachOptions) -> anyhow::Result<()> {
+    if let Some(name) = &options.network {
+        Network::open(name)?.detach(&options.container).await?;
+        return Ok(());
+    }
+    let directories = Directories::of_this_user()?;
+    let mut found = false;
+    for definition in Store::open(directories.clone()).list()? {
+        let network = Network::new(definition, directories.clone());
+        // One that nobody is on is not started for this.
+        if network.inspect().await?.is_none() {
+            continue;
+        }
+        match network.detach(&options.container).await {
+            Ok(()) => found = true,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match found {
+        true => Ok(()),
+        false => bail!(
+            "there is no container `{}` on any network; `cnet ps` lists them",
+            options.container
+        ),
+    }
+}

@@ -1,0 +1,44 @@
+//! Who is on a network, for `cnet network`.
+
+use std::collections::BTreeMap;
+
+use crate::control::{ContainerReport, NetworkReport};
+use crate::handle::Network;
+use crate::network::cli::NetworkCommand;
+use crate::network::inspect::{Container, Live};
+use crate::network::{Definition, Directories};
+
+/// Asks the process of the network `definition`. One that serves nobody is told to end if the
+/// network may be about to be removed.
+pub(super) fn ask(
+    command: &NetworkCommand,
+) -> impl Fn(&Definition) -> anyhow::Result<Live> + use<> {
+    let removes = matches!(command, NetworkCommand::Rm(_) | NetworkCommand::Prune(_));
+    move |definition| {
+        let network = Network::new(definition.clone(), Directories::of_this_user()?);
+        let asked = async {
+            let report = network.inspect().await?;
+            if removes && report.as_ref().is_some_and(|r| r.containers.is_empty()) {
+                network.stop(false).await?;
+                return Ok(None);
+            }
+            Ok(report.map(containers))
+        };
+        super::runtime()?.block_on(asked)
+    }
+}
+
+fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+    let entries = report.containers.into_iter();
+    entries.map(|c| (c.id.clone(), container(c))).collect()
+}
+
+fn container(report: ContainerReport) -> Container {
+    Container {
+        name: report.name,
+        endpoint_id: report.id,
+        mac_address: report.mac,
+        ipv4_address: report.ipv4.unwrap_or_default(),
+        ipv6_address: report.ipv6.unwrap_or_default(),
+    }
+}

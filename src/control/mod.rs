@@ -1,0 +1,364 @@
+//! The control API of a network process: what can be asked of a running network, and the answers.
+//!
+//! # On the wire
+//!
+//! HTTP/1.1 on the network's Unix socket, one request a connection: `POST /v1/actions` with an
+//! [`Action`] as JSON, answered with 200 and JSON, or with an error status and
+//! `{"message": "…"}`. Descriptors that an action needs come by SCM_RIGHTS with the request's
+//! bytes. By hand: `curl --unix-socket …/api.sock -d '{"inspect":{}}' http://cnet/v1/actions`.
+//!
+//! # Bounds
+//!
+//! A body holds at most [`MAX_BODY`] bytes, JSON at most 128 levels, a request at most
+//! [`MAX_DESCRIPTORS`] descriptors. Unknown actions and fields are refused. Whoever says nothing for
+//! [`PATIENCE`] is dropped. Only the same user and root are listened to.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub mod client;
+pub mod server;
+mod stream;
+
+/// The one path that is served.
+pub const PATH: &str = "/v1/actions";
+
+/// The largest request or answer body in bytes that is read.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// The largest answer in bytes that a client reads: some hundred bytes a container.
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// How long a client may take to say what it wants.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Descriptors with one request; more are closed unseen.
+pub const MAX_DESCRIPTORS: usize = 4;
+
+/// What a client can ask for. Every action is legal at any time while the network runs; what each
+/// needs beyond that stands beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Action {
+    /// Tells who is on the network. Answered with a [`NetworkReport`].
+    Inspect(Nothing),
+    /// Gives a container an interface on the network. Needs a descriptor of its network namespace,
+    /// and for a target that is a process a pidfd behind it. Refused with 409 if the name or an
+    /// address is taken or the container is on the network already, and with 422 if the interface
+    /// cannot be made. Answered with an [`Attached`].
+    Attach(Attach),
+    /// Takes a container's interface away. 404 if there is no such container. Answered with
+    /// [`Nothing`].
+    Detach(Detach),
+    /// Opens ports of the host and leads them to a container; all or none. 404 if there is no such
+    /// container, 409 if a port is taken. Answered with [`Published`].
+    Publish(PublishPorts),
+    /// Closes ports of the host. 404 if none was open. Answered with [`Published`]: those closed.
+    Unpublish(PublishPorts),
+    /// Tells what passed and what was dropped. Answered with a [`StatisticsReport`].
+    Statistics(Nothing),
+    /// Ends the network process. 409 while containers are on the network, unless `force` is given,
+    /// which detaches them. Answered with [`Nothing`], then done.
+    Stop(Stop),
+}
+
+/// No fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// A container that is to join.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attach {
+    /// What it is called on this network; by default the first twelve digits of its id.
+    pub name: Option<String>,
+    /// Its id, 64 hexadecimal digits; by default a random one.
+    pub id: Option<String>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// The IPv4 address it wants.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address it wants.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The hardware address it wants, as `02:00:00:00:00:01`.
+    pub mac: Option<String>,
+    /// What the interface is called; by default the first free `ethN`.
+    pub interface: Option<String>,
+    /// Ports to open, as `-p` has them.
+    pub publish: Vec<String>,
+    /// The path of the network namespace, if the container is known by that: it leaves when the
+    /// path does. Without a path it is known by its process.
+    pub path: Option<PathBuf>,
+    /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
+    /// again after a crash of the network's process.
+    pub member: Option<i32>,
+}
+
+/// A container that is to leave.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Its name, its id or the start of it, or the number of its process.
+    pub container: String,
+}
+
+/// Ports of a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishPorts {
+    /// Its name, its id or the start of it, or the number of its process.
+    pub container: String,
+    /// The ports, as `-p` has them.
+    pub ports: Vec<String>,
+}
+
+/// How to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stop {
+    /// Whether containers are detached that are on the network still.
+    pub force: bool,
+}
+
+/// A container that has joined.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attached {
+    /// The container, as [`Action::Inspect`] tells of it.
+    #[serde(flatten)]
+    pub container: ContainerReport,
+    /// The network's gateways, which are also its DNS servers.
+    pub gateways: Vec<std::net::IpAddr>,
+}
+
+/// Ports of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Published {
+    /// One entry a socket of the host.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// An open port of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Where it is open.
+    pub host: SocketAddr,
+    /// Where it leads.
+    pub container: SocketAddr,
+}
+
+/// A running network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NetworkReport {
+    /// Its name.
+    pub name: String,
+    /// Its id, 64 hexadecimal digits.
+    pub id: String,
+    /// The network process.
+    pub pid: u32,
+    /// Who is on it, by name.
+    pub containers: Vec<ContainerReport>,
+}
+
+/// A container on a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ContainerReport {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name on this network.
+    pub name: String,
+    /// Its further names.
+    pub aliases: Vec<String>,
+    /// The process it is known by.
+    pub pid: Option<i32>,
+    /// The path of its network namespace, if it is known by that.
+    pub path: Option<PathBuf>,
+    /// The interface inside.
+    pub interface: String,
+    /// The interface's hardware address.
+    pub mac: String,
+    /// Address and prefix length.
+    pub ipv4: Option<String>,
+    /// Address and prefix length.
+    pub ipv6: Option<String>,
+    /// Open ports of the host that lead to it.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// What passed a network since its process started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatisticsReport {
+    /// The network's name.
+    pub network: String,
+    /// Connections and mappings that are open now.
+    pub flows: u64,
+    /// Packets the router dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// By container, ordered by name.
+    pub containers: Vec<ContainerStatistics>,
+}
+
+/// What passed one container's interface. *Sent* is what the container sent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ContainerStatistics {
+    /// The container's name.
+    pub name: String,
+    /// Bytes the container sent.
+    pub bytes_sent: u64,
+    /// Frames the container sent; a super-frame counts as one.
+    pub frames_sent: u64,
+    /// Bytes that were given to it.
+    pub bytes_received: u64,
+    /// Frames that were given to it.
+    pub frames_received: u64,
+    /// Frames of it and to it that were dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Any answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// To [`Action::Inspect`].
+    Network(NetworkReport),
+    /// To [`Action::Attach`].
+    Attached(Attached),
+    /// To [`Action::Publish`] and [`Action::Unpublish`].
+    Published(Published),
+    /// To [`Action::Statistics`].
+    Statistics(StatisticsReport),
+    /// To the rest.
+    Done(Nothing),
+}
+
+/// Why an action was refused: what the status of the answer tells apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// 400: the request makes no sense.
+    Invalid,
+    /// 404: no such container or port.
+    NotFound,
+    /// 409: somebody else has it.
+    Conflict,
+    /// 413: over [`MAX_BODY`].
+    TooLarge,
+    /// 422: it makes sense, but cannot be done.
+    Impossible,
+    /// 503: the network is ending.
+    Ending,
+    /// 500: a failure of ours.
+    Internal,
+}
+
+impl Kind {
+    /// The status code of HTTP.
+    pub fn status(self) -> u16 {
+        match self {
+            Kind::Invalid => 400,
+            Kind::NotFound => 404,
+            Kind::Conflict => 409,
+            Kind::TooLarge => 413,
+            Kind::Impossible => 422,
+            Kind::Ending => 503,
+            Kind::Internal => 500,
+        }
+    }
+
+    /// What a status code stands for.
+    pub fn of_status(status: u16) -> Kind {
+        match status {
+            404 => Kind::NotFound,
+            409 => Kind::Conflict,
+            413 => Kind::TooLarge,
+            422 => Kind::Impossible,
+            503 => Kind::Ending,
+            400..=499 => Kind::Invalid,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+/// An action that was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Which sort of refusal it is.
+    pub kind: Kind,
+    /// Why, and what to do about it.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Of that kind, for that reason.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Refusal {
+        Refusal {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+/// The body of an error.
+#[derive(Serialize, Deserialize)]
+struct ErrorBody {
+    message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_read_as_documented() {
+        let read = |text: &str| serde_json::from_str::<Action>(text);
+        assert_eq!(
+            read(r#"{"inspect":{}}"#).unwrap(),
+            Action::Inspect(Nothing {})
+        );
+        let attach = read(r#"{"attach":{"name":"web","aliases":["www"],"ipv4":"10.88.0.7"}}"#);
+        let Action::Attach(attach) = attach.unwrap() else {
+            panic!("another action");
+        };
+        assert_eq!(attach.name.as_deref(), Some("web"));
+        assert_eq!(attach.aliases, ["www"]);
+        assert_eq!(attach.ipv4, Some([10, 88, 0, 7].into()));
+        for refused in [
+            r#"{"inspect":{"all":true}}"#,
+            r#"{"inspect":{},"stop":{}}"#,
+            r#"{"attach":{"nmae":"web"}}"#,
+            r#"{"attach":{"ipv4":"10.88.0.256"}}"#,
+            r#"{"detach":{}}"#,
+            r#"{"reboot":{}}"#,
+            r#"{"stop":{"force":1}}"#,
+            r#""inspect""#,
+            "",
+            "{}",
+            "[]",
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn kinds_cross_as_statuses() {
+        for kind in [
+            Kind::Invalid,
+            Kind::NotFound,
+            Kind::Conflict,
+            Kind::TooLarge,
+            Kind::Impossible,
+            Kind::Ending,
+            Kind::Internal,
+        ] {
+            assert_eq!(Kind::of_status(kind.status()), kind);
+        }
+        assert_eq!(Kind::of_status(405), Kind::Invalid);
+        assert_eq!(Kind::of_status(502), Kind::Internal);
+    }
+}

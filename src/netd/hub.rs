@@ -1,0 +1,405 @@
+//! The table of who is on the network, and the actions on it.
+//!
+//! # Theory of operation
+//!
+//! A container joins in two steps. First its name and its addresses are taken, under the lock;
+//! then, without it, the interface is made in its namespace, plugged into the dataplane, and its
+//! ports are opened ([`super::attach`]). A namespace in which something hangs therefore keeps
+//! nobody else from joining. Leaving is the reverse, and is also how a failed joining is undone.
+//!
+//! Each stay has a number of its own, so that the end of a container that has left already does
+//! not take out the next one of its name.
+//!
+//! # Invariants
+//!
+//! - The lock is never held while something is waited for.
+//! - `state.json` lists those that have joined, before they are told so and before their interface
+//!   is made to outlive this process.
+//!
+//! # Limits
+//!
+//! Leases are written down a moment after an action was answered, since that waits for the disk.
+//! A crash in that moment loses what is remembered of those who left, not of those who are there.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cnet_tap::TapQueue;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use super::names::SharedNames;
+use super::state::{self, Life, Record};
+use crate::control::server::Actions;
+use crate::control::{Action, Answer, Kind, Nothing, Refusal};
+use crate::dataplane::{Control, NetworkConfig, PortId};
+use crate::network::{Definition, Ipam};
+use crate::opener::Opener;
+use crate::published::Opened;
+
+/// What the hub works with.
+pub(super) struct Parts {
+    pub(super) state: PathBuf,
+    pub(super) definition: Definition,
+    pub(super) config: NetworkConfig,
+    pub(super) control: Control,
+    pub(super) opener: Opener,
+    pub(super) names: SharedNames,
+    pub(super) ipam: Ipam,
+}
+
+/// The network, as actions see it.
+pub(super) struct Hub {
+    pub(super) definition: Definition,
+    pub(super) config: NetworkConfig,
+    pub(super) control: Control,
+    pub(super) opener: Opener,
+    pub(super) names: SharedNames,
+    pub(super) state: PathBuf,
+    tables: Mutex<Tables>,
+    changes: watch::Sender<()>,
+    stopped: AtomicBool,
+    /// Tells that leases are to be written down.
+    leases: Notify,
+}
+
+/// What is under the lock.
+pub(super) struct Tables {
+    pub(super) ipam: Ipam,
+    pub(super) stays: BTreeMap<String, Stay>,
+    next: u64,
+}
+
+/// A container on the network, from the moment that its name is taken.
+pub(super) struct Stay {
+    number: u64,
+    pub(super) record: Record,
+    /// Once it has joined.
+    pub(super) plugged: Option<Plugged>,
+    pub(super) opened: Vec<Opened>,
+}
+
+/// A container's place in the dataplane.
+pub(super) struct Plugged {
+    pub(super) port: PortId,
+    /// A copy of the TAP's descriptor: by it the TAP is let go of when the container leaves.
+    pub(super) tap: TapQueue,
+    /// What waits for the container's end.
+    pub(super) watch: AbortHandle,
+}
+
+/// Names one stay of one container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Key {
+    pub(super) name: String,
+    number: u64,
+}
+
+impl Tables {
+    /// Enters a container that is about to join; its name is free.
+    pub(super) fn enter(&mut self, record: Record) -> Key {
+        self.next += 1;
+        let key = Key {
+            name: record.name.clone(),
+            number: self.next,
+        };
+        let stay = Stay {
+            number: key.number,
+            record,
+            plugged: None,
+            opened: Vec::new(),
+        };
+        self.stays.insert(key.name.clone(), stay);
+        key
+    }
+
+    /// The stay of that key, unless it is over.
+    pub(super) fn stay(&mut self, key: &Key) -> Option<&mut Stay> {
+        let stay = self.stays.get_mut(&key.name)?;
+        (stay.number == key.number).then_some(stay)
+    }
+
+    /// The container of that stay has its place; `false` if the stay is over.
+    pub(super) fn plug(&mut self, key: &Key, plugged: Plugged, interface: String) -> bool {
+        let Some(stay) = self.stay(key) else {
+            return false;
+        };
+        stay.record.interface = interface;
+        stay.plugged = Some(plugged);
+        true
+    }
+
+    /// The stay that a person means: a name, an id or the start of one, a process.
+    pub(super) fn find(&self, meant: &str) -> Result<(Key, &Stay), Refusal> {
+        let key = |stay: &Stay| Key {
+            name: stay.record.name.clone(),
+            number: stay.number,
+        };
+        if let Some(stay) = self.stays.get(meant) {
+            return Ok((key(stay), stay));
+        }
+        let number = meant.parse::<i32>().ok();
+        let is_meant = |stay: &&Stay| {
+            let pid = match &stay.record.life {
+                Life::Process { pid, member, .. } => Some(member.unwrap_or(*pid)),
+                Life::Path { .. } => None,
+            };
+            pid.is_some() && pid == number || stay.record.aliases.iter().any(|alias| alias == meant)
+        };
+        // Short starts of ids mean nothing in particular.
+        let by_id = |stay: &&Stay| meant.len() >= 4 && stay.record.id.starts_with(meant);
+        let mut found: Vec<&Stay> = self.stays.values().filter(is_meant).collect();
+        if found.is_empty() {
+            found = self.stays.values().filter(by_id).collect();
+        }
+        match found.as_slice() {
+            [one] => Ok((key(one), one)),
+            [] => Err(Refusal::new(
+                Kind::NotFound,
+                format!("there is no container `{meant}` on this network; `cnet ps` lists them"),
+            )),
+            _ => Err(Refusal::new(
+                Kind::Conflict,
+                format!("`{meant}` stands for several containers; use a name, which is one's own"),
+            )),
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn new(parts: Parts) -> Arc<Hub> {
+        let hub = Arc::new(Hub {
+            definition: parts.definition,
+            config: parts.config,
+            control: parts.control,
+            opener: parts.opener,
+            names: parts.names,
+            state: parts.state,
+            tables: Mutex::new(Tables {
+                ipam: parts.ipam,
+                stays: BTreeMap::new(),
+                next: 0,
+            }),
+            changes: watch::Sender::new(()),
+            stopped: AtomicBool::new(false),
+            leases: Notify::new(),
+        });
+        let writer = Arc::clone(&hub);
+        tokio::spawn(async move {
+            loop {
+                writer.leases.notified().await;
+                writer.flush().await;
+            }
+        });
+        hub
+    }
+
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when somebody comes or goes.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Whether nobody is on the network, nor about to join.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables().stays.is_empty()
+    }
+
+    /// Whether a client has asked for the end.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Writes down who is there. To be called with the tables that were changed.
+    pub(super) fn save(&self, tables: &Tables) {
+        let joined = tables.stays.values().filter(|stay| stay.plugged.is_some());
+        let records = joined.map(|stay| stay.record.clone()).collect();
+        if let Err(error) = state::save(&self.state, records) {
+            // Forwarding goes on; only a crash would be worse than it should be.
+            tracing::error!(%error, path = %self.state.display(), "cannot be written");
+        }
+        self.leases.notify_one();
+        self.changes.send_replace(());
+    }
+
+    /// Writes the leases down.
+    pub(super) async fn flush(&self) {
+        let ipam = self.tables().ipam.clone();
+        let saved = tokio::task::spawn_blocking(move || ipam.save()).await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "leases cannot be written down");
+        }
+    }
+
+    /// Takes a container out. Nothing happens if that stay is over already.
+    pub(super) async fn leave(&self, key: &Key, why: &str) {
+        let stay = {
+            let mut tables = self.tables();
+            if tables.stay(key).is_none() {
+                return;
+            }
+            let Some(stay) = tables.stays.remove(&key.name) else {
+                return;
+            };
+            tables.ipam.release(&key.name);
+            self.names.withdraw(&stay.record);
+            self.save(&tables);
+            stay
+        };
+        tracing::info!(container = key.name, why, "leaves");
+        let Some(plugged) = stay.plugged else { return };
+        // Its published ports close with the port.
+        let _ = self.control.remove_port(plugged.port).await;
+        // The last descriptor is closed here: the kernel takes its time to end an interface, and
+        // the worker has none to lose.
+        let tap = plugged.tap;
+        let closed = tokio::task::spawn_blocking(move || {
+            // It fails if the interface is gone already.
+            let _ = tap.set_persistent(false);
+            drop(tap);
+        });
+        let _ = closed.await;
+        // Last of all, because it may be the very task that this runs in.
+        plugged.watch.abort();
+    }
+
+    /// Takes everybody out.
+    pub(super) async fn detach_all(&self) {
+        loop {
+            let next = {
+                let tables = self.tables();
+                let names = tables.stays.keys().next();
+                names.and_then(|name| tables.find(name).ok().map(|(key, _)| key))
+            };
+            match next {
+                Some(key) => self.leave(&key, "the network is stopped").await,
+                None => return,
+            }
+        }
+    }
+
+    async fn detach(&self, meant: &str) -> Result<Answer, Refusal> {
+        let key = self.tables().find(meant)?.0;
+        self.leave(&key, "detached").await;
+        Ok(Answer::Done(Nothing {}))
+    }
+
+    fn stop(&self, force: bool) -> Result<Answer, Refusal> {
+        let count = self.tables().stays.len();
+        if count > 0 && !force {
+            return Err(Refusal::new(
+                Kind::Conflict,
+                format!("{count} containers are on the network; detach them first, or use force"),
+            ));
+        }
+        self.stopped.store(true, Ordering::Release);
+        self.changes.send_replace(());
+        Ok(Answer::Done(Nothing {}))
+    }
+
+    async fn do_action(
+        self: Arc<Self>,
+        action: Action,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Refusal> {
+        if self.is_stopped() {
+            return Err(Refusal::new(Kind::Ending, "the network is being stopped"));
+        }
+        match action {
+            Action::Inspect(_) => Ok(Answer::Network(self.report())),
+            Action::Statistics(_) => self.statistics().await.map(Answer::Statistics),
+            Action::Attach(attach) => self.attach(attach, descriptors).await.map(Answer::Attached),
+            Action::Detach(detach) => self.detach(&detach.container).await,
+            Action::Publish(ports) => self.publish(&ports).await.map(Answer::Published),
+            Action::Unpublish(ports) => self.unpublish(&ports).await.map(Answer::Published),
+            Action::Stop(stop) => self.stop(stop.force),
+        }
+    }
+}
+
+/// What the server is given: actions run to their end even if the client goes away, so that none
+/// is left half-way.
+pub(super) struct Door(pub(super) Arc<Hub>);
+
+impl Actions for Door {
+    async fn act(&self, action: Action, descriptors: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+        let hub = Arc::clone(&self.0);
+        let done = tokio::spawn(hub.do_action(action, descriptors)).await;
+        done.unwrap_or_else(|error| Err(Refusal::new(Kind::Internal, error.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{DEFAULT_NETWORK, Directories, Store};
+
+    fn tables() -> Tables {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let leases = directories.leases(DEFAULT_NETWORK);
+        let definition = Store::open(directories).get(DEFAULT_NETWORK).unwrap();
+        Tables {
+            ipam: Ipam::load(leases, &definition).unwrap(),
+            stays: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    fn record(name: &str, digit: char, pid: i32) -> Record {
+        Record {
+            id: format!("00{}", digit.to_string().repeat(62)),
+            name: name.to_owned(),
+            aliases: vec![format!("{name}-alias"), "shared".to_owned()],
+            life: Life::Process {
+                pid,
+                start_time: 1,
+                member: None,
+            },
+            namespace: (4, pid as u64),
+            interface: "eth0".to_owned(),
+            mac: [2; 6],
+            ipv4: None,
+            ipv6: None,
+            ports: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_found_by_what_is_its_own() {
+        let mut tables = tables();
+        let web = tables.enter(record("web", 'a', 17));
+        let db = tables.enter(record("db", 'b', 18));
+        let found = |meant: &str| tables.find(meant).map(|(key, _)| key);
+        for meant in ["web", "web-alias", "17", "00aaaaaaaaaa"] {
+            assert_eq!(found(meant), Ok(web.clone()), "{meant}");
+        }
+        assert_eq!(found("18"), Ok(db));
+        let kind = |meant: &str| found(meant).unwrap_err().kind;
+        assert_eq!(kind("shared"), Kind::Conflict);
+        for meant in ["", "00", "00a", "19", "we", "webb"] {
+            assert_eq!(kind(meant), Kind::NotFound, "{meant}");
+        }
+    }
+
+    #[test]
+    fn a_stay_that_is_over_is_not_the_next_one_of_its_name() {
+        let mut tables = tables();
+        let first = tables.enter(record("web", 'a', 17));
+        assert!(tables.stay(&first).is_some());
+        tables.stays.remove("web");
+        assert!(tables.stay(&first).is_none());
+        let second = tables.enter(record("web", 'a', 17));
+        assert!(tables.stay(&first).is_none() && tables.stay(&second).is_some());
+    }
+}

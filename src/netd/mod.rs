@@ -1,0 +1,317 @@
+//! The network process: one a network, from its first container to its last.
+//!
+//! # Theory of operation
+//!
+//! Whoever needs a network and finds nobody at its control socket starts this process
+//! ([`start`]). It forks the opener ([`crate::opener`]), starts the dataplane, takes up what a
+//! process before it has left behind ([`state`]), binds the control socket and says that it is
+//! ready. From then on it does what clients ask for ([`hub`]) and notices when containers end
+//! ([`life`]).
+//!
+//! # How it ends
+//!
+//! - Shortly after the last container has left ([`LINGER`]), or if none comes ([`PATIENCE`]). It
+//!   takes its turn at the network's directory first, so that no client is just starting it, and
+//!   serves on if one has come.
+//! - By the action `stop`.
+//! - By SIGTERM or SIGINT, or when its worker or opener fails: what is needed to go on stays, and
+//!   the next process takes it up, as it does after SIGKILL.
+//!
+//! # Invariants
+//!
+//! - One process a network: it holds a lock on `lock` in the network's directory while it lives.
+//! - What is in `state.json` was so a moment ago: it is written before an action is answered.
+//!
+//! # Limits
+//!
+//! A definition is read at the start. Changing it needs the network to be stopped.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::control::server::{self, Busy};
+use crate::dataplane::{Dataplane, NetworkConfig};
+use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::logging::report;
+use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, file};
+use crate::opener::{self, Seat};
+use crate::run::process;
+use crate::{inherited, logging};
+
+mod answers;
+mod attach;
+mod hub;
+mod life;
+mod names;
+pub mod start;
+pub mod state;
+
+pub(crate) use attach::{SHORT_ID, random_id};
+use hub::{Door, Hub};
+use names::SharedNames;
+
+/// The hidden subcommand that this process is started by.
+pub const SUBCOMMAND: &str = "network-process";
+
+/// How long it waits for a first container.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it stays after the last container has left, for the next one of a script.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// What it writes to standard output when it is ready. Anything else is an error's text.
+const READY: &str = "ready\n";
+
+/// The program. `network` is the network's name.
+pub fn main(network: &str) -> ExitCode {
+    match detach() {
+        Ok(true) => {}
+        Ok(false) => return ExitCode::SUCCESS,
+        Err(error) => return fail(&error.context("cannot start the network process")),
+    }
+    logging::start(tracing::Level::INFO);
+    match live(network) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    let text = report(error);
+    tracing::error!("{text}");
+    // Whoever waits for us to be ready reads this; later it goes nowhere.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::FAILURE
+}
+
+/// Leaves the client's session, directory and descriptors, and the client: `false` in the process
+/// that it waits for.
+fn detach() -> anyhow::Result<bool> {
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > 2)
+        .collect();
+    for number in open {
+        // The descriptor of the directory itself is closed by now; the others are not ours.
+        drop(inherited::take(number));
+    }
+    // Fails for the leader of a process group, which a child just started is not.
+    rustix::process::setsid().context("cannot leave the session")?;
+    std::env::set_current_dir("/")?;
+    // Started by way of /proc/self/exe, it would be called that.
+    let _ = rustix::thread::set_name(c"cnet");
+    Ok(process::fork()?.is_none())
+}
+
+fn live(network: &str) -> anyhow::Result<()> {
+    // Before anything is opened that it should not have.
+    let seat = opener::start()?;
+    let directories = Directories::of_this_user()?;
+    let directory = directories.network_runtime(network);
+    file::make_directory(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let Some(_lock) = lock(&directory.join("lock"))? else {
+        bail!("another process serves the network `{network}` already");
+    };
+    let store = Store::open(directories.clone());
+    let definition = store.settle(network, &HostRoutes::read())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(serve(directories, definition, seat))
+}
+
+/// Takes the lock that says that this process serves the network; `None` if another one does.
+/// One that was killed a moment ago may still be ending.
+fn lock(path: &Path) -> anyhow::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
+    for _ in 0..100 {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+    Ok(None)
+}
+
+/// What the dataplane is to be for this definition.
+pub(crate) fn config(definition: &Definition) -> NetworkConfig {
+    let (ipv4, ipv6) = definition.plan();
+    let mut config = NetworkConfig::new(definition.mtu, ipv4, ipv6);
+    config.gateway_mac = definition.gateway_mac();
+    config.search = definition.dns_search.clone();
+    if definition.internal {
+        config.policy.ipv4 = false;
+        config.policy.ipv6 = false;
+    }
+    config
+}
+
+async fn serve(directories: Directories, definition: Definition, seat: Seat) -> anyhow::Result<()> {
+    // Before anybody is told that we are ready, so that none of these is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let opener = seat.attend()?;
+    let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
+    let names = SharedNames::new(&definition);
+    let dns = dns_service(&definition, &names);
+    let config = config(&definition);
+    let (dataplane, mut queries) = Dataplane::start(config.clone())?;
+    let control = dataplane.control();
+    let answers = control.clone();
+    tokio::spawn(async move {
+        while let Some(query) = queries.recv().await {
+            crate::dns::serve_query(&dns, &answers, query);
+        }
+    });
+    let (name, directory) = (
+        definition.name.clone(),
+        directories.network_runtime(&definition.name),
+    );
+    let parts = hub::Parts {
+        state: directories.state_file(&definition.name),
+        definition,
+        config,
+        control,
+        opener: opener.clone(),
+        names,
+        ipam,
+    };
+    let hub = Hub::new(parts);
+    hub.restore().await;
+    let socket = directories.socket(&name);
+    let listener = server::bind(&socket)?;
+    tell_ready()?;
+    tracing::info!(network = name, "serves");
+    let busy = Busy::default();
+    let leaving = Leaving {
+        hub: &hub,
+        busy: &busy,
+        directory: &directory,
+        socket: &socket,
+    };
+    let failure = tokio::select! {
+        () = leaving.served(listener) => None,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = dataplane.ended() => Some(reason),
+        () = opener.ended() => Some("the opener has ended".to_owned()),
+    };
+    hub.flush().await;
+    let stopped = dataplane.stop();
+    tracing::info!(network = name, "ends");
+    match failure {
+        Some(reason) => Err(anyhow::Error::msg(reason)),
+        None => stopped,
+    }
+}
+
+fn dns_service(definition: &Definition, names: &SharedNames) -> Arc<Service> {
+    let local = names.local(definition);
+    if definition.internal {
+        return Service::internal(local);
+    }
+    let servers = match definition.dns.as_slice() {
+        [] => Servers::from_file(resolv_conf::PATH),
+        chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
+    };
+    Service::new(local, servers, Sources::default())
+}
+
+/// Lets the client go on. What is written to standard output from here on goes nowhere.
+fn tell_ready() -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    // A client that is gone is no reason not to serve the next one.
+    let _ = out.write_all(READY.as_bytes()).and_then(|()| out.flush());
+    let null = File::options().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&null).context("cannot let go of standard output")
+}
+
+/// What is needed to leave in order.
+struct Leaving<'a> {
+    hub: &'a Arc<Hub>,
+    busy: &'a Busy,
+    directory: &'a Path,
+    socket: &'a Path,
+}
+
+impl Leaving<'_> {
+    /// Serves clients until nobody needs the network any more.
+    async fn served(&self, listener: UnixListener) {
+        let door = Arc::new(Door(Arc::clone(self.hub)));
+        let serving = server::serve(listener, door, self.busy.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => {}
+            () = self.needless() => {}
+        }
+        // The listener is closed with `serving`. Who waits to be accepted is turned away, and starts
+        // the next process once this one has ended.
+        let _ = fs::remove_file(self.socket);
+    }
+
+    /// Waits until nobody needs the network, and takes the turn at its directory, which keeps
+    /// clients from starting another process until this one has ended.
+    async fn needless(&self) {
+        let mut changes = self.hub.changes();
+        let mut patience = PATIENCE;
+        loop {
+            if self.hub.is_stopped() {
+                self.until_quiet().await;
+                return self.hub.detach_all().await;
+            }
+            if !self.hub.is_empty() {
+                patience = LINGER;
+                // The sender is the hub's own.
+                let _ = changes.changed().await;
+            } else if timeout(patience, changes.changed()).await.is_err() {
+                self.until_quiet().await;
+                if self.hub.is_empty() && self.take_turn() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Lets clients read their answers, but does not wait for ever.
+    async fn until_quiet(&self) {
+        let begun = Instant::now();
+        while self.busy.connections() > 0 && begun.elapsed() < LINGER {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// The turn is given back by the end of this process.
+    fn take_turn(&self) -> bool {
+        let Ok(directory) = File::open(self.directory) else {
+            // Somebody has removed it, and nobody can find us.
+            return true;
+        };
+        let taken = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if taken {
+            std::mem::forget(directory);
+        }
+        taken
+    }
+}

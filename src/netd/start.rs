@@ -1,0 +1,152 @@
+//! The client's part: starting a network process where there is none.
+//!
+//! Clients take turns at the network's directory, so that two that find nobody start one process
+//! between them. A process that leaves takes the turn as well, and keeps it until it has ended.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{READY, SUBCOMMAND};
+use crate::network::{Directories, file};
+
+/// Bytes of a log that are kept when the next process starts.
+const MAX_LOG: u64 = 1024 * 1024;
+
+/// Why there is no network process.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime directory cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The program cannot be executed.
+    #[error("cannot execute {}: {source}; install cnet, or name its program", .program.display())]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It ended before it was ready; this is what it said.
+    #[error("the network cannot start: {0}")]
+    Failed(String),
+}
+
+/// Makes sure that a process serves the network, and waits until it does. `program` is cnet's own.
+/// Blocks for some milliseconds; for longer if another process is just leaving.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
+    let path = directories.network_runtime(network);
+    let failed = |source| StartError::Directory {
+        path: path.clone(),
+        source,
+    };
+    file::make_directory(&path).map_err(failed)?;
+    let _turn = file::Turn::at(&path).map_err(failed)?;
+    if UnixStream::connect(directories.socket(network)).is_ok() {
+        // Somebody else was quicker.
+        return Ok(());
+    }
+    let log = open_log(&path.join("log")).map_err(failed)?;
+    let unusable = |source| StartError::Program {
+        program: program.to_owned(),
+        source,
+    };
+    let mut child = Command::new(program)
+        .arg0("cnet")
+        .arg(SUBCOMMAND)
+        .arg(network)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(unusable)?;
+    let mut said = String::new();
+    if let Some(out) = child.stdout.take() {
+        read_until_ready(out, &mut said).map_err(unusable)?;
+    }
+    // What was started forks, and ends at once.
+    let _ = child.wait();
+    match said == READY {
+        true => Ok(()),
+        false if said.is_empty() => Err(StartError::Failed(format!(
+            "it ended without a word; {} may tell more",
+            path.join("log").display()
+        ))),
+        false => Err(StartError::Failed(said)),
+    }
+}
+
+/// Reads up to the line that says that all is well, or to the end.
+fn read_until_ready(mut out: impl Read, said: &mut String) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    let mut space = [0; 1024];
+    loop {
+        match out.read(&mut space) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&space[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if bytes == READY.as_bytes() {
+            break;
+        }
+    }
+    said.push_str(&String::from_utf8_lossy(&bytes));
+    Ok(())
+}
+
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    if fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG) {
+        fs::remove_file(path)?;
+    }
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_told_from_an_error() {
+        let mut said = String::new();
+        read_until_ready(&b"ready\n"[..], &mut said).unwrap();
+        assert_eq!(said, READY);
+        said.clear();
+        read_until_ready(&b"no network `x`"[..], &mut said).unwrap();
+        assert_eq!(said, "no network `x`");
+    }
+
+    #[test]
+    fn a_program_that_is_no_network_process_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let error = |program: &str| ensure(&directories, "n", Path::new(program)).unwrap_err();
+        assert!(matches!(error("true"), StartError::Failed(_)));
+        assert!(error("true").to_string().contains("without a word"));
+        assert!(matches!(
+            error("/no/such/program"),
+            StartError::Program { .. }
+        ));
+    }
+}
