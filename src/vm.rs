@@ -26,11 +26,13 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{
@@ -46,7 +48,8 @@ const BACKLOG: i32 = 4;
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Where a machine and the network meet.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum VmAddress {
     /// A stream socket that we listen at.
     Stream(PathBuf),
@@ -82,6 +85,20 @@ impl FromStr for VmAddress {
     }
 }
 
+impl TryFrom<String> for VmAddress {
+    type Error = VmAddressError;
+
+    fn try_from(text: String) -> Result<VmAddress, VmAddressError> {
+        text.parse()
+    }
+}
+
+impl From<VmAddress> for String {
+    fn from(address: VmAddress) -> String {
+        address.to_string()
+    }
+}
+
 impl fmt::Display for VmAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,7 +112,7 @@ impl fmt::Display for VmAddress {
 
 impl VmAddress {
     /// What QEMU is told to meet us, with the hardware address that the machine's card is to have.
-    pub fn qemu_arguments(&self, mac: cnet_vswitch::MacAddr) -> [String; 4] {
+    pub fn qemu_arguments(&self, mac: &str) -> [String; 4] {
         // In QEMU's lists of options a comma is written twice.
         let path = |path: &Path| path.display().to_string().replace(',', ",,");
         let netdev = match self {
@@ -122,7 +139,13 @@ pub struct Endpoint {
     listener: Option<tokio::net::UnixListener>,
     /// Our socket's path is there, and was made by us.
     made: bool,
+    /// The machine's datagram socket, as it was met.
+    met: Option<Identity>,
 }
+
+/// What tells one file at a path from the next: device, inode, and the time of its making, as inodes
+/// are used again.
+type Identity = (u64, u64, i64, i64);
 
 impl Endpoint {
     /// Makes the socket. To be called inside a tokio runtime.
@@ -145,6 +168,7 @@ impl Endpoint {
             made: listener.is_some(),
             address,
             listener,
+            met: None,
         })
     }
 
@@ -156,9 +180,11 @@ impl Endpoint {
     pub async fn next(&mut self) -> io::Result<PortDevice> {
         match (&self.address, &self.listener) {
             (VmAddress::Datagram { local, remote }, _) => loop {
+                // Looked at first: if it is another one by then, it counts as departed.
+                let there = identity(remote);
                 match meet(local, remote) {
                     Ok(socket) => {
-                        self.made = true;
+                        (self.made, self.met) = (true, there.ok());
                         return Ok(PortDevice::Datagram(socket));
                     }
                     Err(error) if is_absent(&error) => tokio::time::sleep(LOOK).await,
@@ -170,6 +196,22 @@ impl Endpoint {
                 Ok(PortDevice::Stream(stream.into_std()?.into()))
             }
             (VmAddress::Stream(_), None) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Waits until the datagram machine that was met last is no longer there: a socket does not tell
+    /// that its peer is gone before something is sent to it, and the next machine could send nothing
+    /// to one that is still connected to the machine before. Of a stream the port's end tells.
+    pub async fn departed(&self) {
+        let VmAddress::Datagram { remote, .. } = &self.address else {
+            return std::future::pending().await;
+        };
+        let is_there = || {
+            UnixDatagram::unbound()?.connect(remote)?;
+            identity(remote)
+        };
+        while is_there().ok() == self.met && self.met.is_some() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 }
@@ -193,6 +235,11 @@ fn meet(local: &Path, remote: &Path) -> io::Result<OwnedFd> {
     let socket = bound(SocketType::DGRAM, local)?;
     connect(&socket, &SocketAddrUnix::new(remote)?)?;
     Ok(socket)
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let file = std::fs::metadata(path)?;
+    Ok((file.dev(), file.ino(), file.ctime(), file.ctime_nsec()))
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -251,7 +298,7 @@ mod tests {
         ] {
             assert!(text.parse::<VmAddress>().is_err(), "{text}");
         }
-        let mac = cnet_vswitch::MacAddr([2, 0, 0, 0, 0, 1]);
+        let mac = "02:00:00:00:00:01";
         let [_, netdev, _, device] = address("dgram:/run/a:/run/b,c").qemu_arguments(mac);
         assert!(netdev.contains("local.path=/run/b,,c,") && netdev.ends_with("remote.path=/run/a"));
         assert!(device.ends_with("mac=02:00:00:00:00:01"), "{device}");
@@ -311,8 +358,15 @@ mod tests {
             assert_eq!(&buf[..length], b"from the machine");
             device.send(b"to the machine").unwrap();
             assert_eq!(machine.recv(&mut buf).unwrap(), 14);
+            let departed = tokio::time::timeout(4 * LOOK, endpoint.departed()).await;
+            assert!(departed.is_err(), "it is there");
             std::fs::remove_file(&remote).unwrap();
             drop((machine, device));
+            let next = UnixDatagram::bind(&remote).unwrap();
+            endpoint.departed().await;
+            drop(next);
+            endpoint.departed().await;
+            std::fs::remove_file(&remote).unwrap();
             std::fs::remove_file(&local).unwrap();
         }
         std::fs::write(&local, "a file of somebody's").unwrap();

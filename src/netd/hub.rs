@@ -31,6 +31,7 @@ use cnet_tap::TapQueue;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use super::machine::Machine;
 use super::names::SharedNames;
 use super::state::{self, Life, Record};
 use crate::control::server::Actions;
@@ -38,7 +39,7 @@ use crate::control::{Action, Answer, Kind, Nothing, Refusal};
 use crate::dataplane::{Control, NetworkConfig, PortId};
 use crate::network::{Definition, Ipam};
 use crate::opener::Opener;
-use crate::published::Opened;
+use crate::published::{self, Opened};
 
 /// What the hub works with.
 pub(super) struct Parts {
@@ -79,7 +80,24 @@ pub(super) struct Stay {
     pub(super) record: Record,
     /// Once it has joined.
     pub(super) plugged: Option<Plugged>,
+    /// In the place of that, if it is a virtual machine.
+    pub(super) machine: Option<Machine>,
     pub(super) opened: Vec<Opened>,
+}
+
+impl Stay {
+    /// Whether it has its place, not only its name.
+    pub(super) fn has_joined(&self) -> bool {
+        self.plugged.is_some() || self.machine.is_some()
+    }
+
+    /// Its port, if it has one now.
+    pub(super) fn port(&self) -> Option<PortId> {
+        match &self.machine {
+            Some(machine) => machine.port,
+            None => self.plugged.as_ref().map(|plugged| plugged.port),
+        }
+    }
 }
 
 /// A container's place in the dataplane.
@@ -110,6 +128,7 @@ impl Tables {
             number: key.number,
             record,
             plugged: None,
+            machine: None,
             opened: Vec::new(),
         };
         self.stays.insert(key.name.clone(), stay);
@@ -145,7 +164,7 @@ impl Tables {
         let is_meant = |stay: &&Stay| {
             let pid = match &stay.record.life {
                 Life::Process { pid, member, .. } => Some(member.unwrap_or(*pid)),
-                Life::Path { .. } => None,
+                Life::Path { .. } | Life::Machine { .. } => None,
             };
             pid.is_some() && pid == number || stay.record.aliases.iter().any(|alias| alias == meant)
         };
@@ -218,7 +237,7 @@ impl Hub {
 
     /// Writes down who is there. To be called with the tables that were changed.
     pub(super) fn save(&self, tables: &Tables) {
-        let joined = tables.stays.values().filter(|stay| stay.plugged.is_some());
+        let joined = tables.stays.values().filter(|stay| stay.has_joined());
         let records = joined.map(|stay| stay.record.clone()).collect();
         if let Err(error) = state::save(&self.state, records) {
             // Forwarding goes on; only a crash would be worse than it should be.
@@ -253,6 +272,10 @@ impl Hub {
             stay
         };
         tracing::info!(container = key.name, why, "leaves");
+        if let Some(machine) = stay.machine {
+            machine.end().await;
+            published::close(&self.control, &stay.opened).await;
+        }
         let Some(plugged) = stay.plugged else { return };
         // Its published ports close with the port.
         let _ = self.control.remove_port(plugged.port).await;
@@ -314,7 +337,13 @@ impl Hub {
         match action {
             Action::Inspect(_) => Ok(Answer::Network(self.report())),
             Action::Statistics(_) => self.statistics().await.map(Answer::Statistics),
-            Action::Attach(attach) => self.attach(attach, descriptors).await.map(Answer::Attached),
+            Action::Attach(attach) => {
+                let attached = match attach.vm.clone() {
+                    Some(address) => self.attach_machine(attach, &address).await,
+                    None => self.attach(attach, descriptors).await,
+                };
+                attached.map(Answer::Attached)
+            }
             Action::Detach(detach) => self.detach(&detach.container).await,
             Action::Publish(ports) => self.publish(&ports).await.map(Answer::Published),
             Action::Unpublish(ports) => self.unpublish(&ports).await.map(Answer::Published),

@@ -13,6 +13,7 @@ use cnet::dataplane::{Control, DnsQuery, PortPlan};
 use cnet::dns::{Host, LocalNames, Names, Service, Zone, serve_query};
 use cnet::vm::{Endpoint, VmAddress};
 use cnet_vswitch::MacAddr;
+use rustix::process::{Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +22,8 @@ use crate::lab::process::Running;
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{CONNECT, Payload, ping};
 use crate::lab::vm::Kernel;
-use crate::lab::{Lab, REMOTE_V4, any};
+use crate::lab::{Lab, REMOTE_V4, any, wait_until};
+use crate::networks::{Place, container};
 use crate::switch::{Member, Network};
 
 /// From the start of QEMU to its lease: the emulated processor takes its time to boot.
@@ -29,6 +31,9 @@ const BOOT: Duration = Duration::from_secs(60);
 
 /// For what it does then.
 const WORK: Duration = Duration::from_secs(60);
+
+/// For a change to show.
+const SOON: Duration = Duration::from_secs(10);
 
 /// Bytes each way.
 const BULK: usize = 8 << 20;
@@ -106,8 +111,13 @@ fn serve(
                 loop {
                     let device = endpoint.next().await.expect("a machine");
                     let added = control.add_port(plan.clone(), device).await;
-                    let (_, end) = added.expect("room for a machine");
-                    println!("the machine's port: {}", end.await);
+                    let (port, end) = added.expect("room for a machine");
+                    tokio::select! {
+                        reason = end => println!("the machine's port: {reason}"),
+                        () = endpoint.departed() => {
+                            control.remove_port(port).await.expect("a port that is there");
+                        }
+                    }
                 }
             };
             let names = async {
@@ -193,7 +203,7 @@ fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
         &payload,
     );
 
-    let mut machine = kernel.boot(lab, SCRIPT, &address.qemu_arguments(MAC));
+    let mut machine = kernel.boot(lab, SCRIPT, &address.qemu_arguments(&MAC.to_string()));
     let lease = told(&mut machine, "lease", BOOT);
     assert!(
         lease.contains("inet 10.0.2.20/24") && lease.ends_with("of machine"),
@@ -241,6 +251,79 @@ fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
         "{of_machine:?}"
     );
     println!("{of_machine:?}");
+}
+
+/// Has the machine of `name` on a named network do what the script asks; gives what QEMU is.
+fn boot_on_named(kernel: &Kernel, lab: &Lab, arguments: &[String]) -> Running {
+    let mut machine = kernel.boot(lab, SCRIPT, arguments);
+    let lease = told(&mut machine, "lease", BOOT);
+    assert!(
+        lease.contains("inet 10.88.0.3/16") && lease.ends_with("of machine"),
+        "{lease}"
+    );
+    told(&mut machine, "ping", WORK);
+    told(&mut machine, "serves", WORK);
+    machine
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_machine_has_its_place_on_a_named_network_across_reboots_and_a_crash() {
+    let Some(kernel) = kernel() else { return };
+    let lab = Lab::direct();
+    let place = Place::new(&lab);
+    let (web, web_namespace) = container(&lab, "--net");
+    place.done(&format!("attach --name web {}", web.pid()));
+    let payload = Payload::new(BULK, 4);
+    let _near = web_server(
+        &web_namespace,
+        "0.0.0.0:8080".parse().expect("an address"),
+        &payload,
+    );
+    let far = SocketAddr::new(REMOTE_V4.into(), 8080);
+    let _far = web_server(&lab.remote, far, &payload);
+    let address = VmAddress::Datagram {
+        local: lab.directory().join("network.sock"),
+        remote: lab.directory().join("vm.sock"),
+    };
+    let attached = place.done(&format!(
+        "attach --vm {address} --name machine --alias box -p 127.0.0.1:18081:7"
+    ));
+    let arguments = attached
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("-netdev "));
+    let arguments = arguments.unwrap_or_else(|| panic!("{attached}"));
+    let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+    let machine = boot_on_named(&kernel, &lab, &arguments);
+    let resolved = place.done("run --network cnet -- getent ahostsv4 box");
+    assert!(resolved.stdout.contains("10.88.0.3"), "{resolved}");
+    let published: SocketAddr = "127.0.0.1:18081".parse().expect("an address");
+    let through = |what: &str| {
+        wait_until(what, SOON, || {
+            match exchange(&lab.host, published, &Payload::new(100_000, 5)) {
+                Ok(back) if back == Payload::new(100_000, 5).bytes() => Ok(()),
+                other => Err(format!("{:?}", other.map(|back| back.len()))),
+            }
+        });
+    };
+    through("its published port");
+
+    drop(machine);
+    let machine = boot_on_named(&kernel, &lab, &arguments);
+    through("its published port after a reboot");
+
+    kill_process(place.process(), Signal::KILL).expect("a process to kill");
+    let listed = place.done("ps --format json");
+    assert!(listed.stdout.contains(&address.to_string()), "{listed}");
+    through("its published port after the crash");
+
+    place.done("detach box");
+    let listed = place.done("ps");
+    assert!(!listed.stdout.contains("machine"), "{listed}");
+    assert!(!lab.directory().join("network.sock").exists());
+    drop((machine, web));
+    lab.assert_nothing_left(&[], SOON);
 }
 
 fn kernel() -> Option<Kernel> {
