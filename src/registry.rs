@@ -89,12 +89,24 @@ impl Registry {
         if self.find(&running.name).is_some() {
             return Err(RegistryError::Taken(running.name.clone()));
         }
+        self.remove_the_dead();
         let path = self.path(&running.name);
         let written = serde_json::to_vec(running).map_err(io::Error::from);
         written
             .and_then(|bytes| file::replace(&path, &bytes))
             .map_err(failed(&path))?;
         Ok(Entered { path })
+    }
+
+    /// Removes what crashes have left. The caller has the turn, so no file is just being written.
+    fn remove_the_dead(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if read(&path).is_none() {
+                // It counts for nothing if it stays.
+                let _ = fs::remove_file(&path);
+            }
+        }
     }
 
     /// All that run, by name.
@@ -177,6 +189,10 @@ mod tests {
         let dead = registry.enter(&running("dead", own + 1)).unwrap();
         assert_eq!(names(&registry), ["web"]);
         assert!(registry.find("dead").is_none() && registry.find("web").is_some());
+        let left = || fs::read_dir(&registry.directory).unwrap().count();
+        assert_eq!(left(), 2);
+        drop(registry.enter(&running("new", own)).unwrap());
+        assert_eq!(left(), 1, "the dead one is gone");
         registry.enter(&running("dead", own)).unwrap();
         drop((web, dead));
         assert!(registry.list().is_empty());

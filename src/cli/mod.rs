@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Detach(attach::DetachOptions),
     /// List the containers on networks.
     Ps(ps::PsOptions),
+    /// Show all about containers or networks, as JSON.
+    Inspect(ps::InspectOptions),
     /// Show what passes, by container.
     Top(top::TopOptions),
     /// Serve a network; started by the other commands.
@@ -77,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Attach(options) => attended(attach::attach(options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
+        Command::Inspect(options) => attended(ps::inspect(options)),
         Command::Top(options) => attended(top::top(options)),
     };
     match done {

@@ -28,7 +28,8 @@ pub(super) fn ask(
     }
 }
 
-fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+/// In the shape of `docker network inspect`, by id.
+pub(super) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
     let entries = report.containers.into_iter();
     entries.map(|c| (c.id.clone(), container(c))).collect()
 }

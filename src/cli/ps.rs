@@ -1,12 +1,13 @@
-//! `cnet ps`: who is where.
+//! `cnet ps` and `cnet inspect`: who is where.
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::table::table;
 use crate::control::{ContainerReport, PublishedPort};
 use crate::handle::Network;
-use crate::network::{Directories, Store};
+use crate::network::{Directories, Store, inspect};
 use crate::registry::{Registry, Running};
 
 /// How results are printed.
@@ -30,8 +31,16 @@ pub(crate) struct PsOptions {
     format: Format,
 }
 
+/// The options of `cnet inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct InspectOptions {
+    /// Containers, by name, id or process, or networks.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
 /// One line.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Entry {
     network: String,
     #[serde(flatten)]
@@ -40,8 +49,52 @@ struct Entry {
 
 /// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere.
 pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
+    let entries = entries(options.network.as_deref()).await?;
+    let text = match options.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
+        Format::Table => table(&lines(&entries)),
+    };
+    super::print(&text)?;
+    Ok(())
+}
+
+/// Prints all about containers, once for each network that they are on, and about networks.
+pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
+    let entries = entries(None).await?;
+    let directories = Directories::of_this_user()?;
+    let store = Store::open(directories.clone());
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for name in &options.names {
+        let meant = entries.iter().filter(|entry| entry.is_meant_by(name));
+        let before = found.len();
+        for entry in meant {
+            found.push(serde_json::to_value(entry)?);
+        }
+        if found.len() > before {
+            continue;
+        }
+        match store.get(name) {
+            Ok(definition) => {
+                let network = Network::new(definition, directories.clone());
+                let live = network.inspect().await?.map(super::network::containers);
+                let shown = inspect::Network::new(network.definition(), live);
+                found.push(serde_json::to_value(shown)?);
+            }
+            Err(_) => missing.push(name.as_str()),
+        }
+    }
+    super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
+    match missing.as_slice() {
+        [] => Ok(()),
+        names => bail!("there is no container and no network {}", names.join(", ")),
+    }
+}
+
+/// The containers on the network of that name, or all.
+async fn entries(network: Option<&str>) -> anyhow::Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for network in networks(options.network.as_deref())? {
+    for network in networks(network)? {
         let Some(report) = network.inspect().await? else {
             continue;
         };
@@ -50,18 +103,23 @@ pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
             container,
         }));
     }
-    if options.network.is_none() {
+    if network.is_none() {
         let registry = Registry::new(&Directories::of_this_user()?);
         let known = |running: &Running| entries.iter().any(|e| e.container.id == running.id);
         let others: Vec<Running> = registry.list().into_iter().filter(|r| !known(r)).collect();
         entries.extend(others.into_iter().map(held));
     }
-    let text = match options.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
-        Format::Table => table(&lines(&entries)),
-    };
-    super::print(&text)?;
-    Ok(())
+    Ok(entries)
+}
+
+impl Entry {
+    /// Whether a person who says `name` means it. Short starts of ids mean nothing in particular.
+    fn is_meant_by(&self, name: &str) -> bool {
+        let c = &self.container;
+        c.name == name
+            || name.len() >= 4 && c.id.starts_with(name)
+            || c.pid.is_some_and(|pid| pid.to_string() == name)
+    }
 }
 
 /// A container that `cnet run` holds, and no network's process knows.
@@ -123,4 +181,29 @@ fn lines(entries: &[Entry]) -> Vec<Vec<String>> {
 
 fn port(port: &PublishedPort) -> String {
     format!("{}->{}/{}", port.host, port.container.port(), port.protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_meant_by_what_is_its_own_and_shown_in_a_line() {
+        let entry = held(Running {
+            id: "ab".repeat(32),
+            name: "web".to_owned(),
+            pid: 4711,
+            start_time: 1,
+            network: "none".to_owned(),
+        });
+        for meant in ["web", "abab", "4711"] {
+            assert!(entry.is_meant_by(meant), "{meant}");
+        }
+        for other in ["we", "aba", "abb0", "471", ""] {
+            assert!(!entry.is_meant_by(other), "{other}");
+        }
+        let shown = table(&lines(&[entry]));
+        let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(line, ["web", "none", "4711"]);
+    }
 }

@@ -71,10 +71,11 @@ fn has_unsent(line: &str) -> bool {
     matches!(line.split_whitespace().nth(3), Some("04" | "09" | "0B"))
 }
 
-/// Waits until everything is out, also of `network` if the command has one of its own, the patience is over, or a signal asks us to end.
+/// Waits until everything is out, the patience is over, or a signal asks us to end. `network` is the
+/// one in this process.
 pub(super) async fn wait(
     mut tables: TcpTables,
-    network: Option<&Control>,
+    network: Option<Control>,
     supervisor: &mut Supervisor,
 ) {
     let drained = async {

@@ -31,11 +31,13 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::Tap;
+use cnet_tap::{Namespaces, Supplier, Tap};
 
 pub(crate) use crate::cli::{OWN_FAILURE, tell};
+use crate::dataplane::{self, Protocol};
 use crate::dns::resolv_conf::{self, ResolvConf};
 use crate::logging::report;
+use crate::publish::PublishSpec;
 
 pub mod args;
 mod child;
@@ -109,30 +111,51 @@ fn bring_up(
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
     let (tap, tables) = child.receive()?;
+    let supplier = match &uplink {
+        Uplink::Private(_) => supplier(options, &child),
+        // The network's process has the ports.
+        Uplink::Network(_) | Uplink::None => None,
+    };
     let entered = identity.enter(options, child.id())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let ended = runtime.block_on(attend(options, uplink, tap, tables, child, signals));
+    let made = (tap, supplier, tables);
+    let ended = runtime.block_on(attend(options, uplink, made, child, signals));
     drop(entered);
     ended
+}
+
+/// What makes the sockets for published ports, if there are any.
+fn supplier(options: &RunOptions, child: &Child) -> Option<Supplier> {
+    let tcp = |spec: &PublishSpec| spec.protocol == Protocol::Tcp;
+    if !options.publish.iter().any(tcp) {
+        return None;
+    }
+    // The child waits to be let go, so it is there, and still has the number.
+    match Namespaces::of_process(child.id().as_raw_pid()) {
+        Ok(namespaces) => dataplane::supplier(&namespaces),
+        Err(error) => {
+            tracing::warn!(%error, "connections from the host's loopback are not spliced");
+            None
+        }
+    }
 }
 
 async fn attend(
     options: &RunOptions,
     uplink: Uplink,
-    tap: Option<Tap>,
-    tables: TcpTables,
+    (tap, supplier, tables): (Option<Tap>, Option<Supplier>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
-    let up = Up::bring(options, uplink, tap, child.id()).await?;
+    let up = Up::bring(options, uplink, tap, supplier, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
     child.go()?;
     let code = supervisor.wait().await?;
     process::kill_all_children(up.spared());
-    drain::wait(tables, up.private().as_ref(), &mut supervisor).await;
+    drain::wait(tables, up.control(), &mut supervisor).await;
     up.end().await?;
     Ok(code)
 }

@@ -11,12 +11,9 @@ use super::args::RunOptions;
 use super::plan::Uplink;
 use super::tell;
 use crate::control::Attach;
-use crate::dataplane::{
-    self, Control, Dataplane, NetworkConfig, PortDevice, PortPlan, Protocol, STOPPED,
-};
+use crate::dataplane::{Control, Dataplane, NetworkConfig, PortDevice, PortPlan, STOPPED};
 use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::handle::{Network, Target};
-use crate::publish::PublishSpec;
 use crate::published::{self, Guests, Opened};
 
 /// What was brought up.
@@ -36,11 +33,13 @@ pub(super) enum Up {
 }
 
 impl Up {
-    /// Gives the child its network. `tap` is there if the child was to make one.
+    /// Gives the child its network. `tap` is there if the child was to make one, `supplier` if a
+    /// network of its own has TCP ports to publish.
     pub(super) async fn bring(
         options: &RunOptions,
         uplink: Uplink,
         tap: Option<Tap>,
+        supplier: Option<Supplier>,
         child: Pid,
     ) -> anyhow::Result<Up> {
         match uplink {
@@ -48,14 +47,21 @@ impl Up {
             Uplink::Private(plan) => {
                 let tap = tap.context("the child sent no TAP")?;
                 let (config, port) = *plan;
-                let supplier = supplier(options, child);
-                let up = private(options, config, port, (tap, supplier)).await;
-                up.map(Up::Private)
+                let dataplane = private(options, config, port, (tap, supplier)).await?;
+                Ok(Up::Private(dataplane))
             }
             Uplink::Network(plan) => {
                 let (network, wish) = *plan;
                 join(network, wish, child).await
             }
+        }
+    }
+
+    /// The network that runs in this process.
+    pub(super) fn control(&self) -> Option<Control> {
+        match self {
+            Up::Private(dataplane) => Some(dataplane.control()),
+            Up::Nothing | Up::Network { .. } => None,
         }
     }
 
@@ -65,14 +71,6 @@ impl Up {
             Up::Network { process, .. } => {
                 Pid::from_raw(process.load(Ordering::Acquire).cast_signed())
             }
-            _ => None,
-        }
-    }
-
-    /// The network in this process, if there is one.
-    pub(super) fn private(&self) -> Option<Control> {
-        match self {
-            Up::Private(dataplane) => Some(dataplane.control()),
             _ => None,
         }
     }
@@ -89,22 +87,6 @@ impl Up {
                 }
                 Ok(())
             }
-        }
-    }
-}
-
-/// What makes the sockets for published ports, if there are any.
-fn supplier(options: &RunOptions, child: Pid) -> Option<Supplier> {
-    let tcp = |spec: &PublishSpec| spec.protocol == Protocol::Tcp;
-    if !options.publish.iter().any(tcp) {
-        return None;
-    }
-    // The child waits to be let go, so it is there, and still has the number.
-    match Namespaces::of_process(child.as_raw_pid()) {
-        Ok(namespaces) => dataplane::supplier(&namespaces),
-        Err(error) => {
-            tracing::warn!(%error, "connections from the host's loopback are not spliced");
-            None
         }
     }
 }
