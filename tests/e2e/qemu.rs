@@ -6,13 +6,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnet::dataplane::{Control, DnsQuery, PortPlan};
+use cnet::dataplane::{Control, DnsQuery, PortDevice, PortPlan};
 use cnet::dns::{Host, LocalNames, Names, Service, Zone, serve_query};
 use cnet::vm::{Endpoint, VmAddress};
-use cnet_vswitch::MacAddr;
+use cnet_vswitch::{DropReason, MacAddr};
 use rustix::process::{Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -20,11 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::lab::namespace::{Namespace, limit_stalls};
 use crate::lab::process::Running;
 use crate::lab::servers::TcpServer;
-use crate::lab::traffic::{CONNECT, Payload, ping};
+use crate::lab::traffic::{CONNECT, Payload, echo, ping};
 use crate::lab::vm::Kernel;
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
 use crate::networks::{Place, container};
-use crate::switch::{Member, Network};
+use crate::switch::{Member, Network, flood};
 
 /// From the start of QEMU to its lease: the emulated processor takes its time to boot.
 const BOOT: Duration = Duration::from_secs(60);
@@ -253,7 +254,70 @@ fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
     println!("{of_machine:?}");
 }
 
-/// Has the machine of `name` on a named network do what the script asks; gives what QEMU is.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_machine_that_reads_nothing_and_lies_harms_nobody() {
+    let lab = Lab::direct();
+    let network = Network::start(&lab, 1500);
+    let [a, b] = [5, 6].map(|n| network.join(n));
+    let (ours, mut machine) = UnixStream::pair().expect("two sockets");
+    let plan = PortPlan {
+        mac: Some(MAC),
+        ipv4: Some(V4),
+        spoof_protection: true,
+        ..PortPlan::default()
+    };
+    let added = network
+        .control
+        .add_port(plan, PortDevice::Stream(ours.into()));
+    let (port, end) = network.runtime.block_on(added).expect("room for a machine");
+
+    a.namespace.ip(&format!(
+        "neigh replace {V4} lladdr {MAC} dev eth0 nud permanent"
+    ));
+    let echoing = TcpServer::echo(&b.namespace, any(b.v4, 0));
+    let at = SocketAddr::new(b.v4, echoing.address.port());
+    let mut stream = a.namespace.connect(at, CONNECT).expect("a connect");
+    let flooding = thread::spawn({
+        let from = a.namespace.clone();
+        move || flood(&from, (V4, 9).into(), Duration::from_secs(2))
+    });
+    let started = Instant::now();
+    for _ in 0..1000 {
+        echo(&mut stream, b"undisturbed").expect("an echo");
+    }
+    let took = started.elapsed();
+    assert!(took < SOON, "a thousand round trips took {took:?}");
+    let sent = flooding.join().expect("a flood");
+    let of_machine = network.of_port(port);
+    let lost = of_machine.drops.get(DropReason::PortFull);
+    assert!(
+        lost > 0 && lost + of_machine.frames_out >= sent,
+        "{sent} {of_machine:?}"
+    );
+    assert_eq!(network.of_port(b.port).drops.get(DropReason::PortFull), 0);
+
+    // From an address that is not its own.
+    let mut foreign = vec![0, 0, 0, 42];
+    foreign.extend([0xff; 6]);
+    foreign.extend([2, 0, 0, 0, 0, 9, 8, 6]);
+    foreign.extend([0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 9, 10, 0, 2, 5]);
+    foreign.extend([0, 0, 0, 0, 0, 0, 10, 0, 2, 2]);
+    machine.write_all(&foreign).expect("room in the socket");
+    wait_until("the spoofed frame is counted", SOON, || {
+        match network.of_port(port).drops.get(DropReason::Spoofed) {
+            1 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    });
+    machine.write_all(&[0xff; 4]).expect("room in the socket");
+    let reason = network.runtime.block_on(end);
+    assert!(reason.contains("a frame of 4294967295 bytes"), "{reason}");
+    echo(&mut stream, b"still undisturbed").expect("an echo");
+    assert_eq!(network.statistics().ports.len(), 2);
+}
+
+/// A machine on a named network that has come as far as to serve.
 fn boot_on_named(kernel: &Kernel, lab: &Lab, arguments: &[String]) -> Running {
     let mut machine = kernel.boot(lab, SCRIPT, arguments);
     let lease = told(&mut machine, "lease", BOOT);

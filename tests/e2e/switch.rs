@@ -35,7 +35,8 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// A network without a process of its own.
 pub struct Network {
-    runtime: Runtime,
+    /// To wait for its answers.
+    pub runtime: Runtime,
     dataplane: Dataplane,
     /// To steer it by.
     pub control: Control,
@@ -109,7 +110,8 @@ impl Network {
         statistics.expect("the network runs")
     }
 
-    fn of_port(&self, port: PortId) -> PortStatistics {
+    /// What one port has counted.
+    pub fn of_port(&self, port: PortId) -> PortStatistics {
         let ports = self.statistics().ports;
         let found = ports.into_iter().find(|p| p.port == port);
         found.expect("a port that is there")
@@ -122,7 +124,7 @@ fn descriptors() -> usize {
 }
 
 /// Sends datagrams to `to` at full speed while `time` passes; gives how many.
-fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
+pub fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
     let socket = from.udp(any(to.ip(), 0), CONNECT);
     let until = Instant::now() + time;
     let mut sent = 0;
