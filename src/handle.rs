@@ -42,6 +42,7 @@ use crate::control::{
 };
 use crate::netd::start::{self, StartError};
 use crate::network::{Definition, Directories, HostRoutes, Request, Store, StoreError};
+use crate::vm::VmAddress;
 use crate::watched::Watched;
 
 /// How often an action is tried again when the network's process ends just then.
@@ -57,6 +58,8 @@ pub enum Target {
     Process(i32),
     /// The network namespace of this path; it leaves when the path is removed.
     Path(PathBuf),
+    /// A virtual machine that meets the network there; it stays until it is detached.
+    Machine(VmAddress),
     /// The network namespace of this descriptor; it leaves when the process behind the pidfd ends.
     /// It is taken up again after a crash of the network's process only by way of a process in the
     /// namespace: that one, or `member`.
@@ -345,7 +348,7 @@ impl Target {
 
     /// The descriptors that the network's process needs, and what it is told of them.
     fn describe(self, mut wish: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
-        (wish.path, wish.member) = (None, None);
+        (wish.path, wish.member, wish.vm) = (None, None, None);
         let descriptors = match self {
             Target::Process(pid) => {
                 // The pidfd first: if the process is still there afterwards, both are of the same.
@@ -376,6 +379,10 @@ impl Target {
                     vec![net]
                 }
             },
+            Target::Machine(address) => {
+                wish.vm = Some(address.to_string());
+                Vec::new()
+            }
             Target::Descriptors { net, pidfd, member } => {
                 wish.member = member;
                 vec![net, pidfd]

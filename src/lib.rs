@@ -21,6 +21,7 @@ pub mod published;
 pub mod registry;
 pub mod run;
 pub mod slirp;
+pub mod vm;
 pub mod watched;
 
 pub use control::{

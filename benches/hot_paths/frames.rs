@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_nat::link::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
 use cnet_nat::tcp::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use cnet_vswitch::frame::{Frame, protocol};
-use cnet_vswitch::{PortId, VnetHeader, checksum};
+use cnet_vswitch::{PortId, Segments, VnetHeader, checksum};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 use crate::support::craft::{self, GATEWAY_MAC, GATEWAY_V4, MTU, SUPER_PAYLOAD, Template, station};
@@ -46,6 +46,33 @@ pub fn checksum(c: &mut Criterion) {
         let make = || vec![0x5a_u8; len];
         measure(&mut group, id, &mut None, make, |data| {
             black_box(checksum::finish(0, black_box(data)));
+        });
+    }
+    group.finish();
+}
+
+/// What a super-frame costs at the port of a virtual machine, the copy of its payload included.
+pub fn segment(c: &mut Criterion) {
+    let mut group = group(c, "segment");
+    group.throughput(Throughput::Bytes(SUPER_PAYLOAD as u64));
+    let families: [Family; 3] = [
+        ("tcp_data", craft::tcp_data),
+        ("tcp_data_v6", craft::tcp_data_v6),
+        ("udp_super", craft::udp_super),
+    ];
+    for (name, make) in families {
+        let make = || (make(), Vec::with_capacity(2 * SUPER_PAYLOAD));
+        let id = BenchmarkId::from_parameter(name);
+        measure(&mut group, id, &mut None, make, |(frame, out)| {
+            out.clear();
+            let segments = Segments::parse(black_box(frame.bytes()), MTU);
+            segments
+                .expect("a frame with offloads")
+                .for_each(|headers, payload| {
+                    out.extend_from_slice(headers);
+                    out.extend_from_slice(payload);
+                });
+            black_box(&out);
         });
     }
     group.finish();

@@ -74,6 +74,7 @@ criterion_group!(
     frames::parse,
     frames::checksum,
     frames::headers,
+    frames::segment,
     switch::lookup,
     switch::verdict,
     switch::router,

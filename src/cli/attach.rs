@@ -9,6 +9,7 @@ use crate::control::Attach;
 use crate::handle::{Network, Target};
 use crate::network::{DEFAULT_NETWORK, Directories, Store};
 use crate::publish::PublishSpec;
+use crate::vm::VmAddress;
 
 /// The options of `cnet attach`.
 #[derive(Args, Debug)]
@@ -49,9 +50,25 @@ pub(crate) struct AttachOptions {
     #[arg(long)]
     json: bool,
 
+    /// A virtual machine instead of a container: where QEMU meets the network.
+    ///
+    /// `stream:PATH` listens there for QEMU's `-netdev stream`, `dgram:LOCAL:REMOTE` is for `-netdev
+    /// dgram`. The arguments for QEMU are printed. The machine gets its addresses by DHCP, and has
+    /// its place until `cnet detach`, whether QEMU runs or not.
+    #[arg(
+        long,
+        value_name = "stream:PATH|dgram:LOCAL:REMOTE",
+        conflicts_with = "ifname"
+    )]
+    vm: Option<VmAddress>,
+
     /// A process of the container, or the path of its network namespace.
-    #[arg(value_name = "PID|NETNS")]
-    target: String,
+    #[arg(
+        value_name = "PID|NETNS",
+        required_unless_present = "vm",
+        conflicts_with = "vm"
+    )]
+    target: Option<String>,
 }
 
 /// The options of `cnet detach`.
@@ -68,12 +85,7 @@ pub(crate) struct DetachOptions {
 
 /// Joins, and prints the addresses.
 pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
-    let target = Target::parse(&options.target).with_context(|| {
-        format!(
-            "`{}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME",
-            options.target
-        )
-    })?;
+    let target = target(&options)?;
     let network = Network::open(&options.network)?;
     let wish = Attach {
         name: options.name,
@@ -91,10 +103,15 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
         return Ok(());
     }
     let container = joined.container;
-    let mut line = format!("{} {}", container.name, container.interface);
-    for address in container.ipv4.iter().chain(&container.ipv6) {
+    let mut line = container.name;
+    let interface = Some(&container.interface).filter(|name| !name.is_empty());
+    for word in interface
+        .into_iter()
+        .chain(&container.ipv4)
+        .chain(&container.ipv6)
+    {
         line.push(' ');
-        line.push_str(address);
+        line.push_str(word);
     }
     line.push('\n');
     for port in &container.ports {
@@ -103,8 +120,25 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
             port.host, port.container, port.protocol
         ));
     }
+    if let Some(address) = options.vm {
+        let arguments = address.qemu_arguments(&container.mac).join(" ");
+        line.push_str(&format!("{arguments}\n"));
+    }
     super::print(&line)?;
     Ok(())
+}
+
+/// Who is to join.
+fn target(options: &AttachOptions) -> anyhow::Result<Target> {
+    if let Some(address) = &options.vm {
+        return Ok(Target::Machine(address.clone()));
+    }
+    let text = options.target.as_deref().unwrap_or_default();
+    Target::parse(text).with_context(|| {
+        format!(
+            "`{text}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME"
+        )
+    })
 }
 
 /// Leaves one network, or all.

@@ -130,6 +130,7 @@ fn held(running: Running) -> Entry {
         aliases: Vec::new(),
         pid: Some(running.pid),
         path: None,
+        vm: None,
         interface: String::new(),
         mac: String::new(),
         ipv4: None,

@@ -97,6 +97,9 @@ pub struct Attach {
     /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
     /// again after a crash of the network's process.
     pub member: Option<i32>,
+    /// Where a virtual machine meets the network, as `stream:PATH` or `dgram:LOCAL:REMOTE`: then
+    /// there is no namespace and no descriptor, and it stays until it is detached.
+    pub vm: Option<String>,
 }
 
 /// A container that is to leave.
@@ -179,7 +182,9 @@ pub struct ContainerReport {
     pub pid: Option<i32>,
     /// The path of its network namespace, if it is known by that.
     pub path: Option<PathBuf>,
-    /// The interface inside.
+    /// Where it meets the network, if it is a virtual machine.
+    pub vm: Option<String>,
+    /// The interface inside; empty for a virtual machine, which alone knows.
     pub interface: String,
     /// The interface's hardware address.
     pub mac: String,

@@ -128,7 +128,8 @@ impl NetworkConfig {
 /// What a container on a network is to be.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PortPlan {
-    /// Its hardware address; `None` for the one that its device has.
+    /// Its hardware address; `None` for the one that its device has, or for a virtual machine
+    /// whichever it sends from.
     pub mac: Option<MacAddr>,
     /// Its IPv4 address, also by DHCP.
     pub ipv4: Option<Ipv4Addr>,

@@ -10,10 +10,14 @@ use cnet_vswitch::{MacAddr, PortId};
 
 use super::{NetworkConfig, PortPlan};
 
-/// The port of `plan`, whose device has the hardware address `device_mac`: as the switch and as the
-/// gateway are to know it.
-pub(super) fn port_config(plan: PortPlan, id: PortId, device_mac: MacAddr) -> (PortConfig, Lease) {
-    let mac = Some(plan.mac.unwrap_or(device_mac));
+/// The port of `plan`, whose device has the hardware address `device_mac`, if that is known: as the
+/// switch and as the gateway are to know it.
+pub(super) fn port_config(
+    plan: PortPlan,
+    id: PortId,
+    device_mac: Option<MacAddr>,
+) -> (PortConfig, Lease) {
+    let mac = plan.mac.or(device_mac);
     let config = PortConfig {
         lease: port::Lease {
             mac,

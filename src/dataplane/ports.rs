@@ -26,12 +26,16 @@
 //! fills: `write` runs the frame through the container's own stack, which drops what its sockets
 //! have no room for. Towards us it is the TAP's ring of txqueuelen packets; a container that sends
 //! more than its turns take loses its own frames there.
+//!
+//! The socket of a virtual machine ([`vm`]) has an outbox besides, of bounded size: there may be as
+//! little room in the socket as ten datagrams, where a super-frame makes more of them.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cnet_nat::host::{Token, TokenKind};
@@ -39,14 +43,26 @@ use cnet_tap::Tap;
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::switch::{AddPortError, MAX_PORTS};
 use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{FrameSink, PortFull, PortId};
+use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
+use rustix::event::epoll;
 use tokio::sync::oneshot;
+
+mod vm;
+
+use vm::VmSocket;
 
 /// What a port leads to.
 #[derive(Debug)]
 pub enum PortDevice {
     /// A container's interface.
     Tap(Tap),
+    /// A virtual machine behind a connected Unix stream socket, each frame after its length in four
+    /// bytes in network order: QEMU's `-netdev stream`. When the machine closes it, or announces a
+    /// length that no frame has, the port ends.
+    Stream(OwnedFd),
+    /// A virtual machine behind a connected Unix datagram socket, each frame a datagram: QEMU's
+    /// `-netdev dgram`. The port ends when a frame finds the machine's socket gone.
+    Datagram(OwnedFd),
 }
 
 /// Why a port was not added or removed.
@@ -61,6 +77,9 @@ pub enum PortError {
     /// A TAP without queues.
     #[error("the TAP has no queue; open it with at least one")]
     NoQueue,
+    /// A descriptor that is not what the port needs.
+    #[error("not a socket of a virtual machine: {0}; give one that is connected")]
+    NotSocket(String),
     /// The device cannot be waited for.
     #[error("cannot watch the container's device: {0}")]
     Watch(String),
@@ -96,15 +115,57 @@ pub(super) struct Written {
     pub full: u64,
 }
 
+/// A device as the worker uses it.
+#[derive(Debug)]
+pub(super) enum Device {
+    Tap { queue: TapQueue, takes_uso: bool },
+    Vm(VmSocket),
+}
+
+impl Device {
+    /// The device to use, and the hardware address of the container's side, if the device tells.
+    pub(super) fn open(device: PortDevice) -> Result<(Device, Option<MacAddr>), PortError> {
+        let not_socket = |e: io::Error| PortError::NotSocket(e.to_string());
+        Ok(match device {
+            PortDevice::Tap(tap) => {
+                let queue = tap.queues.into_iter().next().ok_or(PortError::NoQueue)?;
+                let takes_uso = tap.offloads.uso;
+                (Device::Tap { queue, takes_uso }, Some(MacAddr(tap.mac)))
+            }
+            PortDevice::Stream(fd) => (Device::Vm(VmSocket::stream(fd).map_err(not_socket)?), None),
+            PortDevice::Datagram(fd) => (
+                Device::Vm(VmSocket::datagram(fd).map_err(not_socket)?),
+                None,
+            ),
+        })
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Device::Tap { queue, .. } => queue.as_fd(),
+            Device::Vm(socket) => socket.as_fd(),
+        }
+    }
+
+    /// Why a port ends whose device failed with `error`.
+    fn obituary(&self, error: &io::Error) -> String {
+        match self {
+            Device::Tap { .. } => format!("the TAP is gone: {error}"),
+            Device::Vm(_) => format!("the virtual machine is gone: {error}"),
+        }
+    }
+}
+
 /// A port in use.
 #[derive(Debug)]
 struct Plug {
-    generation: u32,
-    queue: TapQueue,
-    takes_uso: bool,
+    token: Token,
+    device: Device,
     /// Fixed addresses of the container.
     addresses: Vec<IpAddr>,
     written: Written,
+    /// It is watched for room to write as well.
+    awaits_room: bool,
     /// Waits for its turn.
     ready: bool,
     end: oneshot::Sender<String>,
@@ -112,20 +173,21 @@ struct Plug {
 
 /// A port that was taken out.
 pub(super) struct Unplugged {
-    queue: TapQueue,
+    device: Device,
     end: oneshot::Sender<String>,
     pub addresses: Vec<IpAddr>,
 }
 
 impl Unplugged {
-    /// The device, to be closed with this.
-    pub(super) fn device(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+    /// Tells whoever waits for the port's end that it was asked for.
+    pub(super) fn tell_removed(self) {
+        // Nobody need be interested.
+        let _ = self.end.send("removed".to_owned());
     }
 
-    /// Tells whoever waits for the port's end.
-    pub(super) fn tell(self, reason: String) {
-        // Nobody need be interested.
+    /// Tells that the device failed with `error`.
+    pub(super) fn tell_lost(self, error: &io::Error) {
+        let reason = self.device.obituary(error);
         let _ = self.end.send(reason);
     }
 }
@@ -133,6 +195,10 @@ impl Unplugged {
 /// All ports of one worker.
 #[derive(Debug)]
 pub(super) struct Ports {
+    /// Where the devices are watched.
+    epoll: Rc<OwnedFd>,
+    /// The link's, in bytes of IP packets.
+    mtu: usize,
     /// By number; 0 stays free, as it is the worker's own token.
     slots: Vec<Option<Plug>>,
     last: u32,
@@ -143,8 +209,10 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    pub(super) fn new() -> Ports {
+    pub(super) fn new(epoll: Rc<OwnedFd>, mtu: usize) -> Ports {
         Ports {
+            epoll,
+            mtu,
             slots: Vec::new(),
             last: 0,
             next_generation: 0,
@@ -166,47 +234,49 @@ impl Ports {
         free.next()
     }
 
-    /// Puts a queue in the place `id`, which is vacant, and gives the token to watch it by.
+    /// Puts a device in the place `id`, which is vacant, and watches it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be watched; the place is vacant still.
     pub(super) fn plug(
         &mut self,
         id: PortId,
-        queue: TapQueue,
-        takes_uso: bool,
+        device: Device,
         addresses: Vec<IpAddr>,
-    ) -> (Token, PortEnd) {
+    ) -> io::Result<PortEnd> {
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let token = Token::new(TokenKind::Shell, id.0, self.next_generation);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        epoll::add(&*self.epoll, device.fd(), data, epoll::EventFlags::IN)?;
         let index = id.0 as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
         self.last = id.0;
-        self.next_generation = self.next_generation.wrapping_add(1);
         let (end, ended) = oneshot::channel();
         self.slots[index] = Some(Plug {
-            generation: self.next_generation,
-            queue,
-            takes_uso,
+            token,
+            device,
             addresses,
             written: Written::default(),
+            awaits_room: false,
             ready: false,
             end,
         });
-        let token = Token::new(TokenKind::Shell, id.0, self.next_generation);
-        (token, PortEnd(ended))
+        Ok(PortEnd(ended))
     }
 
     /// Takes a port out.
     pub(super) fn unplug(&mut self, id: PortId) -> Option<Unplugged> {
         let plug = self.slots.get_mut(id.0 as usize)?.take()?;
+        // Closing it is not enough: whoever opened it for us may hold the same device.
+        let _ = epoll::delete(&*self.epoll, plug.device.fd());
         Some(Unplugged {
-            queue: plug.queue,
+            device: plug.device,
             end: plug.end,
             addresses: plug.addresses,
         })
-    }
-
-    /// The device of a port.
-    pub(super) fn device(&self, id: PortId) -> Option<BorrowedFd<'_>> {
-        self.get(id).map(|plug| plug.queue.as_fd())
     }
 
     /// The fixed addresses of a port's container.
@@ -227,10 +297,54 @@ impl Ports {
     /// The port that `token` stands for, if that use of the number has not ended.
     fn of_token(&mut self, token: Token) -> Option<(PortId, &mut Plug)> {
         let plug = self.slots.get_mut(token.index() as usize)?.as_mut()?;
-        (plug.generation == token.generation()).then_some((PortId(token.index()), plug))
+        (plug.token == token).then_some((PortId(token.index()), plug))
     }
 
     // ---- turns ----
+
+    /// The device of `token` has room, or frames, or has failed.
+    pub(super) fn handle_event(&mut self, token: Token, flags: epoll::EventFlags) {
+        if flags.contains(epoll::EventFlags::OUT)
+            && let Some((
+                id,
+                Plug {
+                    device: Device::Vm(socket),
+                    ..
+                },
+            )) = self.of_token(token)
+        {
+            socket.flush();
+            self.settle(id);
+        }
+        if flags != epoll::EventFlags::OUT {
+            self.enqueue(token);
+        }
+    }
+
+    /// After writing to `id`, a virtual machine's: watches for room if frames wait for it, and gives
+    /// the port a turn, which ends it, if the machine is gone.
+    fn settle(&mut self, id: PortId) {
+        let Some(Some(plug)) = self.slots.get_mut(id.0 as usize) else {
+            return;
+        };
+        let (token, Device::Vm(socket)) = (plug.token, &plug.device) else {
+            return;
+        };
+        let (failed, stuck) = (socket.has_failed(), socket.is_stuck());
+        if plug.awaits_room != stuck {
+            let mut flags = epoll::EventFlags::IN;
+            flags.set(epoll::EventFlags::OUT, stuck);
+            let data = epoll::EventData::new_u64(token.to_bits());
+            // It is watched, so there is memory for it.
+            let changed = epoll::modify(&*self.epoll, plug.device.fd(), data, flags);
+            if changed.is_ok() {
+                plug.awaits_room = stuck;
+            }
+        }
+        if failed {
+            self.enqueue(token);
+        }
+    }
 
     /// The device of `token` has frames, or has failed: its port gets a turn.
     pub(super) fn enqueue(&mut self, token: Token) {
@@ -261,12 +375,15 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// As [`TapQueue::read`]; `NotFound` if there is no such port.
+    /// As [`TapQueue::read`] and [`VmSocket::read`]; `NotFound` if there is no such port.
     #[inline]
-    pub(super) fn read(&self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
-        match self.get(id) {
-            Some(plug) => plug.queue.read(buf),
-            None => Err(io::ErrorKind::NotFound.into()),
+    pub(super) fn read(&mut self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
+        match self.slots.get_mut(id.0 as usize) {
+            Some(Some(plug)) => match &mut plug.device {
+                Device::Tap { queue, .. } => queue.read(buf),
+                Device::Vm(socket) => socket.read(buf),
+            },
+            _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }
@@ -278,22 +395,42 @@ impl FrameSink for Ports {
         let Some(Some(plug)) = self.slots.get_mut(port.0 as usize) else {
             return Err(PortFull);
         };
-        match plug.queue.write(frame) {
-            Ok(_) => {
-                plug.written.frames += 1;
-                plug.written.bytes += frame.len().saturating_sub(VNET_HDR_LEN) as u64;
-                Ok(())
+        let socket = match &mut plug.device {
+            Device::Tap { queue, .. } => {
+                return match queue.write(frame) {
+                    Ok(_) => {
+                        plug.written.frames += 1;
+                        plug.written.bytes += frame.len().saturating_sub(VNET_HDR_LEN) as u64;
+                        Ok(())
+                    }
+                    // Full, short of memory, down or gone. The last of these shows when it is read.
+                    Err(_) => {
+                        plug.written.full += 1;
+                        Err(PortFull)
+                    }
+                };
             }
-            // Full, short of memory, down or gone. The last of these shows when it is read.
-            Err(_) => {
-                plug.written.full += 1;
-                Err(PortFull)
+            Device::Vm(socket) => socket,
+        };
+        let taken = socket.write(frame, self.mtu);
+        match taken {
+            Some(taken) => {
+                plug.written.frames += taken.frames;
+                plug.written.bytes += taken.bytes;
             }
+            None => plug.written.full += 1,
         }
+        self.settle(port);
+        taken.map(|_| ()).ok_or(PortFull)
     }
 
     fn takes_uso(&self, port: PortId) -> bool {
-        self.get(port).is_some_and(|plug| plug.takes_uso)
+        match self.get(port).map(|plug| &plug.device) {
+            Some(Device::Tap { takes_uso, .. }) => *takes_uso,
+            // Cut at once, in one go.
+            Some(Device::Vm(_)) => true,
+            None => false,
+        }
     }
 }
 
@@ -312,16 +449,31 @@ mod tests {
         (ours.into(), theirs)
     }
 
+    fn ports() -> Ports {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        Ports::new(Rc::new(epoll), 1500)
+    }
+
     fn plug(ports: &mut Ports) -> (PortId, Token, OwnedFd) {
         let id = ports.vacant().unwrap();
         let (queue, far) = queue();
-        let (token, _) = ports.plug(id, queue, true, Vec::new());
+        let token = plug_into(ports, id, tap(queue));
         (id, token, far)
+    }
+
+    fn tap(queue: TapQueue) -> Device {
+        let takes_uso = true;
+        Device::Tap { queue, takes_uso }
+    }
+
+    fn plug_into(ports: &mut Ports, id: PortId, device: Device) -> Token {
+        ports.plug(id, device, Vec::new()).unwrap();
+        ports.get(id).unwrap().token
     }
 
     #[test]
     fn numbers_are_given_again_last_of_all() {
-        let mut ports = Ports::new();
+        let mut ports = ports();
         let all: Vec<u32> = (1..MAX_PORTS).map(|_| plug_nothing(&mut ports)).collect();
         assert_eq!(all, (1..MAX_PORTS).collect::<Vec<_>>());
         assert_eq!(ports.vacant(), None);
@@ -338,18 +490,14 @@ mod tests {
 
     fn plug_nothing(ports: &mut Ports) -> u32 {
         let id = ports.vacant().unwrap();
-        let null = rustix::fs::open(
-            "/dev/null",
-            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        );
-        ports.plug(id, null.unwrap().into(), false, Vec::new());
+        let nothing = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+        plug_into(ports, id, tap(nothing.unwrap().into()));
         id.0
     }
 
     #[test]
     fn turns_go_round_and_each_port_waits_once() {
-        let mut ports = Ports::new();
+        let mut ports = ports();
         let (a, token_a, _far_a) = plug(&mut ports);
         let (b, token_b, _far_b) = plug(&mut ports);
         for token in [token_a, token_a, token_b, token_a] {
@@ -364,14 +512,14 @@ mod tests {
         ports.enqueue(token_b);
         ports.unplug(b);
         let (queue, _far) = queue();
-        ports.plug(b, queue, true, Vec::new());
+        plug_into(&mut ports, b, tap(queue));
         ports.enqueue(token_b);
         assert_eq!(ports.next_turn(), None);
     }
 
     #[test]
     fn a_full_port_costs_its_own_frames_only() {
-        let mut ports = Ports::new();
+        let mut ports = ports();
         let (a, _, _never_read) = plug(&mut ports);
         let (b, _, _far) = plug(&mut ports);
         let frame = [0; VNET_HDR_LEN + 1000];
@@ -387,5 +535,63 @@ mod tests {
             full,
         };
         assert_eq!(written, [(a, of(sent, 1)), (b, of(1, 0))]);
+    }
+
+    #[test]
+    fn a_machine_that_reads_again_gets_what_waited_for_it() {
+        use std::io::Read;
+        let mut ports = ports();
+        let (id, (ours, mut far)) = (PortId(1), std::os::unix::net::UnixStream::pair().unwrap());
+        let token = plug_into(
+            &mut ports,
+            id,
+            Device::Vm(VmSocket::stream(ours.into()).unwrap()),
+        );
+        let frame = [0; VNET_HDR_LEN + 1000];
+        let sent = (0..100_000).take_while(|_| ports.emit(id, &frame).is_ok());
+        let sent = sent.count();
+        let whole = Written {
+            frames: sent as u64,
+            bytes: 1000 * sent as u64,
+            full: 1,
+        };
+        assert_eq!(ports.written().collect::<Vec<_>>(), [(id, whole)]);
+        far.set_read_timeout(Some(std::time::Duration::from_secs(5)))
+            .unwrap();
+        let mut left = sent * (4 + 1000);
+        let mut buf = vec![0; 1 << 16];
+        let serve = |ports: &mut Ports| {
+            let mut events = Vec::with_capacity(4);
+            let space = rustix::buffer::spare_capacity(&mut events);
+            let at_once = rustix::event::Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            epoll::wait(&*ports.epoll.clone(), space, Some(&at_once)).unwrap();
+            for event in &events {
+                let (data, flags) = (event.data.u64(), event.flags);
+                assert_eq!(Token::from_bits(data), Some(token));
+                ports.handle_event(token, flags);
+            }
+            events.len()
+        };
+        while left > 0 {
+            left -= far.read(&mut buf).unwrap();
+            serve(&mut ports);
+        }
+        assert_eq!(
+            serve(&mut ports),
+            0,
+            "there is room, which nobody waits for"
+        );
+        assert_eq!(ports.next_turn(), None);
+        drop(far);
+        assert_eq!(ports.emit(id, &frame), Ok(()));
+        assert_eq!(
+            ports.next_turn(),
+            Some((token, id)),
+            "it is gone, which its turn tells"
+        );
+        assert!(ports.read(id, &mut [0; 70_000]).is_err());
     }
 }

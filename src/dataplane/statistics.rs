@@ -20,7 +20,7 @@ pub struct Statistics {
 }
 
 /// What passed one port. *In* is from the container into the network; a super-frame counts as one
-/// frame, and bytes are those of Ethernet frames.
+/// frame where the port takes it whole, and bytes are those of Ethernet frames.
 #[derive(Clone, Debug)]
 pub struct PortStatistics {
     /// Which.

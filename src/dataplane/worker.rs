@@ -126,12 +126,13 @@ impl Worker {
             config.outbound_v4,
             config.outbound_v6,
         );
+        let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu));
         Ok(Worker {
             splices: Splices::new(Rc::clone(&epoll)),
             epoll,
             router,
             hosts,
-            ports: Ports::new(),
+            ports,
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             forwards: Vec::new(),
@@ -182,7 +183,7 @@ impl Worker {
                                 return Ok(());
                             }
                         }
-                        TokenKind::Shell => self.ports.enqueue(token),
+                        TokenKind::Shell => self.ports.handle_event(token, event.flags),
                         TokenKind::Forward => self.serve_forward(now, token, ready),
                         TokenKind::Splice => self.splices.handle(token, event.flags),
                         _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
@@ -375,8 +376,7 @@ mod tests {
     /// Plugs in a port whose device is one end of a socket pair, where a frame is a packet.
     fn plug(worker: &mut Worker, n: u8) -> (PortId, OwnedFd) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let pair =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (ours, far) = pair.unwrap();
         let info = TapInfo {
             name: format!("tap{n}"),
@@ -410,7 +410,9 @@ mod tests {
     fn arrived(far: &OwnedFd) -> usize {
         let mut buf = [0; 2000];
         let next = || rustix::net::recv(far, &mut buf[..], RecvFlags::DONTWAIT);
-        std::iter::repeat_with(next).take_while(Result::is_ok).count()
+        std::iter::repeat_with(next)
+            .take_while(Result::is_ok)
+            .count()
     }
 
     #[test]

@@ -23,9 +23,10 @@ pub(super) fn port(port: Port) -> PublishedPort {
 
 /// A container.
 pub(super) fn container(hub: &Hub, record: &Record) -> ContainerReport {
-    let (pid, path) = match &record.life {
-        Life::Process { pid, member, .. } => (Some(member.unwrap_or(*pid)), None),
-        Life::Path { path } => (None, Some(path.clone())),
+    let (pid, path, vm) = match &record.life {
+        Life::Process { pid, member, .. } => (Some(member.unwrap_or(*pid)), None, None),
+        Life::Path { path } => (None, Some(path.clone()), None),
+        Life::Machine { address } => (None, None, Some(address.to_string())),
     };
     let (v4, v6) = (hub.config.ipv4, hub.config.ipv6);
     let with_prefix = |address: Option<IpAddr>, length: Option<u8>| {
@@ -38,6 +39,7 @@ pub(super) fn container(hub: &Hub, record: &Record) -> ContainerReport {
         aliases: record.aliases.clone(),
         pid,
         path,
+        vm,
         interface: record.interface.clone(),
         mac: MacAddr(record.mac).to_string(),
         ipv4: with_prefix(record.ipv4.map(IpAddr::V4), v4.map(|plan| plan.prefix_len)),
@@ -57,7 +59,7 @@ impl Hub {
     /// Who is there. Those who are about to join are not.
     pub(super) fn report(&self) -> NetworkReport {
         let tables = self.tables();
-        let joined = tables.stays.values().filter(|stay| stay.plugged.is_some());
+        let joined = tables.stays.values().filter(|stay| stay.has_joined());
         NetworkReport {
             name: self.definition.name.clone(),
             id: self.definition.id.clone(),
@@ -72,7 +74,7 @@ impl Hub {
         let statistics = statistics.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?;
         let tables = self.tables();
         let containers = tables.stays.values().filter_map(|stay| {
-            let port = stay.plugged.as_ref()?.port;
+            let port = stay.port()?;
             let counted = statistics.ports.iter().find(|p| p.port == port)?;
             Some(ContainerStatistics {
                 name: stay.record.name.clone(),

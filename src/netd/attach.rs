@@ -10,13 +10,14 @@ use tokio::task::JoinSet;
 
 use super::hub::{Hub, Key, Plugged};
 use super::life::{End, Pinned};
-use super::state::{self, Port, Record};
+use super::state::{self, Life, Port, Record};
 use crate::control::{Attach, Attached, Kind, PublishPorts, Published, Refusal};
 use crate::dataplane::{PortDevice, PortEnd, PortPlan, Protocol, Publish, STOPPED};
 use crate::network::{IpamError, Wanted, check_name};
 use crate::opener::{OpenError, Request};
 use crate::publish::PublishSpec;
 use crate::published::{self, Guests, Opened};
+use crate::vm::VmAddress;
 
 /// The interface's name unless another is asked for: the first free number.
 const INTERFACE: &str = "eth%d";
@@ -139,7 +140,7 @@ fn internal(text: &impl ToString) -> Refusal {
     Refusal::new(Kind::Internal, text.to_string())
 }
 
-fn guests(record: &Record) -> Guests {
+pub(super) fn guests(record: &Record) -> Guests {
     Guests {
         ipv4: record.ipv4,
         ipv6: record.ipv6,
@@ -164,15 +165,20 @@ impl Hub {
         let pinned = Pinned::received(descriptors, attach.path.as_deref(), attach.member)?;
         let wish = Wish::read(attach)?;
         let (interface, specs) = (wish.interface.clone(), wish.publish.clone());
-        let key = self.reserve(wish, &pinned)?;
+        let key = self.reserve(wish, pinned.life.clone(), pinned.namespace)?;
         let joined = self.join(&key, pinned, interface, false, &specs).await;
         if let Err(refusal) = joined {
             self.leave(&key, "it could not join").await;
             return Err(refusal);
         }
+        self.attached(&key)
+    }
+
+    /// What whoever has joined is told.
+    pub(super) fn attached(&self, key: &Key) -> Result<Attached, Refusal> {
         let container = {
             let mut tables = self.tables();
-            let stay = tables.stay(&key).ok_or_else(|| {
+            let stay = tables.stay(key).ok_or_else(|| {
                 Refusal::new(Kind::Impossible, "the container ended while it was joining")
             })?;
             super::answers::container(self, &stay.record)
@@ -186,11 +192,30 @@ impl Hub {
         })
     }
 
+    /// Takes name and addresses for a machine; gives its ports to be opened besides.
+    pub(super) fn reserve_machine(
+        &self,
+        attach: Attach,
+        address: &VmAddress,
+    ) -> Result<(Key, Vec<PublishSpec>), Refusal> {
+        let mut wish = Wish::read(attach)?;
+        wish.interface = String::new();
+        let specs = wish.publish.clone();
+        let life = Life::Machine {
+            address: address.clone(),
+        };
+        Ok((self.reserve(wish, life, (0, 0))?, specs))
+    }
+
     /// Takes name and addresses.
-    fn reserve(&self, wish: Wish, pinned: &Pinned) -> Result<Key, Refusal> {
+    fn reserve(&self, wish: Wish, life: Life, namespace: (u64, u64)) -> Result<Key, Refusal> {
         let name = wish.name.unwrap_or_else(|| wish.id[..SHORT_ID].to_owned());
         let mut tables = self.tables();
-        if let Some(text) = tables.clash(&name, &wish.id, pinned.namespace) {
+        let is_it = |record: &Record| match life {
+            Life::Machine { .. } => record.life == life,
+            _ => record.namespace == namespace,
+        };
+        if let Some(text) = tables.clash(&name, &wish.id, &is_it) {
             return Err(Refusal::new(Kind::Conflict, text));
         }
         let addresses = tables.ipam.lease(&name, wish.wanted);
@@ -199,8 +224,8 @@ impl Hub {
             id: wish.id,
             name,
             aliases: wish.aliases,
-            life: pinned.life.clone(),
-            namespace: pinned.namespace,
+            life,
+            namespace,
             interface: wish.interface,
             mac: addresses.mac.0,
             ipv4: addresses.v4,
@@ -266,7 +291,7 @@ impl Hub {
     }
 
     /// Notes that these ports lead to the container; `false` if it has left.
-    fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
+    pub(super) fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
         let mut tables = self.tables();
         let stay = tables.stay(key);
         stay.map(|stay| stay.add_ports(opened.to_vec())).is_some()
@@ -307,7 +332,7 @@ impl Hub {
         }
     }
 
-    fn port_plan(&self, record: &Record) -> PortPlan {
+    pub(super) fn port_plan(&self, record: &Record) -> PortPlan {
         PortPlan {
             mac: Some(MacAddr(record.mac)),
             ipv4: record.ipv4,
@@ -342,30 +367,41 @@ impl Hub {
     }
 
     async fn restore_one(self: &Arc<Self>, record: Record) -> Result<(), String> {
+        if let Life::Machine { address } = record.life.clone() {
+            return self.restore_machine(record, &address).await;
+        }
         let pinned = Pinned::again(&record)?;
         let (interface, ports) = (record.interface.clone(), record.ports.clone());
-        let key = {
-            let mut tables = self.tables();
-            let wanted = Wanted {
-                v4: record.ipv4,
-                v6: record.ipv6,
-                mac: Some(MacAddr(record.mac)),
-            };
-            let lease = tables.ipam.lease(&record.name, wanted);
-            lease.map_err(|error| error.to_string())?;
-            let ports = Vec::new();
-            tables.enter(Record { ports, ..record })
-        };
+        let key = self.reenter(record)?;
         if let Err(refusal) = self.join(&key, pinned, interface, true, &[]).await {
             self.leave(&key, "it could not join again").await;
             return Err(refusal.message);
         }
+        self.reopen_all(&key, ports).await;
+        Ok(())
+    }
+
+    /// Takes name and addresses of a record again; its ports are still to be opened.
+    pub(super) fn reenter(&self, record: Record) -> Result<Key, String> {
+        let mut tables = self.tables();
+        let wanted = Wanted {
+            v4: record.ipv4,
+            v6: record.ipv6,
+            mac: Some(MacAddr(record.mac)),
+        };
+        let lease = tables.ipam.lease(&record.name, wanted);
+        lease.map_err(|error| error.to_string())?;
+        let ports = Vec::new();
+        Ok(tables.enter(Record { ports, ..record }))
+    }
+
+    /// Opens ports again that were open before.
+    pub(super) async fn reopen_all(&self, key: &Key, ports: Vec<Port>) {
         for port in ports {
-            if let Err(error) = self.reopen(&key, port).await {
+            if let Err(error) = self.reopen(key, port).await {
                 tracing::warn!(container = key.name, %error, "a published port is lost");
             }
         }
-        Ok(())
     }
 
     async fn reopen(&self, key: &Key, port: Port) -> Result<(), crate::dataplane::PublishError> {
@@ -389,7 +425,7 @@ impl Hub {
         Ok(())
     }
 
-    async fn open_all(
+    pub(super) async fn open_all(
         &self,
         guests: Guests,
         specs: &[PublishSpec],
@@ -457,7 +493,7 @@ fn read_specs(texts: &[String]) -> Result<Vec<PublishSpec>, Refusal> {
 }
 
 impl super::hub::Stay {
-    fn add_ports(&mut self, opened: Vec<Opened>) {
+    pub(super) fn add_ports(&mut self, opened: Vec<Opened>) {
         let ports = opened.iter().map(|port| port_of(&port.publish));
         self.record.ports.extend(ports);
         self.opened.extend(opened);

@@ -31,6 +31,7 @@ use cnet_tap::TapQueue;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
+use super::machine::Machine;
 use super::names::SharedNames;
 use super::state::{self, Life, Record};
 use crate::control::server::Actions;
@@ -38,7 +39,7 @@ use crate::control::{Action, Answer, Kind, Nothing, Refusal};
 use crate::dataplane::{Control, NetworkConfig, PortId};
 use crate::network::{Definition, Ipam};
 use crate::opener::Opener;
-use crate::published::Opened;
+use crate::published::{self, Opened};
 
 /// What the hub works with.
 pub(super) struct Parts {
@@ -79,7 +80,24 @@ pub(super) struct Stay {
     pub(super) record: Record,
     /// Once it has joined.
     pub(super) plugged: Option<Plugged>,
+    /// In the place of that, if it is a virtual machine.
+    pub(super) machine: Option<Machine>,
     pub(super) opened: Vec<Opened>,
+}
+
+impl Stay {
+    /// Whether it has its place, not only its name.
+    pub(super) fn has_joined(&self) -> bool {
+        self.plugged.is_some() || self.machine.is_some()
+    }
+
+    /// Its port, if it has one now.
+    pub(super) fn port(&self) -> Option<PortId> {
+        match &self.machine {
+            Some(machine) => machine.port,
+            None => self.plugged.as_ref().map(|plugged| plugged.port),
+        }
+    }
 }
 
 /// A container's place in the dataplane.
@@ -110,14 +128,20 @@ impl Tables {
             number: key.number,
             record,
             plugged: None,
+            machine: None,
             opened: Vec::new(),
         };
         self.stays.insert(key.name.clone(), stay);
         key
     }
 
-    /// What of a container that is to join is another's already.
-    pub(super) fn clash(&self, name: &str, id: &str, namespace: (u64, u64)) -> Option<String> {
+    /// What of a container that is to join is another's already. `is_it` knows the container itself.
+    pub(super) fn clash(
+        &self,
+        name: &str,
+        id: &str,
+        is_it: &dyn Fn(&Record) -> bool,
+    ) -> Option<String> {
         if self.stays.contains_key(name) {
             return Some(format!(
                 "there is a container `{name}` on this network; choose another --name, or detach it"
@@ -128,7 +152,7 @@ impl Tables {
             let mut found = records.filter(|record| is(record));
             found.next().map(|record| record.name.clone())
         };
-        if let Some(other) = other(&|record| record.namespace == namespace) {
+        if let Some(other) = other(is_it) {
             return Some(format!(
                 "the container is on this network already, as `{other}`"
             ));
@@ -167,7 +191,7 @@ impl Tables {
         let is_meant = |stay: &&Stay| {
             let pid = match &stay.record.life {
                 Life::Process { pid, member, .. } => Some(member.unwrap_or(*pid)),
-                Life::Path { .. } => None,
+                Life::Path { .. } | Life::Machine { .. } => None,
             };
             pid.is_some() && pid == number || stay.record.aliases.iter().any(|alias| alias == meant)
         };
@@ -240,7 +264,7 @@ impl Hub {
 
     /// Writes down who is there. To be called with the tables that were changed.
     pub(super) fn save(&self, tables: &Tables) {
-        let joined = tables.stays.values().filter(|stay| stay.plugged.is_some());
+        let joined = tables.stays.values().filter(|stay| stay.has_joined());
         let records = joined.map(|stay| stay.record.clone()).collect();
         if let Err(error) = state::save(&self.state, records) {
             // Forwarding goes on; only a crash would be worse than it should be.
@@ -275,6 +299,10 @@ impl Hub {
             stay
         };
         tracing::info!(container = key.name, why, "leaves");
+        if let Some(machine) = stay.machine {
+            machine.end().await;
+            published::close(&self.control, &stay.opened).await;
+        }
         let Some(plugged) = stay.plugged else { return };
         // Its published ports close with the port.
         let _ = self.control.remove_port(plugged.port).await;
@@ -336,7 +364,13 @@ impl Hub {
         match action {
             Action::Inspect(_) => Ok(Answer::Network(self.report())),
             Action::Statistics(_) => self.statistics().await.map(Answer::Statistics),
-            Action::Attach(attach) => self.attach(attach, descriptors).await.map(Answer::Attached),
+            Action::Attach(attach) => {
+                let attached = match attach.vm.clone() {
+                    Some(address) => self.attach_machine(attach, &address).await,
+                    None => self.attach(attach, descriptors).await,
+                };
+                attached.map(Answer::Attached)
+            }
             Action::Detach(detach) => self.detach(&detach.container).await,
             Action::Publish(ports) => self.publish(&ports).await.map(Answer::Published),
             Action::Unpublish(ports) => self.unpublish(&ports).await.map(Answer::Published),
@@ -419,7 +453,9 @@ mod tests {
         let mut tables = tables();
         tables.enter(record("web", 'a', 17));
         let new = record("db", 'b', 18);
-        let clash = |name: &str, id: &str, namespace| tables.clash(name, id, namespace);
+        let clash = |name: &str, id: &str, namespace: (u64, u64)| {
+            tables.clash(name, id, &|record| record.namespace == namespace)
+        };
         assert_eq!(clash("db", &new.id, new.namespace), None);
         let has = record("web", 'a', 17);
         for (name, id, namespace, said) in [

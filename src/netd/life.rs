@@ -100,6 +100,7 @@ impl Pinned {
                 }
                 (net, End::Process(pidfd))
             }
+            Life::Machine { .. } => return Err("it has no network namespace".to_owned()),
             Life::Path { path } => {
                 let end = PathWatch::new(path).map_err(text)?;
                 (open(path)?, End::Path(end))

@@ -54,6 +54,7 @@ mod answers;
 mod attach;
 mod hub;
 mod life;
+mod machine;
 mod names;
 pub mod start;
 pub mod state;

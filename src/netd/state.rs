@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::network::file;
+use crate::vm::VmAddress;
 
 /// The version of the file's format. A file of another version is left aside.
 const VERSION: u32 = 1;
@@ -27,7 +28,7 @@ pub struct Record {
     pub aliases: Vec<String>,
     /// What its end is told by.
     pub life: Life,
-    /// Device and inode of its network namespace.
+    /// Device and inode of its network namespace; zeros for a virtual machine.
     pub namespace: (u64, u64),
     /// The interface inside.
     pub interface: String,
@@ -58,6 +59,11 @@ pub enum Life {
     Path {
         /// The path.
         path: PathBuf,
+    },
+    /// Nothing: a virtual machine, which stays until it is detached.
+    Machine {
+        /// Where it meets the network.
+        address: VmAddress,
     },
 }
 
@@ -177,7 +183,11 @@ mod tests {
         by_path.life = Life::Path {
             path: "/run/netns/x".into(),
         };
-        let both = vec![record(), by_path];
+        let mut machine = record();
+        machine.life = Life::Machine {
+            address: "stream:/run/vm.sock".parse().unwrap(),
+        };
+        let both = vec![record(), by_path, machine];
         save(&path, both.clone()).unwrap();
         assert_eq!(load(&path), both);
         save(&path, Vec::new()).unwrap();

@@ -19,6 +19,7 @@ mod lifecycle;
 mod networks;
 mod protection;
 mod publish;
+mod qemu;
 mod reach;
 mod run;
 mod splice;

@@ -16,18 +16,20 @@ use crate::lab::{Lab, REMOTE_V4, processes, wait_until};
 const BACK: Duration = Duration::from_millis(500);
 
 /// `cnet` with directories of its own.
-struct Place<'a> {
+pub struct Place<'a> {
     lab: &'a Lab,
     runtime: PathBuf,
 }
 
 impl<'a> Place<'a> {
-    fn new(lab: &'a Lab) -> Self {
+    /// Without any networks yet.
+    pub fn new(lab: &'a Lab) -> Self {
         let runtime = lab.private_directory("networks", 0);
         Self { lab, runtime }
     }
 
-    fn cnet(&self, arguments: &str) -> Launch {
+    /// `cnet` with these arguments, split at spaces.
+    pub fn cnet(&self, arguments: &str) -> Launch {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_cnet"));
         let launch = self.lab.program(&program, None);
         let launch = launch.args(arguments.split_whitespace());
@@ -36,14 +38,15 @@ impl<'a> Place<'a> {
             .fold(launch, |launch, name| launch.env(name, &self.runtime))
     }
 
-    fn done(&self, arguments: &str) -> Finished {
+    /// Runs it; it has to succeed.
+    pub fn done(&self, arguments: &str) -> Finished {
         let done = self.cnet(arguments).run(SHORT);
         assert!(done.success(), "{arguments}: {done}");
         done
     }
 
     /// The network's process: the one that has a child, the opener, which looks the same.
-    fn process(&self) -> Pid {
+    pub fn process(&self) -> Pid {
         let runtime = format!("XDG_RUNTIME_DIR={}", self.runtime.display());
         let found = processes().find(|pid| {
             let read =
@@ -59,7 +62,7 @@ impl<'a> Place<'a> {
 }
 
 /// A container that somebody else has made: a process in namespaces of its own.
-fn container(lab: &Lab, unshare: &str) -> (Running, Namespace) {
+pub fn container(lab: &Lab, unshare: &str) -> (Running, Namespace) {
     let script = "echo here; exec sleep 1800";
     let launch = lab.command("unshare").args(unshare.split_whitespace());
     let mut process = launch.args(["--", "sh", "-c", script]).spawn();

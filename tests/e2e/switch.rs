@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use cnet::addresses::{Subnet, ipv6_plan};
 use cnet::dataplane::{
-    Control, Dataplane, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
+    Control, Dataplane, DnsQuery, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
     PortStatistics, Protocol, Publish, Statistics,
 };
 use cnet_tap::{Namespaces, open_tap_in};
 use cnet_vswitch::DropReason;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use crate::lab::namespace::Namespace;
 use crate::lab::servers::{TcpServer, UdpServer};
@@ -33,38 +34,48 @@ const RATIO: f64 = 0.5;
 const SOON: Duration = Duration::from_secs(2);
 
 /// A network without a process of its own.
-struct Network {
-    runtime: Runtime,
+pub struct Network {
+    /// To wait for its answers.
+    pub runtime: Runtime,
     dataplane: Dataplane,
-    control: Control,
+    /// To steer it by.
+    pub control: Control,
     config: NetworkConfig,
+    /// What containers ask of its DNS.
+    pub queries: Option<mpsc::Receiver<DnsQuery>>,
 }
 
 /// A container on it.
-struct Member {
-    namespace: Namespace,
-    port: PortId,
+pub struct Member {
+    /// Its network namespace.
+    pub namespace: Namespace,
+    /// Its place.
+    pub port: PortId,
     end: PortEnd,
-    v4: IpAddr,
-    v6: IpAddr,
+    /// Its address.
+    pub v4: IpAddr,
+    /// Its address.
+    pub v6: IpAddr,
 }
 
 impl Network {
-    fn start(lab: &Lab, mtu: u16) -> Network {
+    /// One whose worker is in the laboratory's host.
+    pub fn start(lab: &Lab, mtu: u16) -> Network {
         let config = NetworkConfig::new(mtu, Some(Subnet::DEFAULT.plan()), Some(ipv6_plan()));
         let started = lab.host.enter(|| Dataplane::start(config.clone()));
-        let (dataplane, _) = started.expect("descriptors and a thread");
+        let (dataplane, queries) = started.expect("descriptors and a thread");
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         Network {
             runtime: runtime.expect("an event loop"),
             control: dataplane.control(),
             dataplane,
             config,
+            queries: Some(queries),
         }
     }
 
     /// A new container, the address ending in `number`, with spoof protection.
-    fn join(&self, number: u8) -> Member {
+    pub fn join(&self, number: u8) -> Member {
         let v4 = Ipv4Addr::new(10, 0, 2, number);
         let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, number.into());
         let plan = PortPlan {
@@ -93,12 +104,14 @@ impl Network {
         self.runtime.block_on(self.control.remove_port(port))
     }
 
-    fn statistics(&self) -> Statistics {
+    /// What it has counted.
+    pub fn statistics(&self) -> Statistics {
         let statistics = self.runtime.block_on(self.control.statistics());
         statistics.expect("the network runs")
     }
 
-    fn of_port(&self, port: PortId) -> PortStatistics {
+    /// What one port has counted.
+    pub fn of_port(&self, port: PortId) -> PortStatistics {
         let ports = self.statistics().ports;
         let found = ports.into_iter().find(|p| p.port == port);
         found.expect("a port that is there")
@@ -111,7 +124,7 @@ fn descriptors() -> usize {
 }
 
 /// Sends datagrams to `to` at full speed while `time` passes; gives how many.
-fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
+pub fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
     let socket = from.udp(any(to.ip(), 0), CONNECT);
     let until = Instant::now() + time;
     let mut sent = 0;

@@ -23,6 +23,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("script", "bsdutils"),
     ("getent", "libc-bin"),
     ("modprobe", "kmod"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
 ];
 
 /// The device that every TAP is opened through.

@@ -4,12 +4,11 @@ use std::io;
 
 use cnet_tap::Supplier;
 use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropReason, MacAddr, PortId};
-use rustix::event::epoll;
+use cnet_vswitch::{DropReason, PortId};
 
 use super::super::forwards::ForwardId;
 use super::super::plan::port_config;
-use super::super::ports::{PortDevice, PortEnd, PortError, Unplugged};
+use super::super::ports::{Device, PortDevice, PortEnd, PortError, Unplugged};
 use super::super::statistics::{PortStatistics, Statistics};
 use super::Worker;
 use crate::dataplane::PortPlan;
@@ -20,29 +19,24 @@ impl Worker {
         plan: PortPlan,
         device: PortDevice,
     ) -> Result<(PortId, PortEnd), PortError> {
-        let PortDevice::Tap(tap) = device;
         let id = self.ports.vacant().ok_or(PortError::Full)?;
-        let queue = tap.queues.into_iter().next().ok_or(PortError::NoQueue)?;
+        let (device, mac) = Device::open(device)?;
         let addresses = plan.addresses().collect();
-        let (config, lease) = port_config(plan, id, MacAddr(tap.mac));
+        let (config, lease) = port_config(plan, id, mac);
         self.router.add_port(id, config)?;
         self.router.add_lease(lease);
-        let (token, end) = self.ports.plug(id, queue, tap.offloads.uso, addresses);
-        let data = epoll::EventData::new_u64(token.to_bits());
-        let watched = match self.ports.device(id) {
-            Some(fd) => epoll::add(&*self.epoll, fd, data, epoll::EventFlags::IN),
-            None => Ok(()),
-        };
-        if let Err(e) = watched {
-            self.take_port(super::now(), id);
-            return Err(PortError::Watch(e.to_string()));
+        match self.ports.plug(id, device, addresses) {
+            Ok(end) => Ok((id, end)),
+            Err(e) => {
+                self.with_router(|r, io| r.remove_port(super::now(), id, io));
+                Err(PortError::Watch(e.to_string()))
+            }
         }
-        Ok((id, end))
     }
 
     pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
         let gone = self.take_port(now, id).ok_or(PortError::Unknown(id))?;
-        gone.tell("removed".to_owned());
+        gone.tell_removed();
         Ok(())
     }
 
@@ -57,15 +51,13 @@ impl Worker {
     /// The device of `id` has failed.
     pub(super) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
         if let Some(gone) = self.take_port(now, id) {
-            gone.tell(format!("the TAP is gone: {error}"));
+            gone.tell_lost(error);
         }
     }
 
     /// Ends all that a port has, published ports that lead to it included.
     fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
         let gone = self.ports.unplug(id)?;
-        // Closing it is not enough: whoever opened it for us may hold the same device.
-        let _ = epoll::delete(&*self.epoll, gone.device());
         let to_it = |guest| gone.addresses.contains(&guest);
         let forwards = self.forwards.iter().flatten();
         let forwards = forwards.filter(|f| to_it(f.publish.guest.ip()));

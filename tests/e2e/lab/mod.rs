@@ -20,6 +20,7 @@ pub mod process;
 pub mod run;
 pub mod servers;
 pub mod traffic;
+pub mod vm;
 
 use std::fmt;
 use std::fs;
