@@ -375,8 +375,7 @@ mod tests {
     /// Plugs in a port whose device is one end of a socket pair, where a frame is a packet.
     fn plug(worker: &mut Worker, n: u8) -> (PortId, OwnedFd) {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let pair =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let (ours, far) = pair.unwrap();
         let info = TapInfo {
             name: format!("tap{n}"),
@@ -410,7 +409,9 @@ mod tests {
     fn arrived(far: &OwnedFd) -> usize {
         let mut buf = [0; 2000];
         let next = || rustix::net::recv(far, &mut buf[..], RecvFlags::DONTWAIT);
-        std::iter::repeat_with(next).take_while(Result::is_ok).count()
+        std::iter::repeat_with(next)
+            .take_while(Result::is_ok)
+            .count()
     }
 
     #[test]
