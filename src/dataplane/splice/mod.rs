@@ -218,7 +218,10 @@ impl Splices {
             }
         }
         for index in 0..self.slots.len() {
-            let connection = &self.slots[index].connection;
+            // Closing the last one takes all places away.
+            let Some(Slot { connection, .. }) = self.slots.get(index) else {
+                break;
+            };
             if connection.as_ref().is_some_and(|(p, _)| *p == port) {
                 self.close(index as u32);
             }
@@ -504,5 +507,32 @@ impl Supply {
         stock.asked = true;
         let count = STOCK - stock.sockets.len();
         self.supplier.ask(family == 1, count as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_goes_whichever_of_its_connections_went_before() {
+        for gone in 0..3 {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+            let mut splices = Splices::new(Rc::new(epoll));
+            for _ in 0..3 {
+                let (client, _) = std::os::unix::net::UnixStream::pair().unwrap();
+                let (guest, _) = std::os::unix::net::UnixStream::pair().unwrap();
+                let connection = Connection::new(client.into(), guest.into());
+                splices.slots.push(Slot {
+                    connection: Some((PortId(1), connection)),
+                    ..Slot::default()
+                });
+            }
+            splices.close(gone);
+            splices.withdraw(PortId(2));
+            assert_eq!(splices.slots.len() - splices.free.len(), 2);
+            splices.withdraw(PortId(1));
+            assert!(splices.slots.is_empty() && splices.free.is_empty());
+        }
     }
 }
