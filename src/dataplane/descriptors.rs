@@ -3,8 +3,9 @@
 use cnet_nat::flow::Limits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Descriptors that flows leave to others.
-const SPARE_DESCRIPTORS: usize = 4096;
+/// Descriptors that flows leave to others: twice what spliced connections may take
+/// ([`super::splice`]).
+const SPARE_DESCRIPTORS: usize = 12_288;
 
 /// Every flow is a descriptor: takes as many as the system lets us, and tells how many that is.
 pub(super) fn raise_limit() -> usize {
@@ -17,7 +18,7 @@ pub(super) fn raise_limit() -> usize {
 }
 
 /// What all containers of a process of that many descriptors may hold together. They leave what
-/// TAPs, DNS, published ports and the API need: a quarter of them, or [`SPARE_DESCRIPTORS`].
+/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, or [`SPARE_DESCRIPTORS`].
 pub(super) fn totals(descriptors: usize) -> Limits {
     let flows = descriptors - SPARE_DESCRIPTORS.min(descriptors / 4);
     let part = |hundredths: usize| flows / 100 * hundredths;
@@ -39,7 +40,8 @@ mod tests {
         for descriptors in [0, 256, 1024, 4096, 65_536, 1 << 20] {
             let totals = totals(descriptors);
             let flows = totals.tcp_flows + totals.udp_mappings + totals.ping_mappings;
-            assert!(flows <= descriptors - descriptors / 16 || flows <= descriptors - 4096);
+            let spare = descriptors - flows;
+            assert!(spare >= descriptors / 4 || spare >= SPARE_DESCRIPTORS);
             assert!(flows * 2 >= descriptors.min(65_536) / 2, "{descriptors}");
         }
     }

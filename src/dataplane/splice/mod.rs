@@ -39,6 +39,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use cnet_nat::host::{Token, TokenKind};
+use cnet_tap::sockets as sys;
 use cnet_tap::{Namespaces, Supplier};
 use cnet_vswitch::PortId;
 use cnet_vswitch::time::{Duration, Instant};
@@ -151,6 +152,8 @@ pub(super) struct Splices {
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
+    /// Some client may wait for a socket: without it no supply is looked through.
+    may_wait: bool,
     /// Who wants to know that everything is delivered.
     delivered: Vec<oneshot::Sender<()>>,
 }
@@ -170,6 +173,7 @@ impl Splices {
             ready: VecDeque::new(),
             pipes: Pipes::default(),
             refused: Vec::new(),
+            may_wait: false,
             delivered: Vec::new(),
         }
     }
@@ -206,11 +210,18 @@ impl Splices {
                 .as_ref()
                 .is_some_and(|s| s.port == port)
             {
-                self.lose(index);
+                for client in self.dismiss(index) {
+                    // Not by way of frames: the address may be another container's at once.
+                    // Without it the client gets a FIN, which tells as much.
+                    let _ = sys::reset_on_close(&client.fd);
+                }
             }
         }
         for index in 0..self.slots.len() {
-            let connection = &self.slots[index].connection;
+            // Closing the last one takes all places away.
+            let Some(Slot { connection, .. }) = self.slots.get(index) else {
+                break;
+            };
             if connection.as_ref().is_some_and(|(p, _)| *p == port) {
                 self.close(index as u32);
             }
@@ -233,6 +244,7 @@ impl Splices {
         if let Some(supply) = &mut self.supplies[index] {
             let stock = &mut supply.stocks[usize::from(guest.is_ipv6())];
             stock.waiting.push_back((now + PATIENCE, client));
+            self.may_wait = true;
         }
         self.match_up(index);
         None
@@ -366,12 +378,22 @@ impl Splices {
         self.match_up(index);
     }
 
-    /// Does without a supplier from now on.
+    /// Does without a supplier from now on. Its clients go through the TAP.
     fn lose(&mut self, index: usize) {
-        if let Some(supply) = self.supplies[index].take() {
-            let waiting = supply.stocks.into_iter().flat_map(|stock| stock.waiting);
-            self.refused.extend(waiting.map(|(_, client)| client));
+        let waiting = self.dismiss(index);
+        self.refused.extend(waiting);
+    }
+
+    /// Ends a supplier and gives back the clients that wait for its sockets.
+    fn dismiss(&mut self, index: usize) -> impl Iterator<Item = Client> + use<> {
+        let supply = self.supplies[index].take();
+        if let Some(supply) = &supply {
+            // Closing it is not enough: a process that was forked meanwhile may hold the same
+            // socket, and epoll would tell of its end for ever.
+            let _ = epoll::delete(&*self.epoll, supply.supplier.as_fd());
         }
+        let stocks = supply.into_iter().flat_map(|supply| supply.stocks);
+        stocks.flat_map(|stock| stock.waiting.into_iter().map(|(_, client)| client))
     }
 
     /// Gives connections their turns, and clients that have waited long enough up.
@@ -396,26 +418,27 @@ impl Splices {
                 Turn::Over => self.close(index),
             }
         }
-        for stock in self
-            .supplies
-            .iter_mut()
-            .flatten()
-            .flat_map(|s| &mut s.stocks)
-        {
-            while stock
-                .waiting
-                .front()
-                .is_some_and(|(until, _)| *until <= now)
-            {
-                let late = stock.waiting.pop_front();
-                self.refused.extend(late.map(|(_, client)| client));
-            }
+        if self.may_wait {
+            self.give_up_late(now);
         }
         if !self.delivered.is_empty() && self.is_delivered() {
             for waiting in self.delivered.drain(..) {
                 // Who does not wait any more need not know.
                 let _ = waiting.send(());
             }
+        }
+    }
+
+    /// Refuses the clients that have waited long enough.
+    fn give_up_late(&mut self, now: Instant) {
+        self.may_wait = false;
+        let supplies = self.supplies.iter_mut().flatten();
+        for stock in supplies.flat_map(|s| &mut s.stocks) {
+            let waiting = &mut stock.waiting;
+            let late = waiting.partition_point(|(until, _)| *until <= now);
+            let late = waiting.drain(..late).map(|(_, client)| client);
+            self.refused.extend(late);
+            self.may_wait |= !waiting.is_empty();
         }
     }
 
@@ -431,6 +454,9 @@ impl Splices {
 
     /// When [`serve`](Self::serve) is due for a client that waits.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        if !self.may_wait {
+            return None;
+        }
         let stocks = self.supplies.iter().flatten().flat_map(|s| &s.stocks);
         stocks
             .filter_map(|s| s.waiting.front())
@@ -481,5 +507,32 @@ impl Supply {
         stock.asked = true;
         let count = STOCK - stock.sockets.len();
         self.supplier.ask(family == 1, count as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_goes_whichever_of_its_connections_went_before() {
+        for gone in 0..3 {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+            let mut splices = Splices::new(Rc::new(epoll));
+            for _ in 0..3 {
+                let (client, _) = std::os::unix::net::UnixStream::pair().unwrap();
+                let (guest, _) = std::os::unix::net::UnixStream::pair().unwrap();
+                let connection = Connection::new(client.into(), guest.into());
+                splices.slots.push(Slot {
+                    connection: Some((PortId(1), connection)),
+                    ..Slot::default()
+                });
+            }
+            splices.close(gone);
+            splices.withdraw(PortId(2));
+            assert_eq!(splices.slots.len() - splices.free.len(), 2);
+            splices.withdraw(PortId(1));
+            assert!(splices.slots.is_empty() && splices.free.is_empty());
+        }
     }
 }
