@@ -11,7 +11,8 @@
 //!
 //! A body holds at most [`MAX_BODY`] bytes, JSON at most 128 levels, a request at most
 //! [`MAX_DESCRIPTORS`] descriptors. Unknown actions and fields are refused. Whoever says nothing for
-//! [`PATIENCE`] is dropped. Only the same user and root are listened to.
+//! [`PATIENCE`] is dropped. Only the same user and root are listened to, and only
+//! they are asked anything: a request carries a container's namespace.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -47,9 +48,9 @@ pub enum Action {
     /// Tells who is on the network. Answered with a [`NetworkReport`].
     Inspect(Nothing),
     /// Gives a container an interface on the network. Needs a descriptor of its network namespace,
-    /// and for a target that is a process a pidfd behind it. Refused with 409 if the name or an
-    /// address is taken or the container is on the network already, and with 422 if the interface
-    /// cannot be made. Answered with an [`Attached`].
+    /// and for a target that is a process a pidfd behind it. Refused with 409 if the name, the
+    /// id or an address is taken or the container is on the network already, with 400 for the
+    /// namespace that the network itself goes out by, and with 422 if the interface cannot be made. Answered with an [`Attached`].
     Attach(Attach),
     /// Takes a container's interface away. 404 if there is no such container. Answered with
     /// [`Nothing`].
