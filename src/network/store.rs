@@ -51,7 +51,7 @@ pub enum StoreError {
     #[error("`{0}` is the beginning of the ids of several networks: give more of it")]
     Ambiguous(String),
     /// The name is taken.
-    #[error("there is a network `{0}` already")]
+    #[error("there is a network `{0}` already: choose another name, or remove it")]
     Exists(String),
     /// It cannot be like that.
     #[error(transparent)]
@@ -60,7 +60,7 @@ pub enum StoreError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// Another network has addresses of it.
-    #[error("{subnet} overlaps {other} of the network `{network}`")]
+    #[error("{subnet} overlaps {other} of the network `{network}`: choose another --subnet")]
     OverlapsNetwork {
         /// What was asked for.
         subnet: IpNet,
@@ -70,7 +70,7 @@ pub enum StoreError {
         network: String,
     },
     /// The host has addresses of it.
-    #[error("{subnet} overlaps {route}")]
+    #[error("{subnet} overlaps {route}: choose another --subnet")]
     OverlapsHost {
         /// What was asked for.
         subnet: IpNet,
@@ -117,7 +117,7 @@ pub enum StoreError {
 fn list(containers: &[String]) -> String {
     match containers {
         [] => ": its process runs".to_owned(),
-        names => format!(" by {}", names.join(", ")),
+        names => format!(" by {}: `cnet detach` takes them off", names.join(", ")),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{CONNECT, Payload, echo, ping};
 use crate::lab::vm::Kernel;
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
-use crate::networks::{Place, container};
+use crate::networks::Place;
 use crate::switch::{Member, Network, flood};
 
 /// From the start of QEMU to its lease: the emulated processor takes its time to boot.
@@ -336,8 +336,8 @@ fn boot_on_named(kernel: &Kernel, lab: &Lab, arguments: &[String]) -> Running {
 fn a_machine_has_its_place_on_a_named_network_across_reboots_and_a_crash() {
     let Some(kernel) = kernel() else { return };
     let lab = Lab::direct();
-    let place = Place::new(&lab);
-    let (web, web_namespace) = container(&lab, "--net");
+    let place = Place::root(&lab);
+    let (web, web_namespace) = place.container();
     place.done(&format!("attach --name web {}", web.pid()));
     let payload = Payload::new(BULK, 4);
     let _near = web_server(
@@ -378,7 +378,8 @@ fn a_machine_has_its_place_on_a_named_network_across_reboots_and_a_crash() {
     let machine = boot_on_named(&kernel, &lab, &arguments);
     through("its published port after a reboot");
 
-    kill_process(place.process(), Signal::KILL).expect("a process to kill");
+    let process = place.process("cnet").expect("a network's process");
+    kill_process(process, Signal::KILL).expect("a process to kill");
     let listed = place.done("ps --format json");
     assert!(listed.stdout.contains(&address.to_string()), "{listed}");
     through("its published port after the crash");

@@ -25,7 +25,9 @@ pub enum IpamError {
     #[error("{0} is not for containers: it is the network's, broadcast, the gateway's or reserved")]
     NotForContainers(IpAddr),
     /// Somebody has it.
-    #[error("{address} belongs to the container `{holder}`")]
+    #[error(
+        "{address} belongs to the container `{holder}`: choose another, or leave it to the network"
+    )]
     Taken {
         /// The address, of whatever kind.
         address: String,

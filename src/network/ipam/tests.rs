@@ -98,7 +98,10 @@ fn wanted_addresses_are_honoured_or_refused_with_who_has_them() {
         .expect("within the subnet, outside the range");
     let refused = |ipam: &mut Ipam, wanted| ipam.lease("x", wanted).unwrap_err().to_string();
     for (wanted, why) in [
-        ("10.89.0.9", "10.89.0.9 belongs to the container `b`"),
+        (
+            "10.89.0.9",
+            "10.89.0.9 belongs to the container `b`: choose another, or leave it to the network",
+        ),
         ("10.89.1.9", "not within the network's 10.89.0.0/24"),
         ("10.89.0.0", "not for containers"),
         ("10.89.0.255", "not for containers"),

@@ -128,16 +128,19 @@ fn clashes_are_named() {
     };
     assert_eq!(
         error("172.27.9.0/24", &none()),
-        "172.27.9.0/24 overlaps 172.27.0.0/16 of the network `a`"
+        "172.27.9.0/24 overlaps 172.27.0.0/16 of the network `a`: choose another --subnet"
     );
     assert!(error("fd12::/48", &none()).contains("fd12::/64 of the network `a`"));
     assert!(error("10.88.7.0/24", &none()).contains("of the network `cnet`"));
     assert_eq!(
         error("10.7.0.0/16", &route("10.7.7.0/24")),
-        "10.7.0.0/16 overlaps the host's route to 10.7.7.0/24 on eth7"
+        "10.7.0.0/16 overlaps the host's route to 10.7.7.0/24 on eth7: choose another --subnet"
     );
     let taken = store.create(Request::new("a"), &none()).unwrap_err();
-    assert_eq!(taken.to_string(), "there is a network `a` already");
+    assert_eq!(
+        taken.to_string(),
+        "there is a network `a` already: choose another name, or remove it"
+    );
     let only_four = store
         .create(with_subnets("four", &["10.7.0.0/24"]), &none())
         .unwrap();
@@ -150,7 +153,10 @@ fn what_is_in_use_stays() {
     store.create(Request::new("web"), &none()).unwrap();
     let users = vec!["one".to_owned(), "two".to_owned()];
     let error = store.remove("web", Some(users)).unwrap_err().to_string();
-    assert_eq!(error, "the network `web` is in use by one, two");
+    assert_eq!(
+        error,
+        "the network `web` is in use by one, two: `cnet detach` takes them off"
+    );
     let error = store.remove("web", Some(vec![])).unwrap_err().to_string();
     assert!(error.contains("its process runs"), "{error}");
     let leases = store.directories().leases("web");

@@ -17,6 +17,7 @@
 pub mod container;
 pub mod namespace;
 pub mod process;
+pub mod raw;
 pub mod run;
 pub mod servers;
 pub mod traffic;

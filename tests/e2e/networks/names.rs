@@ -1,0 +1,136 @@
+//! Names: a container is found by each of its names from the moment it joins until it leaves, and
+//! its address leads back to it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::serialize::binary::BinDecodable;
+
+use super::{Member, Place, upstream, wait_for_leave};
+use crate::lab::run::SHORT;
+use crate::lab::servers::TcpServer;
+use crate::lab::{Lab, REMOTE_V4, REMOTES, any};
+
+const ABSENT: ResponseCode = ResponseCode::NXDomain;
+
+/// What a name is, as the gateway's DNS service answers: code and data.
+fn ask(from: &Member, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+    let mut query = Message::query();
+    query.metadata.recursion_desired = true;
+    let name: Name = name.parse().expect("a name");
+    query.add_query(Query::query(name, kind));
+    let query = query.to_vec().expect("a query");
+    let socket = from.namespace.udp(any(from.v4, 0), Duration::from_secs(5));
+    socket.connect((from.gateway, 53)).expect("a route");
+    socket.send(&query).expect("sent");
+    let mut answer = [0; 4096];
+    let length = socket.recv(&mut answer).expect("an answer");
+    let answer = Message::from_bytes(&answer[..length]).expect("a message");
+    let data = answer.answers.iter().map(|record| match &record.data {
+        RData::A(a) => a.to_string(),
+        RData::AAAA(a) => a.to_string(),
+        RData::PTR(name) => name.to_string(),
+        other => panic!("{other:?}"),
+    });
+    (answer.metadata.response_code, data.collect())
+}
+
+/// The name that an address is looked up by.
+fn reverse(address: IpAddr) -> String {
+    Name::from(address).to_string()
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn names_lead_to_a_container_and_back_from_joining_until_leaving() {
+    let lab = Lab::direct();
+    let known = Ipv4Addr::new(203, 0, 113, 77);
+    let upstream = upstream(&lab, known);
+    for place in Place::each(&lab) {
+        place.done(&format!("network create lan --dns {REMOTE_V4}"));
+        let asker = place.join("lan", "asker", "");
+        let names = ["web", "www", "Shop", "web.lan"];
+        for name in names {
+            assert_eq!(ask(&asker, name, RecordType::A), (ABSENT, vec![]), "{name}");
+        }
+        for _ in 0..2 {
+            let web = place.join("lan", "web", "--alias www --alias shop");
+            let v6 = web.v6.expect("an address");
+            let found = |data: &dyn ToString| (ResponseCode::NoError, vec![data.to_string()]);
+            for name in names {
+                assert_eq!(ask(&asker, name, RecordType::A), found(&web.v4), "{name}");
+                assert_eq!(ask(&asker, name, RecordType::AAAA), found(&v6), "{name}");
+            }
+            for address in web.addresses() {
+                let (code, data) = ask(&asker, &reverse(address), RecordType::PTR);
+                assert_eq!(code, ResponseCode::NoError, "{address}");
+                assert!(data[0].starts_with("web."), "{data:?}");
+            }
+            // The same by the C library, both ways.
+            let script = format!("getent ahostsv4 www && getent hosts {}", web.v4);
+            let done = asker.program(&lab, "sh").args(["-c", &script]).run(SHORT);
+            assert!(done.success() && done.stdout.contains("web"), "{done}");
+            place.done("detach web");
+            for name in names {
+                assert_eq!(ask(&asker, name, RecordType::A), (ABSENT, vec![]), "{name}");
+            }
+            let (code, data) = ask(&asker, &reverse(web.v4), RecordType::PTR);
+            assert_eq!((code, data), (ABSENT, vec![]));
+        }
+        // One whose process ends leaves as well.
+        let web = place.join("lan", "web", "");
+        drop(web);
+        wait_for_leave(&place, "web");
+        assert_eq!(ask(&asker, "web", RecordType::A), (ABSENT, vec![]));
+        let host = ask(&asker, "host.containers.internal", RecordType::A);
+        assert_eq!(
+            host,
+            (ResponseCode::NoError, vec![asker.gateway.to_string()])
+        );
+        let far = ask(&asker, "known.example", RecordType::A);
+        assert_eq!(far, (ResponseCode::NoError, vec![known.to_string()]));
+        assert!(!upstream.log.peers().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn an_internal_network_has_no_way_out_and_asks_nobody_for_names() {
+    let lab = Lab::direct();
+    let upstream = upstream(&lab, Ipv4Addr::LOCALHOST);
+    for place in Place::each(&lab) {
+        place.done(&format!(
+            "network create inner --internal --dns {REMOTE_V4}"
+        ));
+        let [a, b] = ["a", "b"].map(|name| place.join("inner", name, ""));
+        assert_eq!(place.inspect("inner")["Internal"], true);
+        a.assert_pings(&lab, "b");
+        for address in b.addresses() {
+            a.assert_pings(&lab, &address.to_string());
+        }
+        assert_eq!(ask(&a, "known.example", RecordType::A), (ABSENT, vec![]));
+        // As it is, and with routes of the container's own making.
+        for _ in 0..2 {
+            for remote in REMOTES {
+                a.assert_no_ping(&lab, &remote.to_string());
+                let server = TcpServer::echo(&lab.remote, any(remote, 0));
+                let at = SocketAddr::new(remote, server.address.port());
+                let connected = a.namespace.connect(at, Duration::from_millis(500));
+                assert!(connected.is_err(), "{remote}");
+                let socket = a.namespace.udp(any(remote, 0), Duration::from_millis(1));
+                // An error is as good as silence.
+                let _ = socket.send_to(b"anybody there?", SocketAddr::new(remote, 53));
+            }
+            let inner = place.inspect("inner");
+            for (family, config) in ["-4", "-6"].iter().zip(0..) {
+                let gateway = inner["IPAM"]["Config"][config]["Gateway"].as_str();
+                let gateway = gateway.expect("a gateway in each family");
+                a.namespace
+                    .ip(&format!("{family} route replace default via {gateway}"));
+            }
+        }
+        assert_eq!(upstream.log.peers(), Vec::<IpAddr>::new());
+    }
+}
