@@ -19,6 +19,12 @@
 //! within the frame, both as `Frame::parse` demands. `gso_size` was held against the MTU, which is
 //! the network's.
 //!
+//! # Several workers
+//!
+//! Each has a queue of every device, and a [`Ports`] of its own. The first one numbers the ports and
+//! knows their containers; a number is given again only once all have let go of it, which the last
+//! of them to drop the port's [`Life`] tells, and the port's end with it.
+//!
 //! # When a device is full
 //!
 //! Its queue is the kernel's, and there is no other: what it does not take at once is lost and
@@ -32,6 +38,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 
 use cnet_nat::host::{Token, TokenKind};
@@ -41,6 +48,8 @@ use cnet_vswitch::switch::{AddPortError, MAX_PORTS};
 use cnet_vswitch::vnet::VNET_HDR_LEN;
 use cnet_vswitch::{FrameSink, PortFull, PortId};
 use tokio::sync::oneshot;
+
+use super::hand_over::Outlet;
 
 /// What a port leads to.
 #[derive(Debug)]
@@ -58,9 +67,14 @@ pub enum PortError {
     /// All numbers are in use.
     #[error("the network is full: it has {} containers; remove one first", MAX_PORTS - 1)]
     Full,
-    /// A TAP without queues.
-    #[error("the TAP has no queue; open it with at least one")]
-    NoQueue,
+    /// A TAP with fewer queues than the network has workers.
+    #[error("the TAP has {queues} queues for {workers} workers; open it with one for each")]
+    TooFewQueues {
+        /// Those it has.
+        queues: usize,
+        /// Those that are needed.
+        workers: usize,
+    },
     /// The device cannot be waited for.
     #[error("cannot watch the container's device: {0}")]
     Watch(String),
@@ -86,6 +100,33 @@ impl Future for PortEnd {
     }
 }
 
+/// What a port's workers share: the last of them to let go of it tells its end.
+#[derive(Debug)]
+pub(super) struct Life {
+    end: Option<oneshot::Sender<String>>,
+    /// Why it ends; the first to know says it.
+    reason: OnceLock<String>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Without a reason the network has ended, which the receiver understands.
+        if let (Some(end), Some(reason)) = (self.end.take(), self.reason.take()) {
+            // Nobody need be interested.
+            let _ = end.send(reason);
+        }
+    }
+}
+
+/// A place for a port in a worker.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub token: Token,
+    pub queue: TapQueue,
+    pub takes_uso: bool,
+    pub life: Arc<Life>,
+}
+
 /// What was written to a port, whoever made the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Written {
@@ -107,13 +148,14 @@ struct Plug {
     written: Written,
     /// Waits for its turn.
     ready: bool,
-    end: oneshot::Sender<String>,
+    life: Arc<Life>,
 }
 
 /// A port that was taken out.
 pub(super) struct Unplugged {
     queue: TapQueue,
-    end: oneshot::Sender<String>,
+    life: Arc<Life>,
+    pub token: Token,
     pub addresses: Vec<IpAddr>,
 }
 
@@ -123,10 +165,9 @@ impl Unplugged {
         self.queue.as_fd()
     }
 
-    /// Tells whoever waits for the port's end.
+    /// Tells whoever waits for the port's end, or lets the last worker that has the port tell it.
     pub(super) fn tell(self, reason: String) {
-        // Nobody need be interested.
-        let _ = self.end.send(reason);
+        let _ = self.life.reason.set(reason);
     }
 }
 
@@ -138,23 +179,31 @@ pub(super) struct Ports {
     last: u32,
     next_generation: u32,
     ready: VecDeque<Token>,
+    /// Numbers that other workers still hold.
+    leaving: Vec<(PortId, Weak<Life>)>,
+    outlet: Option<Outlet>,
 }
 
 impl Ports {
-    pub(super) fn new() -> Ports {
+    /// No ports. What this worker does not take leaves by `outlet`.
+    pub(super) fn new(outlet: Option<Outlet>) -> Ports {
         Ports {
             slots: Vec::new(),
             last: 0,
             next_generation: 0,
             ready: VecDeque::new(),
+            leaving: Vec::new(),
+            outlet,
         }
     }
 
-    /// A number that no port has.
-    pub(super) fn vacant(&self) -> Option<PortId> {
+    /// A number that no port has, in no worker.
+    pub(super) fn vacant(&mut self) -> Option<PortId> {
+        self.leaving.retain(|(_, life)| life.strong_count() > 0);
+        let held = |id: PortId| self.leaving.iter().any(|&(leaving, _)| leaving == id);
         let after = self.last + 1..MAX_PORTS;
         let numbers = after.chain(1..self.last + 1).map(PortId);
-        let mut free = numbers.filter(|&id| self.get(id).is_none());
+        let mut free = numbers.filter(|&id| self.get(id).is_none() && !held(id));
         free.next()
     }
 
@@ -166,34 +215,78 @@ impl Ports {
         takes_uso: bool,
         addresses: Vec<IpAddr>,
     ) -> (Token, PortEnd) {
-        let index = id.0 as usize;
+        self.last = id.0;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let token = Token::new(TokenKind::Shell, id.0, self.next_generation);
+        let (end, ended) = oneshot::channel();
+        let life = Life {
+            end: Some(end),
+            reason: OnceLock::new(),
+        };
+        let seat = Seat {
+            token,
+            queue,
+            takes_uso,
+            life: Arc::new(life),
+        };
+        self.seat(seat, addresses);
+        (token, PortEnd(ended))
+    }
+
+    /// Puts a queue where the first worker has put another of the same port.
+    pub(super) fn seat(&mut self, seat: Seat, addresses: Vec<IpAddr>) {
+        let index = seat.token.index() as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.last = id.0;
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let (end, ended) = oneshot::channel();
         self.slots[index] = Some(Plug {
-            generation: self.next_generation,
-            queue,
-            takes_uso,
+            generation: seat.token.generation(),
+            queue: seat.queue,
+            takes_uso: seat.takes_uso,
             addresses,
             written: Written::default(),
             ready: false,
-            end,
+            life: seat.life,
         });
-        let token = Token::new(TokenKind::Shell, id.0, self.next_generation);
-        (token, PortEnd(ended))
+    }
+
+    /// A place in another worker for the port `id`, with a further queue of its device.
+    pub(super) fn another_seat(&self, id: PortId, queue: TapQueue) -> Option<Seat> {
+        let plug = self.get(id)?;
+        Some(Seat {
+            token: Token::new(TokenKind::Shell, id.0, plug.generation),
+            queue,
+            takes_uso: plug.takes_uso,
+            life: Arc::clone(&plug.life),
+        })
     }
 
     /// Takes a port out.
     pub(super) fn unplug(&mut self, id: PortId) -> Option<Unplugged> {
         let plug = self.slots.get_mut(id.0 as usize)?.take()?;
+        if Arc::strong_count(&plug.life) > 1 {
+            self.leaving.push((id, Arc::downgrade(&plug.life)));
+        }
         Some(Unplugged {
             queue: plug.queue,
-            end: plug.end,
+            life: plug.life,
+            token: Token::new(TokenKind::Shell, id.0, plug.generation),
             addresses: plug.addresses,
         })
+    }
+
+    /// The port that `token` stands for, if it is still there.
+    pub(super) fn current(&self, token: Token) -> Option<PortId> {
+        let id = PortId(token.index());
+        let same = self.get(id)?.generation == token.generation();
+        same.then_some(id)
+    }
+
+    /// Frames were handed over since the last call: wakes the worker that takes them.
+    pub(super) fn announce_handed(&mut self) {
+        if let Some(outlet) = &mut self.outlet {
+            outlet.announce();
+        }
     }
 
     /// The device of a port.
@@ -283,6 +376,17 @@ impl FrameSink for Ports {
         }
     }
 
+    fn hand_over(&mut self, ingress: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        let plug = self.slots.get(ingress.0 as usize).and_then(Option::as_ref);
+        match (plug, &mut self.outlet) {
+            (Some(plug), Some(outlet)) => {
+                let token = Token::new(TokenKind::Shell, ingress.0, plug.generation);
+                outlet.hand_over(token, frame)
+            }
+            _ => Err(PortFull),
+        }
+    }
+
     fn takes_uso(&self, port: PortId) -> bool {
         self.get(port).is_some_and(|plug| plug.takes_uso)
     }
@@ -312,7 +416,7 @@ mod tests {
 
     #[test]
     fn numbers_are_given_again_last_of_all() {
-        let mut ports = Ports::new();
+        let mut ports = Ports::new(None);
         let all: Vec<u32> = (1..MAX_PORTS).map(|_| plug_nothing(&mut ports)).collect();
         assert_eq!(all, (1..MAX_PORTS).collect::<Vec<_>>());
         assert_eq!(ports.vacant(), None);
@@ -339,8 +443,37 @@ mod tests {
     }
 
     #[test]
+    fn a_port_ends_once_and_its_number_is_free_when_the_last_worker_lets_go() {
+        let mut first = Ports::new(None);
+        let mut second = Ports::new(None);
+        let id = first.vacant().unwrap();
+        let [(ours, _a), (theirs, _b)] = [queue(), queue()];
+        let (token, mut end) = first.plug(id, ours, true, Vec::new());
+        let seat = first.another_seat(id, theirs).unwrap();
+        assert_eq!(seat.token, token);
+        second.seat(seat, Vec::new());
+        assert_eq!(second.current(token), Some(id));
+
+        let told = |end: &mut PortEnd| end.0.try_recv().ok();
+        first
+            .unplug(id)
+            .unwrap()
+            .tell("the first reason".to_owned());
+        assert_eq!(told(&mut end), None);
+        assert_eq!(first.current(token), None);
+        // All others are taken, so that the next number would be this one.
+        for _ in 2..MAX_PORTS {
+            plug_nothing(&mut first);
+        }
+        assert_eq!(first.vacant(), None);
+        second.unplug(id).unwrap().tell("a later one".to_owned());
+        assert_eq!(told(&mut end).as_deref(), Some("the first reason"));
+        assert_eq!(first.vacant(), Some(id));
+    }
+
+    #[test]
     fn turns_go_round_and_each_port_waits_once() {
-        let mut ports = Ports::new();
+        let mut ports = Ports::new(None);
         let (a, token_a, _far_a) = plug(&mut ports);
         let (b, token_b, _far_b) = plug(&mut ports);
         for token in [token_a, token_a, token_b, token_a] {
@@ -362,7 +495,7 @@ mod tests {
 
     #[test]
     fn a_full_port_costs_its_own_frames_only() {
-        let mut ports = Ports::new();
+        let mut ports = Ports::new(None);
         let (a, _, _never_read) = plug(&mut ports);
         let (b, _, _far) = plug(&mut ports);
         let frame = [0; VNET_HDR_LEN + 1000];

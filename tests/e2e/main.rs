@@ -24,3 +24,4 @@ mod run;
 mod splice;
 mod switch;
 mod throughput;
+mod workers;

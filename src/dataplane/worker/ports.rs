@@ -2,11 +2,14 @@
 
 use std::io;
 
+use cnet_nat::host::Token;
 use cnet_tap::Supplier;
+use cnet_tap::device::TapQueue;
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, MacAddr, PortId};
 use rustix::event::epoll;
 
+use super::super::crew::News;
 use super::super::forwards::ForwardId;
 use super::super::plan::port_config;
 use super::super::ports::{PortDevice, PortEnd, PortError, Unplugged};
@@ -22,22 +25,42 @@ impl Worker {
     ) -> Result<(PortId, PortEnd), PortError> {
         let PortDevice::Tap(tap) = device;
         let id = self.ports.vacant().ok_or(PortError::Full)?;
-        let queue = tap.queues.into_iter().next().ok_or(PortError::NoQueue)?;
+        let (queue, further) = self.queues(tap.queues)?;
         let addresses = plan.addresses().collect();
         let (config, lease) = port_config(plan, id, MacAddr(tap.mac));
-        self.router.add_port(id, config)?;
-        self.router.add_lease(lease);
+        self.router.add_port(id, config.clone())?;
+        self.router.add_lease(lease.clone());
         let (token, end) = self.ports.plug(id, queue, tap.offloads.uso, addresses);
-        let data = epoll::EventData::new_u64(token.to_bits());
-        let watched = match self.ports.device(id) {
-            Some(fd) => epoll::add(&*self.epoll, fd, data, epoll::EventFlags::IN),
-            None => Ok(()),
-        };
-        if let Err(e) = watched {
+        if let Err(error) = self.watch_port(token) {
             self.take_port(super::now(), id);
-            return Err(PortError::Watch(e.to_string()));
+            return Err(error);
         }
+        self.share_port(id, further, &config, &lease);
         Ok((id, end))
+    }
+
+    /// One queue for this worker, and one for each of the others.
+    fn queues(&self, queues: Vec<TapQueue>) -> Result<(TapQueue, Vec<TapQueue>), PortError> {
+        let workers = 1 + self.channels.crew.others.len();
+        let too_few = PortError::TooFewQueues {
+            queues: queues.len(),
+            workers,
+        };
+        let mut queues = queues.into_iter().take(workers);
+        match queues.next() {
+            Some(own) if queues.len() + 1 == workers => Ok((own, queues.collect())),
+            _ => Err(too_few),
+        }
+    }
+
+    /// Has the device of `token` reported when it may be read from.
+    pub(super) fn watch_port(&self, token: Token) -> Result<(), PortError> {
+        let data = epoll::EventData::new_u64(token.to_bits());
+        match self.ports.device(PortId(token.index())) {
+            Some(fd) => epoll::add(&*self.epoll, fd, data, epoll::EventFlags::IN)
+                .map_err(|e| PortError::Watch(e.to_string())),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
@@ -57,12 +80,14 @@ impl Worker {
     /// The device of `id` has failed.
     pub(super) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
         if let Some(gone) = self.take_port(now, id) {
-            gone.tell(format!("the TAP is gone: {error}"));
+            let (token, reason) = (gone.token, format!("the TAP is gone: {error}"));
+            gone.tell(reason.clone());
+            self.tell_first(News::Lost(token, reason));
         }
     }
 
     /// Ends all that a port has, published ports that lead to it included.
-    fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
+    pub(super) fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
         let gone = self.ports.unplug(id)?;
         // Closing it is not enough: whoever opened it for us may hold the same device.
         let _ = epoll::delete(&*self.epoll, gone.device());
@@ -76,6 +101,7 @@ impl Worker {
         }
         self.splices.withdraw(id);
         self.with_router(|r, io| r.remove_port(now, id, io));
+        self.tell_others(|| News::Leave(gone.token));
         Some(gone)
     }
 
