@@ -23,6 +23,9 @@ use super::ports::Seat;
 use super::worker::{self, Channels};
 use super::{Command, DnsQuery, MAX_WORKERS, Mailbox, NetworkConfig, STOPPED, descriptors, plan};
 
+/// The mailboxes of all workers, the first one's first.
+pub(super) type Mailboxes = Arc<[Mailbox]>;
+
 /// What workers tell each other.
 pub(super) enum News {
     /// To all but the first: there is a port.
@@ -91,7 +94,7 @@ pub(super) fn start(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
     ended: watch::Sender<Option<String>>,
-) -> anyhow::Result<(Arc<[Mailbox]>, Vec<JoinHandle<()>>)> {
+) -> anyhow::Result<(Mailboxes, Vec<JoinHandle<()>>)> {
     let workers = config.workers;
     anyhow::ensure!(
         (1..=MAX_WORKERS).contains(&workers),
@@ -122,7 +125,7 @@ pub(super) fn start(
 fn prepare(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
-) -> anyhow::Result<(Arc<[Mailbox]>, Vec<Start>)> {
+) -> anyhow::Result<(Mailboxes, Vec<Start>)> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).context("cannot get random bytes from the kernel")?;
     let totals = descriptors::totals(descriptors::raise_limit());

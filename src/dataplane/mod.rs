@@ -88,8 +88,7 @@ impl Mailbox {
 /// Steers a running network. Cheap to clone, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
-    /// The first one first.
-    workers: Arc<[Mailbox]>,
+    workers: crew::Mailboxes,
 }
 
 impl Control {
