@@ -37,6 +37,7 @@ use crate::tcp::{TcpConfig, TcpEngine};
 mod look_ahead;
 mod neighbours;
 mod ports;
+mod sibling;
 
 use neighbours::{Neighbours, link_to};
 pub use ports::PortFlows;
@@ -59,7 +60,7 @@ pub struct RouterConfig {
     pub datagram: DatagramConfig,
 }
 
-/// The pure core of one network.
+/// The pure core of one network, or of one worker's part of it ([`Router::sibling`]).
 pub struct Router {
     mtu: usize,
     policy: Policy,
@@ -80,6 +81,8 @@ pub struct Router {
     /// Room for the ports of a flood, so that none allocates.
     flooded: Vec<PortId>,
     neighbours: Neighbours,
+    /// Not the network's first router: see [`Router::sibling`].
+    is_sibling: bool,
 }
 
 impl Router {
@@ -122,6 +125,7 @@ impl Router {
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             flooded: Vec::new(),
             neighbours: Neighbours::default(),
+            is_sibling: false,
         }
     }
 
@@ -177,6 +181,9 @@ impl Router {
         io: &mut Io<'_, S, H>,
     ) {
         let outcome = match parsed {
+            Ok(frame) if self.is_sibling && self.is_for_the_first(&frame) => {
+                self.hand_over(port, bytes, io)
+            }
             Ok(frame) => self.switch_frame(now, port, bytes, &frame, io),
             Err(reason) => {
                 let len = bytes.len().saturating_sub(VNET_HDR_LEN);

@@ -18,6 +18,9 @@ pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 /// back for a second is no longer a matter of latency.
 pub const MAX_BUSY_POLL_MICROS: u32 = 1_000_000;
 
+/// The most workers a network can have.
+pub const MAX_WORKERS: u16 = 64;
+
 /// The IPv4 side of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv4Plan {
@@ -65,12 +68,15 @@ pub struct NetworkConfig {
     pub outbound_v6: Option<Ipv6Addr>,
     /// Domains that containers search.
     pub search: Vec<String>,
-    /// What one container may hold. All together hold no more than the process has descriptors for,
+    /// What one container may hold; with several workers each has its part of the TCP flows. All
+    /// together hold no more than the process has descriptors for,
     /// and no container takes what the others need ([`cnet_nat::flow::Share`]).
     pub limits: Limits,
     /// How long the worker polls on after the last event before it sleeps; zero for never. See
     /// [`DEFAULT_BUSY_POLL`].
     pub busy_poll: Duration,
+    /// Threads that move packets, 1 to [`MAX_WORKERS`]. The TAP of every port needs a queue for each.
+    pub workers: u16,
 }
 
 impl NetworkConfig {
@@ -93,6 +99,7 @@ impl NetworkConfig {
             search: Vec::new(),
             limits: Limits::default(),
             busy_poll: DEFAULT_BUSY_POLL,
+            workers: 1,
         }
     }
 

@@ -1,10 +1,13 @@
-//! The running network: one worker thread that moves packets, and the handle that others steer it
-//! by.
+//! The running network: worker threads that move packets, and the handle that others steer them by.
 //!
-//! [`Dataplane::start`] takes a description of the network and gives back a handle. From then on the
-//! worker ([`worker`]) owns router, host sockets and the containers' devices alone and shares
-//! nothing: commands reach it through a channel with an eventfd, DNS queries leave it through
-//! another. Containers come and go by [`Control::add_port`] and [`Control::remove_port`].
+//! [`Dataplane::start`] takes a description of the network and gives back a handle. From then on each
+//! worker ([`worker`]) owns its router, its host sockets and its queue of every container's device
+//! alone: commands reach it through a channel with an eventfd, DNS queries leave it through another.
+//! Containers come and go by [`Control::add_port`] and [`Control::remove_port`].
+//!
+//! There is one worker unless more are asked for ([`NetworkConfig::workers`]). The first is asked for
+//! everything and tells the others what concerns them ([`crew`]); they carry TCP alone, and hand the
+//! rest to it ([`hand_over`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -12,16 +15,16 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
-use anyhow::Context;
 use cnet_tap::Supplier;
-use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 mod batch;
 mod config;
+mod crew;
 mod descriptors;
 mod forwards;
 mod frames;
+mod hand_over;
 mod plan;
 mod ports;
 pub mod sockets;
@@ -33,7 +36,8 @@ mod worker;
 pub use cnet_nat::gateway::{DnsQuery, QueryId};
 pub use cnet_vswitch::PortId;
 pub use config::{
-    DEFAULT_BUSY_POLL, Ipv4Plan, Ipv6Plan, MAX_BUSY_POLL_MICROS, NetworkConfig, PortPlan,
+    DEFAULT_BUSY_POLL, Ipv4Plan, Ipv6Plan, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig,
+    PortPlan,
 };
 pub use forwards::{ForwardId, Protocol, Publish, PublishError};
 pub use ports::{PortDevice, PortEnd, PortError};
@@ -46,8 +50,8 @@ pub const STOPPED: &str = "stopped";
 /// DNS queries that may wait for the service before further ones are dropped.
 const QUERY_QUEUE: usize = 256;
 
-/// What the worker is asked to do.
-pub(crate) enum Command {
+/// What a worker is asked to do. All but the statistics and the stop is for the first.
+enum Command {
     AddPort(
         PortPlan,
         PortDevice,
@@ -61,20 +65,36 @@ pub(crate) enum Command {
     Unpublish(ForwardId, oneshot::Sender<Result<(), PublishError>>),
     AnswerDns(QueryId, Vec<u8>),
     Stop,
+    /// From another worker.
+    Crew(crew::News),
+}
+
+/// Where a worker takes its commands from.
+#[derive(Clone, Debug)]
+struct Mailbox {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Mailbox {
+    fn send(&self, command: Command) {
+        // A worker that has ended answers nothing; the caller's own channel tells it.
+        if self.commands.send(command).is_ok() {
+            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        }
+    }
 }
 
 /// Steers a running network. Cheap to clone, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
+    workers: crew::Mailboxes,
 }
 
 impl Control {
     fn send(&self, command: Command) {
-        // A worker that has ended answers nothing; the caller's own channel tells it.
-        if self.commands.send(command).is_ok() {
-            let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        if let Some(first) = self.workers.first() {
+            first.send(command);
         }
     }
 
@@ -112,9 +132,17 @@ impl Control {
     ///
     /// [`PortError::Ended`] once the network has stopped.
     pub async fn statistics(&self) -> Result<Statistics, PortError> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Statistics(reply));
-        answer.await.map_err(|_| PortError::Ended)
+        // All are asked before the first answer is waited for.
+        let asked: Vec<_> = self.workers.iter().map(ask_statistics).collect();
+        let mut sum: Option<Statistics> = None;
+        for answer in asked {
+            let counted = answer.await.map_err(|_| PortError::Ended)?;
+            match &mut sum {
+                Some(sum) => sum.add(&counted),
+                None => sum = Some(counted),
+            }
+        }
+        sum.ok_or(PortError::Ended)
     }
 
     /// Has `supplier`, which stands in the network namespace of `port`'s container, make the sockets
@@ -162,56 +190,39 @@ impl Control {
     }
 }
 
+fn ask_statistics(worker: &Mailbox) -> oneshot::Receiver<Statistics> {
+    let (reply, answer) = oneshot::channel();
+    worker.send(Command::Statistics(reply));
+    answer
+}
+
 /// A running network. Dropping it stops it.
 #[derive(Debug)]
 pub struct Dataplane {
     control: Control,
-    worker: Option<thread::JoinHandle<()>>,
+    workers: Vec<thread::JoinHandle<()>>,
     ended: watch::Receiver<Option<String>>,
 }
 
 impl Dataplane {
-    /// Starts the worker, without ports. DNS queries of containers come out of the receiver and are
+    /// Starts the workers, without ports. DNS queries of containers come out of the receiver and are
     /// answered by [`Control::answer_dns`].
     ///
     /// # Errors
     ///
-    /// When the host lacks descriptors, threads or randomness.
+    /// When the host lacks descriptors, threads or randomness, or the number of workers is out of
+    /// range.
     pub fn start(
         config: NetworkConfig,
     ) -> anyhow::Result<(Dataplane, async_mpsc::Receiver<DnsQuery>)> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .context("cannot make an eventfd")?;
-        let wake = Arc::new(wake);
-        let (commands, inbox) = mpsc::channel();
         let (queries, query_receiver) = async_mpsc::channel(QUERY_QUEUE);
         let (ended_sender, ended) = watch::channel(None);
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).context("cannot get random bytes from the kernel")?;
-        let totals = descriptors::totals(descriptors::raise_limit());
-        let control = Control {
-            commands,
-            wake: Arc::clone(&wake),
-        };
-        let channels = worker::Channels {
-            inbox,
-            wake,
-            queries,
-        };
-        let worker = thread::Builder::new()
-            .name("cnet-worker".into())
-            .spawn(move || {
-                let reason = match worker::run(&config, totals, secret, channels) {
-                    Ok(()) => STOPPED.to_owned(),
-                    Err(e) => format!("{e:#}"),
-                };
-                let _ = ended_sender.send(Some(reason));
-            })
-            .context("cannot start the worker thread")?;
+        let (mailboxes, workers) = crew::start(&config, &queries, ended_sender)?;
+        let control = Control { workers: mailboxes };
         Ok((
             Dataplane {
                 control,
-                worker: Some(worker),
+                workers,
                 ended,
             },
             query_receiver,
@@ -223,7 +234,7 @@ impl Dataplane {
         self.control.clone()
     }
 
-    /// Waits until the worker has ended, and gives the reason: it was stopped, or it failed.
+    /// Waits until the workers have ended, and gives the reason: it was stopped, or it failed.
     pub fn ended(&self) -> impl Future<Output = String> + Send + 'static {
         let mut ended = self.ended.clone();
         async move {
@@ -247,20 +258,25 @@ impl Dataplane {
         }
     }
 
-    /// Resets all connections, closes all ports and waits for the worker's end.
+    /// Resets all connections, closes all ports and waits for the workers' end.
     ///
     /// # Errors
     ///
-    /// When the worker had panicked.
+    /// When one of them had panicked.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.end()
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
         self.control.send(Command::Stop);
-        match self.worker.take().map(thread::JoinHandle::join) {
-            Some(Err(_)) => anyhow::bail!("the worker thread failed"),
-            _ => Ok(()),
+        let ended: Vec<_> = self
+            .workers
+            .drain(..)
+            .map(thread::JoinHandle::join)
+            .collect();
+        match ended.into_iter().find(Result::is_err) {
+            Some(_) => anyhow::bail!("a worker thread failed"),
+            None => Ok(()),
         }
     }
 }

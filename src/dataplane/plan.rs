@@ -38,8 +38,12 @@ pub(super) fn port_config(
     (config, lease)
 }
 
-/// The router of `config`, whose containers together may hold `totals`.
+/// The routers of `config`, whose containers together may hold `totals`. All are alike: each has an
+/// equal part of the TCP flows, of the network and of each container, and of the memory for what
+/// their sockets do not take. UDP and ICMP are the first one's, which has all of them.
 pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterConfig {
+    let workers = usize::from(config.workers.max(1));
+    let alone = TcpConfig::default();
     let (v4, v6) = (config.ipv4, config.ipv6);
     let gateway_v4 = v4.map(|plan| plan.gateway);
     let gateway_v6 = v6.map(|plan| plan.gateway);
@@ -66,11 +70,12 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
         policy: config.policy.clone(),
         tcp: TcpConfig {
             mtu: usize::from(config.mtu),
-            max_flows: totals.tcp_flows,
-            max_flows_per_port: config.limits.tcp_flows,
+            max_flows: totals.tcp_flows / workers,
+            max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
+            stash_limit: alone.stash_limit / workers,
             gateway_v4: gateway_v4.map(Into::into),
             gateway_v6: gateway_v6.map(Into::into),
-            ..TcpConfig::default()
+            ..alone
         },
         datagram: DatagramConfig {
             mtu: usize::from(config.mtu),

@@ -19,6 +19,12 @@
 //! within the frame, both as `Frame::parse` demands. `gso_size` was held against the MTU, which is
 //! the network's.
 //!
+//! # Several workers
+//!
+//! Each has a queue of every device, and a [`Ports`] of its own. The first one numbers the ports and
+//! knows their containers; a number is given again only once all have let go of it, which the last
+//! of them to drop the port's [`Life`] tells, and the port's end with it.
+//!
 //! # When a device is full
 //!
 //! Its queue is the kernel's, and there is no other: what it does not take at once is lost and
@@ -36,6 +42,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll};
 
 use cnet_nat::host::{Token, TokenKind};
@@ -49,6 +56,7 @@ use tokio::sync::oneshot;
 
 mod vm;
 
+use super::hand_over::Outlet;
 use vm::VmSocket;
 
 /// What a port leads to.
@@ -74,9 +82,16 @@ pub enum PortError {
     /// All numbers are in use.
     #[error("the network is full: it has {} containers; remove one first", MAX_PORTS - 1)]
     Full,
-    /// A TAP without queues.
-    #[error("the TAP has no queue; open it with at least one")]
-    NoQueue,
+    /// A TAP with fewer queues than the network has workers; a virtual machine has one.
+    #[error(
+        "the device has {queues} queues for {workers} workers; open it with one for each, or start the network with fewer workers"
+    )]
+    TooFewQueues {
+        /// Those it has.
+        queues: usize,
+        /// Those that are needed.
+        workers: usize,
+    },
     /// A descriptor that is not what the port needs.
     #[error("not a socket of a virtual machine: {0}; give one that is connected")]
     NotSocket(String),
@@ -105,6 +120,32 @@ impl Future for PortEnd {
     }
 }
 
+/// What a port's workers share: the last of them to let go of it tells its end.
+#[derive(Debug)]
+pub(super) struct Life {
+    end: Option<oneshot::Sender<String>>,
+    /// Why it ends; the first to know says it.
+    reason: OnceLock<String>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // Without a reason the network has ended, which the receiver understands.
+        if let (Some(end), Some(reason)) = (self.end.take(), self.reason.take()) {
+            // Nobody need be interested.
+            let _ = end.send(reason);
+        }
+    }
+}
+
+/// A place for a port in a worker.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub token: Token,
+    pub device: Device,
+    pub life: Arc<Life>,
+}
+
 /// What was written to a port, whoever made the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Written {
@@ -122,21 +163,46 @@ pub(super) enum Device {
     Vm(VmSocket),
 }
 
+/// A device that was taken apart for the workers.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub device: Device,
+    /// A queue for each of the other workers.
+    pub further: Vec<TapQueue>,
+    /// The hardware address of the container's side, if the device tells.
+    pub mac: Option<MacAddr>,
+}
+
 impl Device {
-    /// The device to use, and the hardware address of the container's side, if the device tells.
-    pub(super) fn open(device: PortDevice) -> Result<(Device, Option<MacAddr>), PortError> {
+    /// The device to use.
+    pub(super) fn open(device: PortDevice, workers: usize) -> Result<Opened, PortError> {
         let not_socket = |e: io::Error| PortError::NotSocket(e.to_string());
-        Ok(match device {
+        let socket = match device {
             PortDevice::Tap(tap) => {
-                let queue = tap.queues.into_iter().next().ok_or(PortError::NoQueue)?;
+                let too_few = PortError::TooFewQueues {
+                    queues: tap.queues.len(),
+                    workers,
+                };
+                let mut queues = tap.queues.into_iter().take(workers);
+                let queue = queues.next();
+                let (Some(queue), true) = (queue, queues.len() + 1 == workers) else {
+                    return Err(too_few);
+                };
                 let takes_uso = tap.offloads.uso;
-                (Device::Tap { queue, takes_uso }, Some(MacAddr(tap.mac)))
+                return Ok(Opened {
+                    device: Device::Tap { queue, takes_uso },
+                    further: queues.collect(),
+                    mac: Some(MacAddr(tap.mac)),
+                });
             }
-            PortDevice::Stream(fd) => (Device::Vm(VmSocket::stream(fd).map_err(not_socket)?), None),
-            PortDevice::Datagram(fd) => (
-                Device::Vm(VmSocket::datagram(fd).map_err(not_socket)?),
-                None,
-            ),
+            _ if workers > 1 => return Err(PortError::TooFewQueues { queues: 1, workers }),
+            PortDevice::Stream(fd) => VmSocket::stream(fd),
+            PortDevice::Datagram(fd) => VmSocket::datagram(fd),
+        };
+        Ok(Opened {
+            device: Device::Vm(socket.map_err(not_socket)?),
+            further: Vec::new(),
+            mac: None,
         })
     }
 
@@ -168,27 +234,31 @@ struct Plug {
     awaits_room: bool,
     /// Waits for its turn.
     ready: bool,
-    end: oneshot::Sender<String>,
+    life: Arc<Life>,
 }
 
 /// A port that was taken out.
 pub(super) struct Unplugged {
     device: Device,
-    end: oneshot::Sender<String>,
+    life: Arc<Life>,
+    pub token: Token,
     pub addresses: Vec<IpAddr>,
 }
 
 impl Unplugged {
     /// Tells whoever waits for the port's end that it was asked for.
     pub(super) fn tell_removed(self) {
-        // Nobody need be interested.
-        let _ = self.end.send("removed".to_owned());
+        self.tell("removed".to_owned());
     }
 
-    /// Tells that the device failed with `error`.
-    pub(super) fn tell_lost(self, error: &io::Error) {
-        let reason = self.device.obituary(error);
-        let _ = self.end.send(reason);
+    /// Why the port ends if the device failed with `error`.
+    pub(super) fn obituary(&self, error: &io::Error) -> String {
+        self.device.obituary(error)
+    }
+
+    /// Tells whoever waits for the port's end, or lets the last worker that has the port tell it.
+    pub(super) fn tell(self, reason: String) {
+        let _ = self.life.reason.set(reason);
     }
 }
 
@@ -206,10 +276,14 @@ pub(super) struct Ports {
     ready: VecDeque<Token>,
     /// Frames written or lost, of all ports that there ever were; wraps.
     emitted: u64,
+    /// Numbers that other workers still hold.
+    leaving: Vec<(PortId, Weak<Life>)>,
+    outlet: Option<Outlet>,
 }
 
 impl Ports {
-    pub(super) fn new(epoll: Rc<OwnedFd>, mtu: usize) -> Ports {
+    /// No ports. What this worker does not take leaves by `outlet`.
+    pub(super) fn new(epoll: Rc<OwnedFd>, mtu: usize, outlet: Option<Outlet>) -> Ports {
         Ports {
             epoll,
             mtu,
@@ -218,6 +292,8 @@ impl Ports {
             next_generation: 0,
             ready: VecDeque::new(),
             emitted: 0,
+            leaving: Vec::new(),
+            outlet,
         }
     }
 
@@ -226,11 +302,13 @@ impl Ports {
         self.emitted
     }
 
-    /// A number that no port has.
-    pub(super) fn vacant(&self) -> Option<PortId> {
+    /// A number that no port has, in no worker.
+    pub(super) fn vacant(&mut self) -> Option<PortId> {
+        self.leaving.retain(|(_, life)| life.strong_count() > 0);
+        let held = |id: PortId| self.leaving.iter().any(|&(leaving, _)| leaving == id);
         let after = self.last + 1..MAX_PORTS;
         let numbers = after.chain(1..self.last + 1).map(PortId);
-        let mut free = numbers.filter(|&id| self.get(id).is_none());
+        let mut free = numbers.filter(|&id| self.get(id).is_none() && !held(id));
         free.next()
     }
 
@@ -246,15 +324,38 @@ impl Ports {
         addresses: Vec<IpAddr>,
     ) -> io::Result<PortEnd> {
         self.next_generation = self.next_generation.wrapping_add(1);
-        let token = Token::new(TokenKind::Shell, id.0, self.next_generation);
+        let (end, ended) = oneshot::channel();
+        let life = Life {
+            end: Some(end),
+            reason: OnceLock::new(),
+        };
+        let seat = Seat {
+            token: Token::new(TokenKind::Shell, id.0, self.next_generation),
+            device,
+            life: Arc::new(life),
+        };
+        self.seat(seat, addresses)?;
+        self.last = id.0;
+        Ok(PortEnd(ended))
+    }
+
+    /// Puts a queue where the first worker has put another of the same port.
+    ///
+    /// # Errors
+    ///
+    /// When the device cannot be waited for; there is no port then.
+    pub(super) fn seat(&mut self, seat: Seat, addresses: Vec<IpAddr>) -> io::Result<()> {
+        let Seat {
+            token,
+            device,
+            life,
+        } = seat;
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*self.epoll, device.fd(), data, epoll::EventFlags::IN)?;
-        let index = id.0 as usize;
+        let index = token.index() as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.last = id.0;
-        let (end, ended) = oneshot::channel();
         self.slots[index] = Some(Plug {
             token,
             device,
@@ -262,9 +363,22 @@ impl Ports {
             written: Written::default(),
             awaits_room: false,
             ready: false,
-            end,
+            life,
         });
-        Ok(PortEnd(ended))
+        Ok(())
+    }
+
+    /// A place in another worker for the port `id`, with a further queue of its device.
+    pub(super) fn another_seat(&self, id: PortId, queue: TapQueue) -> Option<Seat> {
+        let plug = self.get(id)?;
+        let Device::Tap { takes_uso, .. } = plug.device else {
+            return None;
+        };
+        Some(Seat {
+            token: plug.token,
+            device: Device::Tap { queue, takes_uso },
+            life: Arc::clone(&plug.life),
+        })
     }
 
     /// Takes a port out.
@@ -272,11 +386,28 @@ impl Ports {
         let plug = self.slots.get_mut(id.0 as usize)?.take()?;
         // Closing it is not enough: whoever opened it for us may hold the same device.
         let _ = epoll::delete(&*self.epoll, plug.device.fd());
+        if Arc::strong_count(&plug.life) > 1 {
+            self.leaving.push((id, Arc::downgrade(&plug.life)));
+        }
         Some(Unplugged {
             device: plug.device,
-            end: plug.end,
+            life: plug.life,
+            token: plug.token,
             addresses: plug.addresses,
         })
+    }
+
+    /// The port that `token` stands for, if it is still there.
+    pub(super) fn current(&self, token: Token) -> Option<PortId> {
+        let id = PortId(token.index());
+        (self.get(id)?.token == token).then_some(id)
+    }
+
+    /// Frames were handed over since the last call: wakes the worker that takes them.
+    pub(super) fn announce_handed(&mut self) {
+        if let Some(outlet) = &mut self.outlet {
+            outlet.announce();
+        }
     }
 
     /// The fixed addresses of a port's container.
@@ -424,6 +555,14 @@ impl FrameSink for Ports {
         taken.map(|_| ()).ok_or(PortFull)
     }
 
+    fn hand_over(&mut self, ingress: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        let plug = self.slots.get(ingress.0 as usize).and_then(Option::as_ref);
+        match (plug, &mut self.outlet) {
+            (Some(plug), Some(outlet)) => outlet.hand_over(plug.token, frame),
+            _ => Err(PortFull),
+        }
+    }
+
     fn takes_uso(&self, port: PortId) -> bool {
         match self.get(port).map(|plug| &plug.device) {
             Some(Device::Tap { takes_uso, .. }) => *takes_uso,
@@ -451,7 +590,7 @@ mod tests {
 
     fn ports() -> Ports {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        Ports::new(Rc::new(epoll), 1500)
+        Ports::new(Rc::new(epoll), 1500, None)
     }
 
     fn plug(ports: &mut Ports) -> (PortId, Token, OwnedFd) {
@@ -493,6 +632,35 @@ mod tests {
         let nothing = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
         plug_into(ports, id, tap(nothing.unwrap().into()));
         id.0
+    }
+
+    #[test]
+    fn a_port_ends_once_and_its_number_is_free_when_the_last_worker_lets_go() {
+        let (mut first, mut second) = (ports(), ports());
+        let id = first.vacant().unwrap();
+        let [(ours, _a), (theirs, _b)] = [queue(), queue()];
+        let mut end = first.plug(id, tap(ours), Vec::new()).unwrap();
+        let token = first.get(id).unwrap().token;
+        let seat = first.another_seat(id, theirs).unwrap();
+        assert_eq!(seat.token, token);
+        second.seat(seat, Vec::new()).unwrap();
+        assert_eq!(second.current(token), Some(id));
+
+        let told = |end: &mut PortEnd| end.0.try_recv().ok();
+        first
+            .unplug(id)
+            .unwrap()
+            .tell("the first reason".to_owned());
+        assert_eq!(told(&mut end), None);
+        assert_eq!(first.current(token), None);
+        // All others are taken, so that the next number would be this one.
+        for _ in 2..MAX_PORTS {
+            plug_nothing(&mut first);
+        }
+        assert_eq!(first.vacant(), None);
+        second.unplug(id).unwrap().tell("a later one".to_owned());
+        assert_eq!(told(&mut end).as_deref(), Some("the first reason"));
+        assert_eq!(first.vacant(), Some(id));
     }
 
     #[test]

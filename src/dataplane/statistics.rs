@@ -19,6 +19,21 @@ pub struct Statistics {
     pub tcp: TcpCounters,
 }
 
+impl Statistics {
+    /// Adds what another worker counted. What ports there are, this one knows.
+    pub(super) fn add(&mut self, others: &Statistics) {
+        for port in &mut self.ports {
+            let same = others.ports.iter().find(|other| other.port == port.port);
+            if let Some(other) = same {
+                port.add(other);
+            }
+        }
+        self.drops.add(&others.drops);
+        self.flows += others.flows;
+        self.tcp.add(&others.tcp);
+    }
+}
+
 /// What passed one port. *In* is from the container into the network; a super-frame counts as one
 /// frame where the port takes it whole, and bytes are those of Ethernet frames.
 #[derive(Clone, Debug)]
@@ -38,4 +53,15 @@ pub struct PortStatistics {
     pub drops: DropCounters,
     /// What it has in the tables.
     pub flows: PortFlows,
+}
+
+impl PortStatistics {
+    fn add(&mut self, others: &PortStatistics) {
+        self.frames_in += others.frames_in;
+        self.bytes_in += others.bytes_in;
+        self.frames_out += others.frames_out;
+        self.bytes_out += others.bytes_out;
+        self.drops.add(&others.drops);
+        self.flows.add(&others.flows);
+    }
 }

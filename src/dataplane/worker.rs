@@ -9,6 +9,9 @@
 //! another: both stay in the cache.
 //!
 //! Devices are level triggered. One that fails ends its port, and no other.
+//!
+//! A network may have several workers ([`super::crew`]); what they do with each other's news and
+//! frames is in [`crew`].
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use anyhow::Context;
-use cnet_nat::flow::{LOOK_AHEAD, Limits};
+use cnet_nat::flow::LOOK_AHEAD;
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
 use cnet_nat::router::Router;
@@ -27,14 +30,17 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::sync::mpsc as async_mpsc;
 
+use super::crew::Crew;
 use super::forwards::Forward;
 use super::frames::{Frames, Next, SMALL};
+use super::hand_over::Outlet;
 use super::ports::Ports;
 use super::sockets::{Features, HostTable};
 use super::spin::Spin;
 use super::splice::Splices;
 use super::{Command, DnsQuery, NetworkConfig};
 
+mod crew;
 mod forwards;
 mod ports;
 
@@ -64,6 +70,7 @@ pub(super) struct Channels {
     pub inbox: mpsc::Receiver<Command>,
     pub wake: Arc<OwnedFd>,
     pub queries: async_mpsc::Sender<DnsQuery>,
+    pub crew: Crew,
 }
 
 struct Worker {
@@ -89,33 +96,32 @@ enum Turn {
     Gone(io::Error),
 }
 
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
-/// Runs until told to stop. All containers together may hold `totals`.
+/// Runs until told to stop. `outlet` is for what the router hands over, if it does.
 pub(super) fn run(
     config: &NetworkConfig,
-    totals: Limits,
-    secret: [u8; 32],
+    router: Router,
+    outlet: Option<Outlet>,
     channels: Channels,
 ) -> anyhow::Result<()> {
-    let mut worker = Worker::new(config, totals, secret, channels)?;
+    let mut worker = Worker::new(config, router, outlet, channels)?;
     worker.run()
 }
 
 impl Worker {
     fn new(
         config: &NetworkConfig,
-        totals: Limits,
-        secret: [u8; 32],
+        router: Router,
+        outlet: Option<Outlet>,
         channels: Channels,
     ) -> anyhow::Result<Worker> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).context("cannot make an epoll instance")?;
         let epoll = Rc::new(epoll);
-        let router = Router::new(super::plan::router_config(config, totals), secret, now());
         let token = Token::new(TokenKind::Shell, WAKE, 0);
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*epoll, channels.wake.as_fd(), data, epoll::EventFlags::IN)
@@ -126,7 +132,7 @@ impl Worker {
             config.outbound_v4,
             config.outbound_v6,
         );
-        let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu));
+        let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu), outlet);
         Ok(Worker {
             splices: Splices::new(Rc::clone(&epoll)),
             epoll,
@@ -179,9 +185,10 @@ impl Worker {
                     let ready = readiness(event.flags);
                     match token.kind() {
                         TokenKind::Shell if token.index() == WAKE => {
-                            if self.run_commands(now) {
+                            if self.run_commands(now)? {
                                 return Ok(());
                             }
+                            self.take_handed(now);
                         }
                         TokenKind::Shell => self.ports.handle_event(token, event.flags),
                         TokenKind::Forward => self.serve_forward(now, token, ready),
@@ -271,6 +278,7 @@ impl Worker {
         self.hand_on(now);
         // Where the frames only went from port to port, there is nothing to do here.
         self.with_router(|r, io| r.end_batch(now, io));
+        self.ports.announce_handed();
         turn
     }
 
@@ -292,7 +300,7 @@ impl Worker {
     }
 
     /// Carries out waiting commands; `true` when told to stop.
-    fn run_commands(&mut self, now: Instant) -> bool {
+    fn run_commands(&mut self, now: Instant) -> anyhow::Result<bool> {
         let mut count = [0; 8];
         // Whether it was signalled once or often, the channel tells what there is.
         let _ = rustix::io::read(&*self.channels.wake, &mut count);
@@ -324,11 +332,12 @@ impl Worker {
                 }
                 Command::Stop => {
                     self.with_router(|r, io| r.shut_down(now, io));
-                    return true;
+                    return Ok(true);
                 }
+                Command::Crew(news) => self.hear(now, news)?,
             }
         }
-        false
+        Ok(false)
     }
 }
 
@@ -348,6 +357,7 @@ fn readiness(flags: epoll::EventFlags) -> Readiness {
 
 #[cfg(test)]
 mod tests {
+    use cnet_nat::flow::Limits;
     use cnet_tap::Tap;
     use cnet_tap::device::{Offloads, TapInfo};
     use cnet_vswitch::vnet::VNET_HDR_LEN;
@@ -364,9 +374,16 @@ mod tests {
             inbox,
             wake: Arc::new(wake),
             queries: async_mpsc::channel(1).0,
+            crew: Crew {
+                others: Vec::new(),
+                inlets: Vec::new(),
+                first: None,
+            },
         };
         let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
-        Worker::new(&config, Limits::NONE, [7; 32], channels).unwrap()
+        let plan = super::super::plan::router_config(&config, Limits::NONE);
+        let router = Router::new(plan, [7; 32], now());
+        Worker::new(&config, router, None, channels).unwrap()
     }
 
     fn mac(n: u8) -> [u8; 6] {

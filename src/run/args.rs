@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::place::Place;
 use crate::addresses::Subnet;
-use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
+use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use crate::publish::PublishSpec;
 
 /// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
@@ -104,6 +104,19 @@ pub struct RunOptions {
     )]
     pub busy_poll: u32,
 
+    /// Carry TCP on this many threads.
+    ///
+    /// Worth it where several streams at once ask for more than one processor carries. All else
+    /// than TCP, and published ports, are on the first of them whatever is given here.
+    #[arg(
+        long,
+        conflicts_with = "network",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_WORKERS))
+    )]
+    pub workers: u16,
+
     /// Say more on standard error; twice for still more.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -153,6 +166,10 @@ mod tests {
         assert_eq!(options.busy_poll, 50);
         assert_eq!(parse("--busy-poll 0 true").unwrap().busy_poll, 0);
         assert!(parse("--busy-poll 1000001 true").is_err());
+        assert_eq!(options.workers, 1);
+        assert_eq!(parse("--workers 64 true").unwrap().workers, 64);
+        assert!(parse("--workers 0 true").is_err() && parse("--workers 65 true").is_err());
+        assert!(parse("--workers 2 --network lan true").is_err());
         assert!(!options.allow_host_loopback && !options.allow_metadata && !options.no_ipv6);
     }
 

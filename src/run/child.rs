@@ -88,13 +88,13 @@ fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTab
             };
             unshare(mount).context("cannot make a mount namespace")?;
         }
-        Spaces::Private(_) | Spaces::Empty => enter_namespaces()?,
+        Spaces::Private(..) | Spaces::Empty => enter_namespaces()?,
     }
     // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
     die_with(parent)?;
     mounts::separate()?;
     let tap = match &setup.spaces {
-        Spaces::Private(interface) => Some(private_tap(interface)?),
+        Spaces::Private(interface, queues) => Some(private_tap(interface, *queues)?),
         Spaces::Empty => {
             netif::loopback_up()?;
             allow_ping();
@@ -121,8 +121,8 @@ fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTab
 }
 
 /// The one interface of a network of its own.
-fn private_tap(interface: &InterfaceConfig) -> anyhow::Result<Tap> {
-    let tap = Tap::create(INTERFACE, 1)?;
+fn private_tap(interface: &InterfaceConfig, queues: u16) -> anyhow::Result<Tap> {
+    let tap = Tap::create(INTERFACE, queues)?;
     netif::loopback_up()?;
     keep_to_our_addresses();
     netif::configure(tap.ifindex, &tap.name, interface)?;

@@ -18,8 +18,9 @@ use rustix::net::{
 use rustix::process::Pid;
 
 use super::drain::TcpTables;
+use crate::dataplane::MAX_WORKERS;
 
-/// The first byte of a report with a TAP.
+/// The first byte of a report with a TAP; the number of its queues is the second.
 const READY: u8 = 0;
 /// The first byte of a report of an error.
 const FAILED: u8 = 1;
@@ -29,8 +30,8 @@ const READY_WITHOUT_TAP: u8 = 2;
 /// The longest report: an error's text.
 const MAX_REPORT: usize = 16 * 1024;
 
-/// One TAP queue and the tables of two address families.
-const MAX_DESCRIPTORS: usize = 3;
+/// The TAP's queues and the tables of two address families.
+const MAX_DESCRIPTORS: usize = MAX_WORKERS as usize + 2;
 
 /// Makes the two ends: the parent's and the child's.
 pub(super) fn pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
@@ -58,9 +59,9 @@ impl Child {
     pub(super) fn receive(&mut self) -> anyhow::Result<(Option<Tap>, TcpTables)> {
         let (bytes, mut fds) = receive(&self.socket).context("cannot hear from the child")?;
         match bytes.split_first() {
-            Some((&READY, info)) if !fds.is_empty() => {
+            Some((&READY, [queues, info @ ..])) if fds.len() >= usize::from(*queues) => {
                 let info = TapInfo::from_bytes(info).context("the child sent no TAP")?;
-                let tables = fds.split_off(1);
+                let tables = fds.split_off(usize::from(*queues));
                 let tap = Tap::from_fds(fds, info);
                 Ok((Some(tap), TcpTables::new(tables)))
             }
@@ -99,7 +100,9 @@ impl Parent {
         let (queues, info) = tap.into_fds();
         let mut fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
         fds.extend(tables.descriptors());
-        self.send(READY, &info.to_bytes(), &fds)
+        let mut report = vec![u8::try_from(queues.len()).context("too many queues")?];
+        report.extend(info.to_bytes());
+        self.send(READY, &report, &fds)
     }
 
     /// Reports an error. If that fails too, the parent sees the child end.
@@ -179,12 +182,14 @@ mod tests {
             ifindex: 7,
         };
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let tap = Tap::from_fds(vec![null()], info.clone());
+        let queues = (0..MAX_WORKERS).map(|_| null()).collect();
+        let tap = Tap::from_fds(queues, info.clone());
         parent
             .send_ready(Some(tap), &TcpTables::new(vec![null(), null()]))
             .unwrap();
         let (tap, tables) = child.receive().unwrap();
-        assert_eq!(tap.unwrap().into_fds().1, info);
+        let (queues, received) = tap.unwrap().into_fds();
+        assert_eq!((queues.len(), received), (usize::from(MAX_WORKERS), info));
         assert_eq!(tables.descriptors().count(), 2);
         let one = TcpTables::new(vec![null()]);
         parent.send_ready(None, &one).unwrap();

@@ -64,8 +64,8 @@ impl std::fmt::Display for Place {
 
 /// The namespaces of the command, as its child makes or enters them.
 pub(super) enum Spaces {
-    /// New ones, with a TAP that looks like this.
-    Private(InterfaceConfig),
+    /// New ones, with a TAP that looks like this and has so many queues.
+    Private(InterfaceConfig, u16),
     /// New ones, with a loopback interface; more may come from outside.
     Empty,
     /// Those it has.

@@ -103,7 +103,7 @@ pub(super) fn make(
     let Some(place) = &options.network else {
         let (config, port) = private(options, host_conf);
         return Ok(Plan {
-            spaces: Spaces::Private(config.interface(&port)),
+            spaces: Spaces::Private(config.interface(&port), config.workers),
             resolv_conf: Some(mounts::resolv_conf(host_conf, &config)),
             uplink: Uplink::Private(Box::new((config, port))),
         });
@@ -181,6 +181,7 @@ fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, Port
     config.policy.allow_metadata = options.allow_metadata;
     config.search = host_conf.search.clone();
     config.busy_poll = Duration::from_micros(options.busy_poll.into());
+    config.workers = options.workers;
     let port = PortPlan {
         ipv4: Some(subnet.container()),
         ipv6: ipv6.map(|_| IPV6_CONTAINER),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use cnet_vswitch::MacAddr;
 
 use crate::addresses::{Subnet, SubnetError};
-use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS};
+use crate::dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 
 /// The text of `--help`.
 pub const HELP: &str = "\
@@ -41,6 +41,7 @@ User-mode networking for unprivileged network namespaces, as slirp4netns does it
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
 --target-type=TYPE       specify the target type (netns)
 --busy-poll=MICROSECONDS poll this long after the last packet before sleeping (default=50, 0=never)
+--workers=N              carry TCP on N threads, each with a queue of the TAP (default=1, max=64)
 -h, --help               show this help and exit
 -v, --version            show version and exit
 ";
@@ -109,6 +110,8 @@ pub struct Options {
     pub mac: Option<MacAddr>,
     /// How long to poll on after the last packet; zero for never. Not an option of slirp4netns.
     pub busy_poll: Duration,
+    /// Threads that move packets. Not an option of slirp4netns.
+    pub workers: u16,
     /// What to tell the user without stopping.
     pub warnings: Vec<String>,
 }
@@ -134,6 +137,9 @@ pub enum ArgsError {
     /// A time to poll that is none, or too long.
     #[error("--busy-poll must be an integer from 0 to {MAX_BUSY_POLL_MICROS}, in microseconds")]
     BusyPoll,
+    /// A number of workers that is none, or out of range.
+    #[error("--workers must be an integer from 1 to {MAX_WORKERS}")]
+    Workers,
     /// An unusable `--cidr`.
     #[error(transparent)]
     Cidr(#[from] SubnetError),
@@ -200,6 +206,7 @@ enum Key {
     Mac,
     TargetType,
     BusyPoll,
+    Workers,
     Help,
     Version,
 }
@@ -229,7 +236,7 @@ const fn valued(key: Key, long: &'static str, short: Option<u8>) -> Spec {
     }
 }
 
-const SPECS: [Spec; 22] = [
+const SPECS: [Spec; 23] = [
     flag(Key::Configure, "configure", Some(b'c')),
     valued(Key::ExitFd, "exit-fd", Some(b'e')),
     valued(Key::ReadyFd, "ready-fd", Some(b'r')),
@@ -250,6 +257,7 @@ const SPECS: [Spec; 22] = [
     valued(Key::Mac, "macaddress", None),
     valued(Key::TargetType, "target-type", None),
     valued(Key::BusyPoll, "busy-poll", None),
+    valued(Key::Workers, "workers", None),
     flag(Key::Help, "help", Some(b'h')),
     flag(Key::Version, "version", Some(b'v')),
 ];
@@ -304,6 +312,7 @@ struct Given {
     disable_dns: bool,
     mac: Option<MacAddr>,
     busy_poll: Option<Duration>,
+    workers: Option<u16>,
     warnings: Vec<String>,
 }
 
@@ -435,6 +444,11 @@ impl Given {
                 let micros = micros.ok_or(ArgsError::BusyPoll)?;
                 self.busy_poll = Some(Duration::from_micros(micros.into()));
             }
+            Key::Workers => {
+                let workers = number(&text).and_then(|n| u16::try_from(n).ok());
+                let workers = workers.filter(|n| (1..=MAX_WORKERS).contains(n));
+                self.workers = Some(workers.ok_or(ArgsError::Workers)?);
+            }
         }
         Ok(None)
     }
@@ -476,6 +490,7 @@ impl Given {
             outbound_v6: self.outbound_v6,
             mac: self.mac,
             busy_poll: self.busy_poll.unwrap_or(DEFAULT_BUSY_POLL),
+            workers: self.workers.unwrap_or(1),
             warnings: self.warnings,
         })
     }
@@ -578,6 +593,7 @@ mod tests {
                 outbound_v6: None,
                 mac: None,
                 busy_poll: DEFAULT_BUSY_POLL,
+                workers: 1,
                 warnings: vec![],
             }
         );
@@ -687,6 +703,11 @@ mod tests {
             assert_eq!(error, ArgsError::BusyPoll.to_string());
         }
         assert_eq!(options("--busy-poll 0 5").busy_poll, Duration::ZERO);
+        for workers in ["0", "65", "x", "-1", "65537"] {
+            let error = error(&format!("--workers={workers} 5"));
+            assert_eq!(error, ArgsError::Workers.to_string());
+        }
+        assert_eq!(options("--workers 64 5").workers, 64);
         assert_eq!(error("-e -1 5"), "exit-fd must be a non-negative integer");
         assert_eq!(error("-r x 5"), "ready-fd must be a non-negative integer");
         assert_eq!(

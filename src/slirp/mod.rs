@@ -112,7 +112,8 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
     let (config, port) = network(options);
     let interface = options.configure.then(|| config.interface(&port));
-    let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, 1, interface.as_ref())?;
+    let queues = options.workers;
+    let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, queues, interface.as_ref())?;
     // Only the API publishes ports.
     let published = options.api_socket.is_some();
     let supplier = published
@@ -152,6 +153,7 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
     config.outbound_v4 = options.outbound_v4;
     config.outbound_v6 = options.outbound_v6;
     config.busy_poll = options.busy_poll;
+    config.workers = options.workers;
     let port = PortPlan {
         mac: options.mac,
         ipv4: Some(options.subnet.container()),

@@ -195,6 +195,26 @@ fn a_resolver_on_the_hosts_loopback_serves() {
     assert_eq!(answer, Some((NOERROR, 1)));
 }
 
+/// Queries come by either queue of the TAP, each from a port of its own.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn two_workers_answer_queries() {
+    let lab = Lab::direct();
+    let _resolver = Resolver::start(&lab.remote, REMOTE_V4.into());
+    let options = Options {
+        resolv_conf: resolv_conf(&lab, &[REMOTE_V4.into()]),
+        ..Options::with("--workers=2")
+    };
+    let slirp = Slirp::start(&lab, &options);
+    for n in 0..16 {
+        let (name, server) = (format!("service{n}.test"), DNS_V4.into());
+        let answer = ask_udp(slirp.namespace(), server, &name, LIMIT);
+        assert_eq!(answer, Some((NOERROR, 1)));
+        let answer = ask_tcp(slirp.namespace(), server, &name);
+        assert_eq!(answer.expect("an answer"), (NOERROR, 1));
+    }
+}
+
 /// Port and id are what a forger has to guess (RFC 5452).
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]

@@ -25,3 +25,4 @@ mod run;
 mod splice;
 mod switch;
 mod throughput;
+mod workers;

@@ -45,6 +45,8 @@ drop_reasons! {
     NoSuchPort = "no_such_port",
     /// The destination port's queue is full.
     PortFull = "port_full",
+    /// The worker that takes such frames has too many waiting.
+    WorkerFull = "worker_full",
     // IP
     /// IP header truncated, IHL below 5, or a length that lies.
     BadIpHeader = "bad_ip_header",

@@ -14,6 +14,13 @@ pub trait FrameSink {
     /// keep `frame`.
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull>;
 
+    /// Hands a frame that came in by `ingress` to the worker that takes what this one does not. The
+    /// call does not keep `frame`. [`PortFull`] means that too many wait there, or that there is no
+    /// such worker.
+    fn hand_over(&mut self, _ingress: PortId, _frame: &[u8]) -> Result<(), PortFull> {
+        Err(PortFull)
+    }
+
     /// Whether `port` takes UDP super-frames ([`crate::vnet::GSO_UDP_L4`]). Where it does not, none
     /// is made for it; those that another port made are passed on all the same, as all ports of one
     /// kernel are alike.

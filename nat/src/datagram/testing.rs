@@ -123,8 +123,8 @@ impl FakeHost {
 }
 
 impl HostSockets for FakeHost {
-    fn tcp_connect(&mut self, _: Token, _: SocketAddr) -> Result<SocketId, HostError> {
-        Err(HostError::Unsupported)
+    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+        Ok(self.bind(token, to.is_ipv6()))
     }
     fn tcp_adopt(&mut self, _: Token, _: SocketId) -> Result<(), HostError> {
         Err(HostError::Unsupported)

@@ -21,6 +21,15 @@ pub struct PortFlows {
     pub ping: usize,
 }
 
+impl PortFlows {
+    /// Adds what another worker's router has.
+    pub fn add(&mut self, others: &PortFlows) {
+        self.tcp += others.tcp;
+        self.udp += others.udp;
+        self.ping += others.ping;
+    }
+}
+
 impl Router {
     /// A container is plugged in at `port`.
     ///

@@ -17,8 +17,8 @@ fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn router() -> Router {
-    let config = RouterConfig {
+pub(super) fn config() -> RouterConfig {
+    RouterConfig {
         mtu: 1500,
         gateway: GatewayConfig {
             mac: LINK.gateway_mac,
@@ -47,8 +47,11 @@ fn router() -> Router {
         policy: Policy::default(),
         tcp: TcpConfig::default(),
         datagram: DatagramConfig::default(),
-    };
-    let mut router = Router::new(config, [7; 32], NOW);
+    }
+}
+
+fn router() -> Router {
+    let mut router = Router::new(config(), [7; 32], NOW);
     router.add_port(LINK.port, PortConfig::default()).unwrap();
     router
 }

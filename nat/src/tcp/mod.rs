@@ -157,6 +157,15 @@ pub struct TcpCounters {
     pub evicted: u64,
 }
 
+impl TcpCounters {
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, others: &TcpCounters) {
+        self.opened += others.opened;
+        self.accepted += others.accepted;
+        self.evicted += others.evicted;
+    }
+}
+
 /// Reads something of each cache line that a flow and its key lie in.
 fn touch(ends: &Ends, flow: &TcpFlow) -> u64 {
     u64::from(ends.container().port() ^ ends.remote().port()) ^ flow.touch()

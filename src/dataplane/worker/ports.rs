@@ -6,9 +6,10 @@ use cnet_tap::Supplier;
 use cnet_vswitch::time::Instant;
 use cnet_vswitch::{DropReason, PortId};
 
+use super::super::crew::News;
 use super::super::forwards::ForwardId;
 use super::super::plan::port_config;
-use super::super::ports::{Device, PortDevice, PortEnd, PortError, Unplugged};
+use super::super::ports::{Device, Opened, PortDevice, PortEnd, PortError, Unplugged};
 use super::super::statistics::{PortStatistics, Statistics};
 use super::Worker;
 use crate::dataplane::PortPlan;
@@ -20,13 +21,21 @@ impl Worker {
         device: PortDevice,
     ) -> Result<(PortId, PortEnd), PortError> {
         let id = self.ports.vacant().ok_or(PortError::Full)?;
-        let (device, mac) = Device::open(device)?;
+        let workers = 1 + self.channels.crew.others.len();
+        let Opened {
+            device,
+            further,
+            mac,
+        } = Device::open(device, workers)?;
         let addresses = plan.addresses().collect();
         let (config, lease) = port_config(plan, id, mac);
-        self.router.add_port(id, config)?;
-        self.router.add_lease(lease);
+        self.router.add_port(id, config.clone())?;
+        self.router.add_lease(lease.clone());
         match self.ports.plug(id, device, addresses) {
-            Ok(end) => Ok((id, end)),
+            Ok(end) => {
+                self.share_port(id, further, &config, &lease);
+                Ok((id, end))
+            }
             Err(e) => {
                 self.with_router(|r, io| r.remove_port(super::now(), id, io));
                 Err(PortError::Watch(e.to_string()))
@@ -51,12 +60,14 @@ impl Worker {
     /// The device of `id` has failed.
     pub(super) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
         if let Some(gone) = self.take_port(now, id) {
-            gone.tell_lost(error);
+            let (token, reason) = (gone.token, gone.obituary(error));
+            gone.tell(reason.clone());
+            self.tell_first(News::Lost(token, reason));
         }
     }
 
     /// Ends all that a port has, published ports that lead to it included.
-    fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
+    pub(super) fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
         let gone = self.ports.unplug(id)?;
         let to_it = |guest| gone.addresses.contains(&guest);
         let forwards = self.forwards.iter().flatten();
@@ -68,6 +79,7 @@ impl Worker {
         }
         self.splices.withdraw(id);
         self.with_router(|r, io| r.remove_port(now, id, io));
+        self.tell_others(|| News::Leave(gone.token));
         Some(gone)
     }
 

@@ -1,0 +1,304 @@
+//! Routers of further workers: which frames they keep, and which they hand to the first.
+//!
+//! # Theory of operation
+//!
+//! With several workers each has a router, and reads one queue of every port. The kernel sends a
+//! flow's frames to the queue that last wrote to the flow, and chooses by the flow's addresses and
+//! ports before that: so a TCP flow that a container opens lives in the router that got its SYN,
+//! and needs nothing of the others. All else has one owner, the first router: a UDP mapping is one
+//! for all destinations (RFC 4787), fragments meet in one table, and what the gateway answers (ARP,
+//! neighbour discovery, DHCP, DNS, echo) is its own state. So are the flows of published ports,
+//! whose first segment leaves by the first worker's queue.
+//!
+//! A sibling therefore keeps
+//!
+//! - frames for another port's station, which need the switch alone;
+//! - whole TCP packets to the world, if they open a flow or are of a flow that it has.
+//!
+//! All others it hands over ([`FrameSink::hand_over`]), unjudged and uncounted: the first router
+//! treats them as its own.
+//!
+//! # Limits
+//!
+//! An ICMP error of a container about a flow of a sibling meets no flow in the first router and is
+//! dropped; TCP flows make no use of such errors. A flow's segments may take another queue while the
+//! kernel's table of flows is full (4,096 in `drivers/net/tun.c`), but then by the same hash as its
+//! SYN did.
+
+use std::net::SocketAddr;
+
+use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
+use cnet_vswitch::time::Instant;
+use cnet_vswitch::vnet::VNET_HDR_LEN;
+use cnet_vswitch::{DropReason, FrameSink, PortId};
+
+use super::{Router, RouterConfig, ports};
+use crate::host::HostSockets;
+use crate::link::Io;
+
+/// Where the flags stand in a TCP header, and those that tell an opening segment (RFC 9293).
+const TCP_FLAGS: usize = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+impl Router {
+    /// The router of a further worker of the same network: with the ports there are, the switch's
+    /// tables shared, and flows of its own. `config` and `secret` as [`Router::new`] has them; with
+    /// the same secret a flow's sequence numbers go on where they were, whichever router has it.
+    ///
+    /// Every port that comes or goes is to be told to each, the first one first. Queries, published
+    /// ports and datagrams are the first one's alone.
+    #[must_use]
+    pub fn sibling(&self, config: RouterConfig, secret: [u8; 32], now: Instant) -> Router {
+        let mut sibling = Router::new(config, secret, now);
+        sibling.switch = self.switch.sibling();
+        sibling.is_sibling = true;
+        sibling
+    }
+
+    /// Whether a sibling is to leave `frame` to the first router.
+    pub(super) fn is_for_the_first(&self, frame: &Frame<'_>) -> bool {
+        if frame.dst != self.gateway_mac {
+            return frame.dst.is_multicast();
+        }
+        let L3::Ip(ip) = frame.l3 else {
+            return true;
+        };
+        if ip.protocol != protocol::TCP || ip.fragment.is_some() {
+            return true;
+        }
+        if self.gateway.owns(ip.dst) && !self.leads_to_host(frame, &ip) {
+            return true;
+        }
+        !self.opens_or_has_flow(frame, &ip)
+    }
+
+    fn opens_or_has_flow(&self, frame: &Frame<'_>, ip: &IpHeader) -> bool {
+        let Some([source, destination]) = ports(frame, ip) else {
+            return false;
+        };
+        let flags = frame.l4(ip).get(TCP_FLAGS).copied().unwrap_or_default();
+        flags & (SYN | ACK) == SYN
+            || self.tcp.owns(
+                SocketAddr::new(ip.src, source),
+                SocketAddr::new(ip.dst, destination),
+            )
+    }
+
+    /// Leaves a frame to the first router, which counts it, unless there is no room.
+    pub(super) fn hand_over<S: FrameSink, H: HostSockets>(
+        &mut self,
+        port: PortId,
+        bytes: &[u8],
+        io: &mut Io<'_, S, H>,
+    ) -> Result<(), DropReason> {
+        io.sink.hand_over(port, bytes).map_err(|_| {
+            let reason = DropReason::WorkerFull;
+            self.switch
+                .handle_refused(port, bytes.len().saturating_sub(VNET_HDR_LEN), reason);
+            reason
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use cnet_vswitch::port::{self, PortConfig};
+    use cnet_vswitch::{MacAddr, PortFull, VnetHeader};
+    use etherparse::TcpHeader;
+
+    use super::super::tests::config;
+    use super::*;
+    use crate::datagram::testing::{FakeHost, IP, LINK, frame_from, udp_datagram};
+    use crate::link::FRAME_BUFFER_LEN;
+
+    const NOW: Instant = Instant::from_millis(1000);
+    const CONTAINER: [u8; 4] = [10, 0, 2, 100];
+    const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+    const REMOTE: [u8; 4] = [192, 0, 2, 1];
+    /// Another container.
+    const OTHER: (PortId, MacAddr) = (PortId(5), MacAddr([0x52, 0x54, 0, 0, 0, 9]));
+
+    /// Keeps what is written to a port, and what is handed over as long as there is room.
+    #[derive(Default)]
+    struct Sink {
+        emitted: Vec<PortId>,
+        handed: Vec<(PortId, Vec<u8>)>,
+        full: bool,
+    }
+
+    impl FrameSink for Sink {
+        fn emit(&mut self, port: PortId, _: &[u8]) -> Result<(), PortFull> {
+            self.emitted.push(port);
+            Ok(())
+        }
+
+        fn hand_over(&mut self, ingress: PortId, frame: &[u8]) -> Result<(), PortFull> {
+            if self.full {
+                return Err(PortFull);
+            }
+            self.handed.push((ingress, frame.to_vec()));
+            Ok(())
+        }
+    }
+
+    struct Bench {
+        router: Router,
+        sink: Sink,
+        host: FakeHost,
+    }
+
+    impl Bench {
+        fn new(config: RouterConfig) -> Bench {
+            let mut first = Router::new(config.clone(), [7; 32], NOW);
+            let mut router = first.sibling(config, [7; 32], NOW);
+            let lease = port::Lease {
+                mac: Some(OTHER.1),
+                ..port::Lease::default()
+            };
+            let other = PortConfig {
+                lease,
+                ..PortConfig::default()
+            };
+            for router in [&mut first, &mut router] {
+                router.add_port(LINK.port, PortConfig::default()).unwrap();
+                router.add_port(OTHER.0, other.clone()).unwrap();
+            }
+            Bench {
+                router,
+                sink: Sink::default(),
+                host: FakeHost::default(),
+            }
+        }
+
+        fn handle(&mut self, frame: &[u8]) {
+            let mut buf = vec![0; FRAME_BUFFER_LEN];
+            let mut io = Io {
+                sink: &mut self.sink,
+                hosts: &mut self.host,
+                buf: &mut buf,
+            };
+            self.router.handle_frame(NOW, LINK.port, frame, &mut io);
+        }
+
+        /// Whether `frame` is handed over, as it is, and nothing else is done with it.
+        fn hands_over(&mut self, frame: &[u8]) -> bool {
+            let before = self.router.port_counters(LINK.port).unwrap().frames_in;
+            self.handle(frame);
+            let counted = self.router.port_counters(LINK.port).unwrap().frames_in - before;
+            let handed = std::mem::take(&mut self.sink.handed);
+            match handed.as_slice() {
+                [] => assert_eq!(counted, 1),
+                [one] => assert_eq!((one, counted), (&(LINK.port, frame.to_vec()), 0)),
+                more => panic!("{} frames", more.len()),
+            }
+            !handed.is_empty()
+        }
+    }
+
+    fn ip(protocol: u8, to: [u8; 4], l4: &[u8]) -> Vec<u8> {
+        let ends: (IpAddr, IpAddr) = (CONTAINER.into(), to.into());
+        frame_from(VnetHeader::default(), ends, IP, protocol, l4)
+    }
+
+    fn tcp(to: [u8; 4], from_port: u16, syn: bool, ack: bool) -> Vec<u8> {
+        let mut header = TcpHeader::new(from_port, 80, 1, 1000);
+        (header.syn, header.ack) = (syn, ack);
+        header.checksum = header.calc_checksum_ipv4_raw(CONTAINER, to, &[]).unwrap();
+        ip(protocol::TCP, to, &header.to_bytes())
+    }
+
+    fn udp(to: [u8; 4]) -> Vec<u8> {
+        let (from, at) = ((CONTAINER, 9).into(), (to, 9).into());
+        ip(protocol::UDP, to, &udp_datagram(from, at, b"x"))
+    }
+
+    /// Overwrites bytes of a frame, counted from its Ethernet header.
+    fn with(mut frame: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+        frame[VNET_HDR_LEN + at..][..bytes.len()].copy_from_slice(bytes);
+        frame
+    }
+
+    fn arp() -> Vec<u8> {
+        let mut frame = VnetHeader::default().encode().to_vec();
+        frame.extend(LINK.gateway_mac.0);
+        frame.extend(LINK.container_mac.0);
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend(LINK.container_mac.0);
+        frame.extend(CONTAINER);
+        frame.extend([0; 6]);
+        frame.extend(GATEWAY);
+        frame
+    }
+
+    #[test]
+    fn all_but_tcp_to_the_world_goes_to_the_first() {
+        let mut bench = Bench::new(config());
+        let mut syn = TcpHeader::new(9, 80, 1, 1000);
+        syn.syn = true;
+        let syn = [&syn.to_bytes()[..], &[0; 4]].concat();
+        let mut fragment = with(ip(protocol::TCP, REMOTE, &syn), 20, &[0x20, 0]);
+        // The header's checksum, made right again: DF was 0x4000.
+        let sum = u16::from_be_bytes([fragment[VNET_HDR_LEN + 24], fragment[VNET_HDR_LEN + 25]]);
+        fragment = with(fragment, 24, &(sum + 0x2000).to_be_bytes());
+        for (what, frame) in [
+            ("ARP", arp()),
+            ("UDP", udp(REMOTE)),
+            ("a group", with(udp(REMOTE), 0, &[0xff; 6])),
+            ("a fragment of a SYN", fragment),
+            (
+                "ICMP",
+                ip(protocol::ICMP, REMOTE, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]),
+            ),
+            ("a SYN to the gateway", tcp(GATEWAY, 1, true, false)),
+            (
+                "the answer to a client of a published port",
+                tcp(REMOTE, 80, true, true),
+            ),
+            ("a segment of no flow here", tcp(REMOTE, 80, false, true)),
+        ] {
+            assert!(bench.hands_over(&frame), "{what}");
+        }
+        assert!(bench.host.sockets.is_empty() && bench.sink.emitted.is_empty());
+    }
+
+    #[test]
+    fn a_flow_stays_with_the_router_that_got_its_syn() {
+        let mut bench = Bench::new(config());
+        assert!(!bench.hands_over(&tcp(REMOTE, 7, true, false)));
+        assert_eq!(bench.host.sockets.len(), 1);
+        assert!(!bench.hands_over(&tcp(REMOTE, 7, false, true)));
+        assert!(bench.hands_over(&tcp(REMOTE, 8, false, true)));
+        assert_eq!(bench.router.port_flows(LINK.port).tcp, 1);
+    }
+
+    #[test]
+    fn the_hosts_loopback_behind_the_gateway_counts_as_the_world() {
+        let mut config = config();
+        config.policy.host_loopback = vec![GATEWAY.into()];
+        let mut bench = Bench::new(config);
+        assert!(!bench.hands_over(&tcp(GATEWAY, 7, true, false)));
+        assert!(bench.hands_over(&tcp(GATEWAY, 8, false, true)));
+        assert!(bench.hands_over(&udp(GATEWAY)));
+    }
+
+    #[test]
+    fn frames_between_containers_go_at_once() {
+        let mut bench = Bench::new(config());
+        assert!(!bench.hands_over(&with(udp(REMOTE), 0, &OTHER.1.0)));
+        assert_eq!(bench.sink.emitted, [OTHER.0]);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_where_it_came_in() {
+        let mut bench = Bench::new(config());
+        bench.sink.full = true;
+        bench.handle(&udp(REMOTE));
+        let counted = bench.router.port_counters(LINK.port).unwrap();
+        assert_eq!(counted.frames_in, 1);
+        assert_eq!(counted.drops.get(DropReason::WorkerFull), 1);
+        assert_eq!(bench.router.drops().get(DropReason::WorkerFull), 1);
+    }
+}

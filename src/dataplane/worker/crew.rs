@@ -1,0 +1,140 @@
+//! The worker among others: ports that all of them have, and frames that one hands to another.
+
+use anyhow::bail;
+use cnet_nat::gateway::Lease;
+use cnet_nat::link::Io;
+use cnet_tap::device::TapQueue;
+use cnet_vswitch::PortId;
+use cnet_vswitch::port::PortConfig;
+use cnet_vswitch::time::Instant;
+
+use super::super::Command;
+use super::super::crew::{Joining, News};
+use super::super::hand_over::WAITING;
+use super::super::ports::PortError;
+use super::Worker;
+
+impl Worker {
+    /// Gives every other worker its queue of a port that was plugged in here.
+    pub(super) fn share_port(
+        &self,
+        id: PortId,
+        queues: Vec<TapQueue>,
+        config: &PortConfig,
+        lease: &Lease,
+    ) {
+        for (other, queue) in self.channels.crew.others.iter().zip(queues) {
+            if let Some(seat) = self.ports.another_seat(id, queue) {
+                let joining = Joining {
+                    seat,
+                    config: config.clone(),
+                    lease: lease.clone(),
+                };
+                other.send(Command::Crew(News::Join(Box::new(joining))));
+            }
+        }
+    }
+
+    /// Acts on what another worker tells.
+    ///
+    /// # Errors
+    ///
+    /// When that worker has failed: without it there is no network.
+    pub(super) fn hear(&mut self, now: Instant, news: News) -> anyhow::Result<()> {
+        match news {
+            News::Join(joining) => self.join(now, *joining),
+            News::Leave(token) => {
+                if let Some(id) = self.ports.current(token)
+                    && let Some(gone) = self.take_port(now, id)
+                {
+                    // The first worker has said why.
+                    drop(gone);
+                }
+            }
+            News::Lost(token, reason) => {
+                if let Some(id) = self.ports.current(token)
+                    && let Some(gone) = self.take_port(now, id)
+                {
+                    gone.tell(reason);
+                }
+            }
+            News::Failed(reason) => {
+                self.with_router(|r, io| r.shut_down(now, io));
+                bail!(reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first worker has plugged in a port.
+    fn join(&mut self, now: Instant, joining: Joining) {
+        let Joining {
+            seat,
+            config,
+            lease,
+        } = joining;
+        let token = seat.token;
+        let id = PortId(token.index());
+        if let Err(error) = self.router.add_port(id, config) {
+            // Removed meanwhile, and its address given to another port: the first worker knows.
+            self.tell_first(News::Lost(token, error.to_string()));
+            return;
+        }
+        self.router.add_lease(lease);
+        if let Err(error) = self.ports.seat(seat, Vec::new()) {
+            self.with_router(|r, io| r.remove_port(now, id, io));
+            self.tell_first(News::Lost(
+                token,
+                PortError::Watch(error.to_string()).to_string(),
+            ));
+        }
+    }
+
+    pub(super) fn tell_first(&self, news: News) {
+        if let Some(first) = &self.channels.crew.first {
+            first.send(Command::Crew(news));
+        }
+    }
+
+    pub(super) fn tell_others(&self, news: impl Fn() -> News) {
+        for other in &self.channels.crew.others {
+            other.send(Command::Crew(news()));
+        }
+    }
+
+    /// Handles the frames that others have handed over, of each as many as its channel holds.
+    pub(super) fn take_handed(&mut self, now: Instant) {
+        let Worker {
+            router,
+            ports,
+            hosts,
+            out,
+            channels,
+            ..
+        } = self;
+        let mut io = Io {
+            sink: ports,
+            hosts,
+            buf: out,
+        };
+        let (mut any, mut more) = (false, false);
+        for inlet in &channels.crew.inlets {
+            let mut handle = |token, frame: &[u8]| {
+                // The frames of a port that is gone went with it.
+                if let Some(port) = io.sink.current(token) {
+                    router.handle_frame(now, port, frame, &mut io);
+                }
+            };
+            let taken = (0..WAITING).take_while(|_| inlet.take(&mut handle)).count();
+            any |= taken > 0;
+            more |= taken == WAITING;
+        }
+        if any {
+            router.end_batch(now, &mut io);
+        }
+        if more {
+            // Other events have their turn first.
+            let _ = rustix::io::write(&*channels.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
