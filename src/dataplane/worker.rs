@@ -165,9 +165,12 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let timeout = self.timeout();
             let at_once = self.spin.is_on() || self.ports.has_turns() || self.splices.has_turns();
-            let timeout = if at_once { Some(NO_WAIT) } else { timeout };
+            let timeout = if at_once {
+                Some(NO_WAIT)
+            } else {
+                self.timeout()
+            };
             events.clear();
             let space = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&*self.epoll, space, timeout.as_ref()) {
