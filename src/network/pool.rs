@@ -139,21 +139,6 @@ impl Ipv4Pool {
     }
 }
 
-impl Ipv4Pool {
-    /// The address a container gets where nobody else is.
-    pub fn first_container(&self) -> Ipv4Addr {
-        let range = self.ip_range.unwrap_or(self.subnet);
-        let first = range
-            .network()
-            .to_bits()
-            .max(self.subnet.network().to_bits() + 1);
-        match Ipv4Addr::from_bits(first) {
-            first if first == self.gateway => Ipv4Addr::from_bits(first.to_bits() + 1),
-            first => first,
-        }
-    }
-}
-
 impl Ipv6Pool {
     /// A checked pool. The gateway has the first address unless told.
     ///
