@@ -42,6 +42,7 @@ pub use upstream::Sources;
 
 use hickory_proto::op::ResponseCode;
 use message::Inspected;
+use tokio::sync::mpsc;
 
 use crate::dataplane::{Control, DnsQuery};
 
@@ -144,11 +145,13 @@ impl Service {
     }
 }
 
-/// Hands a query of the running network to the service, and its answer back.
-pub fn serve_query(service: &Arc<Service>, control: &Control, query: DnsQuery) {
-    let (id, control) = (query.id, control.clone());
-    let reply = move |answer| control.answer_dns(id, answer);
-    service.handle(query.transport, query.client.ip(), query.message, reply);
+/// Has the service answer the queries of a running network, as long as there are any to come.
+pub async fn serve(service: Arc<Service>, control: Control, mut queries: mpsc::Receiver<DnsQuery>) {
+    while let Some(query) = queries.recv().await {
+        let (id, control) = (query.id, control.clone());
+        let reply = move |answer| control.answer_dns(id, answer);
+        service.handle(query.transport, query.client.ip(), query.message, reply);
+    }
 }
 
 /// The right to have one query in flight, given back when dropped.

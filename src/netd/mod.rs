@@ -180,14 +180,9 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     let names = SharedNames::new(&definition);
     let dns = dns_service(&definition, &names);
     let config = config(&definition);
-    let (dataplane, mut queries) = Dataplane::start(config.clone())?;
+    let (dataplane, queries) = Dataplane::start(config.clone())?;
     let control = dataplane.control();
-    let answers = control.clone();
-    tokio::spawn(async move {
-        while let Some(query) = queries.recv().await {
-            crate::dns::serve_query(&dns, &answers, query);
-        }
-    });
+    tokio::spawn(crate::dns::serve(dns, control.clone(), queries));
     let (name, directory) = (
         definition.name.clone(),
         directories.network_runtime(&definition.name),

@@ -103,18 +103,13 @@ async fn private(
         ipv4: port.ipv4,
         ipv6: port.ipv6,
     };
-    let (dataplane, mut queries) = Dataplane::start(config)?;
+    let (dataplane, queries) = Dataplane::start(config)?;
     let control = dataplane.control();
     let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
     if let Some(supplier) = supplier {
         control.supply(id, supplier);
     }
-    let answers = control.clone();
-    tokio::spawn(async move {
-        while let Some(query) = queries.recv().await {
-            crate::dns::serve_query(&dns, &answers, query);
-        }
-    });
+    tokio::spawn(crate::dns::serve(dns, control.clone(), queries));
     for spec in &options.publish {
         let opened = published::open(&control, guests, spec).await?;
         tell_chosen(&opened);

@@ -179,18 +179,13 @@ async fn serve(
 
     let dns = dns_service(options, &config);
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
-    let (dataplane, mut queries) = Dataplane::start(config)?;
+    let (dataplane, queries) = Dataplane::start(config)?;
     let control = dataplane.control();
     let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
     if let Some(supplier) = supplier {
         control.supply(id, supplier);
     }
-    let answers = control.clone();
-    tokio::spawn(async move {
-        while let Some(query) = queries.recv().await {
-            crate::dns::serve_query(&dns, &answers, query);
-        }
-    });
+    tokio::spawn(crate::dns::serve(dns, control.clone(), queries));
     let socket = options
         .api_socket
         .as_deref()

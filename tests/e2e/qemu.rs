@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cnet::dataplane::{Control, DnsQuery, PortDevice, PortPlan};
-use cnet::dns::{Host, LocalNames, Names, Service, Zone, serve_query};
+use cnet::dns::{Host, LocalNames, Names, Service, Zone};
 use cnet::vm::{Endpoint, VmAddress};
 use cnet_vswitch::{DropReason, MacAddr};
 use rustix::process::{Signal, kill_process};
@@ -73,7 +73,7 @@ while true; do sleep 1000; done
 fn serve(
     control: Control,
     address: VmAddress,
-    mut queries: mpsc::Receiver<DnsQuery>,
+    queries: mpsc::Receiver<DnsQuery>,
     web: &Member,
 ) -> oneshot::Sender<()> {
     let names = Names::new(Zone::default());
@@ -121,11 +121,7 @@ fn serve(
                     }
                 }
             };
-            let names = async {
-                while let Some(query) = queries.recv().await {
-                    serve_query(&dns, &control, query);
-                }
-            };
+            let names = cnet::dns::serve(dns, control.clone(), queries);
             tokio::select! {
                 () = machines => {}
                 () = async { tokio::join!(names, std::future::pending::<()>()); } => {}
