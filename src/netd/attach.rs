@@ -271,12 +271,8 @@ impl Hub {
             let _ = self.control.remove_port(port).await;
             return Err(gone());
         }
-        let opened = self.open_all(guests(&record), specs).await?;
-        if !self.enter_ports(key, &opened) {
-            // What was opened after it left would lead to the next one of its address.
-            published::close(&self.control, &opened).await;
-            return Err(gone());
-        }
+        let opened = self.open_for(key, guests(&record), specs).await?;
+        opened.ok_or_else(gone)?;
         let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
         self.names.announce(&stay.record);
@@ -291,7 +287,7 @@ impl Hub {
     }
 
     /// Notes that these ports lead to the container; `false` if it has left.
-    pub(super) fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
+    fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
         let mut tables = self.tables();
         let stay = tables.stay(key);
         stay.map(|stay| stay.add_ports(opened.to_vec())).is_some()
@@ -425,11 +421,13 @@ impl Hub {
         Ok(())
     }
 
-    pub(super) async fn open_all(
+    /// Opens ports that lead to the container, all or none; `None` if it has left meanwhile.
+    pub(super) async fn open_for(
         &self,
+        key: &Key,
         guests: Guests,
         specs: &[PublishSpec],
-    ) -> Result<Vec<Opened>, Refusal> {
+    ) -> Result<Option<Vec<Opened>>, Refusal> {
         let mut opened = Vec::new();
         for spec in specs {
             match published::open(&self.control, guests, spec).await {
@@ -440,7 +438,12 @@ impl Hub {
                 }
             }
         }
-        Ok(opened)
+        if !self.enter_ports(key, &opened) {
+            // What was opened after it left would lead to the next one of its address.
+            published::close(&self.control, &opened).await;
+            return Ok(None);
+        }
+        Ok(Some(opened))
     }
 
     /// Opens ports for a container that is there.
@@ -451,16 +454,14 @@ impl Hub {
             let (key, stay) = tables.find(&ports.container)?;
             (key, guests(&stay.record))
         };
-        let opened = self.open_all(guests, &specs).await?;
-        let shown = opened.iter().map(|port| port_of(&port.publish));
-        let shown = shown.map(super::answers::port).collect();
-        if !self.enter_ports(&key, &opened) {
-            published::close(&self.control, &opened).await;
-            let text = "the container has left meanwhile";
-            return Err(Refusal::new(Kind::NotFound, text));
-        }
+        let opened = self.open_for(&key, guests, &specs).await?;
+        let opened = opened
+            .ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
         self.save(&self.tables());
-        Ok(Published { ports: shown })
+        let shown = opened.iter().map(|port| port_of(&port.publish));
+        Ok(Published {
+            ports: shown.map(super::answers::port).collect(),
+        })
     }
 
     /// Closes those ports of a container that fit.

@@ -23,7 +23,6 @@ use super::state::Record;
 use crate::control::{Attach, Attached, Kind, Refusal};
 use crate::dataplane::{PortDevice, PortEnd, PortId, STOPPED};
 use crate::publish::PublishSpec;
-use crate::published;
 use crate::vm::{Endpoint, VmAddress};
 
 /// How long to wait after a machine could not be plugged in.
@@ -92,12 +91,8 @@ impl Hub {
             });
             super::attach::guests(&stay.record)
         };
-        let opened = self.open_all(guests, specs).await?;
-        if !self.enter_ports(key, &opened) {
-            // What was opened after it left would lead to the next one of its address.
-            published::close(&self.control, &opened).await;
-            return Err(gone());
-        }
+        let opened = self.open_for(key, guests, specs).await?;
+        opened.ok_or_else(gone)?;
         let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
         self.names.announce(&stay.record);
