@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use cnet_tap::fork::fork;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio::net::UnixListener;
@@ -47,7 +48,6 @@ use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::logging::report;
 use crate::network::{Definition, Directories, HostRoutes, Ipam, Store};
 use crate::opener::{self, Seat};
-use crate::run::process;
 use crate::{inherited, logging};
 
 mod answers;
@@ -113,7 +113,7 @@ fn detach() -> anyhow::Result<bool> {
     std::env::set_current_dir("/")?;
     // Started by way of /proc/self/exe, it would be called that.
     let _ = rustix::thread::set_name(c"cnet");
-    Ok(process::fork()?.is_none())
+    Ok(fork("cannot fork")?.is_none())
 }
 
 fn live(network: &str) -> anyhow::Result<()> {

@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use cnet_tap::fork::fork;
 use cnet_tap::namespace::{Handover, parse_tagged, receive, send_message};
 use cnet_tap::{InterfaceConfig, Tap, TapError, TapInfo};
 use rustix::io::Errno;
@@ -39,7 +40,6 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::run::process;
 use crate::watched::Watched;
 
 mod child;
@@ -133,7 +133,7 @@ pub fn start() -> anyhow::Result<Seat> {
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
             .context("cannot make a socket pair")?;
     let parent = rustix::process::getpid();
-    match process::fork().context("cannot fork the opener")? {
+    match fork("cannot fork the opener")? {
         Some(_) => Ok(Seat { socket: ours }),
         None => {
             drop(ours);

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, anyhow};
+use cnet_tap::fork::fork;
 use cnet_tap::namespace::{NewNamespaces, unshare};
 use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
 use rustix::io::Errno;
@@ -18,7 +19,7 @@ use super::drain::TcpTables;
 use super::handover::{self, Child, Parent};
 use super::place::Spaces;
 use super::signals::Mask;
-use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, process, tell};
+use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
 use crate::logging::report;
 
 /// The exit code for a command that is there but cannot be executed, as shells have it.
@@ -40,7 +41,7 @@ pub(super) struct Setup<'a> {
 pub(super) fn start(setup: &Setup<'_>) -> anyhow::Result<Child> {
     let (ours, theirs) = handover::pair()?;
     let parent = getpid();
-    match process::fork().context("cannot fork")? {
+    match fork("cannot fork")? {
         Some(id) => Ok(Child::new(id, ours)),
         None => {
             drop(ours);

@@ -47,7 +47,7 @@ mod handover;
 mod mounts;
 pub mod place;
 mod plan;
-pub(crate) mod process;
+mod process;
 mod signals;
 mod supervise;
 mod uplink;

@@ -1,4 +1,4 @@
-//! Processes: making one, and ending those that are left.
+//! Processes: ending those that are left.
 
 use std::fs;
 use std::io;
@@ -11,30 +11,6 @@ use rustix::process::{Pid, Signal, WaitOptions};
 /// How long children may take to die of SIGKILL. Only one that hangs in the kernel takes longer
 /// than a moment, and then waiting does not help.
 const DEATH: Duration = Duration::from_secs(1);
-
-/// Forks; `None` in the child.
-///
-/// # Errors
-///
-/// `EAGAIN` at a limit of processes, `ENOMEM`, and `EBUSY` if this process has more threads than
-/// one: the child would lack them, and the locks they hold.
-pub(crate) fn fork() -> io::Result<Option<Pid>> {
-    // A thread that was joined a moment ago may still be listed.
-    let mut patience = 20;
-    while fs::read_dir("/proc/self/task").map_or(1, Iterator::count) > 1 {
-        if patience == 0 {
-            return Err(Errno::BUSY.into());
-        }
-        patience -= 1;
-        thread::sleep(Duration::from_millis(1));
-    }
-    // SAFETY: this process has one thread, so the child has all there is of it: no lock is held
-    // and no invariant half-way by a thread that it lacks.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        pid => Ok(Pid::from_raw(pid)),
-    }
-}
 
 /// Makes orphaned descendants our children, so that we are told of them, and takes back the
 /// default of SIGCHLD, without which the kernel keeps no exit status.

@@ -13,6 +13,7 @@
 //!   queue.
 //! - [`netif`]: addresses, routes, MTU and link state over rtnetlink, in the current network
 //!   namespace.
+//! - [`fork()`](fork::fork): making a process, while there is one thread.
 //! - [`namespace`]: namespaces pinned by descriptor, entering them, and doing work inside one from
 //!   a helper process that hands descriptors back.
 //! - [`supplier`]: a process inside a network namespace that hands out TCP sockets made there.
@@ -29,6 +30,7 @@
 mod control;
 pub mod device;
 pub mod error;
+pub mod fork;
 pub mod namespace;
 pub mod netif;
 pub mod sockets;

@@ -33,14 +33,15 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use rustix::process::{Gid, Pid, Signal, Uid, WaitOptions};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::device::{MAX_QUEUES, Tap, TapInfo};
 use crate::error::TapError;
+use crate::fork::{fork, pair, threads};
 use crate::netif::{self, InterfaceConfig};
 
 /// The most bytes that [`run_in`]'s closure may hand back.
@@ -254,10 +255,6 @@ fn become_root() {
 }
 
 /// How many threads this process has; 1 if /proc does not tell.
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
-}
-
 /// Which namespaces [`unshare`] makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NewNamespaces {
@@ -306,27 +303,15 @@ pub fn run_in(
     ns: &Namespaces,
     f: impl FnOnce() -> Result<Handover, TapError>,
 ) -> Result<Handover, TapError> {
-    require_one_thread()?;
-    let (ours, theirs) = rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )
-    .map_err(TapError::io("cannot make a socket pair"))?;
+    let (ours, theirs) = pair()?;
     let parent = rustix::process::getpid();
-    // SAFETY: this process has one thread, so no lock is held by a thread that the child lacks.
-    // The child leaves through `_exit` alone, so no destructor of the parent's runs twice.
-    match unsafe { libc::fork() } {
-        -1 => Err(TapError::Io {
-            what: "cannot fork a helper process",
-            source: io::Error::last_os_error(),
-        }),
-        0 => {
+    match fork("cannot fork a helper process")? {
+        // It leaves through `_exit` alone, so no destructor of the parent's runs twice.
+        None => {
             drop(ours);
             child(ns, f, &theirs, &[], parent)
         }
-        pid => {
+        Some(pid) => {
             drop(theirs);
             let reply = receive(&ours);
             // A child that still runs fails at its next write and ends.
@@ -352,16 +337,10 @@ pub fn start_in(
     tag: u64,
     f: impl FnOnce() -> Result<Handover, TapError>,
 ) -> Result<Pid, TapError> {
-    require_one_thread()?;
     let parent = rustix::process::getpid();
-    // SAFETY: as in `run_in`.
-    match unsafe { libc::fork() } {
-        -1 => Err(TapError::Io {
-            what: "cannot fork a helper process",
-            source: io::Error::last_os_error(),
-        }),
-        0 => child(ns, f, socket, &tag.to_ne_bytes(), parent),
-        pid => Pid::from_raw(pid).ok_or(TapError::MultiThreaded),
+    match fork("cannot fork a helper process")? {
+        None => child(ns, f, socket, &tag.to_ne_bytes(), parent),
+        Some(pid) => Ok(pid),
     }
 }
 
@@ -387,18 +366,6 @@ pub fn send_tagged_error(socket: &OwnedFd, tag: u64, text: &str) -> io::Result<(
 pub fn parse_tagged((fds, bytes): Handover) -> Option<(u64, Result<Handover, TapError>)> {
     let (tag, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_ne_bytes(*tag), parse_reply((fds, rest.to_vec()))))
-}
-
-/// A thread that was joined a moment ago may still be listed: its end is announced before it is
-/// taken off the list. Hence the few milliseconds of patience.
-pub(crate) fn require_one_thread() -> Result<(), TapError> {
-    for _ in 0..20 {
-        if threads() == 1 {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    Err(TapError::MultiThreaded)
 }
 
 /// The first byte of a reply: what follows is the closure's bytes.
@@ -537,10 +504,9 @@ fn parse_reply((fds, mut bytes): Handover) -> Result<Handover, TapError> {
 }
 
 /// Waits for the child's end and describes it.
-fn reap(pid: i32) -> String {
-    let pid = Pid::from_raw(pid);
+fn reap(pid: Pid) -> String {
     loop {
-        match rustix::process::waitpid(pid, WaitOptions::empty()) {
+        match rustix::process::waitpid(Some(pid), WaitOptions::empty()) {
             Err(Errno::INTR) => {}
             Err(e) => return format!("waitpid: {e}"),
             Ok(None) => return "unknown".to_owned(),

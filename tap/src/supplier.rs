@@ -42,7 +42,8 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitId, WaitIdOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::TapError;
-use crate::namespace::{Namespaces, die_with, require_one_thread};
+use crate::fork::{fork, pair};
+use crate::namespace::{Namespaces, die_with};
 
 /// The most sockets asked for at once. One message carries no more than 253 descriptors
 /// (`SCM_MAX_FD` of include/net/scm.h).
@@ -79,32 +80,19 @@ impl Supplier {
     /// [`TapError::MultiThreaded`] if this process has more threads than one; [`TapError::Io`] at
     /// a limit of descriptors or processes, and before Linux 5.3, which has no pidfd.
     pub fn start(ns: &Namespaces) -> Result<Supplier, TapError> {
-        require_one_thread()?;
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(TapError::io("cannot make a socket pair"))?;
+        let (ours, theirs) = pair()?;
         let parent = rustix::process::getpid();
-        // SAFETY: this process has one thread, so no lock is held by a thread that the child
-        // lacks. The child leaves through `_exit` alone, so no destructor of the parent's runs
-        // twice.
-        match unsafe { libc::fork() } {
-            -1 => Err(TapError::Io {
-                what: "cannot fork a supplier of sockets",
-                source: io::Error::last_os_error(),
-            }),
-            0 => {
+        match fork("cannot fork a supplier of sockets")? {
+            // It leaves through `_exit` alone, so no destructor of the parent's runs twice.
+            None => {
                 drop(ours);
                 live(ns, &theirs, parent)
             }
-            pid => {
+            Some(pid) => {
                 drop(theirs);
                 // The child was not reaped, so the number is its own. Without a pidfd it ends by
                 // itself, since our end of the socket is closed.
-                let process = crate::watch::pidfd(pid)?;
+                let process = crate::watch::pidfd(pid.as_raw_nonzero().get())?;
                 Ok(Supplier {
                     socket: ours,
                     process,
