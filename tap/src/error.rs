@@ -233,8 +233,8 @@ pub enum TapError {
 
     /// A step that needs a single-threaded process was tried with several threads.
     #[error(
-        "this process has more than one thread: user namespaces can be entered only before \
-         threads are started (setns(2))"
+        "this process has more than one thread: it can fork and enter user namespaces only before \
+         threads are started (fork(2), setns(2))"
     )]
     MultiThreaded,
 
