@@ -266,7 +266,7 @@ fn raise_descriptor_limit() -> anyhow::Result<()> {
     }
     let hard = getrlimit(Resource::Nofile).maximum;
     if let Some(hard) = hard {
-        eprintln!("idle flows are limited by descriptors: {hard}, and no right to raise that");
+        eprintln!("no right to more than {hard} descriptors a process: idle flows are shared out");
     }
     setrlimit(Resource::Nofile, limit(hard)).context("cannot raise the limit of descriptors")
 }

@@ -86,6 +86,7 @@ static TRIPS: Metric = metric("round trips", "1/s", Better::Higher);
 static TRIP_MEDIAN: Metric = metric("p50", "µs", Better::Lower);
 static TRIP_P99: Metric = metric("p99", "µs", Better::Lower);
 static TRIP_LONGEST: Metric = metric("max", "µs", Better::Lower);
+static TRIP_STALLS: Metric = metric("over 5 ms", "trips", Better::Lower);
 static CONNECTIONS: Metric = metric("connections", "1/s", Better::Higher);
 static LOSSLESS: Metric = metric("loss < 0.1 %", "kpkt/s", Better::Higher);
 static FLOOD: Metric = metric("flood, arrived", "kpkt/s", Better::Higher);
@@ -98,6 +99,7 @@ static JOINED_FIRST: Metric = metric("first, starts the network", "ms", Better::
 static RESIDENT: Metric = metric("resident", "MiB", Better::Lower);
 static WAKE_UPS: Metric = metric("wake-ups", "1/s", Better::Lower);
 static OPEN: Metric = metric("open", "flows", Better::Higher);
+static PROGRAMS: Metric = metric("in", "containers", Better::Lower);
 static EACH: Metric = metric("memory a flow", "B", Better::Lower);
 
 /// A sample's figures.
@@ -373,11 +375,18 @@ impl Work {
             // The host publishes its own ports by listening.
             published: published.filter(|_| chosen.contender.name != "host"),
         };
-        let mut arena = chosen.start(&request).context("start")?;
-        let figures = self.load(hosts, &arena, port, pace);
+        let containers = match self.load {
+            Load::Flows(count) => flows::containers(count)?,
+            _ => 1,
+        };
+        let mut arenas = (0..containers)
+            .map(|_| chosen.start(&request).context("start"))
+            .collect::<anyhow::Result<Vec<Arena>>>()?;
+        let figures = self.load(hosts, &arenas, port, pace);
         // One that has ended has not done the work, whatever was measured; and its end explains
         // the load's failure.
-        let mut figures = match (arena.check(), figures) {
+        let checked = arenas.iter_mut().try_for_each(Arena::check);
+        let mut figures = match (checked, figures) {
             (Ok(()), figures) => figures?,
             (Err(end), Ok(_)) => return Err(end),
             (Err(end), Err(failure)) => return Err(failure.context(end)),
@@ -392,10 +401,11 @@ impl Work {
     fn load(
         &self,
         hosts: &Hosts,
-        arena: &Arena,
+        arenas: &[Arena],
         port: u16,
         pace: &Pace,
     ) -> anyhow::Result<Figures> {
+        let arena = arenas.first().context("no arena")?;
         let route = arena.route(hosts, self.way, self.family)?;
         let window = pace.window;
         Ok(match self.load {
@@ -415,6 +425,7 @@ impl Work {
                     (&TRIP_MEDIAN, micros(outcome.median)),
                     (&TRIP_P99, micros(outcome.p99)),
                     (&TRIP_LONGEST, micros(outcome.longest)),
+                    (&TRIP_STALLS, outcome.stalls as f64),
                 ]
             }
             Load::Connect => vec![(&CONNECTIONS, connect::measure(&route, port, window)?)],
@@ -444,11 +455,17 @@ impl Work {
             }
             Load::Idle => self.idle(arena, pace)?,
             Load::Flows(count) => {
-                let (opening, watch) = (pace.opening, pace.watch);
-                let outcome = flows::measure(arena, &route, port, count, opening, watch)?;
+                let routed =
+                    |arena| Ok((arena, Arena::route(arena, hosts, self.way, self.family)?));
+                let all = arenas
+                    .iter()
+                    .map(routed)
+                    .collect::<anyhow::Result<Vec<_>>>()?;
+                let outcome = flows::measure(&all, port, count, pace.opening, pace.watch)?;
                 vec![
                     (&RESIDENT, mebibytes(outcome.resident)),
                     (&OPEN, outcome.open as f64),
+                    (&PROGRAMS, all.len() as f64),
                     (&EACH, outcome.each),
                     (&WAKE_UPS, outcome.wake_ups),
                 ]

@@ -23,7 +23,12 @@ pub struct Outcome {
     pub p99: Duration,
     /// The longest.
     pub longest: Duration,
+    /// How many took longer than [`STALL`].
+    pub stalls: usize,
 }
+
+/// A round trip that takes longer is one that somebody notices.
+const STALL: Duration = Duration::from_millis(5);
 
 /// Measures one connection.
 ///
@@ -91,6 +96,7 @@ fn evaluate(mut durations: Vec<Duration>, elapsed: Duration) -> anyhow::Result<O
         median: quantile(0.5)?,
         p99: quantile(0.99)?,
         longest: quantile(1.0)?,
+        stalls: durations.iter().filter(|trip| **trip > STALL).count(),
     })
 }
 
@@ -105,7 +111,10 @@ mod tests {
         assert_eq!(outcome.median, Duration::from_micros(101));
         assert_eq!(outcome.p99, Duration::from_micros(199));
         assert_eq!(outcome.longest, Duration::from_micros(200));
+        assert_eq!(outcome.stalls, 0);
         assert!((outcome.rate - 2000.0).abs() < 1e-6);
+        let stalled = [1, 5, 6, 7].map(Duration::from_millis).to_vec();
+        assert_eq!(evaluate(stalled, Duration::from_secs(1)).unwrap().stalls, 2);
         assert!(evaluate(Vec::new(), Duration::from_secs(1)).is_err());
     }
 }
