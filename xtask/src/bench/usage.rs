@@ -39,17 +39,31 @@ pub fn machine_time() -> anyhow::Result<Duration> {
     busy_ticks(&stat).map(ticks).context("/proc/stat")
 }
 
-/// Sums user, nice, system, irq and softirq of the first line; leaves out idle, iowait, and what
-/// other machines took (steal). Guests are in user already.
+/// Processor time that others had while this machine wanted it, since it started: what a virtual
+/// machine's host gave to somebody else, or withheld.
+///
+/// # Errors
+/// `/proc/stat` is not as proc_stat(5) has it.
+pub fn stolen_time() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    sum_of_ticks(&stat, &[7]).map(ticks).context("/proc/stat")
+}
+
+/// Sums user, nice, system, irq and softirq; leaves out idle, iowait, and what other machines took
+/// (steal). Guests are in user already.
 fn busy_ticks(stat: &str) -> Option<u64> {
+    sum_of_ticks(stat, &[0, 1, 2, 5, 6])
+}
+
+/// Sums fields of the first line.
+fn sum_of_ticks(stat: &str, wanted: &[usize]) -> Option<u64> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let fields: Vec<u64> = line
         .split_whitespace()
         .map(str::parse)
         .collect::<Result<_, _>>()
         .ok()?;
-    let wanted = [0, 1, 2, 5, 6].map(|index| fields.get(index).copied());
-    wanted.into_iter().sum()
+    wanted.iter().map(|index| fields.get(*index).copied()).sum()
 }
 
 /// The time that a process's threads have run, to the nanosecond: the first field of their
@@ -99,8 +113,9 @@ mod tests {
 
     #[test]
     fn waiting_and_stolen_time_is_not_busy() {
-        let stat = "cpu  1 20 300 90000 90000 4000 50000 90000 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        let stat = "cpu  1 20 300 90000 90000 4000 50000 70000 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
         assert_eq!(busy_ticks(stat), Some(54321));
+        assert_eq!(sum_of_ticks(stat, &[7]), Some(70000));
         assert_eq!(busy_ticks("intr 1 2 3 4 5 6 7 8"), None);
     }
 

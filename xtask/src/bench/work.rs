@@ -10,6 +10,7 @@ use anyhow::Context;
 use super::contenders::{Arena, Chosen, Contender, Kind, Request};
 use super::hosts::{Family, Hosts};
 use super::load::{Direction, Window, attach, connect, datagram, flows, round_trip, stream};
+use super::usage;
 
 /// How load flows between the namespaces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,6 +88,7 @@ static TRIP_MEDIAN: Metric = metric("p50", "µs", Better::Lower);
 static TRIP_P99: Metric = metric("p99", "µs", Better::Lower);
 static TRIP_LONGEST: Metric = metric("max", "µs", Better::Lower);
 static TRIP_STALLS: Metric = metric("over 5 ms", "trips", Better::Lower);
+static STOLEN: Metric = metric("stolen from the machine", "ms", Better::Lower);
 static CONNECTIONS: Metric = metric("connections", "1/s", Better::Higher);
 static LOSSLESS: Metric = metric("loss < 0.1 %", "kpkt/s", Better::Higher);
 static FLOOD: Metric = metric("flood, arrived", "kpkt/s", Better::Higher);
@@ -418,7 +420,9 @@ impl Work {
                 ]
             }
             Load::RoundTrip => {
+                let stolen = usage::stolen_time()?;
                 let outcome = round_trip::measure(&route, port, window)?;
+                let stolen = usage::stolen_time()?.saturating_sub(stolen);
                 let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
                 vec![
                     (&TRIPS, outcome.rate),
@@ -426,6 +430,7 @@ impl Work {
                     (&TRIP_P99, micros(outcome.p99)),
                     (&TRIP_LONGEST, micros(outcome.longest)),
                     (&TRIP_STALLS, outcome.stalls as f64),
+                    (&STOLEN, stolen.as_secs_f64() * 1e3),
                 ]
             }
             Load::Connect => vec![(&CONNECTIONS, connect::measure(&route, port, window)?)],
