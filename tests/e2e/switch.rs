@@ -266,6 +266,8 @@ fn a_container_leaves_while_others_talk() {
     let mut stream = a.namespace.connect(at, CONNECT).expect("a connect");
     let far = lab.remote.listen(SocketAddr::new(REMOTE_V4.into(), 0));
     let far_at = far.local_addr().expect("it is bound");
+    // Once it has answered, the connection is accepted, and its descriptor there to be counted.
+    echo(&mut stream, b"well").expect("an echo");
     let resting = descriptors();
     for round in 0..3 {
         let leaver = network.join(7);

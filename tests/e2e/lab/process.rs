@@ -184,6 +184,9 @@ impl Setup {
             maximum: hard,
         };
         setrlimit(Resource::Nofile, limit)?;
+        // Tests started by nohup(1) ignore it, and so would the programs, for good.
+        // SAFETY: SIG_DFL is no handler.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
         if let Some(user) = self.user {
             let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
             set_thread_groups(&[])?;
