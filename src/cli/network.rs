@@ -19,8 +19,12 @@ pub(super) fn ask(
         let asked = async {
             let report = network.inspect().await?;
             if removes && report.as_ref().is_some_and(|r| r.containers.is_empty()) {
-                network.stop(false).await?;
-                return Ok(None);
+                return match network.stop(false).await {
+                    Ok(()) => Ok(None),
+                    // Somebody is joining, who has no place yet that could be told.
+                    Err(error) if error.is_conflict() => Ok(Some(BTreeMap::new())),
+                    Err(error) => Err(error.into()),
+                };
             }
             Ok(report.map(containers))
         };

@@ -26,9 +26,8 @@
 //!
 //! A definition is read at the start. Changing it needs the network to be stopped.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,7 +36,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cnet_tap::fork::fork;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
@@ -46,7 +44,7 @@ use crate::control::server::{self, Busy};
 use crate::dataplane::{Dataplane, NetworkConfig};
 use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::logging::report;
-use crate::network::{Definition, Directories, HostRoutes, Ipam, Store};
+use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, runtime};
 use crate::opener::{self, Seat};
 use crate::{inherited, logging};
 
@@ -125,7 +123,8 @@ fn live(network: &str) -> anyhow::Result<()> {
         anyhow::Error::new(e).context(format!("cannot use {}", path.display()))
     };
     let directory = made.map_err(unusable)?;
-    let Some(_lock) = lock(&directory.join("lock"))? else {
+    let lock = runtime::lock(&directory);
+    let Some(_lock) = lock.with_context(|| format!("cannot lock {}", directory.display()))? else {
         bail!("another process serves the network `{network}` already");
     };
     let store = Store::open(directories.clone());
@@ -135,27 +134,6 @@ fn live(network: &str) -> anyhow::Result<()> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(serve(directories, definition, seat))
-}
-
-/// Takes the lock that says that this process serves the network; `None` if another one does.
-/// One that was killed a moment ago may still be ending.
-fn lock(path: &Path) -> anyhow::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    for _ in 0..100 {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(5)),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        }
-    }
-    Ok(None)
 }
 
 /// What the dataplane is to be for this definition.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,6 +20,9 @@ use super::routes::HostRoutes;
 use super::store::{Store, StoreError};
 use crate::logging::report;
 use crate::run::args::{DEFAULT_MTU, MTU_RANGE};
+
+/// How long to wait for the name of somebody who is just joining.
+const JOINING: Duration = Duration::from_millis(100);
 
 /// What is on a network now; `None` if its process does not run.
 pub type Ask<'a> = &'a dyn Fn(&Definition) -> anyhow::Result<Live>;
@@ -275,18 +279,34 @@ fn inspect(
 }
 
 fn remove(name: &str, store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let (name, users) = match store.get(name) {
+    let name = match store.get(name) {
         Ok(definition) => {
-            let users = users(&definition, ask)?;
-            (definition.name, users)
+            remove_unused(&definition, store, ask)?;
+            definition.name
         }
         // Nobody can start a network from a file that cannot be understood.
-        Err(StoreError::Broken { .. }) => (name.to_owned(), None),
+        Err(StoreError::Broken { .. }) => {
+            store.remove(name, None)?;
+            name.to_owned()
+        }
         Err(error) => return Err(error.into()),
     };
-    store.remove(&name, users)?;
     writeln!(out, "{name}")?;
     Ok(())
+}
+
+/// Removes a network that nobody is on. Who has come since it was asked is asked for again.
+fn remove_unused(definition: &Definition, store: &Store, ask: Ask<'_>) -> anyhow::Result<()> {
+    let mut attempts = 3;
+    loop {
+        attempts -= 1;
+        match store.remove(&definition.name, users(definition, ask)?) {
+            Err(StoreError::InUse { containers, .. }) if containers.is_empty() && attempts > 0 => {
+                std::thread::sleep(JOINING);
+            }
+            removed => return Ok(removed?),
+        }
+    }
 }
 
 /// The names of those on a network; `None` if its process does not run.
@@ -302,14 +322,13 @@ fn prune(store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()>
         if definition.name == super::DEFAULT_NETWORK {
             continue;
         }
-        let pruned = users(&definition, ask).and_then(|users| {
-            if users.is_none() {
-                store.remove(&definition.name, None)?;
-                writeln!(out, "{}", definition.name)?;
-            }
-            Ok(())
-        });
-        results.push(pruned);
+        match remove_unused(&definition, store, ask) {
+            Ok(()) => writeln!(out, "{}", definition.name)?,
+            Err(error) => match error.downcast_ref() {
+                Some(StoreError::InUse { .. }) => {}
+                _ => results.push(Err(error)),
+            },
+        }
     }
     all_of(results)
 }

@@ -9,6 +9,7 @@ mod foul;
 mod mistakes;
 mod names;
 mod ports;
+mod removal;
 mod sixty_four;
 mod stalled;
 mod survival;
