@@ -209,7 +209,11 @@ pub fn run(
             writeln!(out, "{}", made.id)?;
             Ok(())
         }
-        NetworkCommand::Ls(options) => list(&options, &store.list()?, out),
+        NetworkCommand::Ls(options) => {
+            let (all, broken) = sorted_out(store)?;
+            list(&options, &all, out)?;
+            all_of(broken.into_iter().map(Err))
+        }
         NetworkCommand::Inspect(options) => inspect(&options.names, store, ask, out),
         NetworkCommand::Rm(options) => {
             let each = |name: &String| remove(name, store, ask, &mut *out);
@@ -317,8 +321,9 @@ fn users(definition: &Definition, ask: Ask<'_>) -> anyhow::Result<Option<Vec<Str
 }
 
 fn prune(store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut results = Vec::new();
-    for definition in store.list()? {
+    let (all, broken) = sorted_out(store)?;
+    let mut results: Vec<_> = broken.into_iter().map(Err).collect();
+    for definition in all {
         if definition.name == super::DEFAULT_NETWORK {
             continue;
         }
@@ -345,8 +350,20 @@ fn confirmed() -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// The networks there are, and what is wrong with the files of others.
+fn sorted_out(store: &Store) -> anyhow::Result<(Vec<Definition>, Vec<anyhow::Error>)> {
+    let (mut all, mut broken) = (Vec::new(), Vec::new());
+    for definition in store.each()? {
+        match definition {
+            Ok(definition) => all.push(definition),
+            Err(error) => broken.push(error.into()),
+        }
+    }
+    Ok((all, broken))
+}
+
 /// One error for all that went wrong.
-fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
     let errors = results.into_iter().filter_map(Result::err);
     let texts: Vec<String> = errors.map(|error| report(&error)).collect();
     match texts.as_slice() {

@@ -142,15 +142,29 @@ impl Store {
     ///
     /// [`StoreError::Broken`] for the first file that cannot be understood; [`StoreError::File`].
     pub fn list(&self) -> Result<Vec<Definition>, StoreError> {
-        let mut all = Vec::new();
-        for name in self.names()? {
-            all.extend(self.read(&name)?);
+        self.each()?.into_iter().collect()
+    }
+
+    /// As [`Store::list`], but a file that cannot be understood or read is an entry beside the
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::File`] if the directory cannot be read.
+    pub fn each(&self) -> Result<Vec<Result<Definition, StoreError>>, StoreError> {
+        let mut names = self.names()?;
+        if !names.iter().any(|name| name == DEFAULT_NETWORK) {
+            names.push(DEFAULT_NETWORK.to_owned());
         }
-        if !all.iter().any(|d| d.name == DEFAULT_NETWORK) {
-            all.push(self.implied()?);
-        }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
+        names.sort();
+        let read = |name: String| match self.read(&name) {
+            Ok(None) if name == DEFAULT_NETWORK => Some(self.implied()),
+            // Removed meanwhile.
+            Ok(None) => None,
+            Ok(Some(definition)) => Some(Ok(definition)),
+            Err(error) => Some(Err(error)),
+        };
+        Ok(names.into_iter().filter_map(read).collect())
     }
 
     /// The network of that name, or else the one whose id starts with it.

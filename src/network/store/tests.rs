@@ -244,6 +244,8 @@ fn a_broken_file_is_named_and_can_be_removed() {
         let error = store.get("web").unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(store.list().is_err());
+        let names: Vec<_> = store.each().unwrap().into_iter().map(|d| d.ok()).collect();
+        assert!(matches!(&*names, [Some(default), None] if default.name == "cnet"));
     }
     fs::write(
         store.directories().networks().join("not a network.toml"),
