@@ -44,7 +44,8 @@ pub(crate) struct AttachOptions {
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
 
-    /// Open a port of the host and lead it to the container; as with `cnet run`.
+    /// Open a port of the host and lead it to the container; as with `cnet run`. Refused on an
+    /// internal network.
     #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
     publish: Vec<PublishSpec>,
 

@@ -209,6 +209,7 @@ impl Hub {
 
     /// Takes name and addresses.
     fn reserve(&self, wish: Wish, life: Life, namespace: (u64, u64)) -> Result<Key, Refusal> {
+        self.may_open(wish.publish.len())?;
         let name = wish.name.unwrap_or_else(|| wish.id[..SHORT_ID].to_owned());
         let mut tables = self.tables();
         let is_it = |record: &Record| match life {
@@ -284,6 +285,19 @@ impl Hub {
             Some(Err(error)) => Err(internal(&error)),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses `count` ports of the host on an internal network. Docker takes such a wish and does
+    /// nothing about it; whoever has it is better told so.
+    fn may_open(&self, count: usize) -> Result<(), Refusal> {
+        if count == 0 || !self.definition.internal {
+            return Ok(());
+        }
+        let text = format!(
+            "the network `{}` is internal: no port of the host leads into it. Publish on another network that the container is on as well, or make this one without --internal",
+            self.definition.name
+        );
+        Err(Refusal::new(Kind::Impossible, text))
     }
 
     /// Notes that these ports lead to the container; `false` if it has left.
@@ -393,6 +407,10 @@ impl Hub {
 
     /// Opens ports again that were open before.
     pub(super) async fn reopen_all(&self, key: &Key, ports: Vec<Port>) {
+        if let Err(error) = self.may_open(ports.len()) {
+            // It was another network when they were opened.
+            return tracing::warn!(container = key.name, %error, "its published ports are lost");
+        }
         for port in ports {
             if let Err(error) = self.reopen(key, port).await {
                 tracing::warn!(container = key.name, %error, "a published port is lost");
@@ -449,6 +467,7 @@ impl Hub {
     /// Opens ports for a container that is there.
     pub(super) async fn publish(&self, ports: &PublishPorts) -> Result<Published, Refusal> {
         let specs: Vec<PublishSpec> = read_specs(&ports.ports)?;
+        self.may_open(specs.len())?;
         let (key, guests) = {
             let tables = self.tables();
             let (key, stay) = tables.find(&ports.container)?;

@@ -66,7 +66,7 @@ pub struct CreateOptions {
     pub ip_range: Vec<IpNet>,
 
     /// No way out: containers reach each other and the gateway alone. Their names are answered,
-    /// all others do not exist.
+    /// all others do not exist. Nor is there a way in: ports cannot be published on it.
     #[arg(long)]
     pub internal: bool,
 
