@@ -97,7 +97,8 @@ pub struct Attach {
     /// path does. Without a path it is known by its process.
     pub path: Option<PathBuf>,
     /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
-    /// again after a crash of the network's process.
+    /// again after a crash of the network's process. Its number is the network's process's, and not
+    /// for a container that is known by a path.
     pub member: Option<i32>,
     /// Where a virtual machine meets the network, as `stream:PATH` or `dgram:LOCAL:REMOTE`: then
     /// there is no namespace and no descriptor, and it stays until it is detached.
