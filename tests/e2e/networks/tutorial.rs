@@ -204,7 +204,12 @@ fn a_network_has_the_subnet_it_was_given_and_inspect_shows_who_is_there() {
             let link = member.namespace.ip("-o link show eth0");
             let mac = found["MacAddress"].as_str().expect("a MAC address");
             assert!(link.contains(mac), "{mac}: {link}");
-            assert_eq!(found["EndpointID"].as_str().map(str::len), Some(64));
+            let endpoint = found["EndpointID"].as_str().expect("an id");
+            assert_eq!(endpoint.len(), 64);
+            assert!(
+                shown["Containers"].get(endpoint).is_none(),
+                "it is the container's"
+            );
         }
         assert_eq!(entry(&shown, "db")["MacAddress"], "02:42:ac:1b:09:09");
     }
