@@ -30,7 +30,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -52,6 +52,7 @@ mod answers;
 mod attach;
 mod hub;
 mod life;
+mod log;
 mod machine;
 mod names;
 pub mod start;
@@ -80,7 +81,11 @@ pub fn main(network: &str) -> ExitCode {
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error.context("cannot start the network process")),
     }
-    logging::start(tracing::Level::INFO);
+    match log::Bounded::stderr() {
+        Ok(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
+        // It is closed: there is nothing to bound.
+        Err(_) => logging::start(tracing::Level::INFO),
+    }
     match live(network) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

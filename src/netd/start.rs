@@ -6,17 +6,14 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::log::Bounded;
 use super::{READY, SUBCOMMAND};
 use crate::network::{DEFAULT_NETWORK, Directories, runtime};
-
-/// Bytes of a log that are kept when the next process starts.
-const MAX_LOG: u64 = 1024 * 1024;
 
 /// Why there is no network process.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +61,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         let _ = fs::remove_dir(&path);
         return Err(StartError::Removed(network.to_owned()));
     }
-    let log = open_log(&runtime::log(&path)).map_err(failed)?;
+    let log = Bounded::open(&runtime::log(&path)).map_err(failed)?;
     let not_started = |source| StartError::Program {
         program: program.to_owned(),
         source,
@@ -111,17 +108,6 @@ fn read_until_ready(mut out: impl Read, said: &mut String) -> io::Result<()> {
     }
     said.push_str(&String::from_utf8_lossy(&bytes));
     Ok(())
-}
-
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    if fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG) {
-        fs::remove_file(path)?;
-    }
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
 }
 
 #[cfg(test)]
