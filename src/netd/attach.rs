@@ -274,11 +274,15 @@ impl Hub {
         }
         let opened = self.open_for(key, guests(&record), specs).await?;
         opened.ok_or_else(gone)?;
-        let mut tables = self.tables();
-        let stay = tables.stay(key).ok_or_else(gone)?;
-        self.names.announce(&stay.record);
-        self.save(&tables);
+        {
+            let mut tables = self.tables();
+            let stay = tables.stay(key).ok_or_else(gone)?;
+            self.names.announce(&stay.record);
+            self.changed(&mut tables);
+        }
+        self.save().await;
         // From here on it is known to whoever comes after us.
+        let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
         let persistent = stay.plugged.as_ref().map(|p| p.tap.set_persistent(true));
         match persistent {
@@ -356,7 +360,12 @@ impl Hub {
     /// Takes up those that a process before this one has left behind.
     pub(super) async fn restore(self: &Arc<Self>) {
         let mut restored = JoinSet::new();
-        for record in state::load(&self.state) {
+        let left = state::load(self.state.path());
+        let by_name = left
+            .iter()
+            .map(|record| (record.name.clone(), record.clone()));
+        self.tables().returning = by_name.collect();
+        for record in left {
             let hub = Arc::clone(self);
             restored.spawn(async move {
                 let name = record.name.clone();
@@ -364,16 +373,20 @@ impl Hub {
                     Ok(()) => tracing::info!(container = name, "is taken up again"),
                     Err(why) => tracing::warn!(container = name, why, "is not taken up again"),
                 }
+                hub.tables().returning.remove(&name);
             });
         }
         // Each has told its own failure.
         while restored.join_next().await.is_some() {}
-        let mut tables = self.tables();
-        let present: Vec<String> = tables.stays.keys().cloned().collect();
-        tables
-            .ipam
-            .release_absent(|name| present.iter().any(|p| p == name));
-        self.save(&tables);
+        {
+            let mut tables = self.tables();
+            let present: Vec<String> = tables.stays.keys().cloned().collect();
+            tables
+                .ipam
+                .release_absent(|name| present.iter().any(|p| p == name));
+            self.changed(&mut tables);
+        }
+        self.save().await;
     }
 
     async fn restore_one(self: &Arc<Self>, record: Record) -> Result<(), String> {
@@ -476,7 +489,8 @@ impl Hub {
         let opened = self.open_for(&key, guests, &specs).await?;
         let opened = opened
             .ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
-        self.save(&self.tables());
+        self.changed(&mut self.tables());
+        self.save().await;
         let shown = opened.iter().map(|port| port_of(&port.publish));
         Ok(Published {
             ports: shown.map(super::answers::port).collect(),
@@ -490,7 +504,7 @@ impl Hub {
             let mut tables = self.tables();
             let (key, _) = tables.find(&ports.container)?;
             let closed = tables.stay(&key).map(|stay| stay.take_ports(&specs));
-            self.save(&tables);
+            self.changed(&mut tables);
             closed.unwrap_or_default()
         };
         if closed.is_empty() {
@@ -501,6 +515,7 @@ impl Hub {
             return Err(Refusal::new(Kind::NotFound, text));
         }
         published::close(&self.control, &closed).await;
+        self.save().await;
         let shown = closed.iter().map(|port| port_of(&port.publish));
         Ok(Published {
             ports: shown.map(super::answers::port).collect(),

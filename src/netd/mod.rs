@@ -199,6 +199,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         reason = dataplane.ended() => Some(reason),
         () = opener.ended() => Some("the opener has ended".to_owned()),
     };
+    hub.save().await;
     hub.flush().await;
     let stopped = dataplane.stop();
     tracing::info!(network = name, "ends");
