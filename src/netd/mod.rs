@@ -42,7 +42,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::server::{self, Busy};
 use crate::dataplane::{Dataplane, NetworkConfig};
-use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::logging::report;
 use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, runtime};
 use crate::opener::{self, Seat};
@@ -55,12 +55,14 @@ mod life;
 mod log;
 mod machine;
 mod names;
+mod neighbours;
 pub mod start;
 pub mod state;
 
 pub(crate) use attach::{SHORT_ID, random_id};
 use hub::{Door, Hub};
 use names::SharedNames;
+use neighbours::Neighbours;
 
 /// The hidden subcommand that this process is started by.
 pub const SUBCOMMAND: &str = "network-process";
@@ -161,7 +163,8 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     let opener = seat.attend()?;
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
     let names = SharedNames::new(&definition);
-    let dns = dns_service(&definition, &names);
+    let neighbours = Neighbours::new(Store::open(directories.clone()), &definition.name);
+    let dns = dns_service(&definition, names.local(&definition, neighbours));
     let config = config(&definition);
     let (dataplane, queries) = Dataplane::start(config.clone())?;
     let control = dataplane.control();
@@ -209,8 +212,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     }
 }
 
-fn dns_service(definition: &Definition, names: &SharedNames) -> Arc<Service> {
-    let local = names.local(definition);
+fn dns_service(definition: &Definition, local: LocalNames) -> Arc<Service> {
     if definition.internal {
         return Service::internal(local);
     }

@@ -134,6 +134,14 @@ fn two_networks_do_not_reach_each_other_and_a_container_on_both_reaches_both() {
             }
         }
         reaches_the_world(&front, &lab);
+        // Whichever gateway it asks, it finds all its neighbours by name, back and forth.
+        front.assert_pings(&lab, "db");
+        front.assert_pings(&lab, "db.back");
+        back.assert_pings(&lab, "web");
+        let reverse = front.program(&lab, "getent");
+        let reverse = reverse.args(["hosts", &db.v4.to_string()]).run(SHORT);
+        assert!(reverse.stdout.contains("db.back"), "{reverse}");
+        web.assert_no_ping(&lab, "db");
         // It is no way between the two.
         web.assert_no_ping(&lab, &db.v4.to_string());
         // With the first network goes the first default route; the second is there.
