@@ -28,7 +28,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cnet_tap::{Namespaces, TapError, watch};
 use rustix::fs::{Mode, OFlags};
@@ -47,6 +47,11 @@ use crate::watched::Watched;
 
 /// How often an action is tried again when the network's process ends just then.
 const ATTEMPTS: usize = 3;
+
+/// How long a network's process that is ending is waited for, and how long between two looks. It
+/// takes its containers out, which takes the kernel some milliseconds for each.
+const ENDING: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long to wait before looking again for a network's process that does not come back.
 const KEEPING: Duration = Duration::from_secs(1);
@@ -100,6 +105,11 @@ impl NetworkError {
     /// Whether the network says that there is no such container or port.
     pub fn is_not_found(&self) -> bool {
         matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::NotFound)
+    }
+
+    /// Whether the network says that somebody else has it.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::Conflict)
     }
 }
 
@@ -291,7 +301,7 @@ impl Network {
         action: &Action,
     ) -> Result<Option<T>, NetworkError> {
         let name = &self.definition.name;
-        match client::ask(&self.directories.socket(name), action, Vec::new()).await {
+        match self.ask_who_stays(action, &[]).await {
             Ok(answer) => return Ok(Some(answer)),
             Err(AskError::Absent(_) | AskError::Lost(_)) => {}
             Err(error) => return Err(error.into()),
@@ -308,23 +318,40 @@ impl Network {
         action: &Action,
         descriptors: &[OwnedFd],
     ) -> Result<T, NetworkError> {
-        let socket = self.directories.socket(&self.definition.name);
-        let copy = |fd: &OwnedFd| fd.try_clone();
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let copies = descriptors.iter().map(copy).collect::<Result<Vec<_>, _>>();
-            let copies = copies.map_err(|e| NetworkError::Ask(AskError::Unreachable(e)))?;
-            match client::ask(&socket, action, copies).await {
+            match self.ask_who_stays(action, descriptors).await {
                 Ok(answer) => return Ok(answer),
                 Err(error @ (AskError::Absent(_) | AskError::Lost(_))) => last = Some(error),
-                Err(AskError::Refused(refusal)) if refusal.kind == Kind::Ending => {
-                    last = Some(AskError::Refused(refusal));
-                }
                 Err(error) => return Err(error.into()),
             }
             self.start().await?;
         }
         Err(last.map_or(NetworkError::Ask(AskError::Silent), NetworkError::from))
+    }
+
+    /// Asks the network's process, but not one that is ending: that is waited for, [`ENDING`] at
+    /// most.
+    async fn ask_who_stays<T: DeserializeOwned>(
+        &self,
+        action: &Action,
+        descriptors: &[OwnedFd],
+    ) -> Result<T, AskError> {
+        let socket = self.directories.socket(&self.definition.name);
+        let begun = Instant::now();
+        loop {
+            let copies = descriptors.iter().map(OwnedFd::try_clone);
+            let copies = copies.collect::<Result<_, _>>();
+            let copies = copies.map_err(AskError::Unreachable)?;
+            match client::ask(&socket, action, copies).await {
+                Err(AskError::Refused(refusal))
+                    if refusal.kind == Kind::Ending && begun.elapsed() < ENDING =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -439,7 +466,54 @@ fn program() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::control::Answer;
+    use crate::control::server::{self, Actions, Busy};
+
+    /// A network process that is ending the first times it is asked.
+    struct EndsAtFirst(AtomicUsize);
+
+    impl Actions for EndsAtFirst {
+        async fn act(&self, _: Action, _: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0..20 => Err(Refusal::new(Kind::Ending, "the network is being stopped")),
+                _ => Ok(Answer::Network(NetworkReport {
+                    name: "cnet".to_owned(),
+                    id: "ab".repeat(32),
+                    pid: 7,
+                    containers: Vec::new(),
+                })),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_ending_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        directories.make_network_runtime("cnet").unwrap();
+        let listener = server::bind(&directories.socket("cnet")).unwrap();
+        let process = Arc::new(EndsAtFirst(AtomicUsize::new(0)));
+        tokio::spawn(server::serve(
+            listener,
+            Arc::clone(&process),
+            Busy::default(),
+        ));
+        let definition = Store::open(directories.clone()).get("cnet").unwrap();
+        let network = Network::new(definition, directories);
+        let begun = Instant::now();
+        let report = network.inspect().await.unwrap();
+        assert_eq!(report.map(|report| report.pid), Some(7));
+        assert_eq!(process.0.load(Ordering::Relaxed), 21);
+        assert!(begun.elapsed() >= 20 * PAUSE, "it was asked without pause");
+    }
 
     #[test]
     fn targets_are_told_apart() {

@@ -3,20 +3,26 @@
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 /// The variable that says more exactly what is logged, as `RUST_LOG` does elsewhere.
 const VARIABLE: &str = "CNET_LOG";
 
 /// Logs what is at least as urgent as `level`, or what the environment variable `CNET_LOG` asks
-/// for. Call it once.
+/// for, to standard error. Call it once.
 pub fn start(level: Level) {
+    start_into(level, std::io::stderr);
+}
+
+/// As [`start`], to what `writer` makes.
+pub fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::from_level(level).into())
         .with_env_var(VARIABLE)
         .from_env_lossy();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false)
         .with_target(false)
         .without_time()

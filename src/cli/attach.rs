@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::each::{Answers, each};
 use crate::control::Attach;
 use crate::handle::{Network, Target};
-use crate::network::{DEFAULT_NETWORK, Directories, Store};
+use crate::network::DEFAULT_NETWORK;
+use crate::network::cli::all_of;
 use crate::publish::PublishSpec;
 use crate::vm::VmAddress;
 
@@ -42,7 +44,8 @@ pub(crate) struct AttachOptions {
     #[arg(long, value_name = "NAME")]
     ifname: Option<String>,
 
-    /// Open a port of the host and lead it to the container; as with `cnet run`.
+    /// Open a port of the host and lead it to the container; as with `cnet run`. Refused on an
+    /// internal network.
     #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
     publish: Vec<PublishSpec>,
 
@@ -147,25 +150,26 @@ pub(super) async fn detach(options: DetachOptions) -> anyhow::Result<()> {
         Network::open(name)?.detach(&options.container).await?;
         return Ok(());
     }
-    let directories = Directories::of_this_user()?;
-    let mut found = false;
-    for definition in Store::open(directories.clone()).list()? {
-        let network = Network::new(definition, directories.clone());
-        // One that nobody is on is not started for this.
-        if network.inspect().await?.is_none() {
-            continue;
+    let leave = |network: Network| {
+        let container = options.container.clone();
+        async move {
+            // One that nobody is on is not started for this.
+            if network.inspect().await?.is_none() {
+                return Ok(None);
+            }
+            match network.detach(&container).await {
+                Ok(()) => Ok(Some(())),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(error),
+            }
         }
-        match network.detach(&options.container).await {
-            Ok(()) => found = true,
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    match found {
-        true => Ok(()),
-        false => bail!(
+    };
+    let Answers { given, failures } = each(leave).await?;
+    if given.is_empty() && failures.is_empty() {
+        bail!(
             "there is no container `{}` on any network; `cnet ps` lists them",
             options.container
-        ),
+        );
     }
+    all_of(failures.into_iter().map(Err))
 }

@@ -11,6 +11,7 @@ use crate::netd;
 use crate::run::args::RunOptions;
 
 mod attach;
+pub(crate) mod each;
 mod network;
 mod ps;
 mod table;

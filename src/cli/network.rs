@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::control::{ContainerReport, NetworkReport};
 use crate::handle::Network;
 use crate::network::cli::NetworkCommand;
-use crate::network::inspect::{Container, Live};
+use crate::network::inspect::{Container, Live, endpoint_id};
 use crate::network::{Definition, Directories};
 
 /// Asks the process of the network `definition`. One that serves nobody is told to end if the
@@ -19,8 +19,12 @@ pub(super) fn ask(
         let asked = async {
             let report = network.inspect().await?;
             if removes && report.as_ref().is_some_and(|r| r.containers.is_empty()) {
-                network.stop(false).await?;
-                return Ok(None);
+                return match network.stop(false).await {
+                    Ok(()) => Ok(None),
+                    // Somebody is joining, who has no place yet that could be told.
+                    Err(error) if error.is_conflict() => Ok(Some(BTreeMap::new())),
+                    Err(error) => Err(error.into()),
+                };
             }
             Ok(report.map(containers))
         };
@@ -30,14 +34,17 @@ pub(super) fn ask(
 
 /// In the shape of `docker network inspect`, by id.
 pub(super) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+    let network = report.id;
     let entries = report.containers.into_iter();
-    entries.map(|c| (c.id.clone(), container(c))).collect()
+    entries
+        .map(|c| (c.id.clone(), container(&network, c)))
+        .collect()
 }
 
-fn container(report: ContainerReport) -> Container {
+fn container(network: &str, report: ContainerReport) -> Container {
     Container {
         name: report.name,
-        endpoint_id: report.id,
+        endpoint_id: endpoint_id(network, &report.id),
         mac_address: report.mac,
         ipv4_address: report.ipv4.unwrap_or_default(),
         ipv6_address: report.ipv6.unwrap_or_default(),

@@ -1,12 +1,15 @@
 //! `cnet ps` and `cnet inspect`: who is where.
 
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::each::one_or_each;
 use super::table::table;
 use crate::control::{ContainerReport, PublishedPort};
 use crate::handle::Network;
+use crate::logging::report;
+use crate::network::cli::all_of;
 use crate::network::{Directories, Store, inspect};
 use crate::registry::{Registry, Running};
 
@@ -47,24 +50,29 @@ struct Entry {
     container: ContainerReport,
 }
 
-/// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere.
+/// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere. A
+/// network that cannot be asked is an error, after all others are listed.
 pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
-    let entries = entries(options.network.as_deref()).await?;
+    let (entries, failures) = entries(options.network.as_deref()).await?;
     let text = match options.format {
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
         Format::Table => table(&lines(&entries)),
     };
     super::print(&text)?;
-    Ok(())
+    all_of(failures.into_iter().map(Err))
 }
 
 /// Prints all about containers, once for each network that they are on, and about networks.
 pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
-    let entries = entries(None).await?;
+    let (entries, failures) = entries(None).await?;
+    for failure in &failures {
+        // Who is on that network may be one of those that are asked for.
+        super::tell(&report(failure));
+    }
     let directories = Directories::of_this_user()?;
     let store = Store::open(directories.clone());
     let mut found = Vec::new();
-    let mut missing = Vec::new();
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
     for name in &options.names {
         let meant = entries.iter().filter(|entry| entry.is_meant_by(name));
         let before = found.len();
@@ -77,27 +85,36 @@ pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
         match store.get(name) {
             Ok(definition) => {
                 let network = Network::new(definition, directories.clone());
-                let live = network.inspect().await?.map(super::network::containers);
-                let shown = inspect::Network::new(network.definition(), live);
-                found.push(serde_json::to_value(shown)?);
+                match network.inspect().await {
+                    Ok(report) => {
+                        let live = report.map(super::network::containers);
+                        let shown = inspect::Network::new(network.definition(), live);
+                        found.push(serde_json::to_value(shown)?);
+                    }
+                    Err(error) => {
+                        let error = anyhow::Error::new(error);
+                        failed.push(error.context(format!("the network `{name}`")));
+                    }
+                }
             }
             Err(_) => missing.push(name.as_str()),
         }
     }
     super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
-    match missing.as_slice() {
-        [] => Ok(()),
-        names => bail!("there is no container and no network {}", names.join(", ")),
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        failed.push(anyhow!("there is no container and no network {names}"));
     }
+    all_of(failed.into_iter().map(Err))
 }
 
-/// The containers on the network of that name, or all.
-async fn entries(network: Option<&str>) -> anyhow::Result<Vec<Entry>> {
+/// The containers on the network of that name, or all; and what is wrong with the networks that do
+/// not tell.
+async fn entries(network: Option<&str>) -> anyhow::Result<(Vec<Entry>, Vec<anyhow::Error>)> {
     let mut entries = Vec::new();
-    for network in networks(network)? {
-        let Some(report) = network.inspect().await? else {
-            continue;
-        };
+    let ask = |network: Network| async move { network.inspect().await };
+    let answers = one_or_each(network, ask).await?;
+    for report in answers.given {
         entries.extend(report.containers.into_iter().map(|container| Entry {
             network: report.name.clone(),
             container,
@@ -109,7 +126,7 @@ async fn entries(network: Option<&str>) -> anyhow::Result<Vec<Entry>> {
         let others: Vec<Running> = registry.list().into_iter().filter(|r| !known(r)).collect();
         entries.extend(others.into_iter().map(held));
     }
-    Ok(entries)
+    Ok((entries, answers.failures))
 }
 
 impl Entry {
@@ -141,19 +158,6 @@ fn held(running: Running) -> Entry {
         network: running.network,
         container,
     }
-}
-
-/// The network of that name, or all of them.
-pub(super) fn networks(name: Option<&str>) -> anyhow::Result<Vec<Network>> {
-    if let Some(name) = name {
-        return Ok(vec![Network::open(name)?]);
-    }
-    let directories = Directories::of_this_user()?;
-    let all = Store::open(directories.clone()).list()?;
-    let networks = all.into_iter();
-    Ok(networks
-        .map(|definition| Network::new(definition, directories.clone()))
-        .collect())
 }
 
 fn lines(entries: &[Entry]) -> Vec<Vec<String>> {

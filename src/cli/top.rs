@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::ps::{Format, networks};
+use super::each::one_or_each;
+use super::ps::Format;
 use super::table::table;
 use crate::control::ContainerStatistics;
+use crate::handle::Network;
+use crate::logging::report;
+use crate::network::cli::all_of;
 
 /// The options of `cnet top`.
 #[derive(Args, Debug)]
@@ -60,10 +64,10 @@ struct Rates {
 pub(super) async fn top(options: TopOptions) -> anyhow::Result<()> {
     let terminal = rustix::termios::isatty(rustix::stdio::stdout());
     let goes_on = options.watch || terminal && !options.once;
-    let (mut before, mut begun) = (look(&options).await?, Instant::now());
+    let ((mut before, _), mut begun) = (look(&options).await?, Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(options.interval)).await;
-        let (after, now) = (look(&options).await?, Instant::now());
+        let ((after, failures), now) = (look(&options).await?, Instant::now());
         let rates = rates(&before, &after, now - begun);
         let text = match options.format {
             Format::Json => format!("{}\n", serde_json::to_string(&rates)?),
@@ -72,24 +76,27 @@ pub(super) async fn top(options: TopOptions) -> anyhow::Result<()> {
             Format::Table => shown(&rates),
         };
         if !super::print(&text)? || !goes_on {
-            return Ok(());
+            return all_of(failures.into_iter().map(Err));
+        }
+        for failure in &failures {
+            super::tell(&report(failure));
         }
         (before, begun) = (after, now);
     }
 }
 
-async fn look(options: &TopOptions) -> anyhow::Result<Snapshot> {
+/// What has passed, and what is wrong with the networks that do not tell.
+async fn look(options: &TopOptions) -> anyhow::Result<(Snapshot, Vec<anyhow::Error>)> {
     let mut snapshot = Snapshot::new();
-    for network in networks(options.network.as_deref())? {
-        let Some(report) = network.statistics().await? else {
-            continue;
-        };
+    let ask = |network: Network| async move { network.statistics().await };
+    let answers = one_or_each(options.network.as_deref(), ask).await?;
+    for report in answers.given {
         for container in report.containers {
             let key = (report.network.clone(), container.name.clone());
             snapshot.insert(key, container);
         }
     }
-    Ok(snapshot)
+    Ok((snapshot, answers.failures))
 }
 
 fn rates(before: &Snapshot, after: &Snapshot, time: Duration) -> Vec<Rates> {

@@ -21,6 +21,9 @@ use super::{Action, ErrorBody, Kind, MAX_ANSWER, PATH, Refusal};
 /// ([`crate::opener::PATIENCE`]).
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
+/// The same of an action that only looks.
+const MAX_WAIT_LOOKING: Duration = Duration::from_secs(5);
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -40,7 +43,9 @@ pub enum AskError {
     #[error("the network process ended before it answered: {0}")]
     Lost(hyper::Error),
     /// No answer in time.
-    #[error("the network process does not answer")]
+    #[error(
+        "the network process does not answer; if it stays like that, end it with SIGKILL: the next command starts it again, with its containers"
+    )]
     Silent,
     /// An answer that makes no sense.
     #[error("the network process gave an answer that cannot be read: {0}")]
@@ -72,7 +77,11 @@ pub async fn ask<T: DeserializeOwned>(
     if !super::is_ours(&stream) {
         return Err(AskError::Stranger(path.to_owned()));
     }
-    let asked = timeout(MAX_WAIT, converse(stream, action, descriptors));
+    let patience = match action {
+        Action::Inspect(_) | Action::Statistics(_) => MAX_WAIT_LOOKING,
+        _ => MAX_WAIT,
+    };
+    let asked = timeout(patience, converse(stream, action, descriptors));
     let (status, body) = asked.await.map_err(|_| AskError::Silent)??;
     let unreadable = |e: serde_json::Error| AskError::Unreadable(e.to_string());
     if status == 200 {

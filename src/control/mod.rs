@@ -50,13 +50,14 @@ pub enum Action {
     /// Gives a container an interface on the network. Needs a descriptor of its network namespace,
     /// and for a target that is a process a pidfd behind it. Refused with 409 if the name, the
     /// id or an address is taken or the container is on the network already, with 400 for the
-    /// namespace that the network itself goes out by, and with 422 if the interface cannot be made. Answered with an [`Attached`].
+    /// namespace that the network itself goes out by, and with 422 if the interface cannot be made,
+    /// or for ports on an internal network. Answered with an [`Attached`].
     Attach(Attach),
     /// Takes a container's interface away. 404 if there is no such container. Answered with
     /// [`Nothing`].
     Detach(Detach),
     /// Opens ports of the host and leads them to a container; all or none. 404 if there is no such
-    /// container, 409 if a port is taken. Answered with [`Published`].
+    /// container, 409 if a port is taken, 422 on an internal network. Answered with [`Published`].
     Publish(PublishPorts),
     /// Closes ports of the host. 404 if none was open. Answered with [`Published`]: those closed.
     Unpublish(PublishPorts),
@@ -96,7 +97,8 @@ pub struct Attach {
     /// path does. Without a path it is known by its process.
     pub path: Option<PathBuf>,
     /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
-    /// again after a crash of the network's process.
+    /// again after a crash of the network's process. Its number is the network's process's, and not
+    /// for a container that is known by a path.
     pub member: Option<i32>,
     /// Where a virtual machine meets the network, as `stream:PATH` or `dgram:LOCAL:REMOTE`: then
     /// there is no namespace and no descriptor, and it stays until it is detached.

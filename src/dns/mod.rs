@@ -105,7 +105,12 @@ impl Service {
             Inspected::Answer(answer) => return reply(answer),
             Inspected::Nothing => return,
         };
-        if let Some(answer) = self.names.answer(&query, &question, transport) {
+        let own = self.names.answer(&query, &question, transport);
+        let elsewhere = || {
+            self.names
+                .answer_of_others(client, &query, &question, transport)
+        };
+        if let Some(answer) = own.or_else(elsewhere) {
             return reply(answer);
         }
         if self.forwarder.is_none() {

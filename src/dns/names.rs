@@ -11,7 +11,8 @@
 //! A container answers to its name, its aliases and the beginning of its id, each alone, before
 //! the network's name (`web.cnet`, as with Docker) and before the network's search domains. A name
 //! that several share has all their addresses, another one first each time. The address of a
-//! container leads back to its name before the network's.
+//! container leads back to its name before the network's. What a network does not have, the other
+//! networks that the client is on may have ([`LocalNames::with_others`]).
 //!
 //! # Invariants
 //!
@@ -28,6 +29,7 @@
 //! 5): it is true only until the next container joins.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -225,6 +227,17 @@ pub struct LocalNames {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
     containers: Option<Names>,
+    others: Others,
+}
+
+/// Tells, for a client's address, the names of its other networks.
+#[derive(Clone, Default)]
+struct Others(Option<Arc<dyn Fn(IpAddr) -> Vec<Names> + Send + Sync>>);
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Others").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What is known of a name.
@@ -241,6 +254,7 @@ impl LocalNames {
             ipv4,
             ipv6,
             containers: None,
+            others: Others::default(),
         }
     }
 
@@ -250,6 +264,34 @@ impl LocalNames {
             containers: Some(containers),
             ..self
         }
+    }
+
+    /// With the names that `of_client` gives for the address of whoever asks: those of the other
+    /// networks that it is on. Called for each query that nothing else here answers; it must not
+    /// wait.
+    pub fn with_others(
+        self,
+        of_client: impl Fn(IpAddr) -> Vec<Names> + Send + Sync + 'static,
+    ) -> LocalNames {
+        LocalNames {
+            others: Others(Some(Arc::new(of_client))),
+            ..self
+        }
+    }
+
+    /// As [`LocalNames::answer`], for a name on another network of `client`.
+    pub fn answer_of_others(
+        &self,
+        client: IpAddr,
+        query: &[u8],
+        question: &Question,
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        let others = self.others.0.as_ref()?(client);
+        others.into_iter().find_map(|names| {
+            let other = LocalNames::default().with_containers(names);
+            other.answer(query, question, transport)
+        })
     }
 
     /// The answer to `query` if it asks for a name of ours, to be sent over `transport`. A type

@@ -209,6 +209,7 @@ impl Hub {
 
     /// Takes name and addresses.
     fn reserve(&self, wish: Wish, life: Life, namespace: (u64, u64)) -> Result<Key, Refusal> {
+        self.may_open(wish.publish.len())?;
         let name = wish.name.unwrap_or_else(|| wish.id[..SHORT_ID].to_owned());
         let mut tables = self.tables();
         let is_it = |record: &Record| match life {
@@ -273,17 +274,34 @@ impl Hub {
         }
         let opened = self.open_for(key, guests(&record), specs).await?;
         opened.ok_or_else(gone)?;
-        let mut tables = self.tables();
-        let stay = tables.stay(key).ok_or_else(gone)?;
-        self.names.announce(&stay.record);
-        self.save(&tables);
+        {
+            let mut tables = self.tables();
+            let stay = tables.stay(key).ok_or_else(gone)?;
+            self.names.announce(&stay.record);
+            self.changed(&mut tables);
+        }
+        self.save().await;
         // From here on it is known to whoever comes after us.
+        let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
         let persistent = stay.plugged.as_ref().map(|p| p.tap.set_persistent(true));
         match persistent {
             Some(Err(error)) => Err(internal(&error)),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses `count` ports of the host on an internal network. Docker takes such a wish and does
+    /// nothing about it; whoever has it is better told so.
+    fn may_open(&self, count: usize) -> Result<(), Refusal> {
+        if count == 0 || !self.definition.internal {
+            return Ok(());
+        }
+        let text = format!(
+            "the network `{}` is internal: no port of the host leads into it. Publish on another network that the container is on as well, or make this one without --internal",
+            self.definition.name
+        );
+        Err(Refusal::new(Kind::Impossible, text))
     }
 
     /// Notes that these ports lead to the container; `false` if it has left.
@@ -342,7 +360,12 @@ impl Hub {
     /// Takes up those that a process before this one has left behind.
     pub(super) async fn restore(self: &Arc<Self>) {
         let mut restored = JoinSet::new();
-        for record in state::load(&self.state) {
+        let left = state::load(self.state.path());
+        let by_name = left
+            .iter()
+            .map(|record| (record.name.clone(), record.clone()));
+        self.tables().returning = by_name.collect();
+        for record in left {
             let hub = Arc::clone(self);
             restored.spawn(async move {
                 let name = record.name.clone();
@@ -350,16 +373,20 @@ impl Hub {
                     Ok(()) => tracing::info!(container = name, "is taken up again"),
                     Err(why) => tracing::warn!(container = name, why, "is not taken up again"),
                 }
+                hub.tables().returning.remove(&name);
             });
         }
         // Each has told its own failure.
         while restored.join_next().await.is_some() {}
-        let mut tables = self.tables();
-        let present: Vec<String> = tables.stays.keys().cloned().collect();
-        tables
-            .ipam
-            .release_absent(|name| present.iter().any(|p| p == name));
-        self.save(&tables);
+        {
+            let mut tables = self.tables();
+            let present: Vec<String> = tables.stays.keys().cloned().collect();
+            tables
+                .ipam
+                .release_absent(|name| present.iter().any(|p| p == name));
+            self.changed(&mut tables);
+        }
+        self.save().await;
     }
 
     async fn restore_one(self: &Arc<Self>, record: Record) -> Result<(), String> {
@@ -393,6 +420,10 @@ impl Hub {
 
     /// Opens ports again that were open before.
     pub(super) async fn reopen_all(&self, key: &Key, ports: Vec<Port>) {
+        if let Err(error) = self.may_open(ports.len()) {
+            // It was another network when they were opened.
+            return tracing::warn!(container = key.name, %error, "its published ports are lost");
+        }
         for port in ports {
             if let Err(error) = self.reopen(key, port).await {
                 tracing::warn!(container = key.name, %error, "a published port is lost");
@@ -449,6 +480,7 @@ impl Hub {
     /// Opens ports for a container that is there.
     pub(super) async fn publish(&self, ports: &PublishPorts) -> Result<Published, Refusal> {
         let specs: Vec<PublishSpec> = read_specs(&ports.ports)?;
+        self.may_open(specs.len())?;
         let (key, guests) = {
             let tables = self.tables();
             let (key, stay) = tables.find(&ports.container)?;
@@ -457,7 +489,8 @@ impl Hub {
         let opened = self.open_for(&key, guests, &specs).await?;
         let opened = opened
             .ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
-        self.save(&self.tables());
+        self.changed(&mut self.tables());
+        self.save().await;
         let shown = opened.iter().map(|port| port_of(&port.publish));
         Ok(Published {
             ports: shown.map(super::answers::port).collect(),
@@ -471,7 +504,7 @@ impl Hub {
             let mut tables = self.tables();
             let (key, _) = tables.find(&ports.container)?;
             let closed = tables.stay(&key).map(|stay| stay.take_ports(&specs));
-            self.save(&tables);
+            self.changed(&mut tables);
             closed.unwrap_or_default()
         };
         if closed.is_empty() {
@@ -482,6 +515,7 @@ impl Hub {
             return Err(Refusal::new(Kind::NotFound, text));
         }
         published::close(&self.control, &closed).await;
+        self.save().await;
         let shown = closed.iter().map(|port| port_of(&port.publish));
         Ok(Published {
             ports: shown.map(super::answers::port).collect(),

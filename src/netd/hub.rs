@@ -14,7 +14,7 @@
 //!
 //! - The lock is never held while something is waited for.
 //! - `state.json` lists those that have joined, before they are told so and before their interface
-//!   is made to outlive this process.
+//!   is made to outlive this process. It is written without the lock ([`StateFile`]).
 //!
 //! # Limits
 //!
@@ -33,7 +33,7 @@ use tokio::task::AbortHandle;
 
 use super::machine::Machine;
 use super::names::SharedNames;
-use super::state::{self, Life, Record};
+use super::state::{Life, Record, StateFile};
 use crate::control::server::Actions;
 use crate::control::{Action, Answer, Kind, Nothing, Refusal};
 use crate::dataplane::{Control, NetworkConfig, PortId};
@@ -59,7 +59,7 @@ pub(super) struct Hub {
     pub(super) control: Control,
     pub(super) opener: Opener,
     pub(super) names: SharedNames,
-    pub(super) state: PathBuf,
+    pub(super) state: StateFile,
     tables: Mutex<Tables>,
     changes: watch::Sender<()>,
     stopped: AtomicBool,
@@ -72,6 +72,10 @@ pub(super) struct Tables {
     pub(super) ipam: Ipam,
     pub(super) stays: BTreeMap<String, Stay>,
     next: u64,
+    /// Counts what changes who is there.
+    changes: u64,
+    /// Those that a process before this one has left behind, until they are taken up or given up.
+    pub(super) returning: BTreeMap<String, Record>,
 }
 
 /// A container on the network, from the moment that its name is taken.
@@ -133,6 +137,15 @@ impl Tables {
         };
         self.stays.insert(key.name.clone(), stay);
         key
+    }
+
+    /// What has to be found again after a crash: those who have joined, and those who are still to
+    /// be taken up after the last one.
+    fn records(&self) -> Vec<Record> {
+        let joined = self.stays.values().filter(|stay| stay.has_joined());
+        let joined = joined.map(|stay| &stay.record);
+        let joined = joined.filter(|record| !self.returning.contains_key(&record.name));
+        joined.chain(self.returning.values()).cloned().collect()
     }
 
     /// What of a container that is to join is another's already. `is_it` knows the container itself.
@@ -223,11 +236,13 @@ impl Hub {
             control: parts.control,
             opener: parts.opener,
             names: parts.names,
-            state: parts.state,
+            state: StateFile::new(parts.state),
             tables: Mutex::new(Tables {
                 ipam: parts.ipam,
                 stays: BTreeMap::new(),
                 next: 0,
+                changes: 0,
+                returning: BTreeMap::new(),
             }),
             changes: watch::Sender::new(()),
             stopped: AtomicBool::new(false),
@@ -262,16 +277,25 @@ impl Hub {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Writes down who is there. To be called with the tables that were changed.
-    pub(super) fn save(&self, tables: &Tables) {
-        let joined = tables.stays.values().filter(|stay| stay.has_joined());
-        let records = joined.map(|stay| stay.record.clone()).collect();
-        if let Err(error) = state::save(&self.state, records) {
-            // Forwarding goes on; only a crash would be worse than it should be.
-            tracing::error!(%error, path = %self.state.display(), "cannot be written");
-        }
+    /// Notes that the tables were changed. Whoever has to know that it is on the disk calls
+    /// [`Hub::save`] after that, without them.
+    pub(super) fn changed(&self, tables: &mut Tables) {
+        tables.changes += 1;
         self.leases.notify_one();
         self.changes.send_replace(());
+    }
+
+    /// Writes down who is there, unless somebody has done so since the last change.
+    pub(super) async fn save(&self) {
+        let due = self.tables().changes;
+        let now = || {
+            let tables = self.tables();
+            (tables.changes, tables.records())
+        };
+        if let Err(error) = self.state.write(due, now).await {
+            // Forwarding goes on; only a crash would be worse than it should be.
+            tracing::error!(%error, path = %self.state.path().display(), "cannot be written");
+        }
     }
 
     /// Writes the leases down.
@@ -295,15 +319,25 @@ impl Hub {
             };
             tables.ipam.release(&key.name);
             self.names.withdraw(&stay.record);
-            self.save(&tables);
+            self.changed(&mut tables);
             stay
         };
         tracing::info!(container = key.name, why, "leaves");
+        let watch = self.unplug(stay).await;
+        self.save().await;
+        if let Some(watch) = watch {
+            // Last of all, because it may be the very task that this runs in.
+            watch.abort();
+        }
+    }
+
+    /// Takes what has left out of the dataplane; gives what waited for its end.
+    async fn unplug(&self, stay: Stay) -> Option<AbortHandle> {
         if let Some(machine) = stay.machine {
             machine.end().await;
             published::close(&self.control, &stay.opened).await;
         }
-        let Some(plugged) = stay.plugged else { return };
+        let plugged = stay.plugged?;
         // Its published ports close with the port.
         let _ = self.control.remove_port(plugged.port).await;
         // The last descriptor is closed here: the kernel takes its time to end an interface, and
@@ -315,8 +349,7 @@ impl Hub {
             drop(tap);
         });
         let _ = closed.await;
-        // Last of all, because it may be the very task that this runs in.
-        plugged.watch.abort();
+        Some(plugged.watch)
     }
 
     /// Takes everybody out.
@@ -409,6 +442,8 @@ mod tests {
             ipam: Ipam::load(leases, &definition).unwrap(),
             stays: BTreeMap::new(),
             next: 0,
+            changes: 0,
+            returning: BTreeMap::new(),
         }
     }
 
@@ -446,6 +481,40 @@ mod tests {
         for meant in ["", "00", "00a", "19", "we", "webb"] {
             assert_eq!(kind(meant), Kind::NotFound, "{meant}");
         }
+    }
+
+    #[test]
+    fn who_is_still_to_be_taken_up_is_not_forgotten() {
+        let mut tables = tables();
+        let port = crate::netd::state::Port {
+            udp: false,
+            host: "0.0.0.0:8080".parse().unwrap(),
+            container: "10.88.0.2:80".parse().unwrap(),
+        };
+        let web = Record {
+            ports: vec![port],
+            ..record("web", 'a', 17)
+        };
+        for left in [&web, &record("db", 'b', 18)] {
+            tables.returning.insert(left.name.clone(), left.clone());
+        }
+        // One has its place again, but its ports are not open yet.
+        let key = tables.enter(record("web", 'a', 17));
+        let (stop, _) = tokio::sync::oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let task = runtime.unwrap().spawn(async {});
+        tables.stay(&key).unwrap().machine = Some(Machine::new(stop, task));
+        let names = |tables: &Tables| {
+            let mut names: Vec<String> = tables.records().into_iter().map(|r| r.name).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&tables), ["db", "web"]);
+        assert!(tables.records().contains(&web), "its ports are forgotten");
+        tables.returning.clear();
+        assert_eq!(names(&tables), ["web"]);
+        tables.enter(record("new", 'c', 19));
+        assert_eq!(names(&tables), ["web"], "who has not joined is not there");
     }
 
     #[test]

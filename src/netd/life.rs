@@ -35,6 +35,24 @@ fn is_own(namespace: (u64, u64)) -> bool {
     std::fs::metadata("/proc/self/ns/net").is_ok_and(|own| (own.dev(), own.ino()) == namespace)
 }
 
+/// Whether the process `member` is in the container's `namespace`: after a crash that is looked for
+/// by it.
+fn check_member(member: i32, namespace: (u64, u64)) -> Result<(), Refusal> {
+    let refused = |why: &str| Err(invalid(format!("the member {member} {why}")));
+    if member <= 0 {
+        return refused("is not the number of a process");
+    }
+    match std::fs::metadata(format!("/proc/{member}/ns/net")) {
+        Ok(found) if (found.dev(), found.ino()) == namespace => Ok(()),
+        Ok(_) => refused("is in another network namespace; name a process in the container's"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            refused("has ended, or never was; name a process in the container's namespace")
+        }
+        // Who may not be looked at now may be later.
+        Err(_) => Ok(()),
+    }
+}
+
 fn invalid(text: impl ToString) -> Refusal {
     Refusal::new(Kind::Invalid, text.to_string())
 }
@@ -51,6 +69,11 @@ impl Pinned {
             .next()
             .ok_or_else(|| invalid("the request brings no descriptor of a network namespace"))?;
         let (life, end) = match (path, descriptors.next()) {
+            (Some(_), _) if member.is_some() => {
+                return Err(invalid(
+                    "a member goes with the pidfd of another process, not with a path",
+                ));
+            }
             (Some(path), _) if path.is_absolute() => by_path(path)?,
             (Some(_), _) => return Err(invalid("the path of a namespace starts with a slash")),
             (None, Some(pidfd)) => by_process(pidfd, member)?,
@@ -61,6 +84,9 @@ impl Pinned {
             return Err(invalid(
                 "that is the network namespace which the network itself goes out by: its default route would lead into the network; name a container's",
             ));
+        }
+        if let Some(member) = member {
+            check_member(member, pinned.namespace)?;
         }
         match path.map(std::fs::metadata) {
             Some(Ok(found)) if (found.dev(), found.ino()) == pinned.namespace => Ok(pinned),
@@ -219,5 +245,24 @@ mod tests {
         let net = std::fs::File::open("/proc/self/ns/net").unwrap().into();
         assert!(text(vec![net, own()], None).contains("the network itself"));
         assert!(text(vec![null(), own()], None).contains("not one of a network namespace"));
+        let with_member = Pinned::received(vec![null()], Some(Path::new("/x")), Some(1));
+        assert!(with_member.unwrap_err().message.contains("not with a path"));
+    }
+
+    #[test]
+    fn a_member_is_in_the_namespace() {
+        let own = std::fs::metadata("/proc/self/ns/net").unwrap();
+        let (own, pid) = ((own.dev(), own.ino()), std::process::id() as i32);
+        assert_eq!(check_member(pid, own), Ok(()));
+        for (member, namespace, why) in [
+            (0, own, "not the number"),
+            (-1, own, "not the number"),
+            (i32::MAX, own, "has ended"),
+            (pid, (own.0, own.1 + 1), "another network namespace"),
+        ] {
+            let refused = check_member(member, namespace).unwrap_err();
+            assert_eq!(refused.kind, Kind::Invalid);
+            assert!(refused.message.contains(why), "{}", refused.message);
+        }
     }
 }

@@ -38,6 +38,15 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// One that `task` serves until `stop` is dropped.
+    pub(super) fn new(stop: oneshot::Sender<()>, task: JoinHandle<()>) -> Machine {
+        Machine {
+            stop,
+            task,
+            port: None,
+        }
+    }
+
     /// Takes it out of the dataplane.
     pub(super) async fn end(self) {
         drop(self.stop);
@@ -84,19 +93,18 @@ impl Hub {
             let stay = tables.stay(key).ok_or_else(gone)?;
             let (stop, stopped) = oneshot::channel();
             let served = Arc::clone(self).serve_machine(key.clone(), endpoint, stopped);
-            stay.machine = Some(Machine {
-                stop,
-                task: tokio::spawn(served),
-                port: None,
-            });
+            stay.machine = Some(Machine::new(stop, tokio::spawn(served)));
             super::attach::guests(&stay.record)
         };
         let opened = self.open_for(key, guests, specs).await?;
         opened.ok_or_else(gone)?;
-        let mut tables = self.tables();
-        let stay = tables.stay(key).ok_or_else(gone)?;
-        self.names.announce(&stay.record);
-        self.save(&tables);
+        {
+            let mut tables = self.tables();
+            let stay = tables.stay(key).ok_or_else(gone)?;
+            self.names.announce(&stay.record);
+            self.changed(&mut tables);
+        }
+        self.save().await;
         Ok(())
     }
 

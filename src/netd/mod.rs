@@ -26,27 +26,25 @@
 //!
 //! A definition is read at the start. Changing it needs the network to be stopped.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cnet_tap::fork::fork;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::server::{self, Busy};
 use crate::dataplane::{Dataplane, NetworkConfig};
-use crate::dns::{Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::logging::report;
-use crate::network::{Definition, Directories, HostRoutes, Ipam, Store};
+use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, runtime};
 use crate::opener::{self, Seat};
 use crate::{inherited, logging};
 
@@ -54,14 +52,17 @@ mod answers;
 mod attach;
 mod hub;
 mod life;
+mod log;
 mod machine;
 mod names;
+mod neighbours;
 pub mod start;
 pub mod state;
 
 pub(crate) use attach::{SHORT_ID, random_id};
 use hub::{Door, Hub};
 use names::SharedNames;
+use neighbours::Neighbours;
 
 /// The hidden subcommand that this process is started by.
 pub const SUBCOMMAND: &str = "network-process";
@@ -82,7 +83,11 @@ pub fn main(network: &str) -> ExitCode {
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error.context("cannot start the network process")),
     }
-    logging::start(tracing::Level::INFO);
+    match log::Bounded::stderr() {
+        Ok(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
+        // It is closed: there is nothing to bound.
+        Err(_) => logging::start(tracing::Level::INFO),
+    }
     match live(network) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -125,7 +130,8 @@ fn live(network: &str) -> anyhow::Result<()> {
         anyhow::Error::new(e).context(format!("cannot use {}", path.display()))
     };
     let directory = made.map_err(unusable)?;
-    let Some(_lock) = lock(&directory.join("lock"))? else {
+    let lock = runtime::lock(&directory);
+    let Some(_lock) = lock.with_context(|| format!("cannot lock {}", directory.display()))? else {
         bail!("another process serves the network `{network}` already");
     };
     let store = Store::open(directories.clone());
@@ -135,27 +141,6 @@ fn live(network: &str) -> anyhow::Result<()> {
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(serve(directories, definition, seat))
-}
-
-/// Takes the lock that says that this process serves the network; `None` if another one does.
-/// One that was killed a moment ago may still be ending.
-fn lock(path: &Path) -> anyhow::Result<Option<File>> {
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    for _ in 0..100 {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(file)),
-            Err(Errno::WOULDBLOCK) => std::thread::sleep(Duration::from_millis(5)),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error).with_context(|| path.display().to_string()),
-        }
-    }
-    Ok(None)
 }
 
 /// What the dataplane is to be for this definition.
@@ -178,7 +163,8 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     let opener = seat.attend()?;
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
     let names = SharedNames::new(&definition);
-    let dns = dns_service(&definition, &names);
+    let neighbours = Neighbours::new(Store::open(directories.clone()), &definition.name);
+    let dns = dns_service(&definition, names.local(&definition, neighbours));
     let config = config(&definition);
     let (dataplane, queries) = Dataplane::start(config.clone())?;
     let control = dataplane.control();
@@ -216,6 +202,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         reason = dataplane.ended() => Some(reason),
         () = opener.ended() => Some("the opener has ended".to_owned()),
     };
+    hub.save().await;
     hub.flush().await;
     let stopped = dataplane.stop();
     tracing::info!(network = name, "ends");
@@ -225,8 +212,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     }
 }
 
-fn dns_service(definition: &Definition, names: &SharedNames) -> Arc<Service> {
-    let local = names.local(definition);
+fn dns_service(definition: &Definition, local: LocalNames) -> Arc<Service> {
     if definition.internal {
         return Service::internal(local);
     }

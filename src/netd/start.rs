@@ -1,21 +1,19 @@
 //! The client's part: starting a network process where there is none.
 //!
 //! Clients take turns at the network's directory, so that two that find nobody start one process
-//! between them. A process that leaves takes the turn as well, and keeps it until it has ended.
+//! between them. A process that leaves takes the turn as well, and keeps it until it has ended. So
+//! does whoever removes the network, and a process is started only for one that is there.
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::log::Bounded;
 use super::{READY, SUBCOMMAND};
-use crate::network::{Directories, file};
-
-/// Bytes of a log that are kept when the next process starts.
-const MAX_LOG: u64 = 1024 * 1024;
+use crate::network::{DEFAULT_NETWORK, Directories, runtime};
 
 /// Why there is no network process.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +26,9 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// There is no such network any more.
+    #[error("the network `{0}` was removed meanwhile; `cnet network create {0}` makes it again")]
+    Removed(String),
     /// The program cannot be executed.
     #[error("cannot execute {}: {source}; install cnet, or name its program", .program.display())]
     Program {
@@ -49,16 +50,18 @@ pub enum StartError {
 /// See [`StartError`].
 pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
     let unusable = |(path, source)| StartError::Directory { path, source };
-    let path = directories
-        .make_network_runtime(network)
-        .map_err(unusable)?;
+    let (path, _turn) = runtime::turn(directories, network).map_err(unusable)?;
     let failed = |source| unusable((path.clone(), source));
-    let _turn = file::Turn::at(&path).map_err(failed)?;
     if UnixStream::connect(directories.socket(network)).is_ok() {
         // Somebody else was quicker.
         return Ok(());
     }
-    let log = open_log(&path.join("log")).map_err(failed)?;
+    if network != DEFAULT_NETWORK && !directories.definition(network).exists() {
+        // The directory, if it was made just now.
+        let _ = fs::remove_dir(&path);
+        return Err(StartError::Removed(network.to_owned()));
+    }
+    let log = Bounded::open(&runtime::log(&path)).map_err(failed)?;
     let not_started = |source| StartError::Program {
         program: program.to_owned(),
         source,
@@ -82,7 +85,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         true => Ok(()),
         false if said.is_empty() => Err(StartError::Failed(format!(
             "it ended without a word; {} may tell more",
-            path.join("log").display()
+            runtime::log(&path).display()
         ))),
         false => Err(StartError::Failed(said)),
     }
@@ -107,17 +110,6 @@ fn read_until_ready(mut out: impl Read, said: &mut String) -> io::Result<()> {
     Ok(())
 }
 
-fn open_log(path: &Path) -> io::Result<fs::File> {
-    if fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG) {
-        fs::remove_file(path)?;
-    }
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,12 +132,15 @@ mod tests {
             state: place.path().join("s"),
             runtime: place.path().join("r"),
         };
-        let error = |program: &str| ensure(&directories, "n", Path::new(program)).unwrap_err();
+        let error = |program: &str| ensure(&directories, "cnet", Path::new(program)).unwrap_err();
         assert!(matches!(error("true"), StartError::Failed(_)));
         assert!(error("true").to_string().contains("without a word"));
         assert!(matches!(
             error("/no/such/program"),
             StartError::Program { .. }
         ));
+        let error = ensure(&directories, "lan", Path::new("true")).unwrap_err();
+        assert!(error.to_string().contains("`lan` was removed"), "{error}");
+        assert!(!directories.network_runtime("lan").exists());
     }
 }

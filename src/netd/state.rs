@@ -8,8 +8,10 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use crate::network::file;
 use crate::vm::VmAddress;
@@ -109,6 +111,57 @@ pub fn load(path: &Path) -> Vec<Record> {
     }
 }
 
+/// The file, written by one at a time, each time with what is so then: whoever comes late finds
+/// that it was written for them already. Nothing of the network's process waits for the disk but
+/// who has to.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    /// The number of the last change that is in the file.
+    written: Arc<Mutex<u64>>,
+}
+
+impl StateFile {
+    pub(super) fn new(path: PathBuf) -> StateFile {
+        StateFile {
+            path,
+            written: Arc::default(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure that the change of the number `due`, counted from 1, is in the file. `now` gives
+    /// the number of the last change, and who is there after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`]; the next call tries again.
+    pub(super) async fn write(
+        &self,
+        due: u64,
+        now: impl FnOnce() -> (u64, Vec<Record>),
+    ) -> io::Result<()> {
+        // Given back by the thread that writes, so that a caller who goes away lets nobody in.
+        let mut written = Arc::clone(&self.written).lock_owned().await;
+        if *written >= due {
+            return Ok(());
+        }
+        let (number, containers) = now();
+        let path = self.path.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let saved = save(&path, containers);
+            if saved.is_ok() {
+                *written = number;
+            }
+            saved
+        });
+        writing.await?
+    }
+}
+
 /// Replaces the file at `path`, or removes it if there is nothing to remember.
 ///
 /// # Errors
@@ -193,6 +246,59 @@ mod tests {
         save(&path, Vec::new()).unwrap();
         assert!(!path.exists());
         save(&path, Vec::new()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_to_be_written_is_there_and_never_anything_older() {
+        let place = tempfile::tempdir().unwrap();
+        let file = Arc::new(StateFile::new(place.path().join("state.json")));
+        let there = Arc::new(std::sync::Mutex::new(Vec::<Record>::new()));
+        let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            let (file, there) = (Arc::clone(&file), Arc::clone(&there));
+            let writes = Arc::clone(&writes);
+            tasks.spawn(async move {
+                let due = {
+                    let mut there = there.lock().unwrap();
+                    there.push(Record {
+                        name: format!("c{number}"),
+                        ..record()
+                    });
+                    there.len() as u64
+                };
+                let now = || {
+                    writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let there = there.lock().unwrap();
+                    (there.len() as u64, there.clone())
+                };
+                file.write(due, now).await.unwrap();
+                let found = load(file.path());
+                assert!(found.len() as u64 >= due, "{} of {due}", found.len());
+                let own = format!("c{number}");
+                assert!(found.iter().any(|record| record.name == own), "{own}");
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(load(file.path()), *there.lock().unwrap());
+        let writes = writes.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(writes < 50, "each wrote for itself: {writes}");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_tried_again() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("gone");
+        let file = StateFile::new(directory.join("state.json"));
+        let now = || (1, vec![record()]);
+        file.write(1, now).await.unwrap_err();
+        fs::create_dir(&directory).unwrap();
+        file.write(1, now).await.unwrap();
+        assert_eq!(load(file.path()), [record()]);
+        fs::remove_file(file.path()).unwrap();
+        file.write(1, || panic!("it was written")).await.unwrap();
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,6 +20,9 @@ use super::routes::HostRoutes;
 use super::store::{Store, StoreError};
 use crate::logging::report;
 use crate::run::args::{DEFAULT_MTU, MTU_RANGE};
+
+/// How long to wait for the name of somebody who is just joining.
+const JOINING: Duration = Duration::from_millis(100);
 
 /// What is on a network now; `None` if its process does not run.
 pub type Ask<'a> = &'a dyn Fn(&Definition) -> anyhow::Result<Live>;
@@ -62,7 +66,7 @@ pub struct CreateOptions {
     pub ip_range: Vec<IpNet>,
 
     /// No way out: containers reach each other and the gateway alone. Their names are answered,
-    /// all others do not exist.
+    /// all others do not exist. Nor is there a way in: ports cannot be published on it.
     #[arg(long)]
     pub internal: bool,
 
@@ -205,7 +209,11 @@ pub fn run(
             writeln!(out, "{}", made.id)?;
             Ok(())
         }
-        NetworkCommand::Ls(options) => list(&options, &store.list()?, out),
+        NetworkCommand::Ls(options) => {
+            let (all, broken) = sorted_out(store)?;
+            list(&options, &all, out)?;
+            all_of(broken.into_iter().map(Err))
+        }
         NetworkCommand::Inspect(options) => inspect(&options.names, store, ask, out),
         NetworkCommand::Rm(options) => {
             let each = |name: &String| remove(name, store, ask, &mut *out);
@@ -275,18 +283,34 @@ fn inspect(
 }
 
 fn remove(name: &str, store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let (name, users) = match store.get(name) {
+    let name = match store.get(name) {
         Ok(definition) => {
-            let users = users(&definition, ask)?;
-            (definition.name, users)
+            remove_unused(&definition, store, ask)?;
+            definition.name
         }
         // Nobody can start a network from a file that cannot be understood.
-        Err(StoreError::Broken { .. }) => (name.to_owned(), None),
+        Err(StoreError::Broken { .. }) => {
+            store.remove(name, None)?;
+            name.to_owned()
+        }
         Err(error) => return Err(error.into()),
     };
-    store.remove(&name, users)?;
     writeln!(out, "{name}")?;
     Ok(())
+}
+
+/// Removes a network that nobody is on. Who has come since it was asked is asked for again.
+fn remove_unused(definition: &Definition, store: &Store, ask: Ask<'_>) -> anyhow::Result<()> {
+    let mut attempts = 3;
+    loop {
+        attempts -= 1;
+        match store.remove(&definition.name, users(definition, ask)?) {
+            Err(StoreError::InUse { containers, .. }) if containers.is_empty() && attempts > 0 => {
+                std::thread::sleep(JOINING);
+            }
+            removed => return Ok(removed?),
+        }
+    }
 }
 
 /// The names of those on a network; `None` if its process does not run.
@@ -297,19 +321,19 @@ fn users(definition: &Definition, ask: Ask<'_>) -> anyhow::Result<Option<Vec<Str
 }
 
 fn prune(store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()> {
-    let mut results = Vec::new();
-    for definition in store.list()? {
+    let (all, broken) = sorted_out(store)?;
+    let mut results: Vec<_> = broken.into_iter().map(Err).collect();
+    for definition in all {
         if definition.name == super::DEFAULT_NETWORK {
             continue;
         }
-        let pruned = users(&definition, ask).and_then(|users| {
-            if users.is_none() {
-                store.remove(&definition.name, None)?;
-                writeln!(out, "{}", definition.name)?;
-            }
-            Ok(())
-        });
-        results.push(pruned);
+        match remove_unused(&definition, store, ask) {
+            Ok(()) => writeln!(out, "{}", definition.name)?,
+            Err(error) => match error.downcast_ref() {
+                Some(StoreError::InUse { .. }) => {}
+                _ => results.push(Err(error)),
+            },
+        }
     }
     all_of(results)
 }
@@ -326,8 +350,20 @@ fn confirmed() -> anyhow::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+/// The networks there are, and what is wrong with the files of others.
+fn sorted_out(store: &Store) -> anyhow::Result<(Vec<Definition>, Vec<anyhow::Error>)> {
+    let (mut all, mut broken) = (Vec::new(), Vec::new());
+    for definition in store.each()? {
+        match definition {
+            Ok(definition) => all.push(definition),
+            Err(error) => broken.push(error.into()),
+        }
+    }
+    Ok((all, broken))
+}
+
 /// One error for all that went wrong.
-fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
     let errors = results.into_iter().filter_map(Result::err);
     let texts: Vec<String> = errors.map(|error| report(&error)).collect();
     match texts.as_slice() {

@@ -109,19 +109,32 @@ impl Turn {
     ///
     /// # Errors
     ///
-    /// What open(2) or flock(2) says.
-    pub fn at(directory: &Path) -> io::Result<Turn> {
-        let directory = File::open(directory)?;
+    /// What open(2) or flock(2) says; `NotFound` also if the directory was removed meanwhile, even
+    /// if there is another one in its place.
+    pub fn at(path: &Path) -> io::Result<Turn> {
+        let directory = File::open(path)?;
         loop {
             match flock(&directory, FlockOperation::LockExclusive) {
                 Err(rustix::io::Errno::INTR) => {}
-                taken => {
-                    return Ok(taken.map(|()| Turn {
-                        _directory: directory,
-                    })?);
-                }
+                taken => break taken?,
             }
         }
+        match is_at(&directory, path)? {
+            true => Ok(Turn {
+                _directory: directory,
+            }),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// Whether `file` is what `path` leads to.
+pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

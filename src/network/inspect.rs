@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnet_vswitch::MacAddr;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::definition::Definition;
 use super::ipam::Addresses;
@@ -205,6 +206,19 @@ impl Container {
     }
 }
 
+/// The id of a container's place on a network: 64 hexadecimal digits, the same for as long as both
+/// keep their ids, and another one for each network.
+pub fn endpoint_id(network: &str, container: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in ["endpoint", network, container] {
+        hash.update(part);
+        // Which no id contains.
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The line of a network in `cnet network ls --format json`, whose fields are all text, as
 /// Docker's are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -347,6 +361,22 @@ mod tests {
         assert_eq!(serde_json::to_value(&network).unwrap(), expected);
         let back: Network = serde_json::from_value(expected).unwrap();
         assert_eq!(back, network);
+    }
+
+    #[test]
+    fn a_place_is_neither_the_container_s_nor_another_network_s() {
+        let (net, other, container) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+        let id = endpoint_id(&net, &container);
+        assert_eq!(id, endpoint_id(&net, &container));
+        assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+        for another in [
+            container.clone(),
+            endpoint_id(&other, &container),
+            endpoint_id(&net, &other),
+            endpoint_id(&container, &net),
+        ] {
+            assert_ne!(id, another);
+        }
     }
 
     #[test]

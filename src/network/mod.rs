@@ -24,6 +24,7 @@ mod ipam;
 mod name;
 mod pool;
 mod routes;
+pub mod runtime;
 mod store;
 
 pub use definition::{BRIDGE, Definition, DefinitionError, Request};

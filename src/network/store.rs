@@ -5,6 +5,8 @@
 //! One file a network, in one directory. Who changes anything there takes a [`Turn`], so that two
 //! creators cannot choose overlapping subnets. Readers need none: files are replaced whole.
 //!
+//! A network is removed only while nobody serves it, nor can begin to ([`mod@super::runtime`]).
+//!
 //! The default network has no file as long as its subnet shares nothing with the host's routes.
 //! Where it does at the network's first use ([`Store::settle`]), it gets another subnet, and a
 //! file to remember it by.
@@ -14,8 +16,9 @@
 //! A route that the host gets later is not noticed: the containers reach what is in the network
 //! instead of what is behind the route.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -28,6 +31,7 @@ use super::file::{self, Turn};
 use super::name::{DEFAULT_NETWORK, NameError, check_network_name};
 use super::pool::{Ipv4Pool, Ipv6Pool, overlap};
 use super::routes::{HostRoutes, free_ipv4, free_ula};
+use super::runtime;
 
 /// Docker's date for what nobody made.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -116,7 +120,7 @@ pub enum StoreError {
 
 fn list(containers: &[String]) -> String {
     match containers {
-        [] => ": its process runs".to_owned(),
+        [] => ": its process runs, and somebody may just be joining; try again".to_owned(),
         names => format!(" by {}: `cnet detach` takes them off", names.join(", ")),
     }
 }
@@ -138,15 +142,29 @@ impl Store {
     ///
     /// [`StoreError::Broken`] for the first file that cannot be understood; [`StoreError::File`].
     pub fn list(&self) -> Result<Vec<Definition>, StoreError> {
-        let mut all = Vec::new();
-        for name in self.names()? {
-            all.extend(self.read(&name)?);
+        self.each()?.into_iter().collect()
+    }
+
+    /// As [`Store::list`], but a file that cannot be understood or read is an entry beside the
+    /// others.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::File`] if the directory cannot be read.
+    pub fn each(&self) -> Result<Vec<Result<Definition, StoreError>>, StoreError> {
+        let mut names = self.names()?;
+        if !names.iter().any(|name| name == DEFAULT_NETWORK) {
+            names.push(DEFAULT_NETWORK.to_owned());
         }
-        if !all.iter().any(|d| d.name == DEFAULT_NETWORK) {
-            all.push(self.implied()?);
-        }
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(all)
+        names.sort();
+        let read = |name: String| match self.read(&name) {
+            Ok(None) if name == DEFAULT_NETWORK => Some(self.implied()),
+            // Removed meanwhile.
+            Ok(None) => None,
+            Ok(Some(definition)) => Some(Ok(definition)),
+            Err(error) => Some(Err(error)),
+        };
+        Ok(names.into_iter().filter_map(read).collect())
     }
 
     /// The network of that name, or else the one whose id starts with it.
@@ -249,14 +267,16 @@ impl Store {
         Ok(definition)
     }
 
-    /// Removes the network of that name, and what is remembered of its addresses. `users` names
-    /// the containers on it; `None` if its process does not run. A file that cannot be understood
-    /// can be removed all the same.
+    /// Removes the network of that name, what is remembered of its addresses, and what its process
+    /// has left. `users` names the containers on it; `None` if its process does not run. A file that
+    /// cannot be understood can be removed all the same. Blocks while the network's process starts
+    /// or ends.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Default`], [`StoreError::NotFound`], [`StoreError::InUse`] and
-    /// [`StoreError::File`].
+    /// [`StoreError::Default`], [`StoreError::NotFound`] and [`StoreError::File`];
+    /// [`StoreError::InUse`], without names if the process has been started since `users` was found
+    /// out, or has crashed and left containers.
     pub fn remove(&self, name: &str, users: Option<Vec<String>>) -> Result<(), StoreError> {
         check_network_name(name)?;
         if name == DEFAULT_NETWORK {
@@ -273,19 +293,43 @@ impl Store {
                 containers,
             });
         }
-        let _turn = self.turn()?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::NotFound(name.to_owned()));
-            }
-            removed => removed.map_err(at(&path))?,
+        let file = |(path, source)| StoreError::File { path, source };
+        let (directory, _turn) = runtime::turn(&self.directories, name).map_err(file)?;
+        let Some(_lock) = self.unserved(name, &directory)? else {
+            let (network, containers) = (name.to_owned(), Vec::new());
+            return Err(StoreError::InUse {
+                network,
+                containers,
+            });
+        };
+        let _definitions = self.turn()?;
+        let removed = fs::remove_file(&path);
+        let gone = matches!(&removed, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        if removed.is_ok() || gone {
+            runtime::clear(&self.directories, name);
         }
+        if gone {
+            return Err(StoreError::NotFound(name.to_owned()));
+        }
+        removed.map_err(at(&path))?;
         let leases = self.directories.leases(name);
         // Leases of a network that is gone harm nobody: the next one of that name has other pools,
         // which they do not fit.
         let _ = fs::remove_file(&leases);
         let _ = leases.parent().map(fs::remove_dir);
         Ok(())
+    }
+
+    /// The lock of the network's process, if there is none, nor one that has to be started again to
+    /// take up its containers. Whoever calls has the turn, so none is starting.
+    fn unserved(&self, name: &str, directory: &Path) -> Result<Option<File>, StoreError> {
+        if UnixStream::connect(self.directories.socket(name)).is_ok() {
+            return Ok(None);
+        }
+        let lock = runtime::lock(directory).map_err(at(directory))?;
+        // Nothing is started from a definition that cannot be understood.
+        let crashed = self.directories.state_file(name).exists() && self.read(name).is_ok();
+        Ok(lock.filter(|_| !crashed))
     }
 
     fn turn(&self) -> Result<Turn, StoreError> {

@@ -27,7 +27,8 @@ pub struct RunOptions {
     /// Open a port of the host and lead it to the command.
     ///
     /// Either may be a range, as in 8000-8010:80-90. An IPv6 address stands in brackets. Without
-    /// HOSTIP the port is opened on all addresses, without HOSTPORT any free one is taken.
+    /// HOSTIP the port is opened on all addresses, without HOSTPORT any free one is taken. On an
+    /// internal network it is refused.
     #[arg(
         short,
         long,

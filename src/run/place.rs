@@ -20,9 +20,10 @@ use cnet_tap::{InterfaceConfig, Namespaces, watch};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use crate::cli::each::{Answers, each};
 use crate::dns::resolv_conf::{MAX_FILE, PATH};
-use crate::handle::Network;
-use crate::network::{Directories, Store};
+use crate::network::Directories;
+use crate::network::cli::all_of;
 use crate::registry::Registry;
 
 /// What `--network` says.
@@ -153,11 +154,9 @@ async fn process_of(name: &str) -> anyhow::Result<i32> {
     if let Some(running) = Registry::new(&directories).find(name) {
         return Ok(running.pid);
     }
-    for definition in Store::open(directories.clone()).list()? {
-        let network = Network::new(definition, directories.clone());
-        let Some(report) = network.inspect().await? else {
-            continue;
-        };
+    let Answers { given, failures } =
+        each(|network| async move { network.inspect().await }).await?;
+    for report in given {
         let found = report.containers.into_iter().find(|container| {
             container.name == name || name.len() >= 4 && container.id.starts_with(name)
         });
@@ -167,6 +166,7 @@ async fn process_of(name: &str) -> anyhow::Result<i32> {
             None => {}
         }
     }
+    all_of(failures.into_iter().map(Err))?;
     bail!("there is no container `{name}`; `cnet ps` lists them")
 }
 

@@ -183,6 +183,39 @@ fn a_socket_that_is_listened_to_is_a_network_in_use() {
 }
 
 #[test]
+fn who_has_come_meanwhile_is_asked_for_again() {
+    let place = Place::new();
+    place.run("create web");
+    place.run("create busy");
+    let directories = place.store.directories();
+    // Nobody at first; then one has come. The socket is that of its process.
+    let ask = |busy_at: usize| {
+        let asked = std::cell::Cell::new(0);
+        move |d: &Definition| {
+            asked.set(asked.get() + 1);
+            match asked.get() < busy_at {
+                true => Ok(None),
+                false => busy(d),
+            }
+        }
+    };
+    for name in ["web", "busy"] {
+        directories.make_network_runtime(name).unwrap();
+    }
+    let bind = |name| std::os::unix::net::UnixListener::bind(directories.socket(name)).unwrap();
+    let listeners = ["web", "busy"].map(bind);
+    let (_, result) = place.run_with("rm busy", &ask(2));
+    assert!(result.unwrap_err().to_string().contains("in use by one"));
+    let (_, result) = place.run_with("rm web", &ask(2));
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("its process runs"), "{error}");
+    let (out, result) = place.run_with("prune --force", &ask(2));
+    assert_eq!((&*out, result.is_ok()), ("", true), "in use is no failure");
+    drop(listeners);
+    assert_eq!(place.run("rm web busy"), "web\nbusy\n");
+}
+
+#[test]
 fn bad_options_say_why() {
     let error = |line: &str| parse(line).unwrap_err().to_string();
     assert!(error("create").contains("NAME"));

@@ -171,6 +171,38 @@ fn what_is_in_use_stays() {
 }
 
 #[test]
+fn what_is_served_or_about_to_be_stays() {
+    let Place { store, .. } = place();
+    store.create(Request::new("web"), &none()).unwrap();
+    let directories = store.directories().clone();
+    let in_use = || match store.remove("web", None).unwrap_err() {
+        StoreError::InUse { containers, .. } => assert!(containers.is_empty()),
+        other => panic!("{other}"),
+    };
+    let directory = directories.make_network_runtime("web").unwrap();
+    // A process that has not got as far as its socket.
+    let lock = runtime::lock(&directory).unwrap().unwrap();
+    in_use();
+    drop(lock);
+    let socket = std::os::unix::net::UnixListener::bind(directories.socket("web")).unwrap();
+    in_use();
+    drop(socket);
+    // One that was killed, and has left containers.
+    fs::write(directories.state_file("web"), "x").unwrap();
+    in_use();
+    fs::remove_file(directories.state_file("web")).unwrap();
+    // One that somebody is just starting.
+    let (_, turn) = runtime::turn(&directories, "web").unwrap();
+    let remover = store.clone();
+    let removing = thread::spawn(move || remover.remove("web", None));
+    thread::sleep(std::time::Duration::from_millis(100));
+    assert!(store.get("web").is_ok(), "removed while it was started");
+    drop(turn);
+    removing.join().unwrap().unwrap();
+    assert!(!directory.exists(), "nothing is left of it");
+}
+
+#[test]
 fn ids_stand_for_names() {
     let Place { store, .. } = place();
     let made = store.create(Request::new("web"), &none()).unwrap();
@@ -212,6 +244,8 @@ fn a_broken_file_is_named_and_can_be_removed() {
         let error = store.get("web").unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(store.list().is_err());
+        let names: Vec<_> = store.each().unwrap().into_iter().map(|d| d.ok()).collect();
+        assert!(matches!(&*names, [Some(default), None] if default.name == "cnet"));
     }
     fs::write(
         store.directories().networks().join("not a network.toml"),

@@ -6,9 +6,11 @@
 //! namespaces and the right to open ports.
 
 mod foul;
+mod ill;
 mod mistakes;
 mod names;
 mod ports;
+mod removal;
 mod sixty_four;
 mod stalled;
 mod survival;

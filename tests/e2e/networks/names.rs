@@ -132,5 +132,28 @@ fn an_internal_network_has_no_way_out_and_asks_nobody_for_names() {
             }
         }
         assert_eq!(upstream.log.peers(), Vec::<IpAddr>::new());
+        assert_no_way_in(&lab, &place);
     }
+}
+
+/// Nor does a port of the host lead into the network `inner`: who asks for one is told.
+fn assert_no_way_in(lab: &Lab, place: &Place<'_>) {
+    let (process, namespace) = place.container();
+    let attach = format!(
+        "attach --network inner --name c -p 18080:80 {}",
+        process.pid()
+    );
+    for (arguments, code) in [
+        (attach, 1),
+        ("run --network inner -p 18080:80 -- true".to_owned(), 125),
+    ] {
+        let done = place.cnet(&arguments).run(SHORT);
+        assert_eq!(done.code(), Some(code), "{done}");
+        assert!(done.stderr.contains("`inner` is internal"), "{done}");
+    }
+    assert!(!namespace.ip("-o link").contains("eth0"));
+    let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 18080);
+    let connected = lab.host.connect(at, Duration::from_secs(1));
+    assert!(connected.is_err(), "the port is open");
+    assert!(!place.done("ps").stdout.contains(" c "));
 }

@@ -134,6 +134,14 @@ fn two_networks_do_not_reach_each_other_and_a_container_on_both_reaches_both() {
             }
         }
         reaches_the_world(&front, &lab);
+        // Whichever gateway it asks, it finds all its neighbours by name, back and forth.
+        front.assert_pings(&lab, "db");
+        front.assert_pings(&lab, "db.back");
+        back.assert_pings(&lab, "web");
+        let reverse = front.program(&lab, "getent");
+        let reverse = reverse.args(["hosts", &db.v4.to_string()]).run(SHORT);
+        assert!(reverse.stdout.contains("db.back"), "{reverse}");
+        web.assert_no_ping(&lab, "db");
         // It is no way between the two.
         web.assert_no_ping(&lab, &db.v4.to_string());
         // With the first network goes the first default route; the second is there.
@@ -204,7 +212,12 @@ fn a_network_has_the_subnet_it_was_given_and_inspect_shows_who_is_there() {
             let link = member.namespace.ip("-o link show eth0");
             let mac = found["MacAddress"].as_str().expect("a MAC address");
             assert!(link.contains(mac), "{mac}: {link}");
-            assert_eq!(found["EndpointID"].as_str().map(str::len), Some(64));
+            let endpoint = found["EndpointID"].as_str().expect("an id");
+            assert_eq!(endpoint.len(), 64);
+            assert!(
+                shown["Containers"].get(endpoint).is_none(),
+                "it is the container's"
+            );
         }
         assert_eq!(entry(&shown, "db")["MacAddress"], "02:42:ac:1b:09:09");
     }
