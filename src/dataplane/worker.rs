@@ -364,22 +364,29 @@ mod tests {
     use cnet_tap::Tap;
     use cnet_tap::device::{Offloads, TapInfo};
     use cnet_vswitch::vnet::VNET_HDR_LEN;
+    use rustix::event::EventfdFlags;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+    use super::super::hand_over::{self, Inlet};
     use super::super::{PortDevice, PortPlan};
     use super::*;
     use crate::addresses::Subnet;
 
     fn worker() -> Worker {
+        worker_with(Vec::new())
+    }
+
+    /// The first worker of a network, whose others hand over by `inlets`.
+    fn worker_with(inlets: Vec<Inlet>) -> Worker {
         let (_, inbox) = mpsc::channel();
-        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let channels = Channels {
             inbox,
             wake: Arc::new(wake),
             queries: async_mpsc::channel(1).0,
             crew: Crew {
                 others: Vec::new(),
-                inlets: Vec::new(),
+                inlets,
                 first: None,
             },
         };
@@ -454,5 +461,28 @@ mod tests {
         send(mac(2));
         assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
         assert_eq!(arrived(&receiver.1), BATCH);
+    }
+
+    #[test]
+    fn what_others_hand_over_comes_in_batches_as_what_is_read() {
+        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let (mut outlet, inlet) = hand_over::channel(Arc::clone(&wake));
+        let mut worker = worker_with(vec![inlet]);
+        let (port, _far) = plug(&mut worker, 1);
+        let token = Token::new(TokenKind::Shell, port.0, 1);
+        assert_eq!(worker.ports.current(token), Some(port));
+        for (len, batch) in [(SMALL + 1, LARGE_BATCH), (SMALL, BATCH)] {
+            for _ in 0..batch + 1 {
+                outlet.hand_over(token, &vec![0; len]).unwrap();
+            }
+            for taken in [batch, 1] {
+                let before = worker.statistics().ports[0].frames_in;
+                worker.take_handed(now());
+                let after = worker.statistics().ports[0].frames_in;
+                assert_eq!((after - before) as usize, taken, "of {len} bytes each");
+                let again = rustix::io::read(&*worker.channels.wake, &mut [0; 8]).is_ok();
+                assert_eq!(again, taken == batch);
+            }
+        }
     }
 }
