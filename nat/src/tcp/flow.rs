@@ -396,12 +396,23 @@ impl TcpFlow {
     /// The network ends. What the container has sent to its end is still delivered by the host's
     /// kernel; a stream that was cut short is reset, so that nobody takes it for whole.
     pub(super) fn shut_down<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        self.leave_to_host(cx);
+        self.abort(cx);
+    }
+
+    /// The container is gone: as [`TcpFlow::shut_down`], with nobody to be told inside.
+    pub(super) fn orphan<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        self.leave_to_host(cx);
+        self.reset_host(cx);
+    }
+
+    /// Closes a socket that has all the container sent, so that its kernel delivers it.
+    fn leave_to_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
         if self.host_shut
             && let Some(socket) = self.socket.take()
         {
             cx.io.hosts.close(socket);
         }
-        self.abort(cx);
     }
 
     /// Frees what the flow holds.

@@ -546,7 +546,8 @@ impl TcpEngine {
         }
     }
 
-    /// Ends all flows of a port that is gone: the far ends are reset.
+    /// Ends all flows of a port that is gone: the far ends are reset, but for those to whom it had
+    /// sent all, its end included.
     pub fn remove_port<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -558,7 +559,7 @@ impl TcpEngine {
             let flows = self.flows.iter().filter(|(_, _, flow)| of_port(flow));
             let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
             for handle in handles {
-                with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
+                with_flow!(self, handle, now, io, |flow, cx| flow.orphan(cx));
                 self.settle(handle);
             }
         }

@@ -189,6 +189,21 @@ fn a_port_that_goes_takes_its_flows_along_and_no_others() {
 }
 
 #[test]
+fn what_a_port_has_sent_to_its_end_outlives_it() {
+    let mut b = Bench::new();
+    let conn = b.open(1000);
+    b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(b"all"))
+        .unwrap();
+    b.out();
+    assert_eq!(b.host.socket(conn.socket).tx, b"all");
+    b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
+    // A reset would take away what the host's kernel has yet to send.
+    assert_eq!(b.fate(&conn), Some(Fate::Closed));
+    assert!(b.silent() && b.engine.is_empty());
+    b.finish();
+}
+
+#[test]
 fn a_flow_is_its_ports_own() {
     let mut b = Bench::new();
     let conn = b.open(1000);
