@@ -148,6 +148,12 @@ impl Router {
         self.tcp.len() + self.udp.len() + self.ping.len()
     }
 
+    /// Whether all that containers have sent over TCP, and that was acknowledged to them, was taken
+    /// by the host's sockets.
+    pub fn is_delivered(&self) -> bool {
+        self.tcp.stashed() == 0
+    }
+
     /// The TCP engine, for its counters.
     pub fn tcp(&self) -> &TcpEngine {
         &self.tcp

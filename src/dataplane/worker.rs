@@ -28,7 +28,7 @@ use cnet_vswitch::PortId;
 use cnet_vswitch::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use tokio::sync::mpsc as async_mpsc;
+use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 use super::crew::Crew;
 use super::forwards::Forward;
@@ -85,6 +85,8 @@ struct Worker {
     next_forward: u32,
     /// Listeners that had to stop accepting, and until when.
     paused: Option<Instant>,
+    /// Who wants to know that everything is delivered.
+    deliveries: Vec<oneshot::Sender<()>>,
     channels: Channels,
     spin: Spin,
 }
@@ -144,6 +146,7 @@ impl Worker {
             forwards: Vec::new(),
             next_forward: 1,
             paused: None,
+            deliveries: Vec::new(),
             channels,
             spin: Spin::new(config.busy_poll),
         })
@@ -204,6 +207,7 @@ impl Worker {
             self.serve_ports(now);
             self.act_on_time();
             self.pass_queries();
+            self.tell_delivered();
         }
     }
 
@@ -302,6 +306,18 @@ impl Worker {
         }
     }
 
+    /// Tells who waits for it that all that containers have sent was passed on.
+    fn tell_delivered(&mut self) {
+        if self.deliveries.is_empty() || !self.splices.is_delivered() || !self.router.is_delivered()
+        {
+            return;
+        }
+        for waiting in self.deliveries.drain(..) {
+            // Who does not wait any more need not know.
+            let _ = waiting.send(());
+        }
+    }
+
     /// Carries out waiting commands; `true` when told to stop.
     fn run_commands(&mut self, now: Instant) -> anyhow::Result<bool> {
         let mut count = [0; 8];
@@ -323,7 +339,7 @@ impl Worker {
                     let _ = reply.send(self.statistics());
                 }
                 Command::Supply(port, supplier) => self.supply(port, supplier),
-                Command::Delivered(reply) => self.splices.tell_delivered(reply),
+                Command::Delivered(reply) => self.deliveries.push(reply),
                 Command::Publish(publish, reply) => {
                     let _ = reply.send(self.publish(publish));
                 }

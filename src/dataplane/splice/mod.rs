@@ -47,7 +47,6 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::oneshot;
 
 mod connection;
 mod pipe;
@@ -154,8 +153,6 @@ pub(super) struct Splices {
     refused: Vec<Client>,
     /// Some client may wait for a socket: without it no supply is looked through.
     may_wait: bool,
-    /// Who wants to know that everything is delivered.
-    delivered: Vec<oneshot::Sender<()>>,
 }
 
 impl Splices {
@@ -174,7 +171,6 @@ impl Splices {
             pipes: Pipes::default(),
             refused: Vec::new(),
             may_wait: false,
-            delivered: Vec::new(),
         }
     }
 
@@ -421,12 +417,6 @@ impl Splices {
         if self.may_wait {
             self.give_up_late(now);
         }
-        if !self.delivered.is_empty() && self.is_delivered() {
-            for waiting in self.delivered.drain(..) {
-                // Who does not wait any more need not know.
-                let _ = waiting.send(());
-            }
-        }
     }
 
     /// Refuses the clients that have waited long enough.
@@ -464,13 +454,9 @@ impl Splices {
             .min()
     }
 
-    /// Tells when everything that the container has sent, the ends of its streams included, was
-    /// passed on.
-    pub(super) fn tell_delivered(&mut self, reply: oneshot::Sender<()>) {
-        self.delivered.push(reply);
-    }
-
-    fn is_delivered(&self) -> bool {
+    /// Whether everything that the container has sent, the ends of its streams included, was passed
+    /// on.
+    pub(super) fn is_delivered(&self) -> bool {
         let mut open = self
             .slots
             .iter()
