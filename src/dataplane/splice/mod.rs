@@ -439,7 +439,7 @@ impl Splices {
 
     /// Whether there is work that no event will tell of.
     pub(super) fn has_turns(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.refused.is_empty()
     }
 
     /// When [`serve`](Self::serve) is due for a client that waits.
@@ -499,6 +499,19 @@ impl Supply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_is_refused_waits_for_no_event() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut splices = Splices::new(Rc::new(epoll));
+        assert!(!splices.has_turns());
+        let (fd, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let [peer, guest] = ["127.0.0.1:9", "10.0.2.100:80"].map(|a| a.parse().unwrap());
+        let fd = fd.into();
+        splices.refused.push(Client { fd, peer, guest });
+        assert!(splices.has_turns());
+        assert!(splices.take_refused().is_some() && !splices.has_turns());
+    }
 
     #[test]
     fn a_port_goes_whichever_of_its_connections_went_before() {
