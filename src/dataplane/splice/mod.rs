@@ -50,15 +50,12 @@ use rustix::process::{Resource, getrlimit};
 
 mod connection;
 mod pipe;
+mod stock;
 
 use super::sockets::allowed;
 use connection::{CLIENT, Connection, GUEST, Turn};
 use pipe::Pipes;
-
-/// Sockets of one family asked for at once, and held at most.
-const STOCK: usize = 32;
-/// Further ones are asked for when there are fewer.
-const LOW: usize = STOCK / 2;
+use stock::{Stock, make_room};
 
 /// How long a client waits for a socket before it goes through the TAP: much longer than a supplier
 /// takes, and short of what a person notices.
@@ -107,18 +104,6 @@ pub(super) struct Client {
     pub(super) guest: SocketAddr,
 }
 
-/// The sockets of one family.
-#[derive(Debug, Default)]
-struct Stock {
-    sockets: Vec<OwnedFd>,
-    /// An answer is awaited.
-    asked: bool,
-    /// There was a client: from then on it is kept.
-    used: bool,
-    /// Clients that came too early, and until when they wait. The first has waited longest.
-    waiting: VecDeque<(Instant, Client)>,
-}
-
 /// A port's supplier.
 #[derive(Debug)]
 struct Supply {
@@ -147,7 +132,10 @@ pub(super) struct Splices {
     next_generation: u32,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Connections, and sockets in stock, at most.
     capacity: usize,
+    /// Clients that there were.
+    clients: u64,
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
@@ -167,6 +155,7 @@ impl Splices {
             slots: Vec::new(),
             free: Vec::new(),
             capacity: CONNECTIONS.min(descriptors / PART / DESCRIPTORS_EACH),
+            clients: 0,
             ready: VecDeque::new(),
             pipes: Pipes::default(),
             refused: Vec::new(),
@@ -239,6 +228,8 @@ impl Splices {
         }
         if let Some(supply) = &mut self.supplies[index] {
             let stock = &mut supply.stocks[usize::from(guest.is_ipv6())];
+            self.clients += 1;
+            stock.used = Some(self.clients);
             stock.waiting.push_back((now + PATIENCE, client));
             self.may_wait = true;
         }
@@ -254,12 +245,32 @@ impl Splices {
                     self.refused.push(client);
                 }
             }
-            let supply = self.supplies.get_mut(index).and_then(Option::as_mut);
-            if supply.is_some_and(|supply| supply.refill(family).is_err()) {
+            if self.refill(index, family).is_err() {
                 tracing::debug!("the supplier of sockets does not listen");
                 self.lose(index);
             }
         }
+    }
+
+    /// Asks for more sockets of a family that is used and running low.
+    fn refill(&mut self, index: usize, family: usize) -> std::io::Result<()> {
+        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+            return Ok(());
+        };
+        let Some(short) = supply.stocks[family].short() else {
+            return Ok(());
+        };
+        let mut stock = std::mem::take(&mut supply.stocks[family]);
+        let others = self.supplies.iter_mut().flatten();
+        let others = others.flat_map(|supply| &mut supply.stocks);
+        let limit = self.capacity.saturating_sub(stock.sockets.len());
+        let count = make_room(others, short, limit);
+        stock.asked = count;
+        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+            return Ok(());
+        };
+        supply.stocks[family] = stock;
+        supply.supplier.ask(family == 1, count as u8)
     }
 
     fn next_pair(&mut self, index: usize, family: usize) -> Option<(PortId, Client, OwnedFd)> {
@@ -355,7 +366,7 @@ impl Splices {
             Ok(None) => return,
             Ok(Some(came)) => {
                 let stock = &mut supply.stocks[usize::from(came.v6)];
-                stock.asked = false;
+                stock.asked = 0;
                 let short = came.sockets.is_empty();
                 stock.sockets.extend(came.sockets);
                 if short {
@@ -481,18 +492,6 @@ impl Splices {
 impl Supply {
     fn waiting(&self) -> usize {
         self.stocks.iter().map(|stock| stock.waiting.len()).sum()
-    }
-
-    /// Asks for more sockets of a family that is used and running low.
-    fn refill(&mut self, family: usize) -> std::io::Result<()> {
-        let stock = &mut self.stocks[family];
-        stock.used |= !stock.waiting.is_empty();
-        if !stock.used || stock.asked || stock.sockets.len() >= LOW {
-            return Ok(());
-        }
-        stock.asked = true;
-        let count = STOCK - stock.sockets.len();
-        self.supplier.ask(family == 1, count as u8)
     }
 }
 
