@@ -59,6 +59,8 @@ pub enum State {
     SynSent,
     /// Data flows, either direction possibly closed already.
     Established,
+    /// The container is gone; what it had sent to its end still waits for the host's socket.
+    Orphaned,
     /// Over: the host's socket is closed, the slot is to be freed.
     Closed,
 }
@@ -76,6 +78,8 @@ pub(super) enum Alarm {
     Resume,
     /// A keepalive probe waits for its answer.
     Keepalive,
+    /// The host's socket takes nothing of what a container left behind.
+    Orphan,
 }
 
 /// What every flow operation needs from outside.
@@ -400,14 +404,11 @@ impl TcpFlow {
         self.abort(cx);
     }
 
-    /// The container is gone: as [`TcpFlow::shut_down`], with nobody to be told inside.
-    pub(super) fn orphan<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        self.leave_to_host(cx);
-        self.reset_host(cx);
-    }
-
     /// Closes a socket that has all the container sent, so that its kernel delivers it.
-    fn leave_to_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn leave_to_host<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
         if self.host_shut
             && let Some(socket) = self.socket.take()
         {
@@ -550,6 +551,10 @@ impl TcpFlow {
             }
             Alarm::Keepalive => {
                 self.on_idle(cx);
+                false
+            }
+            Alarm::Orphan => {
+                self.reset_host(cx);
                 false
             }
         }

@@ -79,6 +79,7 @@ pub mod flow;
 mod holders;
 mod isn;
 mod open;
+mod orphan;
 pub mod receive;
 mod repeats;
 mod rtt;
@@ -286,6 +287,10 @@ impl TcpEngine {
             if flow.link.is_some_and(|l| l.port != link.port) {
                 return Some(Err(DropReason::Spoofed));
             }
+            if flow.state() == State::Orphaned {
+                flow.reset_host(cx);
+                return None;
+            }
             let superseded = flow.state() == State::Connecting
                 && seg.flags.syn
                 && !seg.flags.ack
@@ -376,6 +381,10 @@ impl TcpEngine {
             match flow.state() {
                 State::Connecting if ready.writable || ready.error => on_connected(flow, cx).err(),
                 State::Connecting | State::Closed => None,
+                State::Orphaned => {
+                    flow.on_readiness_orphaned(ready, cx);
+                    None
+                }
                 _ => {
                     if flow.on_readiness(ready, cx).is_err() {
                         flow.abort(cx);
@@ -547,7 +556,7 @@ impl TcpEngine {
     }
 
     /// Ends all flows of a port that is gone: the far ends are reset, but for those to whom it had
-    /// sent all, its end included.
+    /// sent all, its end included ([`orphan`]).
     pub fn remove_port<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -560,6 +569,7 @@ impl TcpEngine {
             let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
             for handle in handles {
                 with_flow!(self, handle, now, io, |flow, cx| flow.orphan(cx));
+                self.disown(handle);
                 self.settle(handle);
             }
         }

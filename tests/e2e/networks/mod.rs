@@ -6,6 +6,7 @@
 //! namespaces and the right to open ports.
 
 mod foul;
+mod last_data;
 mod mistakes;
 mod names;
 mod ports;
