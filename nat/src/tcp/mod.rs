@@ -100,6 +100,10 @@ use repeats::Repeats;
 use segment::{Route, Segment};
 use stash::StashBudget;
 
+/// Flows that have more to send than a turn allows and get another between two looks at all else: a
+/// turn may be a megabyte, and however many they are, nobody else is to wait for all of them.
+const TURNS: usize = 4;
+
 /// Constants of the engine.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
@@ -488,7 +492,7 @@ impl TcpEngine {
         wheel.into_iter().chain(self.repeats.next()).min()
     }
 
-    /// Acts on passed deadlines, and gives every flow that has more to send one turn.
+    /// Acts on passed deadlines, and gives the next [`TURNS`] flows that have more to send their turn.
     pub fn handle_timeout<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -506,7 +510,7 @@ impl TcpEngine {
             |engine| engine.timers.expire(now),
             |flow| flow.wheel_at = None,
         );
-        for _ in 0..self.backlog.len() {
+        for _ in 0..TURNS.min(self.backlog.len()) {
             if let Some(handle) = self.backlog.pop_front() {
                 if let Some(flow) = self.flows.get_mut(handle) {
                     flow.queued = false;
