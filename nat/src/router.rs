@@ -14,7 +14,7 @@
 //! Every method follows the contract of the pure crates told in [`cnet_vswitch`]. Nothing here
 //! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
@@ -45,6 +45,10 @@ pub use ports::PortFlows;
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
+/// Datagram sockets that have more to receive than a turn allows and get another between two looks
+/// at all else: a turn may be a megabyte.
+const TURNS: usize = 4;
+
 /// What a router is made of.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
@@ -74,8 +78,10 @@ pub struct Router {
     udp: UdpEngine,
     ping: PingEngine,
     /// Datagram sockets with more to receive than their turn allowed, by the bits of their tokens:
-    /// each has one turn a round, however many events it had.
-    backlog: BTreeMap<u64, (Token, Readiness)>,
+    /// each waits for one turn, however many events it had.
+    backlog: BTreeMap<u64, Readiness>,
+    /// The order of their turns: each once.
+    turns: VecDeque<Token>,
     drops: DropCounters,
     errors: RateLimit,
     /// Room for the ports of a flood, so that none allocates.
@@ -121,6 +127,7 @@ impl Router {
             udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
             ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
             backlog: BTreeMap::new(),
+            turns: VecDeque::new(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             flooded: Vec::new(),
@@ -146,6 +153,12 @@ impl Router {
     /// TCP flows, UDP mappings and ICMP mappings in their tables.
     pub fn flows(&self) -> usize {
         self.tcp.len() + self.udp.len() + self.ping.len()
+    }
+
+    /// Whether all that containers have sent over TCP, and that was acknowledged to them, was taken
+    /// by the host's sockets.
+    pub fn is_delivered(&self) -> bool {
+        self.tcp.stashed() == 0
     }
 
     /// The TCP engine, for its counters.
@@ -465,15 +478,15 @@ impl Router {
         }
     }
 
-    /// Keeps what a socket's turn has left for the next round.
+    /// Keeps what a socket's turn has left for its next one.
     fn put_off(&mut self, token: Token, left: Readiness) {
         if left == Readiness::default() {
             return;
         }
-        let (_, waiting) = self
-            .backlog
-            .entry(token.to_bits())
-            .or_insert((token, Readiness::default()));
+        let waiting = self.backlog.entry(token.to_bits()).or_insert_with(|| {
+            self.turns.push_back(token);
+            Readiness::default()
+        });
         *waiting = Readiness {
             readable: waiting.readable | left.readable,
             writable: waiting.writable | left.writable,
@@ -618,8 +631,12 @@ impl Router {
         self.gateway.handle_timeout(now, io.sink);
         self.expire_fragments(now, io);
         self.repeat_solicitations(now, io);
-        for (token, ready) in std::mem::take(&mut self.backlog).into_values() {
-            self.handle_socket(now, token, ready, io);
+        for _ in 0..TURNS.min(self.turns.len()) {
+            if let Some(token) = self.turns.pop_front()
+                && let Some(ready) = self.backlog.remove(&token.to_bits())
+            {
+                self.handle_socket(now, token, ready, io);
+            }
         }
     }
 

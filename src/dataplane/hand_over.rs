@@ -21,7 +21,7 @@ use cnet_nat::host::Token;
 use cnet_vswitch::PortFull;
 
 /// Frames that may wait: two of the batches that a worker reads at a time.
-pub(super) const WAITING: usize = 128;
+const WAITING: usize = 128;
 
 /// A frame, virtio-net header first, and the port that it came in by.
 #[derive(Debug)]

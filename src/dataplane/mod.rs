@@ -50,7 +50,7 @@ pub const STOPPED: &str = "stopped";
 /// DNS queries that may wait for the service before further ones are dropped.
 const QUERY_QUEUE: usize = 256;
 
-/// What a worker is asked to do. All but the statistics and the stop is for the first.
+/// What a worker is asked to do. All but the statistics, the delivery and the stop is for the first.
 enum Command {
     AddPort(
         PortPlan,
@@ -114,8 +114,9 @@ impl Control {
         answer.await.unwrap_or(Err(PortError::Ended))
     }
 
-    /// Takes a container out: its connections are reset towards the host, the published ports that
-    /// lead to its fixed addresses closed, and its device.
+    /// Takes a container out: its connections are reset towards the host, but for those that had
+    /// taken all it sent, the published ports that lead to its fixed addresses closed, and its
+    /// device.
     ///
     /// # Errors
     ///
@@ -133,7 +134,8 @@ impl Control {
     /// [`PortError::Ended`] once the network has stopped.
     pub async fn statistics(&self) -> Result<Statistics, PortError> {
         // All are asked before the first answer is waited for.
-        let asked: Vec<_> = self.workers.iter().map(ask_statistics).collect();
+        let ask = |worker| ask(worker, Command::Statistics);
+        let asked: Vec<_> = self.workers.iter().map(ask).collect();
         let mut sum: Option<Statistics> = None;
         for answer in asked {
             let counted = answer.await.map_err(|_| PortError::Ended)?;
@@ -152,14 +154,16 @@ impl Control {
         self.send(Command::Supply(port, supplier));
     }
 
-    /// Waits until all that containers have sent over spliced connections was passed on, the ends
-    /// of their streams included. Meant for when their processes have ended, so that there is an
-    /// end.
+    /// Waits until all that containers have sent over TCP, and that was acknowledged to them, was
+    /// passed on to the host's kernel, the ends of their streams included. Meant for when their
+    /// processes have ended, so that there is an end.
     pub async fn delivered(&self) {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Delivered(reply));
-        // A network that has stopped has nothing more to pass on.
-        let _ = answer.await;
+        let ask = |worker| ask(worker, Command::Delivered);
+        let asked: Vec<_> = self.workers.iter().map(ask).collect();
+        for answer in asked {
+            // A network that has stopped has nothing more to pass on.
+            let _ = answer.await;
+        }
     }
 
     /// Opens a port of the host and forwards what comes there to the container.
@@ -190,9 +194,13 @@ impl Control {
     }
 }
 
-fn ask_statistics(worker: &Mailbox) -> oneshot::Receiver<Statistics> {
+/// Asks one worker; the answer is an error if it has ended.
+fn ask<T>(
+    worker: &Mailbox,
+    question: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> oneshot::Receiver<T> {
     let (reply, answer) = oneshot::channel();
-    worker.send(Command::Statistics(reply));
+    worker.send(question(reply));
     answer
 }
 

@@ -28,7 +28,7 @@ use cnet_vswitch::PortId;
 use cnet_vswitch::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use tokio::sync::mpsc as async_mpsc;
+use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 use super::crew::Crew;
 use super::forwards::Forward;
@@ -85,6 +85,8 @@ struct Worker {
     next_forward: u32,
     /// Listeners that had to stop accepting, and until when.
     paused: Option<Instant>,
+    /// Who wants to know that everything is delivered.
+    deliveries: Vec<oneshot::Sender<()>>,
     channels: Channels,
     spin: Spin,
 }
@@ -144,6 +146,7 @@ impl Worker {
             forwards: Vec::new(),
             next_forward: 1,
             paused: None,
+            deliveries: Vec::new(),
             channels,
             spin: Spin::new(config.busy_poll),
         })
@@ -204,6 +207,7 @@ impl Worker {
             self.serve_ports(now);
             self.act_on_time();
             self.pass_queries();
+            self.tell_delivered();
         }
     }
 
@@ -302,6 +306,18 @@ impl Worker {
         }
     }
 
+    /// Tells who waits for it that all that containers have sent was passed on.
+    fn tell_delivered(&mut self) {
+        if self.deliveries.is_empty() || !self.splices.is_delivered() || !self.router.is_delivered()
+        {
+            return;
+        }
+        for waiting in self.deliveries.drain(..) {
+            // Who does not wait any more need not know.
+            let _ = waiting.send(());
+        }
+    }
+
     /// Carries out waiting commands; `true` when told to stop.
     fn run_commands(&mut self, now: Instant) -> anyhow::Result<bool> {
         let mut count = [0; 8];
@@ -323,7 +339,7 @@ impl Worker {
                     let _ = reply.send(self.statistics());
                 }
                 Command::Supply(port, supplier) => self.supply(port, supplier),
-                Command::Delivered(reply) => self.splices.tell_delivered(reply),
+                Command::Delivered(reply) => self.deliveries.push(reply),
                 Command::Publish(publish, reply) => {
                     let _ = reply.send(self.publish(publish));
                 }
@@ -364,22 +380,29 @@ mod tests {
     use cnet_tap::Tap;
     use cnet_tap::device::{Offloads, TapInfo};
     use cnet_vswitch::vnet::VNET_HDR_LEN;
+    use rustix::event::EventfdFlags;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+    use super::super::hand_over::{self, Inlet};
     use super::super::{PortDevice, PortPlan};
     use super::*;
     use crate::addresses::Subnet;
 
     fn worker() -> Worker {
+        worker_with(Vec::new())
+    }
+
+    /// The first worker of a network, whose others hand over by `inlets`.
+    fn worker_with(inlets: Vec<Inlet>) -> Worker {
         let (_, inbox) = mpsc::channel();
-        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let channels = Channels {
             inbox,
             wake: Arc::new(wake),
             queries: async_mpsc::channel(1).0,
             crew: Crew {
                 others: Vec::new(),
-                inlets: Vec::new(),
+                inlets,
                 first: None,
             },
         };
@@ -454,5 +477,28 @@ mod tests {
         send(mac(2));
         assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
         assert_eq!(arrived(&receiver.1), BATCH);
+    }
+
+    #[test]
+    fn what_others_hand_over_comes_in_batches_as_what_is_read() {
+        let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let (mut outlet, inlet) = hand_over::channel(Arc::clone(&wake));
+        let mut worker = worker_with(vec![inlet]);
+        let (port, _far) = plug(&mut worker, 1);
+        let token = Token::new(TokenKind::Shell, port.0, 1);
+        assert_eq!(worker.ports.current(token), Some(port));
+        for (len, batch) in [(SMALL + 1, LARGE_BATCH), (SMALL, BATCH)] {
+            for _ in 0..batch + 1 {
+                outlet.hand_over(token, &vec![0; len]).unwrap();
+            }
+            for taken in [batch, 1] {
+                let before = worker.statistics().ports[0].frames_in;
+                worker.take_handed(now());
+                let after = worker.statistics().ports[0].frames_in;
+                assert_eq!((after - before) as usize, taken, "of {len} bytes each");
+                let again = rustix::io::read(&*worker.channels.wake, &mut [0; 8]).is_ok();
+                assert_eq!(again, taken == batch);
+            }
+        }
     }
 }

@@ -307,6 +307,11 @@ impl Hub {
         }
     }
 
+    /// Waits until what containers had sent when they left was passed on.
+    pub(super) async fn delivered(&self) {
+        self.control.delivered().await;
+    }
+
     /// Takes a container out. Nothing happens if that stay is over already.
     pub(super) async fn leave(&self, key: &Key, why: &str) {
         let stay = {

@@ -73,6 +73,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it stays after the last container has left, for the next one of a script.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// How long it stays for what containers have left behind for far ends that take nothing.
+const DELIVERY: Duration = Duration::from_secs(10);
+
 /// What it writes to standard output when it is ready. Anything else is an error's text.
 const READY: &str = "ready\n";
 
@@ -270,6 +273,12 @@ impl Leaving<'_> {
                 // The sender is the hub's own.
                 let _ = changes.changed().await;
             } else if timeout(patience, changes.changed()).await.is_err() {
+                // Somebody may come meanwhile.
+                let delivered = timeout(DELIVERY, self.hub.delivered());
+                tokio::select! {
+                    _ = delivered => {}
+                    _ = changes.changed() => continue,
+                }
                 self.until_quiet().await;
                 if self.hub.is_empty() && self.take_turn() {
                     return;

@@ -5,8 +5,9 @@
 //! away under it. So the end waits until no socket of the namespace has anything left to send:
 //! the states between the FIN's sending and its acknowledgement (RFC 9293 section 3.3.2).
 //!
-//! A spliced connection ends inside the namespace, at a socket of ours: what that has taken is out
-//! when the network has passed it on ([`Control::delivered`]).
+//! What has left the namespace is acknowledged before it is out: a spliced connection ends at a
+//! socket of ours, and the workers keep what a socket of the host has no room for. It is out when
+//! the network has passed it on ([`Control::delivered`]); from there it is the host's kernel's.
 //!
 //! The tables are `/proc/net/tcp` and `tcp6`, opened by the child in its namespace: an open one
 //! goes on telling of the namespace it was opened in, after all its processes are gone.

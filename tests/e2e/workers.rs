@@ -183,6 +183,42 @@ fn a_command_on_two_workers_has_its_network_and_its_end() {
     lab.assert_nothing_left(&[], Duration::from_secs(2));
 }
 
+/// The command ends while the far end has yet to read most of what it sent: what the container was
+/// told is taken has to come, whichever worker has it.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_commands_last_data_waits_for_a_slow_reader() {
+    let lab = Lab::direct();
+    let (came, all) = std::sync::mpsc::channel();
+    let server = TcpServer::start(&lab.remote, any(REMOTES[0], 0), move |mut stream| {
+        use std::io::Read;
+        thread::sleep(Duration::from_millis(500));
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes).map(|_| bytes.len());
+        let _ = came.send(read.map_err(|e| e.to_string()));
+        Ok(())
+    });
+    let to = SocketAddr::new(REMOTES[0], server.address.port());
+    for workers in [1, 2] {
+        let mut options = run::Options::ordinary_user();
+        options.arguments = format!("--workers {workers}");
+        // Less than the worker takes ahead of the far end, by connections enough for both queues.
+        for len in [200_000, 200_001, 300_000, 400_000] {
+            let upload = format!(
+                "head -c {len} /dev/zero >/dev/tcp/{}/{}",
+                to.ip(),
+                to.port()
+            );
+            let done = options
+                .command(&lab, &["bash", "-c", &upload])
+                .run(run::SHORT);
+            assert!(done.success(), "{done}");
+            let read = all.recv_timeout(Duration::from_secs(10)).expect("an end");
+            assert_eq!(read, Ok(len), "with {workers} workers");
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn two_workers_end_with_their_container() {

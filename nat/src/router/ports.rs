@@ -49,10 +49,11 @@ impl Router {
         self.neighbours.forget_told();
     }
 
-    /// The container at `port` is gone. Its connections are reset towards the host, its mappings
-    /// closed, its leases and addresses free again; clients of published ports that it had are
-    /// forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns what
-    /// the switch counted there; `None` if there is no such port.
+    /// The container at `port` is gone. Its connections are reset towards the host, but for those to
+    /// whose far end it had sent all, its end included: those are closed, once all is taken. Its
+    /// mappings are closed, its leases and addresses free again; clients of published ports that it
+    /// had are forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns
+    /// what the switch counted there; `None` if there is no such port.
     ///
     /// Published ports themselves stay, as they lead to an address and not to a port.
     pub fn remove_port<S: FrameSink, H: HostSockets>(

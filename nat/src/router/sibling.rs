@@ -21,9 +21,13 @@
 //! # Limits
 //!
 //! An ICMP error of a container about a flow of a sibling meets no flow in the first router and is
-//! dropped; TCP flows make no use of such errors. A flow's segments may take another queue while the
-//! kernel's table of flows is full (4,096 in `drivers/net/tun.c`), but then by the same hash as its
-//! SYN did.
+//! dropped; TCP flows make no use of such errors. TCP in fragments, which hosts hardly send, is put
+//! together by the first router, and refused there if the flow is a sibling's.
+//!
+//! A flow's segments may take another queue while the kernel's table of flows is full (4,096 in
+//! `drivers/net/tun.c`), but then by the same hash as its SYN did. Those of a published port's flow
+//! may take both queues for a moment, where the container speaks first after a silence of three
+//! seconds: a segment that overtakes one that is handed over has to be repeated.
 
 use std::net::SocketAddr;
 

@@ -93,6 +93,53 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
 }
 
 #[test]
+fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
+    const SOCKETS: u32 = 10;
+    let mut router = router();
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let tokens = (0..SOCKETS).map(|n| Token::new(TokenKind::Forward, n, 1));
+    let tokens: Vec<Token> = tokens.collect();
+    let ready = Readiness {
+        readable: true,
+        ..Readiness::default()
+    };
+    let mut sockets = Vec::new();
+    for &token in &tokens {
+        let socket = host.bind(token, false);
+        router.publish_udp(token, socket, addr(GUEST)).unwrap();
+        for _ in 0..1000 {
+            host.deliver(socket, "192.0.2.1:9", None, b"x");
+        }
+        router.put_off(token, ready);
+        sockets.push(socket);
+    }
+    let mut left: Vec<usize> = vec![1000; sockets.len()];
+    let mut served = Vec::new();
+    for _ in 0..5 {
+        let mut io = Io {
+            sink: &mut wire,
+            hosts: &mut host,
+            buf: &mut buf,
+        };
+        router.handle_timeout(NOW, &mut io);
+        assert_eq!(router.poll_timeout(), Some(Instant::ZERO));
+        for (i, socket) in sockets.iter().enumerate() {
+            let now = host.socket(*socket).inbox.len();
+            if std::mem::replace(&mut left[i], now) != now {
+                served.push(i);
+            }
+        }
+    }
+    let round = |sockets: &[usize]| sockets.to_vec();
+    let rounds: Vec<Vec<usize>> = served.chunks(4).map(round).collect();
+    assert_eq!(rounds[0], [0, 1, 2, 3]);
+    assert_eq!(rounds[1], [4, 5, 6, 7]);
+    assert_eq!(rounds[2], [0, 1, 8, 9], "the first come after the last");
+    assert_eq!((rounds.len(), served.len()), (5, 20));
+}
+
+#[test]
 fn a_client_is_shown_so_that_the_container_can_answer_it() {
     let router = router();
     let guest_v6 = "[fd00::100]:80";

@@ -59,6 +59,8 @@ pub enum State {
     SynSent,
     /// Data flows, either direction possibly closed already.
     Established,
+    /// The container is gone; what it had sent to its end still waits for the host's socket.
+    Orphaned,
     /// Over: the host's socket is closed, the slot is to be freed.
     Closed,
 }
@@ -76,6 +78,8 @@ pub(super) enum Alarm {
     Resume,
     /// A keepalive probe waits for its answer.
     Keepalive,
+    /// The host's socket takes nothing of what a container left behind.
+    Orphan,
 }
 
 /// What every flow operation needs from outside.
@@ -396,12 +400,20 @@ impl TcpFlow {
     /// The network ends. What the container has sent to its end is still delivered by the host's
     /// kernel; a stream that was cut short is reset, so that nobody takes it for whole.
     pub(super) fn shut_down<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+        self.leave_to_host(cx);
+        self.abort(cx);
+    }
+
+    /// Closes a socket that has all the container sent, so that its kernel delivers it.
+    pub(super) fn leave_to_host<S: FrameSink, H: HostSockets>(
+        &mut self,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
         if self.host_shut
             && let Some(socket) = self.socket.take()
         {
             cx.io.hosts.close(socket);
         }
-        self.abort(cx);
     }
 
     /// Frees what the flow holds.
@@ -539,6 +551,10 @@ impl TcpFlow {
             }
             Alarm::Keepalive => {
                 self.on_idle(cx);
+                false
+            }
+            Alarm::Orphan => {
+                self.reset_host(cx);
                 false
             }
         }

@@ -5,7 +5,8 @@
 //! The table is shared by [`Share`]. A port that may have no more flows ends its own oldest
 //! half-open one to make room, never another port's: a flood of SYNs harms those who send it. A
 //! client of a published port whose guest is not found yet belongs to no port; those share the table
-//! as one more holder does, and pass to the guest's port once it is known.
+//! as one more holder does, and pass to the guest's port once it is known. Orphans
+//! ([`orphan`](super::orphan)) are counted with them.
 //!
 //! # Invariants
 //!
@@ -26,8 +27,9 @@ const EMBRYONIC_FLOOR: usize = 64;
 /// A port, or `None` for those flows whose guest is not found yet.
 pub(super) type HolderId = Option<PortId>;
 
+/// What one holder has.
 #[derive(Debug)]
-struct Holder {
+pub(super) struct Holder {
     flows: usize,
     /// Half-open flows, oldest first.
     embryonic: VecDeque<Handle>,
@@ -63,18 +65,24 @@ impl Holders {
     /// A half-open flow of `id` entered the table. `current` tells whether a listed one still is
     /// half-open and the holder's.
     pub(super) fn enter(&mut self, id: HolderId, flow: Handle, current: impl Fn(Handle) -> bool) {
-        let holder = self.holders.entry(id).or_insert(Holder {
-            flows: 0,
-            embryonic: VecDeque::new(),
-            limit: EMBRYONIC_FLOOR,
-        });
-        holder.flows += 1;
+        let holder = self.adopt(id);
         if holder.embryonic.len() >= holder.limit {
             holder.embryonic.retain(|&h| current(h));
             holder.limit = EMBRYONIC_FLOOR.max(2 * holder.embryonic.len());
             holder.embryonic.shrink_to(holder.limit);
         }
         holder.embryonic.push_back(flow);
+    }
+
+    /// A flow that is not half-open passed to `id`.
+    pub(super) fn adopt(&mut self, id: HolderId) -> &mut Holder {
+        let holder = self.holders.entry(id).or_insert(Holder {
+            flows: 0,
+            embryonic: VecDeque::new(),
+            limit: EMBRYONIC_FLOOR,
+        });
+        holder.flows += 1;
+        holder
     }
 
     /// A flow of `id` left the table, or passed to another holder.

@@ -79,6 +79,7 @@ pub mod flow;
 mod holders;
 mod isn;
 mod open;
+mod orphan;
 pub mod receive;
 mod repeats;
 mod rtt;
@@ -98,6 +99,10 @@ use open::{on_connected, refuse};
 use repeats::Repeats;
 use segment::{Route, Segment};
 use stash::StashBudget;
+
+/// Flows that have more to send than a turn allows and get another between two looks at all else: a
+/// turn may be a megabyte, and however many they are, nobody else is to wait for all of them.
+const TURNS: usize = 4;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -286,6 +291,10 @@ impl TcpEngine {
             if flow.link.is_some_and(|l| l.port != link.port) {
                 return Some(Err(DropReason::Spoofed));
             }
+            if flow.state() == State::Orphaned {
+                flow.reset_host(cx);
+                return None;
+            }
             let superseded = flow.state() == State::Connecting
                 && seg.flags.syn
                 && !seg.flags.ack
@@ -376,6 +385,10 @@ impl TcpEngine {
             match flow.state() {
                 State::Connecting if ready.writable || ready.error => on_connected(flow, cx).err(),
                 State::Connecting | State::Closed => None,
+                State::Orphaned => {
+                    flow.on_readiness_orphaned(ready, cx);
+                    None
+                }
                 _ => {
                     if flow.on_readiness(ready, cx).is_err() {
                         flow.abort(cx);
@@ -479,7 +492,7 @@ impl TcpEngine {
         wheel.into_iter().chain(self.repeats.next()).min()
     }
 
-    /// Acts on passed deadlines, and gives every flow that has more to send one turn.
+    /// Acts on passed deadlines, and gives the next [`TURNS`] flows that have more to send their turn.
     pub fn handle_timeout<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -497,7 +510,7 @@ impl TcpEngine {
             |engine| engine.timers.expire(now),
             |flow| flow.wheel_at = None,
         );
-        for _ in 0..self.backlog.len() {
+        for _ in 0..TURNS.min(self.backlog.len()) {
             if let Some(handle) = self.backlog.pop_front() {
                 if let Some(flow) = self.flows.get_mut(handle) {
                     flow.queued = false;
@@ -546,7 +559,8 @@ impl TcpEngine {
         }
     }
 
-    /// Ends all flows of a port that is gone: the far ends are reset.
+    /// Ends all flows of a port that is gone: the far ends are reset, but for those to whom it had
+    /// sent all, its end included ([`orphan`]).
     pub fn remove_port<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -558,7 +572,8 @@ impl TcpEngine {
             let flows = self.flows.iter().filter(|(_, _, flow)| of_port(flow));
             let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
             for handle in handles {
-                with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
+                with_flow!(self, handle, now, io, |flow, cx| flow.orphan(cx));
+                self.disown(handle);
                 self.settle(handle);
             }
         }

@@ -234,7 +234,9 @@ impl TcpEngine {
     /// Flows of published ports whose SYN waits for the link to `address`.
     fn waiting_for(&self, address: IpAddr) -> Vec<Handle> {
         let waits = |h: Handle| {
-            self.flows.get(h).is_some_and(|flow| flow.link.is_none())
+            self.flows
+                .get(h)
+                .is_some_and(|flow| flow.link.is_none() && flow.is_embryonic())
                 && (self.flows.key(h)).is_some_and(|ends| ends.container().ip() == address)
         };
         self.holders.listed(None).filter(|&h| waits(h)).collect()

@@ -47,19 +47,15 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::oneshot;
 
 mod connection;
 mod pipe;
+mod stock;
 
 use super::sockets::allowed;
 use connection::{CLIENT, Connection, GUEST, Turn};
 use pipe::Pipes;
-
-/// Sockets of one family asked for at once, and held at most.
-const STOCK: usize = 32;
-/// Further ones are asked for when there are fewer.
-const LOW: usize = STOCK / 2;
+use stock::{Stock, make_room};
 
 /// How long a client waits for a socket before it goes through the TAP: much longer than a supplier
 /// takes, and short of what a person notices.
@@ -108,18 +104,6 @@ pub(super) struct Client {
     pub(super) guest: SocketAddr,
 }
 
-/// The sockets of one family.
-#[derive(Debug, Default)]
-struct Stock {
-    sockets: Vec<OwnedFd>,
-    /// An answer is awaited.
-    asked: bool,
-    /// There was a client: from then on it is kept.
-    used: bool,
-    /// Clients that came too early, and until when they wait. The first has waited longest.
-    waiting: VecDeque<(Instant, Client)>,
-}
-
 /// A port's supplier.
 #[derive(Debug)]
 struct Supply {
@@ -148,14 +132,15 @@ pub(super) struct Splices {
     next_generation: u32,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Connections, and sockets in stock, at most.
     capacity: usize,
+    /// Clients that there were.
+    clients: u64,
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
     /// Some client may wait for a socket: without it no supply is looked through.
     may_wait: bool,
-    /// Who wants to know that everything is delivered.
-    delivered: Vec<oneshot::Sender<()>>,
 }
 
 impl Splices {
@@ -170,11 +155,11 @@ impl Splices {
             slots: Vec::new(),
             free: Vec::new(),
             capacity: CONNECTIONS.min(descriptors / PART / DESCRIPTORS_EACH),
+            clients: 0,
             ready: VecDeque::new(),
             pipes: Pipes::default(),
             refused: Vec::new(),
             may_wait: false,
-            delivered: Vec::new(),
         }
     }
 
@@ -243,6 +228,8 @@ impl Splices {
         }
         if let Some(supply) = &mut self.supplies[index] {
             let stock = &mut supply.stocks[usize::from(guest.is_ipv6())];
+            self.clients += 1;
+            stock.used = Some(self.clients);
             stock.waiting.push_back((now + PATIENCE, client));
             self.may_wait = true;
         }
@@ -258,12 +245,32 @@ impl Splices {
                     self.refused.push(client);
                 }
             }
-            let supply = self.supplies.get_mut(index).and_then(Option::as_mut);
-            if supply.is_some_and(|supply| supply.refill(family).is_err()) {
+            if self.refill(index, family).is_err() {
                 tracing::debug!("the supplier of sockets does not listen");
                 self.lose(index);
             }
         }
+    }
+
+    /// Asks for more sockets of a family that is used and running low.
+    fn refill(&mut self, index: usize, family: usize) -> std::io::Result<()> {
+        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+            return Ok(());
+        };
+        let Some(short) = supply.stocks[family].short() else {
+            return Ok(());
+        };
+        let mut stock = std::mem::take(&mut supply.stocks[family]);
+        let others = self.supplies.iter_mut().flatten();
+        let others = others.flat_map(|supply| &mut supply.stocks);
+        let limit = self.capacity.saturating_sub(stock.sockets.len());
+        let count = make_room(others, short, limit);
+        stock.asked = count;
+        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+            return Ok(());
+        };
+        supply.stocks[family] = stock;
+        supply.supplier.ask(family == 1, count as u8)
     }
 
     fn next_pair(&mut self, index: usize, family: usize) -> Option<(PortId, Client, OwnedFd)> {
@@ -359,7 +366,7 @@ impl Splices {
             Ok(None) => return,
             Ok(Some(came)) => {
                 let stock = &mut supply.stocks[usize::from(came.v6)];
-                stock.asked = false;
+                stock.asked = 0;
                 let short = came.sockets.is_empty();
                 stock.sockets.extend(came.sockets);
                 if short {
@@ -421,12 +428,6 @@ impl Splices {
         if self.may_wait {
             self.give_up_late(now);
         }
-        if !self.delivered.is_empty() && self.is_delivered() {
-            for waiting in self.delivered.drain(..) {
-                // Who does not wait any more need not know.
-                let _ = waiting.send(());
-            }
-        }
     }
 
     /// Refuses the clients that have waited long enough.
@@ -449,7 +450,7 @@ impl Splices {
 
     /// Whether there is work that no event will tell of.
     pub(super) fn has_turns(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.refused.is_empty()
     }
 
     /// When [`serve`](Self::serve) is due for a client that waits.
@@ -464,13 +465,9 @@ impl Splices {
             .min()
     }
 
-    /// Tells when everything that the container has sent, the ends of its streams included, was
-    /// passed on.
-    pub(super) fn tell_delivered(&mut self, reply: oneshot::Sender<()>) {
-        self.delivered.push(reply);
-    }
-
-    fn is_delivered(&self) -> bool {
+    /// Whether everything that the container has sent, the ends of its streams included, was passed
+    /// on.
+    pub(super) fn is_delivered(&self) -> bool {
         let mut open = self
             .slots
             .iter()
@@ -496,23 +493,24 @@ impl Supply {
     fn waiting(&self) -> usize {
         self.stocks.iter().map(|stock| stock.waiting.len()).sum()
     }
-
-    /// Asks for more sockets of a family that is used and running low.
-    fn refill(&mut self, family: usize) -> std::io::Result<()> {
-        let stock = &mut self.stocks[family];
-        stock.used |= !stock.waiting.is_empty();
-        if !stock.used || stock.asked || stock.sockets.len() >= LOW {
-            return Ok(());
-        }
-        stock.asked = true;
-        let count = STOCK - stock.sockets.len();
-        self.supplier.ask(family == 1, count as u8)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_is_refused_waits_for_no_event() {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut splices = Splices::new(Rc::new(epoll));
+        assert!(!splices.has_turns());
+        let (fd, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let [peer, guest] = ["127.0.0.1:9", "10.0.2.100:80"].map(|a| a.parse().unwrap());
+        let fd = fd.into();
+        splices.refused.push(Client { fd, peer, guest });
+        assert!(splices.has_turns());
+        assert!(splices.take_refused().is_some() && !splices.has_turns());
+    }
 
     #[test]
     fn a_port_goes_whichever_of_its_connections_went_before() {

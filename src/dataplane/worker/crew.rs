@@ -10,9 +10,9 @@ use cnet_vswitch::time::Instant;
 
 use super::super::Command;
 use super::super::crew::{Joining, News};
-use super::super::hand_over::WAITING;
+use super::super::frames::SMALL;
 use super::super::ports::PortError;
-use super::Worker;
+use super::{BATCH, BATCH_WRITES, LARGE_BATCH, Worker};
 
 impl Worker {
     /// Gives every other worker its queue of a port that was plugged in here.
@@ -102,7 +102,8 @@ impl Worker {
         }
     }
 
-    /// Handles the frames that others have handed over, of each as many as its channel holds.
+    /// Handles frames that others have handed over, of each at most the batch that a port has in a
+    /// turn: so those who sent them are acknowledged as soon, and other events wait no longer.
     pub(super) fn take_handed(&mut self, now: Instant) {
         let Worker {
             router,
@@ -117,20 +118,28 @@ impl Worker {
             hosts,
             buf: out,
         };
-        let (mut any, mut more) = (false, false);
+        let mut more = false;
         for inlet in &channels.crew.inlets {
-            let mut handle = |token, frame: &[u8]| {
-                // The frames of a port that is gone went with it.
-                if let Some(port) = io.sink.current(token) {
-                    router.handle_frame(now, port, frame, &mut io);
-                }
-            };
-            let taken = (0..WAITING).take_while(|_| inlet.take(&mut handle)).count();
-            any |= taken > 0;
-            more |= taken == WAITING;
-        }
-        if any {
-            router.end_batch(now, &mut io);
+            let (mut frames, mut large, mut waits) = (0, 0, true);
+            let before = io.sink.emitted();
+            while waits
+                && frames < BATCH
+                && large < LARGE_BATCH
+                && io.sink.emitted().wrapping_sub(before) < BATCH_WRITES
+            {
+                waits = inlet.take(|token, frame| {
+                    frames += 1;
+                    large += usize::from(frame.len() > SMALL);
+                    // The frames of a port that is gone went with it.
+                    if let Some(port) = io.sink.current(token) {
+                        router.handle_frame(now, port, frame, &mut io);
+                    }
+                });
+            }
+            if frames > 0 {
+                router.end_batch(now, &mut io);
+            }
+            more |= waits;
         }
         if more {
             // Other events have their turn first.

@@ -7,6 +7,7 @@
 
 mod foul;
 mod ill;
+mod last_data;
 mod mistakes;
 mod names;
 mod ports;

@@ -74,6 +74,30 @@ fn megabytes_cross_the_wrap_of_both_sequences() {
 }
 
 #[test]
+fn many_long_transfers_take_turns_of_which_a_round_has_few() {
+    const FLOWS: u16 = 10;
+    let mut b = Bench::new();
+    for port in 0..FLOWS {
+        let conn = b.open(1000 + port);
+        b.send(&conn, seg(ACK, conn.seq, conn.ack).window(u16::MAX))
+            .unwrap();
+        b.remote_sends(&conn, &pattern(4_000_000));
+        assert_eq!(b.out().len(), 16);
+    }
+    // Others have their turn between any four, and each of the ten has its own before any has two.
+    let mut ports = Vec::new();
+    for _ in 0..5 {
+        b.run(|e, now, _, io| e.handle_timeout(now, io));
+        let out = b.out();
+        assert_eq!(out.len(), 4 * 16);
+        ports.extend(out.iter().step_by(16).map(|segment| segment.ports.1));
+    }
+    let each: Vec<u16> = (1000..1000 + FLOWS).collect();
+    assert_eq!(ports, [&each[..], &each[..]].concat());
+    b.run(|e, now, _, io| e.shut_down(now, io));
+}
+
+#[test]
 fn a_long_transfer_gives_others_their_turn() {
     let mut b = Bench::new();
     let conn = b.open(1000);
