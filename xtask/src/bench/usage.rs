@@ -12,6 +12,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident memory in bytes, now.
     pub resident: u64,
+    /// Of it, what is no file's (`RssAnon`), in bytes.
+    pub anonymous: u64,
     /// Times that a thread went to sleep (`voluntary_ctxt_switches` in proc_pid_status(5)). Of an
     /// idle program: its wake-ups.
     pub sleeps: u64,
@@ -23,10 +25,21 @@ impl Usage {
         let mut usage = Self::default();
         for pid in pids {
             usage.cpu += process_time(*pid).unwrap_or_default();
-            usage.resident += resident(*pid).unwrap_or_default();
+            usage.resident += memory(*pid, "VmRSS:").unwrap_or_default();
+            usage.anonymous += memory(*pid, "RssAnon:").unwrap_or_default();
             usage.sleeps += sleeps(*pid);
         }
         usage
+    }
+
+    /// Of both.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            cpu: self.cpu + other.cpu,
+            resident: self.resident + other.resident,
+            anonymous: self.anonymous + other.anonymous,
+            sleeps: self.sleeps + other.sleeps,
+        }
     }
 }
 
@@ -78,9 +91,9 @@ fn process_time(pid: u32) -> Option<Duration> {
     Some(Duration::from_nanos(times.sum()))
 }
 
-fn resident(pid: u32) -> Option<u64> {
+fn memory(pid: u32, key: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kilobytes = value(&status, "VmRSS:")?;
+    let kilobytes = value(&status, key)?;
     Some(kilobytes * 1024)
 }
 

@@ -99,6 +99,7 @@ static JOINED: Metric = metric("p50", "ms", Better::Lower);
 static JOINED_LAST: Metric = metric("max", "ms", Better::Lower);
 static JOINED_FIRST: Metric = metric("first, starts the network", "ms", Better::Lower);
 static RESIDENT: Metric = metric("resident", "MiB", Better::Lower);
+static ANONYMOUS: Metric = metric("anonymous", "MiB", Better::Lower);
 static WAKE_UPS: Metric = metric("wake-ups", "1/s", Better::Lower);
 static OPEN: Metric = metric("open", "flows", Better::Higher);
 static PROGRAMS: Metric = metric("in", "containers", Better::Lower);
@@ -469,6 +470,7 @@ impl Work {
                 let outcome = flows::measure(&all, port, count, pace.opening, pace.watch)?;
                 vec![
                     (&RESIDENT, mebibytes(outcome.resident)),
+                    (&ANONYMOUS, mebibytes(outcome.anonymous)),
                     (&OPEN, outcome.open as f64),
                     (&PROGRAMS, all.len() as f64),
                     (&EACH, outcome.each),

@@ -26,6 +26,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{STALL, listen};
 use crate::bench::contenders::{Arena, Route};
 use crate::bench::interrupt;
+use crate::bench::usage::Usage;
 
 /// Ports that the flows are spread over: with 35,536 local ports a source address, room for three
 /// times as many flows as the largest row opens.
@@ -34,8 +35,9 @@ const PORTS: u16 = 16;
 /// How many connections may wait in the queue of each; as many as the namespaces' `somaxconn`.
 const QUEUE: i32 = 8192;
 
-/// Descriptors that a process needs for anything else.
-const SPARE: u64 = 512;
+/// The part of a contender's descriptors that flows may take: it needs some for anything else, and
+/// may keep some back so that no container takes all of them.
+const PART: f64 = 0.5;
 
 /// Descriptors a message; `SCM_MAX_FD` of the kernel's is 253.
 const PARKED_TOGETHER: usize = 250;
@@ -47,7 +49,9 @@ pub struct Outcome {
     pub open: usize,
     /// Resident memory of the contender's programs together, in bytes.
     pub resident: u64,
-    /// What of it came with the flows, a flow.
+    /// What of it is theirs alone: no program's text, no library (`RssAnon` in proc_pid_status(5)).
+    pub anonymous: u64,
+    /// What of the resident memory came with the flows, a flow.
     pub each: f64,
     /// Wake-ups a second while they are idle.
     pub wake_ups: f64,
@@ -59,8 +63,8 @@ pub struct Outcome {
 /// The limit of descriptors leaves no room for flows.
 pub fn containers(count: usize) -> anyhow::Result<usize> {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let room = usize::try_from(descriptors.saturating_sub(SPARE))?;
-    if room == 0 {
+    let room = (descriptors as f64 * PART) as usize;
+    if room < PARKED_TOGETHER {
         bail!("{descriptors} descriptors leave no room for flows");
     }
     Ok(count.div_ceil(room))
@@ -88,11 +92,9 @@ pub fn measure(
         .collect::<anyhow::Result<_>>()?;
     let usage = || {
         let each = arenas.iter().map(|(arena, _)| arena.usage());
-        each.fold((0, 0), |(resident, sleeps), usage| {
-            (resident + usage.resident, sleeps + usage.sleeps)
-        })
+        each.fold(Usage::default(), Usage::plus)
     };
-    let (before, _) = usage();
+    let before = usage();
     let deadline = Instant::now() + limit;
     let share = count.div_ceil(arenas.len());
     let mut parked = Parked::default();
@@ -101,14 +103,17 @@ pub fn measure(
     }
     // What belongs to opening is over by then.
     interrupt::sleep(Duration::from_secs(1))?;
-    let (_, opened) = usage();
+    let opened = usage();
     interrupt::sleep(watch)?;
-    let (resident, watched) = usage();
+    let watched = usage();
+    let grown = watched.resident.saturating_sub(before.resident);
+    let sleeps = watched.sleeps.saturating_sub(opened.sleeps);
     Ok(Outcome {
         open: parked.count,
-        resident,
-        each: resident.saturating_sub(before) as f64 / parked.count as f64,
-        wake_ups: watched.saturating_sub(opened) as f64 / watch.as_secs_f64(),
+        resident: watched.resident,
+        anonymous: watched.anonymous,
+        each: grown as f64 / parked.count as f64,
+        wake_ups: sleeps as f64 / watch.as_secs_f64(),
     })
 }
 
@@ -130,7 +135,13 @@ fn open(
                 Ok(flow) => flows.push(flow),
                 Err(error) if parked.count + flows.len() == 0 => return Err(error),
                 // A limit of the contender's own: what it can hold is the result.
-                Err(_) => break,
+                Err(error) => {
+                    eprintln!(
+                        "no more than {} flows: {error:#}",
+                        parked.count + flows.len()
+                    );
+                    break;
+                }
             }
             if flows.len() == PARKED_TOGETHER {
                 parked.park(&mut flows)?;
