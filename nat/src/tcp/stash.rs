@@ -5,6 +5,10 @@
 //! holds no memory: its buffer goes back to the budget, which keeps a few for the next flow whose
 //! socket is full. An upload to a slow network stops and goes on all the time, and shall not ask the
 //! allocator each time.
+//!
+//! The budget counts bytes and not memory, so a buffer may not be much larger than what stands in it:
+//! one of which most was taken off gives its memory back ([`SLACK`]). Otherwise a far end that takes
+//! all but one byte of each stash would leave the budget unused and the memory full.
 
 use std::ops::Deref;
 
@@ -13,6 +17,11 @@ const SPARES: usize = 4;
 /// Bytes that a buffer may have to be kept: all that is on its way when a socket of ordinary speed
 /// stops.
 const SPARE_LEN: usize = 256 * 1024;
+/// How many times the bytes that stand in it a buffer of up to [`SPARE_LEN`] may have room for; wide,
+/// as it is likely to be filled again soon. A larger one may twice.
+const SLACK: usize = 16;
+/// Bytes that a buffer may have whatever stands in it: less than the flow's socket costs the kernel.
+const LEAST_LEN: usize = 4096;
 
 /// The bytes all stashes of an engine share. A flow may hold as many as are still free (the dynamic
 /// threshold of shared-memory switches: Choudhury and Hahne, 1998): however many flows are stalled,
@@ -82,6 +91,19 @@ impl Buffer {
         }
         self.bytes.extend_from_slice(more);
     }
+
+    /// Takes off `n` bytes of more.
+    fn consume(&mut self, n: usize) {
+        self.start += n;
+        let (left, capacity) = (self.bytes.len() - self.start, self.bytes.capacity());
+        let slack = if capacity > SPARE_LEN { 2 } else { SLACK };
+        // As above; and before it shrinks again half of this is taken off, or as much appended.
+        if self.start > left && capacity > LEAST_LEN.max(slack * left) {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+            self.bytes.shrink_to(LEAST_LEN.max(2 * left));
+        }
+    }
 }
 
 /// A flow's stash.
@@ -106,7 +128,7 @@ impl Stash {
         if n < self.len() {
             budget.used -= n;
             if let Some(buffer) = &mut self.0 {
-                buffer.start += n;
+                buffer.consume(n);
             }
         } else {
             budget.used -= self.len();
@@ -162,6 +184,35 @@ mod tests {
         assert_eq!(got, sent);
         let capacity = stash.0.as_ref().map(|b| b.bytes.capacity());
         assert!(capacity < Some(4 * stash.len() + 400), "{capacity:?}");
+    }
+
+    #[test]
+    fn what_is_taken_off_gives_its_memory_back() {
+        let mut budget = StashBudget::new(usize::MAX);
+        let capacity = |stash: &Stash| stash.0.as_ref().map_or(0, |b| b.bytes.capacity());
+        for len in [8 << 20, SPARE_LEN, 3 * LEAST_LEN] {
+            let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+            let mut stash = Stash::default();
+            stash.append(&bytes, &mut budget);
+            stash.consume(len - 1, &mut budget);
+            assert_eq!((&*stash, budget.used()), (&bytes[len - 1..], 1));
+            assert!(capacity(&stash) <= LEAST_LEN, "{}", capacity(&stash));
+            stash.append(&bytes, &mut budget);
+            assert!(stash[0] == bytes[len - 1] && stash[1..] == bytes);
+            // Bit by bit as well, and few of the bits move anything.
+            let mut changes = 0;
+            while stash.len() > 100 {
+                let before = capacity(&stash);
+                stash.consume(100, &mut budget);
+                assert_eq!(stash[stash.len() - 1], bytes[len - 1]);
+                let slack = if before > SPARE_LEN { 4 } else { 2 * SLACK };
+                assert!(capacity(&stash) <= LEAST_LEN.max(slack * stash.len()));
+                changes += usize::from(capacity(&stash) != before);
+            }
+            assert!((1..=12).contains(&changes), "{changes} of {len}");
+            stash.consume(usize::MAX, &mut budget);
+            assert_eq!(budget.used(), 0);
+        }
     }
 
     #[test]
