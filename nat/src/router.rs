@@ -45,8 +45,9 @@ pub use ports::PortFlows;
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
-/// Datagram sockets that have more to receive than a turn allows and get another between two looks
-/// at all else: a turn may be a megabyte.
+/// Datagram sockets that had more to receive than one turn allows and go on in one call of
+/// [`Router::handle_timeout`]: a turn may be a megabyte. Each event gives its socket a turn besides,
+/// at once, and is not bounded by this.
 const TURNS: usize = 4;
 
 /// What a router is made of.
@@ -78,7 +79,7 @@ pub struct Router {
     udp: UdpEngine,
     ping: PingEngine,
     /// Datagram sockets with more to receive than their turn allowed, by the bits of their tokens:
-    /// each waits for one turn, however many events it had.
+    /// each waits for one more turn, however many events it had.
     backlog: BTreeMap<u64, Readiness>,
     /// The order of their turns: each once.
     turns: VecDeque<Token>,

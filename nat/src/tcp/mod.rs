@@ -13,7 +13,7 @@
 //!   just that. **Inwards**, an accepted client becomes a SYN with the client's own address.
 //! - **Container to host** ([`receive`]): payload goes from the frame into the socket.
 //! - **Host to container** ([`transmit`]): bytes are peeked from the socket, and discarded there
-//!   when the container acknowledged them.
+//!   when the container acknowledged them. A flow with much to send takes turns (`turns`).
 //! - **Ends.** A FIN of either side becomes the other side's FIN once all bytes before it are
 //!   through; a RST of either side resets the other. The flow is over when both FINs are
 //!   acknowledged. There is no TIME-WAIT here: whichever kernel closed first keeps it.
@@ -37,7 +37,6 @@
 //! Timestamps, ECN and urgent data: the link is local, urgent bytes are passed in line. Segments
 //! out of order are not kept (the TAP keeps order).
 
-use std::collections::VecDeque;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
@@ -92,6 +91,7 @@ mod testing;
 mod tests;
 pub mod transmit;
 
+mod turns;
 use flow::{Cx, State, TcpFlow};
 use holders::Holders;
 use isn::IsnGenerator;
@@ -99,10 +99,7 @@ use open::{on_connected, refuse};
 use repeats::Repeats;
 use segment::{Route, Segment};
 use stash::StashBudget;
-
-/// Flows that have more to send than a turn allows and get another between two looks at all else: a
-/// turn may be a megabyte, and however many they are, nobody else is to wait for all of them.
-const TURNS: usize = 4;
+use turns::Backlog;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -187,8 +184,7 @@ pub struct TcpEngine {
     stash: StashBudget,
     /// Flows to be served at the end of the batch.
     dirty: Vec<Handle>,
-    /// Flows that had more to send than their turn allowed.
-    backlog: VecDeque<Handle>,
+    backlog: Backlog,
     holders: Holders,
     counters: TcpCounters,
 }
@@ -213,7 +209,7 @@ impl TcpEngine {
             stash: StashBudget::new(config.stash_limit),
             config,
             dirty: Vec::new(),
-            backlog: VecDeque::new(),
+            backlog: Backlog::new(),
             counters: TcpCounters::default(),
         }
     }
@@ -430,21 +426,6 @@ impl TcpEngine {
         }
     }
 
-    fn serve<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        io: &mut Io<'_, S, H>,
-    ) {
-        let enlist = with_flow!(self, handle, now, io, |flow, cx| {
-            flow.service(cx) && !std::mem::replace(&mut flow.queued, true)
-        });
-        if enlist == Some(true) {
-            self.backlog.push_back(handle);
-        }
-        self.settle(handle);
-    }
-
     /// Frees a flow that is over, or brings its timer up to date.
     fn settle(&mut self, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else {
@@ -492,7 +473,8 @@ impl TcpEngine {
         wheel.into_iter().chain(self.repeats.next()).min()
     }
 
-    /// Acts on passed deadlines, and gives the next [`TURNS`] flows that have more to send their turn.
+    /// Acts on passed deadlines, and gives a few flows that had more to send than their turn allowed
+    /// another one (`turns`).
     pub fn handle_timeout<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -510,14 +492,7 @@ impl TcpEngine {
             |engine| engine.timers.expire(now),
             |flow| flow.wheel_at = None,
         );
-        for _ in 0..TURNS.min(self.backlog.len()) {
-            if let Some(handle) = self.backlog.pop_front() {
-                if let Some(flow) = self.flows.get_mut(handle) {
-                    flow.queued = false;
-                }
-                self.serve(now, handle, io);
-            }
-        }
+        self.give_turns(now, io);
     }
 
     /// Takes slots from `expire` until there are no more. The time of the flow in each has come, or

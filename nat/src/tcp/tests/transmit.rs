@@ -98,6 +98,29 @@ fn many_long_transfers_take_turns_of_which_a_round_has_few() {
 }
 
 #[test]
+fn flows_that_have_ended_take_no_turns() {
+    let mut b = Bench::new();
+    let mut conns = Vec::new();
+    for port in 1000..1010 {
+        let conn = b.open(port);
+        b.send(&conn, seg(ACK, conn.seq, conn.ack).window(u16::MAX))
+            .unwrap();
+        b.remote_sends(&conn, &pattern(4_000_000));
+        assert_eq!(b.out().len(), 16);
+        conns.push(conn);
+    }
+    for conn in &conns[..8] {
+        b.send(conn, seg(RST, conn.seq, 0)).unwrap();
+    }
+    b.run(|e, now, _, io| e.handle_timeout(now, io));
+    // The two that are left have one each, and nobody else waits.
+    let ports: Vec<u16> = b.out().iter().step_by(16).map(|s| s.ports.1).collect();
+    assert_eq!(ports, [1008, 1009]);
+    assert_eq!(b.engine.backlog.len(), 2);
+    b.finish();
+}
+
+#[test]
 fn a_long_transfer_gives_others_their_turn() {
     let mut b = Bench::new();
     let conn = b.open(1000);
