@@ -50,10 +50,11 @@ impl Router {
     }
 
     /// The container at `port` is gone. Its connections are reset towards the host, but for those to
-    /// whose far end it had sent all, its end included: those are closed, once all is taken. Its
-    /// mappings are closed, its leases and addresses free again; clients of published ports that it
-    /// had are forgotten. Nothing is sent to it. The cost goes with the size of the tables. Returns
-    /// what the switch counted there; `None` if there is no such port.
+    /// whose far end it had sent all, its end included: those are closed, once all is taken, as far
+    /// as that is not too much and does not take too long ([`crate::tcp`]). Its mappings are closed,
+    /// its leases and addresses free again; clients of published ports that it had are forgotten.
+    /// Nothing is sent to it. The cost goes with the size of the tables. Returns what the switch
+    /// counted there; `None` if there is no such port.
     ///
     /// Published ports themselves stay, as they lead to an address and not to a port.
     pub fn remove_port<S: FrameSink, H: HostSockets>(

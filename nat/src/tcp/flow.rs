@@ -78,7 +78,7 @@ pub(super) enum Alarm {
     Resume,
     /// A keepalive probe waits for its answer.
     Keepalive,
-    /// The host's socket takes nothing of what a container left behind.
+    /// The host's socket takes nothing of what a container left behind, or takes too long.
     Orphan,
 }
 
@@ -154,7 +154,7 @@ pub struct TcpFlow {
     pub(super) probes: u8,
     /// Times in a row that the port was found full.
     pub(super) stalls: u8,
-    /// Last time the container was heard.
+    /// Last time the container was heard; when it went, of an orphan.
     pub(super) last_heard: Instant,
     /// What the timer wheel holds for this flow.
     pub(super) wheel_at: Option<Instant>,

@@ -6,11 +6,13 @@
 //! half-open one to make room, never another port's: a flood of SYNs harms those who send it. A
 //! client of a published port whose guest is not found yet belongs to no port; those share the table
 //! as one more holder does, and pass to the guest's port once it is known. Orphans
-//! ([`orphan`](super::orphan)) are counted with them.
+//! ([`orphan`](super::orphan)) are counted with them, and make room for whoever has no half-open flow
+//! of its own left, if it may have one more then.
 //!
 //! # Invariants
 //!
-//! - A holder's count is the number of flows in the table whose link is on that port.
+//! - A holder's count is the number of flows in the table whose link is on that port, or that have
+//!   none.
 //! - Every half-open flow is in its holder's list. Entries outlive their flows and are skipped then;
 //!   the list is cleared of them when it has doubled, so that it stays near the number of half-open
 //!   flows, at a constant cost a flow.
@@ -60,6 +62,13 @@ impl Holders {
     /// Whether `id` may have one more, when all together have `used`.
     pub(super) fn admits(&self, id: HolderId, used: usize) -> bool {
         self.share.admits(self.flows(id), used)
+    }
+
+    /// Whether `id` may have one more in the place of an orphan, which is one of the `used`.
+    pub(super) fn admits_for_an_orphan(&self, id: HolderId, used: usize) -> bool {
+        let its_own = usize::from(id.is_none());
+        let held = self.flows(id).saturating_sub(its_own);
+        self.share.admits(held, used.saturating_sub(1))
     }
 
     /// A half-open flow of `id` entered the table. `current` tells whether a listed one still is

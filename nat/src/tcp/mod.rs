@@ -30,13 +30,15 @@
 //! One deadline a flow ([`flow`]). An established flow that is silent for
 //! [`TcpConfig::established_timeout`] is probed and ends only if the container does not answer. When
 //! a port has as many flows as it may (`holders`) its oldest flow whose handshake is not done makes
-//! room; an established flow never does, nor does one of another port.
+//! room, and then the oldest one whose container is gone (`orphan`); an established flow never does,
+//! nor does one of another port.
 //!
 //! # What is left out
 //!
 //! Timestamps, ECN and urgent data: the link is local, urgent bytes are passed in line. Segments
 //! out of order are not kept (the TAP keeps order).
 
+use std::collections::VecDeque;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
@@ -90,8 +92,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod transmit;
-
 mod turns;
+
 use flow::{Cx, State, TcpFlow};
 use holders::Holders;
 use isn::IsnGenerator;
@@ -155,7 +157,7 @@ pub struct TcpCounters {
     pub opened: u64,
     /// Flows opened through published ports.
     pub accepted: u64,
-    /// Half-open flows that made room for others.
+    /// Flows that made room for others: half-open ones, and those whose container was gone.
     pub evicted: u64,
 }
 
@@ -186,6 +188,8 @@ pub struct TcpEngine {
     dirty: Vec<Handle>,
     backlog: Backlog,
     holders: Holders,
+    /// Flows whose container is gone, oldest first.
+    orphans: VecDeque<Handle>,
     counters: TcpCounters,
 }
 
@@ -210,6 +214,7 @@ impl TcpEngine {
             config,
             dirty: Vec::new(),
             backlog: Backlog::new(),
+            orphans: VecDeque::new(),
             counters: TcpCounters::default(),
         }
     }
@@ -229,9 +234,12 @@ impl TcpEngine {
         self.holders.flows(Some(port))
     }
 
-    /// Whether there is a flow between these two ends.
+    /// Whether a container has a flow between these two ends. One whose container is gone is
+    /// nobody's.
     pub fn owns(&self, container: SocketAddr, remote: SocketAddr) -> bool {
-        self.flows.find(&Ends::new(container, remote)).is_some()
+        let handle = self.flows.find(&Ends::new(container, remote));
+        let flow = handle.and_then(|handle| self.flows.get(handle));
+        flow.is_some_and(|flow| flow.state() != State::Orphaned)
     }
 
     /// What the engine counted.
@@ -283,24 +291,20 @@ impl TcpEngine {
         let Some(handle) = self.flows.find(&ends) else {
             return self.handle_stray(now, link, &seg, ends, policy, io);
         };
+        let opens = seg.flags.syn && !seg.flags.ack;
         let result = with_flow!(self, handle, now, io, |flow, cx| {
             if flow.link.is_some_and(|l| l.port != link.port) {
                 return Some(Err(DropReason::Spoofed));
             }
-            if flow.state() == State::Orphaned {
+            let orphaned = flow.state() == State::Orphaned;
+            // A container that gave up tries again from the same port.
+            let again = flow.state() == State::Connecting && seg.seq + 1 != flow.rcv_nxt;
+            if opens && (orphaned || again) {
                 flow.reset_host(cx);
                 return None;
             }
-            let superseded = flow.state() == State::Connecting
-                && seg.flags.syn
-                && !seg.flags.ack
-                && seg.seq + 1 != flow.rcv_nxt;
-            if superseded {
-                // The container gave up and tries again from the same port.
-                flow.reset_host(cx);
-                return None;
-            }
-            Some(flow.on_segment(&seg, cx))
+            // To anybody but its own container an orphan is not there.
+            (!orphaned).then(|| flow.on_segment(&seg, cx))
         });
         let Some(Some(result)) = result else {
             self.settle(handle);
@@ -456,6 +460,9 @@ impl TcpEngine {
         let taken = self.flows.remove(handle)?;
         self.timers.cancel(handle.index);
         self.holders.leave(taken.1.link.map(|link| link.port));
+        if taken.1.link.is_none() && !self.orphans.is_empty() {
+            self.orphans.retain(|&orphan| orphan != handle);
+        }
         if self.flows.is_empty() {
             self.repeats.clear();
             self.stash.forget_spares();
@@ -535,7 +542,8 @@ impl TcpEngine {
     }
 
     /// Ends all flows of a port that is gone: the far ends are reset, but for those to whom it had
-    /// sent all, its end included ([`orphan`]).
+    /// sent all, its end included, as far as there is room for what they have yet to take
+    /// (`orphan`).
     pub fn remove_port<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -546,11 +554,7 @@ impl TcpEngine {
             let of_port = |flow: &TcpFlow| flow.link.is_some_and(|link| link.port == port);
             let flows = self.flows.iter().filter(|(_, _, flow)| of_port(flow));
             let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
-            for handle in handles {
-                with_flow!(self, handle, now, io, |flow, cx| flow.orphan(cx));
-                self.disown(handle);
-                self.settle(handle);
-            }
+            self.disown(now, &handles, io);
         }
         self.holders.remove_port(port);
     }

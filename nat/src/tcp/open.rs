@@ -2,7 +2,8 @@
 //!
 //! Outwards, a SYN becomes a connect of the host; inwards, an accepted client becomes a SYN. Until
 //! its handshake is done on both sides a flow is *half-open* (embryonic): it may be ended to make
-//! room for another of its port when the table or the host is full, the oldest first.
+//! room for another of its port when the table or the host is full, the oldest first. Where the port
+//! has none, the oldest flow whose container is gone ([`orphan`](super::orphan)) makes room.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -54,7 +55,9 @@ impl TcpEngine {
         let to = SocketAddr::new(host, ends.remote().port());
         let mut result = io.hosts.tcp_connect(token, to);
         let holder = Some(link.port);
-        if result == Err(HostError::Exhausted) && self.evict(now, holder, Some(handle), io) {
+        if result == Err(HostError::Exhausted)
+            && (self.evict(now, holder, Some(handle), io) || self.end_orphan(now, io))
+        {
             result = io.hosts.tcp_connect(token, to);
         }
         match result {
@@ -76,8 +79,8 @@ impl TcpEngine {
         }
     }
 
-    /// Enters a half-open flow, at the cost of the oldest half-open one of its port if that has as
-    /// many flows as it may.
+    /// Enters a half-open flow, if its port has as many flows as it may at the cost of its oldest
+    /// half-open one, or of the oldest orphan.
     fn insert<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -86,12 +89,20 @@ impl TcpEngine {
         io: &mut Io<'_, S, H>,
     ) -> Option<Handle> {
         let holder = flow.link.map(|link| link.port);
-        if !self.holders.admits(holder, self.flows.len()) && !self.evict(now, holder, None, io) {
+        if !self.holders.admits(holder, self.flows.len())
+            && !self.evict(now, holder, None, io)
+            && !(self.gains_by_an_orphan(holder) && self.end_orphan(now, io))
+        {
             return None;
         }
         let handle = self.flows.insert(ends, flow).ok()?;
         self.list(holder, handle);
         Some(handle)
+    }
+
+    /// Whether `holder` may have one more flow once an orphan has ended.
+    fn gains_by_an_orphan(&self, holder: HolderId) -> bool {
+        !self.orphans.is_empty() && self.holders.admits_for_an_orphan(holder, self.flows.len())
     }
 
     /// Enters a half-open flow with its holder.

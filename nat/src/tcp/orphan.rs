@@ -7,48 +7,119 @@
 //! that has not keeps its flow, an *orphan*, until it has taken the stash. Whatever else a container
 //! leaves behind was cut short, and is reset, so that nobody takes it for whole.
 //!
-//! An orphan belongs to no port: nothing is sent for it, and a packet between its ends, which must be
-//! another container's, ends it. It counts as one of the flows whose guest is not known.
+//! An orphan belongs to no port: nothing is sent for it, and of the packets between its ends, which
+//! must be another container's, a SYN ends it and takes its place; the others are strays. It counts
+//! as one of the flows whose guest is not known.
 //!
 //! # Limits
 //!
-//! A far end that takes nothing for [`PATIENCE`] is reset. When the process ends, so do its orphans.
+//! A container that comes and goes shall not hold more than one that stays, nor its far ends hold
+//! the memory of those that are there. So orphans have a part of the table ([`MOST`], [`PART_OF_FLOWS`],
+//! and no more than the share of a port) and of the stash budget ([`PART_OF_STASH`]); past it flows
+//! are reset, though what they carried was acknowledged. A far end that takes nothing for
+//! [`PATIENCE`] is reset, and any after [`LIFETIME`]. The oldest orphan ends when a new flow finds no
+//! room otherwise, in the table or among the host's descriptors. When the process ends, so do its
+//! orphans.
+//!
+//! # Invariants
+//!
+//! The list has each orphan of the table once, in the order they became such, and nothing else.
 
 use cnet_vswitch::FrameSink;
-use cnet_vswitch::time::Duration;
+use cnet_vswitch::time::{Duration, Instant};
 
 use super::TcpEngine;
 use super::flow::{Alarm, Cx, State, TcpFlow};
+use super::segment::Route;
 use crate::flow::Handle;
 use crate::host::{HostSockets, Readiness};
+use crate::link::Io;
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an orphan may take in all, however often it takes something: far ends that take little
+/// at a time keep the memory of what they have not taken.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// Orphans of an engine: few enough to be looked through when one ends.
+const MOST: usize = 1024;
+/// Orphans are at most one of so many flows that the table has room for.
+const PART_OF_FLOWS: usize = 16;
+/// All orphans' stashes together are at most one of so many parts of the budget: with less than half
+/// of it used, windows may still grow.
+const PART_OF_STASH: usize = 4;
 
 impl TcpEngine {
-    /// `flow`, whose port is gone, is nobody's now.
-    pub(super) fn disown(&mut self, handle: Handle) {
-        if let Some(flow) = self.flows.get_mut(handle)
-            && flow.state() == State::Orphaned
-        {
-            flow.link = None;
-            self.holders.adopt(None);
+    /// Ends `flows`, whose port is gone, but for those that become orphans.
+    pub(super) fn disown<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        flows: &[Handle],
+        io: &mut Io<'_, S, H>,
+    ) {
+        let most = MOST.min(self.config.max_flows / PART_OF_FLOWS);
+        let held = self.orphans.iter().filter_map(|&h| self.flows.get(h));
+        let held: usize = held.map(|flow| flow.stash.len()).sum();
+        let mut room = (self.config.stash_limit / PART_OF_STASH).saturating_sub(held);
+        for &handle in flows {
+            // It is in the table already.
+            let others = self.flows.len().saturating_sub(1);
+            let admitted = self.orphans.len() < most && self.holders.admits(None, others);
+            let room_here = if admitted { room } else { 0 };
+            let kept = with_flow!(self, handle, now, io, |flow, cx| {
+                flow.lose_container(room_here, cx);
+                flow.stash.len()
+            });
+            if let Some(kept) = kept.filter(|&kept| kept > 0) {
+                room -= kept;
+                self.holders.adopt(None);
+                self.orphans.push_back(handle);
+            }
+            self.settle(handle);
         }
+    }
+
+    /// Ends the oldest orphan. `false` if there is none.
+    pub(super) fn end_orphan<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, S, H>,
+    ) -> bool {
+        let Some(&handle) = self.orphans.front() else {
+            return false;
+        };
+        with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
+        self.counters.evicted += 1;
+        self.settle(handle);
+        true
     }
 }
 
 impl TcpFlow {
     /// The container is gone: leaves to the host's kernel what it had sent to its end, and ends the
-    /// flow unless something of that is still to be taken.
-    pub(super) fn orphan<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        if self.state == State::Established && self.fin_received && !self.host_shut {
+    /// flow unless some of that is still to be taken, at most `room` bytes.
+    fn lose_container<S: FrameSink, H: HostSockets>(
+        &mut self,
+        room: usize,
+        cx: &mut Cx<'_, '_, S, H>,
+    ) {
+        let whole = self.state == State::Established && self.fin_received;
+        if whole && !self.stash.is_empty() && self.stash.len() <= room {
             self.state = State::Orphaned;
+            self.link = None;
             self.ack_due = false;
-            self.alarm = Some((Alarm::Orphan, cx.now + PATIENCE));
+            self.last_heard = cx.now;
+            self.wait_for_host(cx.now);
             return;
         }
         self.leave_to_host(cx);
         self.reset_host(cx);
+    }
+
+    /// Sets the alarm of an orphan whose socket took something now. Its container was heard for the
+    /// last time when it went.
+    fn wait_for_host(&mut self, now: Instant) {
+        let until = (now + PATIENCE).min(self.last_heard + LIFETIME);
+        self.alarm = Some((Alarm::Orphan, until));
     }
 
     /// The host's socket may have taken something of an orphan's stash.
@@ -62,7 +133,7 @@ impl TcpFlow {
             return self.reset_host(cx);
         }
         if self.stash.len() < before {
-            self.alarm = Some((Alarm::Orphan, cx.now + PATIENCE));
+            self.wait_for_host(cx.now);
         }
         if self.host_shut {
             self.leave_to_host(cx);

@@ -289,7 +289,7 @@ impl TcpFlow {
         let sent = self.send_to_host(&stash, cx);
         self.stash = stash;
         let sent = sent?;
-        if self.container_done() && sent > 0 {
+        if self.state == State::Established && self.container_done() && sent > 0 {
             // Nothing else shows that the flow is alive.
             self.last_heard = cx.now;
         }

@@ -128,7 +128,12 @@ impl Bench {
         }
         let mut stashed = 0;
         let mut with_socket = 0;
+        let mut orphans = 0;
         for (handle, _, flow) in self.engine.flows.iter() {
+            if flow.state == State::Orphaned {
+                orphans += 1;
+                assert!(self.engine.orphans.contains(&handle) && flow.link.is_none());
+            }
             stashed += flow.stash.len();
             with_socket += usize::from(flow.socket.is_some());
             if flow.state != State::Closed {
@@ -152,6 +157,7 @@ impl Bench {
                 assert!(!flow.rcv_adv.before(flow.rcv_nxt));
             }
         }
+        assert_eq!(orphans, self.engine.orphans.len());
         assert_eq!(stashed, self.engine.stashed());
         assert_eq!(
             with_socket,

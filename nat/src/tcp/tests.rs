@@ -5,6 +5,7 @@ mod handshake;
 mod hostile;
 mod limits;
 mod loss;
+mod orphans;
 mod parse;
 mod receive;
 mod states;

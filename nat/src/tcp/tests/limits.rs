@@ -103,12 +103,12 @@ fn the_list_of_half_open_flows_stays_near_their_number() {
 }
 
 /// Another container.
-const OTHER: Link = Link {
+pub(super) const OTHER: Link = Link {
     port: PortId(4),
     ..LINK
 };
 
-fn syn_on(b: &mut Bench, link: Link, port: u16) -> Result<(), DropReason> {
+pub(super) fn syn_on(b: &mut Bench, link: Link, port: u16) -> Result<(), DropReason> {
     let syn = seg(SYN, CONTAINER_ISN, 0).options(SYN_OPTIONS);
     b.packet_on(&link, &syn.bytes(port, b.remote.port()))
 }
@@ -185,77 +185,6 @@ fn a_port_that_goes_takes_its_flows_along_and_no_others() {
     );
     assert!(b.only().is(RST));
     b.run(|e, now, _, io| e.remove_port(now, OTHER.port, io));
-    b.finish();
-}
-
-#[test]
-fn what_a_port_has_sent_to_its_end_outlives_it() {
-    let mut b = Bench::new();
-    let conn = b.open(1000);
-    b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(b"all"))
-        .unwrap();
-    b.out();
-    assert_eq!(b.host.socket(conn.socket).tx, b"all");
-    b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
-    // A reset would take away what the host's kernel has yet to send.
-    assert_eq!(b.fate(&conn), Some(Fate::Closed));
-    assert!(b.silent() && b.engine.is_empty());
-    b.finish();
-}
-
-/// A connection whose container has sent `data` to its end and is gone, while the host's socket
-/// takes nothing.
-fn orphan(b: &mut Bench, data: &[u8]) -> Conn {
-    let conn = b.open(1000);
-    b.host.socket(conn.socket).room = 0;
-    b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(data))
-        .unwrap();
-    assert_eq!(b.only().ack, conn.seq.wrapping_add(data.len() as u32 + 1));
-    b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
-    assert_eq!((b.fate(&conn), b.engine.stashed()), (None, data.len()));
-    assert_eq!(b.engine.held(LINK.port), 0);
-    conn
-}
-
-#[test]
-fn what_was_acknowledged_to_a_port_is_delivered_without_it() {
-    let mut b = Bench::new();
-    let conn = orphan(&mut b, &[7; 1000]);
-    // As long as the far end takes something now and then, however slow it is.
-    for taken in [400, 800] {
-        b.pass(Duration::from_secs(8));
-        b.host.socket(conn.socket).room = 400;
-        b.ready(conn.socket, WRITABLE);
-        assert_eq!(b.host.socket(conn.socket).tx.len(), taken);
-    }
-    b.host.socket(conn.socket).room = 400;
-    b.ready(conn.socket, WRITABLE);
-    assert_eq!(b.fate(&conn), Some(Fate::Closed));
-    assert!(b.silent() && b.engine.is_empty());
-    b.finish();
-}
-
-#[test]
-fn an_orphan_waits_for_so_long_and_gives_way_to_who_has_its_ends() {
-    let mut b = Bench::new();
-    let conn = orphan(&mut b, &[7; 1000]);
-    b.pass(Duration::from_secs(11));
-    assert_eq!(b.fate(&conn), Some(Fate::Reset));
-    assert!(b.silent() && b.engine.is_empty());
-
-    let conn = orphan(&mut b, &[7; 1000]);
-    let address = b.container;
-    b.run(|e, now, _, io| e.link_resolved(now, address, OTHER, io));
-    assert!(b.silent(), "it waits for no guest");
-    syn_on(&mut b, OTHER, 1000).unwrap();
-    assert_eq!(b.fate(&conn), Some(Fate::Reset));
-    assert_eq!((b.engine.len(), b.engine.held(OTHER.port)), (1, 1));
-
-    b.run(|e, now, _, io| e.remove_port(now, OTHER.port, io));
-    let conn = orphan(&mut b, &[7; 1000]);
-    b.host.socket(conn.socket).fail(HostError::Reset);
-    b.ready(conn.socket, FAILED);
-    assert_eq!(b.fate(&conn), Some(Fate::Reset));
     b.finish();
 }
 
