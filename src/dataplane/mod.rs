@@ -114,9 +114,10 @@ impl Control {
         answer.await.unwrap_or(Err(PortError::Ended))
     }
 
-    /// Takes a container out: its connections are reset towards the host, but for those that had
-    /// taken all it sent, the published ports that lead to its fixed addresses closed, and its
-    /// device.
+    /// Takes a container out: its connections are reset towards the host, but for those on which it
+    /// had sent all, its end included, which stay until the host's sockets have taken that, within
+    /// limits ([`cnet_nat::router::Router::remove_port`]); the published ports that lead to its fixed
+    /// addresses are closed, and its device.
     ///
     /// # Errors
     ///

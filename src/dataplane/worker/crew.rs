@@ -103,7 +103,8 @@ impl Worker {
     }
 
     /// Handles frames that others have handed over, of each at most the batch that a port has in a
-    /// turn: so those who sent them are acknowledged as soon, and other events wait no longer.
+    /// turn: so those who sent them are acknowledged as soon, and other events wait for one batch of
+    /// each of the other workers.
     pub(super) fn take_handed(&mut self, now: Instant) {
         let Worker {
             router,

@@ -2,11 +2,12 @@
 //!
 //! They go to [`PORTS`] ports in turns, so that there are local ports enough for 100,000 of them,
 //! and end with a reset, so that none of them lingers. Nobody accepts them: they stay in the queues
-//! of the listening sockets, established all the same, and cost this process one descriptor each.
+//! of the listening sockets, established all the same. This process parks its own ends in messages that
+//! nobody reads (unix(7)), where they are none of its descriptors, and count for nobody who has
+//! CAP_SYS_ADMIN.
 //!
-//! No process holds more flows than it may have descriptors. This one parks its ends in messages that
-//! nobody reads (unix(7)), which count for nobody who has CAP_SYS_ADMIN; for a contender there are as
-//! many containers, each with a program of its own, as it takes.
+//! No contender's process holds more flows than it may have descriptors: there are as many containers,
+//! each with a program of its own, as it takes.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
