@@ -89,10 +89,7 @@ impl TcpEngine {
         io: &mut Io<'_, S, H>,
     ) -> Option<Handle> {
         let holder = flow.link.map(|link| link.port);
-        if !self.holders.admits(holder, self.flows.len())
-            && !self.evict(now, holder, None, io)
-            && !(self.gains_by_an_orphan(holder) && self.end_orphan(now, io))
-        {
+        if !self.holders.admits(holder, self.flows.len()) && !self.make_room(now, holder, io) {
             return None;
         }
         let handle = self.flows.insert(ends, flow).ok()?;
@@ -100,9 +97,19 @@ impl TcpEngine {
         Some(handle)
     }
 
-    /// Whether `holder` may have one more flow once an orphan has ended.
-    fn gains_by_an_orphan(&self, holder: HolderId) -> bool {
-        !self.orphans.is_empty() && self.holders.admits_for_an_orphan(holder, self.flows.len())
+    /// Ends a flow in whose place `holder` may have another. `false` if there is none.
+    fn make_room<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        holder: HolderId,
+        io: &mut Io<'_, S, H>,
+    ) -> bool {
+        if self.evict(now, holder, None, io) {
+            return true;
+        }
+        // An orphan is no use to a port that is far over its share.
+        let helps = self.holders.admits_for_an_orphan(holder, self.flows.len());
+        helps && self.end_orphan(now, io)
     }
 
     /// Enters a half-open flow with its holder.
