@@ -164,7 +164,7 @@ mod tests {
             runtime: root.path().join("r"),
         });
         for name in names {
-            let request = Request::new(name);
+            let request = Request::new(*name);
             store.create(request, &HostRoutes::default()).unwrap();
             store.directories().make_network_runtime(name).unwrap();
         }

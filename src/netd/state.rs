@@ -54,8 +54,9 @@ impl Record {
             Life::Process {
                 pid, start_time: t, ..
             } => start_time(*pid) == Some(*t),
-            Life::Path { path } => fs::metadata(path)
-                .is_ok_and(|found| (found.dev(), found.ino()) == self.namespace),
+            Life::Path { path } => {
+                fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.namespace)
+            }
             Life::Machine { .. } => true,
         }
     }
