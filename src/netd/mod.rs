@@ -86,15 +86,21 @@ pub fn main(network: &str) -> ExitCode {
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error.context("cannot start the network process")),
     }
-    match log::Bounded::stderr() {
-        Ok(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
-        // It is closed: there is nothing to bound.
-        Err(_) => logging::start(tracing::Level::INFO),
+    match own_log(network) {
+        Some(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
+        None => logging::start(tracing::Level::INFO),
     }
     match live(network) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Standard error, if that is the network's log. One that is closed is nobody's.
+fn own_log(network: &str) -> Option<log::Bounded> {
+    let directories = Directories::of_this_user().ok()?;
+    let path = runtime::log(&directories.network_runtime(network));
+    log::Bounded::of(io::stderr(), &path).ok().flatten()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
