@@ -49,8 +49,9 @@ use crate::watched::Watched;
 const ATTEMPTS: usize = 3;
 
 /// How long a network's process that is ending is waited for, and how long between two looks. It
-/// takes its containers out, which takes the kernel some milliseconds for each.
-const ENDING: Duration = Duration::from_secs(5);
+/// takes its containers out, which takes the kernel some milliseconds for each, and passes on what
+/// they have left behind.
+pub(crate) const ENDING: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How long to wait before looking again for a network's process that does not come back.
@@ -327,7 +328,10 @@ impl Network {
             }
             self.start().await?;
         }
-        Err(last.map_or(NetworkError::Ask(AskError::Silent), NetworkError::from))
+        Err(last.map_or(
+            NetworkError::Ask(AskError::Silent(None)),
+            NetworkError::from,
+        ))
     }
 
     /// Asks the network's process, but not one that is ending: that is waited for, [`ENDING`] at

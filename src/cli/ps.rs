@@ -10,7 +10,7 @@ use crate::control::{ContainerReport, PublishedPort};
 use crate::handle::Network;
 use crate::logging::report;
 use crate::network::cli::all_of;
-use crate::network::{Directories, Store, inspect};
+use crate::network::{Directories, Store, StoreError, inspect};
 use crate::registry::{Registry, Running};
 
 /// How results are printed.
@@ -97,7 +97,11 @@ pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
                     }
                 }
             }
-            Err(_) => missing.push(name.as_str()),
+            Err(StoreError::NotFound(_)) => missing.push(name.as_str()),
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                failed.push(error.context(format!("cannot tell what `{name}` is")));
+            }
         }
     }
     super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;

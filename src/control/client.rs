@@ -42,17 +42,26 @@ pub enum AskError {
     /// The connection ended before a byte of an answer: the network process has ended meanwhile.
     #[error("the network process ended before it answered: {0}")]
     Lost(hyper::Error),
-    /// No answer in time.
+    /// No answer in time from the process of this number, if it is known.
     #[error(
-        "the network process does not answer; if it stays like that, end it with SIGKILL: the next command starts it again, with its containers"
+        "the network process does not answer; if it stays like that, end it with {}: the next command starts it again, with its containers",
+        kill(*.0)
     )]
-    Silent,
+    Silent(Option<i32>),
     /// An answer that makes no sense.
     #[error("the network process gave an answer that cannot be read: {0}")]
     Unreadable(String),
     /// The action was refused.
     #[error("{0}")]
     Refused(Refusal),
+}
+
+/// The command that ends a process whatever it does.
+fn kill(process: Option<i32>) -> String {
+    match process {
+        Some(pid) => format!("`kill -KILL {pid}`"),
+        None => "SIGKILL".to_owned(),
+    }
 }
 
 /// Asks the network process at the socket `path`; `descriptors` go along.
@@ -81,8 +90,11 @@ pub async fn ask<T: DeserializeOwned>(
         Action::Inspect(_) | Action::Statistics(_) => MAX_WAIT_LOOKING,
         _ => MAX_WAIT,
     };
+    // It listens itself, so it is the peer. One in another PID namespace has no number here.
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let peer = peer.filter(|&pid| pid > 0);
     let asked = timeout(patience, converse(stream, action, descriptors));
-    let (status, body) = asked.await.map_err(|_| AskError::Silent)??;
+    let (status, body) = asked.await.map_err(|_| AskError::Silent(peer))??;
     let unreadable = |e: serde_json::Error| AskError::Unreadable(e.to_string());
     if status == 200 {
         return serde_json::from_slice(&body).map_err(unreadable);

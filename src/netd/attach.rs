@@ -280,12 +280,11 @@ impl Hub {
             self.names.announce(&stay.record);
             self.changed(&mut tables);
         }
-        self.save().await;
-        // From here on it is known to whoever comes after us.
+        let known = self.save().await;
         let mut tables = self.tables();
         let stay = tables.stay(key).ok_or_else(gone)?;
-        let persistent = stay.plugged.as_ref().map(|p| p.tap.set_persistent(true));
-        match persistent {
+        // What whoever comes after us knows nothing of must not outlive us.
+        match known.then(|| stay.keep()).flatten() {
             Some(Err(error)) => Err(internal(&error)),
             _ => Ok(()),
         }
@@ -307,8 +306,12 @@ impl Hub {
     /// Notes that these ports lead to the container; `false` if it has left.
     fn enter_ports(&self, key: &Key, opened: &[Opened]) -> bool {
         let mut tables = self.tables();
-        let stay = tables.stay(key);
-        stay.map(|stay| stay.add_ports(opened.to_vec())).is_some()
+        let Some(stay) = tables.stay(key) else {
+            return false;
+        };
+        stay.add_ports(opened.to_vec());
+        self.changed(&mut tables);
+        true
     }
 
     /// The TAP, and a copy of its descriptor.
@@ -380,6 +383,8 @@ impl Hub {
         while restored.join_next().await.is_some() {}
         {
             let mut tables = self.tables();
+            // One whose task has panicked is given up like the others that failed.
+            tables.returning.clear();
             let present: Vec<String> = tables.stays.keys().cloned().collect();
             tables
                 .ipam
@@ -407,6 +412,9 @@ impl Hub {
     /// Takes name and addresses of a record again; its ports are still to be opened.
     pub(super) fn reenter(&self, record: Record) -> Result<Key, String> {
         let mut tables = self.tables();
+        if tables.stays.contains_key(&record.name) {
+            return Err("another container has its name now".to_owned());
+        }
         let wanted = Wanted {
             v4: record.ipv4,
             v6: record.ipv6,
@@ -489,7 +497,6 @@ impl Hub {
         let opened = self.open_for(&key, guests, &specs).await?;
         let opened = opened
             .ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
-        self.changed(&mut self.tables());
         self.save().await;
         let shown = opened.iter().map(|port| port_of(&port.publish));
         Ok(Published {

@@ -14,22 +14,28 @@
 //!
 //! - The lock is never held while something is waited for.
 //! - `state.json` lists those that have joined, before they are told so and before their interface
-//!   is made to outlive this process. It is written without the lock ([`StateFile`]).
+//!   is made to outlive this process, until that is undone. It is written without the lock
+//!   ([`StateFile`]).
 //!
 //! # Limits
 //!
 //! Leases are written down a moment after an action was answered, since that waits for the disk.
 //! A crash in that moment loses what is remembered of those who left, not of those who are there.
+//!
+//! While `state.json` cannot be written, containers join all the same, but do not outlive this
+//! process. It is tried again every [`RETRY`].
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cnet_tap::TapQueue;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 
 use super::machine::Machine;
 use super::names::SharedNames;
@@ -40,6 +46,9 @@ use crate::dataplane::{Control, NetworkConfig, PortId};
 use crate::network::{Definition, Ipam};
 use crate::opener::Opener;
 use crate::published::{self, Opened};
+
+/// How long to wait before who is there is written down again, after that has failed.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What the hub works with.
 pub(super) struct Parts {
@@ -65,6 +74,10 @@ pub(super) struct Hub {
     stopped: AtomicBool,
     /// Tells that leases are to be written down.
     leases: Notify,
+    /// One writes them at a time.
+    leases_turn: Arc<AsyncMutex<()>>,
+    /// Tells that who is there could not be written down.
+    unsaved: Notify,
 }
 
 /// What is under the lock.
@@ -74,8 +87,12 @@ pub(super) struct Tables {
     next: u64,
     /// Counts what changes who is there.
     changes: u64,
-    /// Those that a process before this one has left behind, until they are taken up or given up.
+    /// Those that a process before this one has left behind, until they are taken up or given up;
+    /// and machines whose ports are just being opened again.
     pub(super) returning: BTreeMap<String, Record>,
+    /// Those that are over, by the number of their stay, while their interface may still be one
+    /// that outlives this process.
+    leaving: BTreeMap<u64, Record>,
 }
 
 /// A container on the network, from the moment that its name is taken.
@@ -93,6 +110,19 @@ impl Stay {
     /// Whether it has its place, not only its name.
     pub(super) fn has_joined(&self) -> bool {
         self.plugged.is_some() || self.machine.is_some()
+    }
+
+    fn key(&self) -> Key {
+        Key {
+            name: self.record.name.clone(),
+            number: self.number,
+        }
+    }
+
+    /// Has its interface outlive this process; `None` if it has none.
+    pub(super) fn keep(&self) -> Option<std::io::Result<()>> {
+        let plugged = self.plugged.as_ref()?;
+        Some(plugged.tap.set_persistent(true))
     }
 
     /// Its port, if it has one now.
@@ -139,13 +169,18 @@ impl Tables {
         key
     }
 
-    /// What has to be found again after a crash: those who have joined, and those who are still to
-    /// be taken up after the last one.
+    /// What has to be found again after a crash: those who have joined, those whose interface is
+    /// still to be let go of, and those who are still to be taken up after the last crash. Of
+    /// several of one name it is the one that came last who has it.
     fn records(&self) -> Vec<Record> {
         let joined = self.stays.values().filter(|stay| stay.has_joined());
         let joined = joined.map(|stay| &stay.record);
-        let joined = joined.filter(|record| !self.returning.contains_key(&record.name));
-        joined.chain(self.returning.values()).cloned().collect()
+        let has_joined = |name: &str| self.stays.get(name).is_some_and(Stay::has_joined);
+        let leaving = self.leaving.values();
+        let leaving = leaving.filter(|record| !has_joined(&record.name));
+        let own = joined.chain(leaving);
+        let own = own.filter(|record| !self.returning.contains_key(&record.name));
+        own.chain(self.returning.values()).cloned().collect()
     }
 
     /// What of a container that is to join is another's already. `is_it` knows the container itself.
@@ -193,12 +228,8 @@ impl Tables {
 
     /// The stay that a person means: a name, an id or the start of one, a process.
     pub(super) fn find(&self, meant: &str) -> Result<(Key, &Stay), Refusal> {
-        let key = |stay: &Stay| Key {
-            name: stay.record.name.clone(),
-            number: stay.number,
-        };
         if let Some(stay) = self.stays.get(meant) {
-            return Ok((key(stay), stay));
+            return Ok((stay.key(), stay));
         }
         let number = meant.parse::<i32>().ok();
         let is_meant = |stay: &&Stay| {
@@ -215,7 +246,7 @@ impl Tables {
             found = self.stays.values().filter(by_id).collect();
         }
         match found.as_slice() {
-            [one] => Ok((key(one), one)),
+            [one] => Ok((one.key(), one)),
             [] => Err(Refusal::new(
                 Kind::NotFound,
                 format!("there is no container `{meant}` on this network; `cnet ps` lists them"),
@@ -243,16 +274,27 @@ impl Hub {
                 next: 0,
                 changes: 0,
                 returning: BTreeMap::new(),
+                leaving: BTreeMap::new(),
             }),
             changes: watch::Sender::new(()),
             stopped: AtomicBool::new(false),
             leases: Notify::new(),
+            leases_turn: Arc::default(),
+            unsaved: Notify::new(),
         });
         let writer = Arc::clone(&hub);
         tokio::spawn(async move {
             loop {
                 writer.leases.notified().await;
                 writer.flush().await;
+            }
+        });
+        let writer = Arc::clone(&hub);
+        tokio::spawn(async move {
+            loop {
+                writer.unsaved.notified().await;
+                sleep(RETRY).await;
+                writer.save_again().await;
             }
         });
         hub
@@ -267,9 +309,10 @@ impl Hub {
         self.changes.subscribe()
     }
 
-    /// Whether nobody is on the network, nor about to join.
+    /// Whether nobody is on the network, nor about to join, nor still to be let go of.
     pub(super) fn is_empty(&self) -> bool {
-        self.tables().stays.is_empty()
+        let tables = self.tables();
+        tables.stays.is_empty() && tables.leaving.is_empty()
     }
 
     /// Whether a client has asked for the end.
@@ -285,23 +328,53 @@ impl Hub {
         self.changes.send_replace(());
     }
 
-    /// Writes down who is there, unless somebody has done so since the last change.
-    pub(super) async fn save(&self) {
+    /// Writes down who is there, unless somebody has done so since the last change; `false` if that
+    /// has failed, and is to be tried again.
+    pub(super) async fn save(&self) -> bool {
         let due = self.tables().changes;
         let now = || {
             let tables = self.tables();
             (tables.changes, tables.records())
         };
-        if let Err(error) = self.state.write(due, now).await {
+        let written = self.state.write(due, now).await;
+        if let Err(error) = &written {
             // Forwarding goes on; only a crash would be worse than it should be.
             tracing::error!(%error, path = %self.state.path().display(), "cannot be written");
+            self.unsaved.notify_one();
+        }
+        written.is_ok()
+    }
+
+    /// Writes down who is there after that has failed. Those who joined meanwhile outlive this
+    /// process from then on.
+    async fn save_again(&self) {
+        let plugged: Vec<Key> = {
+            let tables = self.tables();
+            let plugged = tables.stays.values().filter(|stay| stay.plugged.is_some());
+            plugged.map(Stay::key).collect()
+        };
+        if !self.save().await {
+            return;
+        }
+        let mut tables = self.tables();
+        for key in plugged {
+            if let Some(Err(error)) = tables.stay(&key).and_then(|stay| stay.keep()) {
+                tracing::error!(container = key.name, %error, "a crash would end its interface");
+            }
         }
     }
 
     /// Writes the leases down.
     pub(super) async fn flush(&self) {
+        // Given back by the thread that writes, so that a caller who goes away lets nobody in.
+        let turn = Arc::clone(&self.leases_turn).lock_owned().await;
         let ipam = self.tables().ipam.clone();
-        let saved = tokio::task::spawn_blocking(move || ipam.save()).await;
+        let writing = tokio::task::spawn_blocking(move || {
+            let saved = ipam.save();
+            drop(turn);
+            saved
+        });
+        let saved = writing.await;
         if let Ok(Err(error)) = saved {
             tracing::error!(%error, "leases cannot be written down");
         }
@@ -324,11 +397,20 @@ impl Hub {
             };
             tables.ipam.release(&key.name);
             self.names.withdraw(&stay.record);
+            if stay.plugged.is_some() {
+                tables.leaving.insert(key.number, stay.record.clone());
+            }
             self.changed(&mut tables);
             stay
         };
         tracing::info!(container = key.name, why, "leaves");
         let watch = self.unplug(stay).await;
+        {
+            let mut tables = self.tables();
+            if tables.leaving.remove(&key.number).is_some() {
+                self.changed(&mut tables);
+            }
+        }
         self.save().await;
         if let Some(watch) = watch {
             // Last of all, because it may be the very task that this runs in.
@@ -357,9 +439,11 @@ impl Hub {
         Some(plugged.watch)
     }
 
-    /// Takes everybody out.
+    /// Takes everybody out, and waits for those who are leaving already.
     pub(super) async fn detach_all(&self) {
+        let mut changes = self.changes();
         loop {
+            changes.borrow_and_update();
             let next = {
                 let tables = self.tables();
                 let names = tables.stays.keys().next();
@@ -367,7 +451,11 @@ impl Hub {
             };
             match next {
                 Some(key) => self.leave(&key, "the network is stopped").await,
-                None => return,
+                None if self.is_empty() => return,
+                // The sender is our own.
+                None => {
+                    let _ = changes.changed().await;
+                }
             }
         }
     }
@@ -449,6 +537,7 @@ mod tests {
             next: 0,
             changes: 0,
             returning: BTreeMap::new(),
+            leaving: BTreeMap::new(),
         }
     }
 
@@ -520,6 +609,11 @@ mod tests {
         assert_eq!(names(&tables), ["web"]);
         tables.enter(record("new", 'c', 19));
         assert_eq!(names(&tables), ["web"], "who has not joined is not there");
+        // Their interface may still be one that outlives us.
+        tables.leaving.insert(7, record("old", 'd', 20));
+        tables.leaving.insert(8, record("web", 'e', 21));
+        assert_eq!(names(&tables), ["old", "web"], "one has a name");
+        assert!(tables.records().iter().any(|left| left.id == web.id));
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //!
 //! The process is started with the file as its standard error. What is logged goes there a line at
 //! a time; once the file is over [`MAX_SIZE`], its newer half is written over it. There is one file,
-//! and one descriptor is enough: nothing is opened while the process runs.
+//! and one descriptor is enough: nothing is opened while the process runs. Where somebody else has
+//! led standard error is nothing that may be cut.
 //!
 //! # Limits
 //!
@@ -16,6 +17,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::network::file::is_at;
 
 /// Bytes of a log.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -44,13 +47,14 @@ impl Bounded {
         Ok(log)
     }
 
-    /// This process's standard error.
-    pub(super) fn stderr() -> io::Result<Bounded> {
-        let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        Ok(Bounded {
+    /// `file`, which is this process's standard error, if it is the log at `path`.
+    pub(super) fn of(file: impl AsFd, path: &Path) -> io::Result<Option<Bounded>> {
+        let file = File::from(file.as_fd().try_clone_to_owned()?);
+        let is_log = is_at(&file, path)?;
+        Ok(is_log.then_some(Bounded {
             file,
             max_size: MAX_SIZE,
-        })
+        }))
     }
 
     /// Leaves the newer half, from the start of a line on, of a file that is too large.
@@ -119,6 +123,18 @@ mod tests {
         drop(Bounded::open(&path).unwrap());
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "last\n", "the one whole line of the newer half");
+    }
+
+    #[test]
+    fn only_the_log_itself_is_bounded() {
+        let place = tempfile::tempdir().unwrap();
+        let [log, other] = ["log", "other"].map(|name| place.path().join(name));
+        let at = |path: &Path| File::create(path).unwrap();
+        let (own, others) = (at(&log), at(&other));
+        assert!(Bounded::of(&own, &log).unwrap().is_some());
+        assert!(Bounded::of(&others, &log).unwrap().is_none());
+        fs::remove_file(&log).unwrap();
+        assert!(Bounded::of(&own, &log).unwrap().is_none());
     }
 
     #[test]

@@ -171,18 +171,37 @@ impl Hub {
             if reason == STOPPED {
                 return;
             }
-            let ports = match self.tables().stay(&key) {
-                Some(stay) => {
-                    if let Some(machine) = &mut stay.machine {
-                        machine.port = None;
-                    }
-                    stay.opened.clear();
-                    std::mem::take(&mut stay.record.ports)
-                }
-                None => return,
-            };
-            self.reopen_all(&key, ports).await;
+            if !self.reopen_for_next(&key).await {
+                return;
+            }
         }
+    }
+
+    /// Opens the ports again that have closed with a machine's port; `false` if it was detached.
+    async fn reopen_for_next(&self, key: &Key) -> bool {
+        let ports = {
+            let mut tables = self.tables();
+            let Some(stay) = tables.stay(key) else {
+                return false;
+            };
+            if let Some(machine) = &mut stay.machine {
+                machine.port = None;
+            }
+            stay.opened.clear();
+            let record = stay.record.clone();
+            let ports = std::mem::take(&mut stay.record.ports);
+            // Whoever has to take it up after a crash meanwhile finds all of them.
+            tables.returning.insert(key.name.clone(), record);
+            ports
+        };
+        self.reopen_all(key, ports).await;
+        {
+            let mut tables = self.tables();
+            tables.returning.remove(&key.name);
+            self.changed(&mut tables);
+        }
+        self.save().await;
+        true
     }
 
     async fn plug_machine(

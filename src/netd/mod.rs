@@ -13,7 +13,8 @@
 //! - Shortly after the last container has left ([`LINGER`]), or if none comes ([`PATIENCE`]). It
 //!   takes its turn at the network's directory first, so that no client is just starting it, and
 //!   serves on if one has come.
-//! - By the action `stop`.
+//! - By the action `stop`, which takes out whoever is there, passes on what they have left behind
+//!   for [`FAREWELL`] at most, and takes its turn as well if it can.
 //! - By SIGTERM or SIGINT, or when its worker or opener fails: what is needed to go on stays, and
 //!   the next process takes it up, as it does after SIGKILL.
 //!
@@ -38,11 +39,12 @@ use cnet_tap::fork::fork;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::control::server::{self, Busy};
 use crate::dataplane::{Dataplane, NetworkConfig};
 use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::handle::ENDING;
 use crate::logging::report;
 use crate::network::{Definition, Directories, HostRoutes, Ipam, Store, runtime};
 use crate::opener::{self, Seat};
@@ -73,8 +75,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it stays after the last container has left, for the next one of a script.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// How long it stays for what containers have left behind for far ends that take nothing.
-const DELIVERY: Duration = Duration::from_secs(10);
+/// How long it stays for what containers had sent to its end when they left, and far ends have not
+/// taken yet (`nat/src/tcp/orphan.rs`). Nobody waits for it meanwhile.
+const DELIVERY: Duration = Duration::from_secs(60);
+
+/// The same after a client has asked for the end, from then on: clients wait for that to come.
+const FAREWELL: Duration = Duration::from_secs(3);
+const _: () = assert!(FAREWELL.as_millis() + LINGER.as_millis() < ENDING.as_millis());
+
+/// How often something is looked for that nobody tells.
+const POLL: Duration = Duration::from_millis(2);
 
 /// What it writes to standard output when it is ready. Anything else is an error's text.
 const READY: &str = "ready\n";
@@ -86,15 +96,21 @@ pub fn main(network: &str) -> ExitCode {
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error.context("cannot start the network process")),
     }
-    match log::Bounded::stderr() {
-        Ok(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
-        // It is closed: there is nothing to bound.
-        Err(_) => logging::start(tracing::Level::INFO),
+    match own_log(network) {
+        Some(log) => logging::start_into(tracing::Level::INFO, Mutex::new(log)),
+        None => logging::start(tracing::Level::INFO),
     }
     match live(network) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// Standard error, if that is the network's log. One that is closed is nobody's.
+fn own_log(network: &str) -> Option<log::Bounded> {
+    let directories = Directories::of_this_user().ok()?;
+    let path = runtime::log(&directories.network_runtime(network));
+    log::Bounded::of(io::stderr(), &path).ok().flatten()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -265,8 +281,7 @@ impl Leaving<'_> {
         let mut patience = PATIENCE;
         loop {
             if self.hub.is_stopped() {
-                self.until_quiet().await;
-                return self.hub.detach_all().await;
+                return self.stopped().await;
             }
             if !self.hub.is_empty() {
                 patience = LINGER;
@@ -287,11 +302,26 @@ impl Leaving<'_> {
         }
     }
 
+    /// Takes everybody out. Clients hear meanwhile that the network is ending.
+    async fn stopped(&self) {
+        let begun = Instant::now();
+        self.until_quiet().await;
+        self.hub.detach_all().await;
+        // What far ends do not take in time is reset with the dataplane.
+        let _ = timeout_at(begun + FAREWELL, self.hub.delivered()).await;
+        // Whoever has the turn finds us here, and gives it back soon. If not, the next process
+        // waits for our lock.
+        let asked = Instant::now();
+        while !self.take_turn() && asked.elapsed() < LINGER {
+            sleep(POLL).await;
+        }
+    }
+
     /// Lets clients read their answers, but does not wait for ever.
     async fn until_quiet(&self) {
         let begun = Instant::now();
         while self.busy.connections() > 0 && begun.elapsed() < LINGER {
-            sleep(Duration::from_millis(2)).await;
+            sleep(POLL).await;
         }
     }
 

@@ -6,12 +6,14 @@
 //! to a second name server only if the first is silent. So each network answers for the others that
 //! the same container is on, and for those alone. Who is on them stands in the files that their
 //! processes keep for after a crash ([`super::state`]); the container is the same if its network
-//! namespace is.
+//! namespace is. An inode is a namespace's only for as long as the container lives, and a process
+//! that has crashed leaves its file: what ended since then is passed over.
 //!
 //! The directories are looked into when a name is asked for that this network does not have, and at
 //! most every [`LAG`], so that a flood of such queries costs no more than that. A file is read again
 //! when it was replaced, and after [`MAX_AGE`] in any case: what tells that it was replaced may
-//! be the same for two that follow each other at once.
+//! be the same for two that follow each other at once. That holds for one that tells nothing as
+//! well, of which the log hears once.
 //!
 //! # Limits
 //!
@@ -59,6 +61,13 @@ struct Seen {
 struct Neighbour {
     version: Version,
     read: Instant,
+    /// `None` if it cannot be understood.
+    told: Option<Told>,
+}
+
+/// What a network tells.
+#[derive(Debug)]
+struct Told {
     present: HashSet<Namespace>,
     names: Names,
 }
@@ -92,9 +101,9 @@ impl Neighbours {
             self.look(&mut seen.networks, now);
             seen.at = Some(now);
         }
-        let networks = seen.networks.values();
-        let shared = networks.filter(|network| network.present.contains(&namespace));
-        shared.map(|network| network.names.clone()).collect()
+        let networks = seen.networks.values().filter_map(|n| n.told.as_ref());
+        let shared = networks.filter(|told| told.present.contains(&namespace));
+        shared.map(|told| told.names.clone()).collect()
     }
 
     fn look(&self, networks: &mut BTreeMap<String, Neighbour>, now: Instant) {
@@ -108,31 +117,35 @@ impl Neighbours {
             let Some(version) = Version::of(&path) else {
                 continue;
             };
-            let known = before.remove(&name);
-            let fresh = |known: &Neighbour| known.version == version && now - known.read < MAX_AGE;
-            let found = match known.filter(fresh) {
-                Some(known) => Some(known),
-                None => self.read(&name, &path, version, now),
+            let known = before.remove(&name).filter(|n| n.version == version);
+            let neighbour = match known {
+                Some(known) if now - known.read < MAX_AGE => known,
+                known => {
+                    let told = self.read(&name, &path);
+                    if let (Err(error), None) = (&told, known) {
+                        tracing::warn!(network = name, %error, "its names are not told");
+                    }
+                    Neighbour {
+                        version,
+                        read: now,
+                        told: told.ok(),
+                    }
+                }
             };
-            networks.extend(found.map(|found| (name, found)));
+            networks.insert(name, neighbour);
         }
     }
 
-    fn read(&self, name: &str, path: &Path, version: Version, now: Instant) -> Option<Neighbour> {
-        let definition = self.store.get(name).ok()?;
+    fn read(&self, name: &str, path: &Path) -> anyhow::Result<Told> {
+        let definition = self.store.get(name)?;
         let (names, mut present) = (Names::new(names::zone(&definition)), HashSet::new());
-        for record in state::load(path) {
+        for record in state::read(path)?.iter().filter(|record| record.lives()) {
             if !matches!(record.life, Life::Machine { .. }) {
                 present.insert(record.namespace);
             }
-            names.join(&record.id, names::host(&record));
+            names.join(&record.id, names::host(record));
         }
-        Some(Neighbour {
-            version,
-            read: now,
-            present,
-            names,
-        })
+        Ok(Told { present, names })
     }
 }
 
@@ -142,71 +155,123 @@ mod tests {
     use crate::netd::state::Record;
     use crate::network::{Directories, HostRoutes, Request};
 
-    const PROXY: Namespace = (4, 1);
-
-    fn record(name: &str, digit: char, namespace: Namespace) -> Record {
-        Record {
-            id: digit.to_string().repeat(64),
-            name: name.to_owned(),
-            aliases: Vec::new(),
-            life: Life::Path { path: "/x".into() },
-            namespace,
-            interface: "eth0".to_owned(),
-            mac: [2; 6],
-            ipv4: Some([10, 89, 0, namespace.1 as u8].into()),
-            ipv6: None,
-            ports: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn only_networks_that_the_container_is_on_tell_their_names() {
+    /// Networks of these names, and a place where namespaces can be bound.
+    fn networks(names: &[&str]) -> (Store, tempfile::TempDir) {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(Directories {
             config: root.path().join("c"),
             state: root.path().join("s"),
             runtime: root.path().join("r"),
         });
-        for name in ["front", "back", "other"] {
-            let request = Request::new(name);
+        for name in names {
+            let request = Request::new(*name);
             store.create(request, &HostRoutes::default()).unwrap();
             store.directories().make_network_runtime(name).unwrap();
         }
-        let write = |network: &str, records: Vec<Record>| {
-            state::save(&store.directories().state_file(network), records).unwrap();
-        };
+        (store, root)
+    }
+
+    /// A container that lives for as long as its file does.
+    fn record(place: &Path, name: &str, digit: u8) -> Record {
+        let path = place.join(name);
+        fs::write(&path, "").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        Record {
+            id: digit.to_string().repeat(64),
+            name: name.to_owned(),
+            aliases: Vec::new(),
+            life: Life::Path { path },
+            namespace: (found.dev(), found.ino()),
+            interface: "eth0".to_owned(),
+            mac: [2; 6],
+            ipv4: Some([10, 89, 0, digit].into()),
+            ipv6: None,
+            ports: Vec::new(),
+        }
+    }
+
+    fn write(store: &Store, network: &str, records: Vec<Record>) {
+        state::save(&store.directories().state_file(network), records).unwrap();
+    }
+
+    fn finds(neighbours: &Neighbours, namespace: Namespace, name: &str) -> bool {
+        let names = neighbours.of(namespace);
+        names.iter().any(|names| names.addresses(name).is_some())
+    }
+
+    #[test]
+    fn only_networks_that_the_container_is_on_tell_their_names() {
+        let (store, root) = networks(&["front", "back", "other"]);
+        let record = |name: &str, digit: u8| record(root.path(), name, digit);
         let machine = Record {
             life: Life::Machine {
                 address: "stream:/x".parse().unwrap(),
             },
-            ..record("vm", 'd', (0, 0))
+            namespace: (0, 0),
+            ..record("vm", 4)
         };
-        let [proxy, db] = [record("proxy", 'a', PROXY), record("db", 'b', (4, 2))];
-        write("front", vec![proxy.clone(), record("own", 'e', (4, 4))]);
-        write("back", vec![proxy.clone(), db.clone(), machine]);
-        write("other", vec![record("secret", 'c', (4, 3))]);
+        let (proxy, db, own) = (record("proxy", 1), record("db", 2), record("own", 5));
+        write(&store, "front", vec![proxy.clone(), own.clone()]);
+        write(&store, "back", vec![proxy.clone(), db.clone(), machine]);
+        write(&store, "other", vec![record("secret", 3)]);
         let neighbours = Neighbours::new(store.clone(), "front");
-        let finds = |namespace: Namespace, name: &str| {
-            let names = neighbours.of(namespace);
-            names.iter().any(|names| names.addresses(name).is_some())
-        };
+        let finds = |namespace: Namespace, name: &str| finds(&neighbours, namespace, name);
         for name in ["db", "db.back", "vm", "proxy.back"] {
-            assert!(finds(PROXY, name), "{name}");
+            assert!(finds(proxy.namespace, name), "{name}");
         }
         for name in ["secret", "secret.other", "own", "db.front"] {
-            assert!(!finds(PROXY, name), "{name}");
+            assert!(!finds(proxy.namespace, name), "{name}");
         }
         // Machines have no namespace that could be the same.
-        assert!(!finds((0, 0), "db") && !finds((4, 4), "db"));
+        assert!(!finds((0, 0), "db") && !finds(own.namespace, "db"));
 
-        write("back", vec![db.clone()]);
+        write(&store, "back", vec![db.clone()]);
         std::thread::sleep(LAG);
-        assert!(!finds(PROXY, "db"), "it has left");
-        write("back", vec![db, proxy]);
+        assert!(!finds(proxy.namespace, "db"), "it has left");
+        write(&store, "back", vec![db, proxy.clone()]);
         std::thread::sleep(LAG);
-        assert!(finds(PROXY, "db"), "it is there again");
-        write("back", Vec::new());
+        assert!(finds(proxy.namespace, "db"), "it is there again");
+        write(&store, "back", Vec::new());
         std::thread::sleep(LAG);
-        assert!(!finds(PROXY, "db"), "the network has ended");
+        assert!(!finds(proxy.namespace, "db"), "the network has ended");
+    }
+
+    #[test]
+    fn what_a_crash_has_left_of_those_who_ended_since_tells_nothing() {
+        let (store, root) = networks(&["front", "back"]);
+        let record = |name: &str, digit: u8| record(root.path(), name, digit);
+        let (lives, db) = (record("lives", 1), record("db", 2));
+        // The namespace of the container that asks has the inode of one that is gone.
+        let ended = Record {
+            life: Life::Process {
+                pid: i32::MAX,
+                start_time: 1,
+                member: None,
+            },
+            ..record("ended", 3)
+        };
+        write(&store, "back", vec![ended.clone(), db, lives.clone()]);
+        let neighbours = Neighbours::new(store, "front");
+        assert!(!finds(&neighbours, ended.namespace, "db"));
+        assert!(finds(&neighbours, lives.namespace, "db"));
+        assert!(!finds(&neighbours, lives.namespace, "ended"));
+    }
+
+    #[test]
+    fn a_file_that_tells_nothing_is_not_read_each_time() {
+        let (store, root) = networks(&["front", "back"]);
+        let proxy = record(root.path(), "proxy", 1);
+        let path = store.directories().state_file("back");
+        fs::write(&path, "{").unwrap();
+        let neighbours = Neighbours::new(store.clone(), "front");
+        let read = || neighbours.seen.lock().unwrap().networks["back"].read;
+        assert!(!finds(&neighbours, proxy.namespace, "proxy"));
+        let first = read();
+        std::thread::sleep(LAG);
+        assert!(!finds(&neighbours, proxy.namespace, "proxy"));
+        assert_eq!(read(), first);
+        write(&store, "back", vec![proxy.clone()]);
+        std::thread::sleep(LAG);
+        assert!(finds(&neighbours, proxy.namespace, "proxy.back"));
     }
 }

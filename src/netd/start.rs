@@ -6,14 +6,23 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::log::Bounded;
 use super::{READY, SUBCOMMAND};
 use crate::network::{DEFAULT_NETWORK, Directories, runtime};
+
+/// How long a process may take until it serves: it takes up containers first, whose namespaces may
+/// hang for [`crate::opener::PATIENCE`].
+const READINESS: Duration = Duration::from_secs(20);
 
 /// Why there is no network process.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +46,21 @@ pub enum StartError {
         /// What the kernel says.
         source: io::Error,
     },
+    /// It runs, and does not serve.
+    #[error(
+        "the network's process was started {} s ago and does not serve yet; {} may tell why",
+        READINESS.as_secs(),
+        .0.display()
+    )]
+    Slow(PathBuf),
     /// It ended before it was ready; this is what it said.
     #[error("the network cannot start: {0}")]
     Failed(String),
 }
 
 /// Makes sure that a process serves the network, and waits until it does. `program` is cnet's own.
-/// Blocks for some milliseconds; for longer if another process is just leaving.
+/// Blocks for some milliseconds; for longer if another process is just leaving, and 40 seconds at
+/// most.
 ///
 /// # Errors
 ///
@@ -75,12 +92,20 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         .stderr(log)
         .spawn()
         .map_err(not_started)?;
-    let mut said = String::new();
-    if let Some(out) = child.stdout.take() {
-        read_until_ready(out, &mut said).map_err(not_started)?;
+    let said = match child.stdout.take() {
+        Some(out) => read_until_ready(out, READINESS),
+        None => Ok(String::new()),
+    };
+    if said.is_err() {
+        // It has not even forked, or has ended, and this does nothing.
+        let _ = child.kill();
     }
     // What was started forks, and ends at once.
     let _ = child.wait();
+    let said = said.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => StartError::Slow(runtime::log(&path)),
+        _ => not_started(error),
+    })?;
     match said == READY {
         true => Ok(()),
         false if said.is_empty() => Err(StartError::Failed(format!(
@@ -92,10 +117,25 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
 }
 
 /// Reads up to the line that says that all is well, or to the end.
-fn read_until_ready(mut out: impl Read, said: &mut String) -> io::Result<()> {
+///
+/// # Errors
+///
+/// What poll(2) or read(2) says; `TimedOut` if neither comes in time.
+fn read_until_ready(mut out: impl Read + AsFd, patience: Duration) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut space = [0; 1024];
+    let begun = Instant::now();
     loop {
+        let left = patience.saturating_sub(begun.elapsed());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&out, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) if begun.elapsed() >= patience => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) | Err(Errno::INTR) => continue,
+            ready => {
+                ready?;
+            }
+        }
         match out.read(&mut space) {
             Ok(0) => break,
             Ok(length) => bytes.extend_from_slice(&space[..length]),
@@ -106,22 +146,36 @@ fn read_until_ready(mut out: impl Read, said: &mut String) -> io::Result<()> {
             break;
         }
     }
-    said.push_str(&String::from_utf8_lossy(&bytes));
-    Ok(())
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn readiness_is_told_from_an_error() {
-        let mut said = String::new();
-        read_until_ready(&b"ready\n"[..], &mut said).unwrap();
-        assert_eq!(said, READY);
-        said.clear();
-        read_until_ready(&b"no network `x`"[..], &mut said).unwrap();
-        assert_eq!(said, "no network `x`");
+        let said = |text: &str| {
+            let (reader, mut writer) = io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            read_until_ready(reader, READINESS).unwrap()
+        };
+        assert_eq!(said("ready\n"), READY);
+        assert_eq!(said("no network `x`"), "no network `x`");
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_not_waited_for_without_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"rea").unwrap();
+        let patience = Duration::from_millis(50);
+        let begun = Instant::now();
+        let error = read_until_ready(reader, patience).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= patience);
     }
 
     #[test]

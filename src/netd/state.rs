@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,6 +43,23 @@ pub struct Record {
     pub ipv6: Option<Ipv6Addr>,
     /// Open ports of the host.
     pub ports: Vec<Port>,
+}
+
+impl Record {
+    /// Whether what tells of the container's end is as it was, so that the network namespace is
+    /// still the container's: the kernel gives its inode to the next one at once. A machine has no
+    /// namespace, and always is.
+    pub(super) fn lives(&self) -> bool {
+        match &self.life {
+            Life::Process {
+                pid, start_time: t, ..
+            } => start_time(*pid) == Some(*t),
+            Life::Path { path } => {
+                fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.namespace)
+            }
+            Life::Machine { .. } => true,
+        }
+    }
 }
 
 /// What a container's end is told by.
@@ -86,29 +104,43 @@ struct State {
     containers: Vec<Record>,
 }
 
-/// The containers in the file at `path`; none if there is no such file, or one that cannot be
-/// understood, which is logged.
-pub fn load(path: &Path) -> Vec<Record> {
+/// Why a file does not tell who was there.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The kernel says so.
+    #[error("cannot read who is on the network: {0}")]
+    File(#[from] io::Error),
+    /// It is in another format.
+    #[error("who is on the network was written by another version of cnet")]
+    Version,
+    /// It is in none.
+    #[error("cannot understand who is on the network: {0}")]
+    Broken(#[from] serde_json::Error),
+}
+
+/// The containers in the file at `path`; none if there is no such file.
+///
+/// # Errors
+///
+/// See [`StateError`].
+pub fn read(path: &Path) -> Result<Vec<Record>, StateError> {
     let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(%error, path = %path.display(), "cannot read what ran before");
-            }
-            return Vec::new();
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes?,
     };
-    match serde_json::from_slice::<State>(&bytes) {
-        Ok(state) if state.version == VERSION => state.containers,
-        Ok(_) => {
-            tracing::warn!(path = %path.display(), "was written by another version of cnet");
-            Vec::new()
-        }
-        Err(error) => {
-            tracing::warn!(%error, path = %path.display(), "cannot be understood");
-            Vec::new()
-        }
+    let state: State = serde_json::from_slice(&bytes)?;
+    match state.version {
+        VERSION => Ok(state.containers),
+        _ => Err(StateError::Version),
     }
+}
+
+/// As [`read`]; a file that tells nothing is logged, and left aside.
+pub fn load(path: &Path) -> Vec<Record> {
+    read(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "what ran before is lost");
+        Vec::new()
+    })
 }
 
 /// The file, written by one at a time, each time with what is so then: whoever comes late finds
@@ -307,8 +339,44 @@ mod tests {
         let path = place.path().join("state.json");
         for text in ["", "{", "{\"version\":2,\"containers\":[]}", "[]"] {
             fs::write(&path, text).unwrap();
+            assert!(read(&path).is_err(), "{text}");
             assert!(load(&path).is_empty(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_container_lives_as_long_as_what_tells_of_its_end() {
+        let pid = std::process::id() as i32;
+        let of_process = |pid, start_time| Record {
+            life: Life::Process {
+                pid,
+                start_time,
+                member: None,
+            },
+            ..record()
+        };
+        let started = start_time(pid).unwrap();
+        assert!(of_process(pid, started).lives());
+        assert!(!of_process(pid, started + 1).lives(), "another process");
+        assert!(!of_process(i32::MAX, started).lives(), "none");
+
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("netns");
+        fs::write(&path, "").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        let of_path = Record {
+            life: Life::Path { path: path.clone() },
+            namespace: (found.dev(), found.ino()),
+            ..record()
+        };
+        assert!(of_path.lives());
+        let another = Record {
+            namespace: (found.dev(), found.ino() + 1),
+            ..of_path.clone()
+        };
+        assert!(!another.lives(), "another namespace");
+        fs::remove_file(path).unwrap();
+        assert!(!of_path.lives(), "none");
     }
 
     #[test]

@@ -12,12 +12,20 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Ours alone: names and addresses of containers are nobody else's business.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+
+/// How long a turn is waited for, and how long between two attempts. Each takes milliseconds; only
+/// the start of a network's process may take as long as [`crate::netd::start`] allows it.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The rights of others to take a directory's files away and put theirs there.
 const OTHERS_WRITE: u32 = 0o022;
@@ -79,7 +87,12 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     }
 }
 
-fn beside(path: &Path) -> io::Result<PathBuf> {
+/// Where a new content is written first.
+///
+/// # Errors
+///
+/// `InvalidInput` for a path that does not end in a name.
+pub(super) fn beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
@@ -105,17 +118,30 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Waits for the others to be done; each takes milliseconds.
+    /// Waits for the others to be done, 20 seconds at most.
     ///
     /// # Errors
     ///
     /// What open(2) or flock(2) says; `NotFound` also if the directory was removed meanwhile, even
-    /// if there is another one in its place.
+    /// if there is another one in its place; `TimedOut` if somebody is not done in time.
     pub fn at(path: &Path) -> io::Result<Turn> {
+        Turn::within(PATIENCE, path)
+    }
+
+    fn within(patience: Duration, path: &Path) -> io::Result<Turn> {
         let directory = File::open(path)?;
+        let begun = Instant::now();
         loop {
-            match flock(&directory, FlockOperation::LockExclusive) {
-                Err(rustix::io::Errno::INTR) => {}
+            match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) => {
+                    let text = format!(
+                        "another process has kept its turn at it for {} s; `lslocks` shows which: end that one",
+                        patience.as_secs()
+                    );
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
                 taken => break taken?,
             }
         }
@@ -129,7 +155,7 @@ impl Turn {
 }
 
 /// Whether `file` is what `path` leads to.
-pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
     match fs::metadata(path) {
         Ok(there) => Ok((open.dev(), open.ino()) == (there.dev(), there.ino())),
@@ -142,7 +168,6 @@ pub(super) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -217,5 +242,16 @@ mod tests {
         drop(first);
         hears.recv_timeout(Duration::from_secs(10)).unwrap();
         second.join().unwrap();
+    }
+
+    #[test]
+    fn who_keeps_the_turn_is_not_waited_for_without_end() {
+        let root = tempfile::tempdir().unwrap();
+        let held = Turn::at(root.path()).unwrap();
+        let error = Turn::within(PAUSE * 5, root.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("lslocks"), "{error}");
+        drop(held);
+        Turn::within(PAUSE * 5, root.path()).unwrap();
     }
 }

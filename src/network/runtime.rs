@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::directories::Directories;
-use super::file::{Turn, is_at};
+use super::file::{Turn, beside, is_at};
 
 /// The lock of the process.
 const LOCK: &str = "lock";
@@ -32,7 +32,7 @@ const LOCK: &str = "lock";
 /// What the process says.
 const LOG: &str = "log";
 
-/// How often the lock is tried, and how long to wait in between.
+/// How often turn and lock are tried, and how long to wait for the lock in between.
 const ATTEMPTS: usize = 100;
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -45,15 +45,28 @@ pub fn turn(
     directories: &Directories,
     network: &str,
 ) -> Result<(PathBuf, Turn), (PathBuf, io::Error)> {
-    loop {
+    let once = || {
         let path = directories.make_network_runtime(network)?;
         match Turn::at(&path) {
-            Ok(turn) => return Ok((path, turn)),
-            // Removed before or while we waited.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err((path, error)),
+            Ok(turn) => Ok((path, turn)),
+            Err(error) => Err((path, error)),
+        }
+    };
+    for _ in 1..ATTEMPTS {
+        match once() {
+            // Removed while it was made, or while we waited.
+            Err((_, error)) if is_of_removal(&error) => {}
+            done => return done,
         }
     }
+    once()
+}
+
+/// Whether that is what a directory says that is removed while it is made: it is there when mkdir(2)
+/// looks, and is not a moment later.
+fn is_of_removal(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, NotFound};
+    matches!(error.kind(), AlreadyExists | NotFound)
 }
 
 /// Takes the lock that says that the caller serves the network of this runtime directory; `None` if
@@ -91,13 +104,16 @@ pub fn log(directory: &Path) -> PathBuf {
 /// turn and lock; a file that is not the process's keeps the directory.
 pub fn clear(directories: &Directories, network: &str) {
     let directory = directories.network_runtime(network);
+    let state = directories.state_file(network);
+    // Of one that was killed while it wrote.
+    let half_written = beside(&state).ok();
     let left = [
         directories.socket(network),
-        directories.state_file(network),
+        state,
         log(&directory),
         directory.join(LOCK),
     ];
-    for path in left {
+    for path in left.into_iter().chain(half_written) {
         // What stays harms nobody: the next process overwrites it.
         let _ = fs::remove_file(path);
     }
@@ -110,6 +126,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::network::file::make_directory;
 
     fn directories(root: &tempfile::TempDir) -> Directories {
         Directories {
@@ -143,6 +160,35 @@ mod tests {
     }
 
     #[test]
+    fn the_turn_is_had_while_others_remove_the_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = directories(&root);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..50 {
+                        let turn = turn(&directories, "lan");
+                        let (path, turn) = turn.unwrap_or_else(|e| panic!("{round}: {e:?}"));
+                        assert!(path.is_dir());
+                        clear(&directories, "lan");
+                        drop(turn);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_directory_is_told_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = directories(&root);
+        make_directory(&directories.runtime).unwrap();
+        fs::write(directories.network_runtime("lan"), "x").unwrap();
+        let (path, _) = turn(&directories, "lan").unwrap_err();
+        assert_eq!(path, directories.network_runtime("lan"));
+    }
+
+    #[test]
     fn the_lock_is_one_process_s_and_of_the_file_that_is_there() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path();
@@ -161,7 +207,7 @@ mod tests {
         let directories = directories(&root);
         let (path, _turn) = turn(&directories, "lan").unwrap();
         let _lock = lock(&path).unwrap();
-        for name in ["log", "state.json", "api.sock", "mine"] {
+        for name in ["log", "state.json", ".state.json.new", "api.sock", "mine"] {
             fs::write(path.join(name), "x").unwrap();
         }
         clear(&directories, "lan");

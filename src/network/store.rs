@@ -171,7 +171,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] and those of [`Store::list`].
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] and those of [`Store::list`]; a file that
+    /// cannot be understood hides none that can.
     pub fn get(&self, name: &str) -> Result<Definition, StoreError> {
         if check_network_name(name).is_ok() {
             match self.read(name)? {
@@ -184,12 +185,19 @@ impl Store {
         if name.is_empty() {
             return Err(not_found());
         }
-        let all = self.list()?;
-        let mut fitting = all.into_iter().filter(|d| d.id.starts_with(name));
-        match (fitting.next(), fitting.next()) {
+        let (mut fitting, mut broken) = (Vec::new(), None);
+        for each in self.each()? {
+            match each {
+                Ok(definition) if definition.id.starts_with(name) => fitting.push(definition),
+                Ok(_) => {}
+                Err(error) => broken = broken.or(Some(error)),
+            }
+        }
+        match (fitting.pop(), fitting.pop()) {
             (Some(_), Some(_)) => Err(StoreError::Ambiguous(name.to_owned())),
             (Some(found), None) => Ok(found),
-            (None, _) => Err(not_found()),
+            // It may be the one that cannot be understood.
+            (None, _) => Err(broken.unwrap_or_else(not_found)),
         }
     }
 

@@ -100,15 +100,19 @@ fn is_over(socket: &OwnedFd, running: &Running) -> bool {
     }
 }
 
-/// Inside the namespaces: makes the TAP or takes it over.
+/// Inside the namespaces: makes the TAP, or takes over one that is there.
 fn make(request: &Request) -> Result<Handover, TapError> {
     let name = &request.interface;
-    let exists = netif::index_of(name).is_ok();
-    if exists && !request.take_over {
-        return Err(TapError::NameTaken { name: name.clone() });
+    match netif::index_of(name) {
+        Ok(_) if !request.take_over => {
+            return Err(TapError::NameTaken { name: name.clone() });
+        }
+        // Who has lost it has left, or never had it.
+        Err(missing) if request.take_over => return Err(missing),
+        _ => {}
     }
     let mut tap = Tap::create(name, request.queues)?;
-    if !exists {
+    if !request.take_over {
         netif::loopback_up()?;
         keep_to_configured_addresses(&tap.name);
         netif::configure(tap.ifindex, &tap.name, &request.config())?;

@@ -59,7 +59,7 @@ pub struct Request {
     pub interface: String,
     /// How many queues it has.
     pub queues: u16,
-    /// Whether one of that name that is there already is taken over.
+    /// Whether it is there already and is taken over, not made.
     pub take_over: bool,
     /// Bytes of an IP packet.
     pub mtu: u32,

@@ -262,6 +262,18 @@ fn a_broken_file_is_named_and_can_be_removed() {
 }
 
 #[test]
+fn a_broken_file_hides_no_other_network() {
+    let Place { store, .. } = place();
+    store.create(Request::new("sick"), &none()).unwrap();
+    let web = store.create(Request::new("web"), &none()).unwrap();
+    fs::write(store.directories().definition("sick"), "nonsense").unwrap();
+    assert_eq!(store.get(&web.id[..12]).unwrap(), web);
+    assert_eq!(store.get("web").unwrap(), web);
+    let error = store.get("no-such-id").unwrap_err();
+    assert!(matches!(error, StoreError::Broken { .. }), "{error}");
+}
+
+#[test]
 fn creators_take_turns() {
     let place = Arc::new(place());
     let creators: Vec<_> = (0..8)

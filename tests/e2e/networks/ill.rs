@@ -38,7 +38,8 @@ fn one_network_that_fails_leaves_the_others_in_sight() {
     let process = place.process("sick").expect("a network process");
 
     kill_process(process, Signal::STOP).expect("a process");
-    assert_listed_but(&place, &["`sick`", "does not answer"]);
+    let end_it = format!("kill -KILL {}", process.as_raw_nonzero());
+    assert_listed_but(&place, &["`sick`", "does not answer", &end_it]);
     kill_process(process, Signal::CONT).expect("a process");
     wait_until("both are listed", SHORT, || {
         let listed = place.done("ps").stdout;
