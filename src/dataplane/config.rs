@@ -18,11 +18,15 @@ pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 /// back for a second is no longer a matter of latency.
 pub const MAX_BUSY_POLL_MICROS: u32 = 1_000_000;
 
-/// Packets that a container's queue towards the worker holds (`txqueuelen`). While the worker is off
-/// its processor, datagrams wait there: this many last for 10 ms of 400,000 a second, the kernel's
-/// 1000 for 2.5 ms, which one turn of somebody else's takes. TCP is bounded by its windows; more than
-/// this would let a container pin that much more of the kernel's memory, 64 KiB a packet.
+/// Packets that a container's queues towards its workers hold together (`txqueuelen` is that of one).
+/// While a worker is off its processor, datagrams wait there: this many last for 10 ms of 400,000 a
+/// second, the kernel's 1000 for 2.5 ms, which one turn of somebody else's takes. TCP is bounded by its
+/// windows. Nobody is charged for what waits, up to 64 KiB a packet: 256 MiB for a container that floods
+/// while its worker stands still.
 const TX_QUEUE_LEN: u32 = 4096;
+
+/// What the kernel gives a queue by itself, and each of many workers' queues has at least.
+const LEAST_TX_QUEUE_LEN: u32 = 1000;
 
 /// The most workers a network can have.
 pub const MAX_WORKERS: u16 = 64;
@@ -116,13 +120,18 @@ impl NetworkConfig {
         self.policy.host_loopback.extend(v4.into_iter().chain(v6));
     }
 
+    /// Of each worker's queue.
+    fn tx_queue_len(&self) -> u32 {
+        (TX_QUEUE_LEN / u32::from(self.workers.max(1))).max(LEAST_TX_QUEUE_LEN)
+    }
+
     /// The interface of a container in this network, with the planned hardware address or a random
     /// one.
     pub fn interface(&self, port: &PortPlan) -> InterfaceConfig {
         let mut interface = InterfaceConfig {
             mtu: self.mtu.into(),
             mac: port.mac.map(|mac| mac.0),
-            tx_queue_len: Some(TX_QUEUE_LEN),
+            tx_queue_len: Some(self.tx_queue_len()),
             ..InterfaceConfig::default()
         };
         if let (Some(plan), Some(address)) = (self.ipv4, port.ipv4) {
@@ -170,6 +179,16 @@ impl PortPlan {
 mod tests {
     use super::*;
     use crate::addresses::{Subnet, ipv6_plan};
+
+    #[test]
+    fn workers_share_the_length_of_the_queue() {
+        let mut config = NetworkConfig::new(1500, None, None);
+        for (workers, length) in [(1, 4096), (2, 2048), (64, 1000)] {
+            config.workers = workers;
+            let interface = config.interface(&PortPlan::default());
+            assert_eq!(interface.tx_queue_len, Some(length));
+        }
+    }
 
     #[test]
     fn a_container_has_what_both_it_and_the_network_have() {
