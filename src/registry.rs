@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::netd::state::start_time;
+use crate::network::runtime::is_of_removal;
 use crate::network::{Directories, file};
 
 /// A container that runs.
@@ -70,7 +71,7 @@ impl Registry {
             match self.try_enter(running) {
                 // Somebody who left has just removed the directory.
                 Err(RegistryError::File { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && attempts > 0 =>
+                    if is_of_removal(&source) && attempts > 0 =>
                 {
                     attempts -= 1;
                 }

@@ -117,7 +117,7 @@ pub enum HostError {
     /// The datagram is larger than the path takes (EMSGSIZE).
     TooBig,
     /// The host lacks descriptors, ports, memory or buffers (EMFILE, ENFILE, ENOMEM, ENOBUFS,
-    /// EADDRNOTAVAIL, EADDRINUSE).
+    /// EADDRINUSE, and but for connect(2) EADDRNOTAVAIL).
     Exhausted,
     /// The host cannot do this at all: protocol or option unknown.
     Unsupported,

@@ -18,7 +18,8 @@ pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 /// back for a second is no longer a matter of latency.
 pub const MAX_BUSY_POLL_MICROS: u32 = 1_000_000;
 
-/// Packets that a container's queues towards its workers hold together (`txqueuelen` is that of one).
+/// Packets that a container's queues towards its workers hold together (`txqueuelen` is that of one),
+/// unless there are so many that each has [`LEAST_TX_QUEUE_LEN`].
 /// While a worker is off its processor, datagrams wait there: this many last for 10 ms of 400,000 a
 /// second, the kernel's 1000 for 2.5 ms, which one turn of somebody else's takes. TCP is bounded by its
 /// windows. Nobody is charged for what waits, up to 64 KiB a packet: 256 MiB for a container that floods

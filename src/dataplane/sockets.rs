@@ -240,6 +240,17 @@ pub fn from_errno(e: Errno) -> HostError {
     }
 }
 
+/// Why connect(2) to `to` failed. A socket that finds no address to come from is not short of anything
+/// that somebody could give up for it: where IPv6 is switched off that is every one to IPv6, otherwise
+/// all ports towards this destination are in use.
+fn from_connect(errno: Errno, to: IpAddr) -> HostError {
+    match errno {
+        Errno::ADDRNOTAVAIL if to.is_ipv6() => HostError::NetUnreachable,
+        Errno::ADDRNOTAVAIL => HostError::Other,
+        other => from_errno(other),
+    }
+}
+
 pub(super) fn from_io(e: &io::Error) -> HostError {
     e.raw_os_error().map_or(HostError::Other, |n| {
         from_errno(Errno::from_raw_os_error(n))
@@ -252,7 +263,8 @@ impl HostSockets for HostTable {
         self.bind_outbound(&fd, to.ip())?;
         let socket = self.insert(fd, to.is_ipv6(), false);
         let connected = self.prepare_tcp(socket).and_then(|()| {
-            match rustix::net::connect(&self.get(socket)?.fd, &to).map_err(from_errno) {
+            let connected = rustix::net::connect(&self.get(socket)?.fd, &to);
+            match connected.map_err(|errno| from_connect(errno, to.ip())) {
                 Ok(()) | Err(HostError::WouldBlock) => self.watch(socket, token),
                 Err(e) => Err(e),
             }
@@ -507,5 +519,22 @@ impl HostSocket {
             self.dont_fragment = options.dont_fragment;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_address_to_come_from_takes_nobodys_descriptor() {
+        let [v4, v6]: [IpAddr; 2] = [[192, 0, 2, 1].into(), "2001:db8::1".parse().unwrap()];
+        assert_eq!(
+            from_connect(Errno::ADDRNOTAVAIL, v6),
+            HostError::NetUnreachable
+        );
+        assert_eq!(from_connect(Errno::ADDRNOTAVAIL, v4), HostError::Other);
+        assert_eq!(from_connect(Errno::MFILE, v4), HostError::Exhausted);
+        assert_eq!(from_connect(Errno::INPROGRESS, v6), HostError::WouldBlock);
     }
 }

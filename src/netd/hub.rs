@@ -349,7 +349,9 @@ impl Hub {
     /// process from then on.
     async fn save_again(&self) {
         let plugged: Vec<Key> = {
-            let tables = self.tables();
+            let mut tables = self.tables();
+            // So that all of them are written down now, also one that had not counted yet.
+            tables.changes += 1;
             let plugged = tables.stays.values().filter(|stay| stay.plugged.is_some());
             plugged.map(Stay::key).collect()
         };

@@ -64,7 +64,7 @@ pub fn turn(
 
 /// Whether that is what a directory says that is removed while it is made: it is there when mkdir(2)
 /// looks, and is not a moment later.
-fn is_of_removal(error: &io::Error) -> bool {
+pub(crate) fn is_of_removal(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, NotFound};
     matches!(error.kind(), AlreadyExists | NotFound)
 }

@@ -18,7 +18,7 @@
 //! and no more than the share of a port) and of the stash budget ([`PART_OF_STASH`]); past it flows
 //! are reset, though what they carried was acknowledged. A far end that takes nothing for
 //! [`PATIENCE`] is reset, and any after [`LIFETIME`]. The oldest orphan ends when a new flow finds no
-//! room otherwise, in the table or among the host's descriptors. When the process ends, so do its
+//! room otherwise, in the table or, if it goes out, among the host's descriptors. When the process ends, so do its
 //! orphans.
 //!
 //! # Invariants
