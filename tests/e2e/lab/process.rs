@@ -184,9 +184,12 @@ impl Setup {
             maximum: hard,
         };
         setrlimit(Resource::Nofile, limit)?;
-        // Tests started by nohup(1) ignore it, and so would the programs, for good.
-        // SAFETY: SIG_DFL is no handler.
-        unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
+        // Tests started by nohup(1), or in the background of a script, ignore them, and so would the
+        // programs, for good.
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: SIG_DFL is no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         if let Some(user) = self.user {
             let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
             set_thread_groups(&[])?;
