@@ -2,9 +2,9 @@
 //!
 //! A round is: wait; act on every event of sockets and commands; give the ports that may be read
 //! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames, fewer if they are large
-//! ([`LARGE_BATCH`]) or go to many ports ([`BATCH_WRITES`]), with the router's end of batch after it, and a round has [`TURNS_A_ROUND`]
-//! turns, which go round among the ports ([`ports`](super::ports)): so neither sockets nor ports
-//! starve, however many ports are busy. Frames are read into one buffer ([`super::frames`]), from
+//! ([`LARGE_BATCH`]) or go to many ports ([`BATCH_WRITES`]), with the router's end of batch after it,
+//! and a round has [`TURNS_A_ROUND`] turns, which go round among the ports
+//! ([`ports`](super::ports)): so neither sockets nor ports starve, however many ports are busy. Frames are read into one buffer ([`super::frames`]), from
 //! which they go on to another port or a socket, and those that the router makes are built in
 //! another: both stay in the cache.
 //!
