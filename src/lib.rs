@@ -1,31 +1,20 @@
-//! The shell of cnet: what joins the pure crates to the kernel.
+//! Networks for programs that run containers.
 //!
-//! `cnet-vswitch` and `cnet-nat` decide; this crate gives them descriptors, sockets, time and
-//! threads, and gives people and programs three doors to it: [`cli`] behind the binary `cnet`,
-//! [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns, and [`Network`] for programs in Rust
-//! that run containers.
+//! A [`Network`] is a handle to a named network, which the program `cnet` serves. This crate is what
+//! a runtime embeds: it defines networks, starts their processes, and speaks their control API. It
+//! moves no packet.
 
-pub mod addresses;
-pub mod cli;
+pub mod async_fd;
 pub mod control;
-pub mod dataplane;
-pub mod dns;
-mod handle;
-pub mod inherited;
-pub mod logging;
-pub mod netd;
+pub mod definition;
+pub mod log;
 pub mod network;
-pub mod opener;
 pub mod publish;
-pub mod published;
-pub mod registry;
-pub mod run;
-pub mod slirp;
+pub mod start;
 pub mod vm;
-pub mod watched;
 
 pub use control::{
     Attach, Attached, ContainerReport, ContainerStatistics, NetworkReport, Published,
     PublishedPort, StatisticsReport,
 };
-pub use handle::{Network, NetworkError, Target};
+pub use network::{Network, NetworkError, Target};

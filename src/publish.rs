@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::dataplane::Protocol;
+use cnet_wire::Protocol;
 
 /// One `-p` option.
 #[derive(Clone, PartialEq, Eq, Debug)]

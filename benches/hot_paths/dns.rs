@@ -3,8 +3,8 @@
 
 use std::hint::black_box;
 
-use cnet::dns::message::{Inspected, inspect};
-use cnet::dns::{LocalNames, Transport};
+use cnet_netd::dns::message::{Inspected, inspect};
+use cnet_netd::dns::{LocalNames, Transport};
 use criterion::{BenchmarkId, Criterion};
 
 use crate::support::craft::{self, GATEWAY_V4};

@@ -3,10 +3,10 @@
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::link::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
 use cnet_nat::tcp::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
-use cnet_vswitch::frame::{Frame, protocol};
-use cnet_vswitch::{PortId, Segments, VnetHeader, checksum};
+use cnet_wire::frame::{Frame, protocol};
+use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
+use cnet_wire::{PortId, Segments, VnetHeader, checksum};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
 use crate::support::craft::{self, GATEWAY_MAC, GATEWAY_V4, MTU, SUPER_PAYLOAD, Template, station};

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use cnet_nat::flow::TimerWheel;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion};
 
 use crate::support::rng::Rng;

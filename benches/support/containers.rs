@@ -1,9 +1,10 @@
 //! Many containers on one switch.
 
-use cnet_vswitch::frame::Frame;
 use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{Lease, PortConfig, PortId};
+use cnet_vswitch::{Lease, PortConfig};
+use cnet_wire::PortId;
+use cnet_wire::frame::Frame;
+use cnet_wire::time::Instant;
 
 use super::craft::{self, GATEWAY_MAC, GATEWAY_V4, MTU, Template, station};
 use super::rng::Rng;

@@ -3,14 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::arp::OP_REQUEST;
-use cnet_vswitch::frame::{
+use cnet_wire::arp::OP_REQUEST;
+use cnet_wire::frame::{
     ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol,
 };
-use cnet_vswitch::vnet::{
+use cnet_wire::vnet::{
     F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader,
 };
-use cnet_vswitch::{MacAddr, checksum};
+use cnet_wire::{MacAddr, checksum};
 
 /// MTU of the links.
 pub const MTU: usize = 1500;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_nat::host::{
     DatagramError, DatagramKind, HostError, HostSockets, Received, SendOptions, SocketId, Token,
 };
-use cnet_vswitch::{FrameSink, PortFull, PortId};
+use cnet_wire::{FrameSink, PortFull, PortId};
 
 /// Bytes kept of the last frame: all headers, and a small payload.
 const KEPT: usize = 128;

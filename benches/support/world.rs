@@ -6,12 +6,14 @@ use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::host::{Readiness, Token, TokenKind};
-use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
+use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_nat::tcp::TcpConfig;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{PortConfig, PortId};
+use cnet_vswitch::PortConfig;
+use cnet_wire::PortId;
+use cnet_wire::headers::FRAME_BUFFER_LEN;
+use cnet_wire::time::{Duration, Instant};
 
 use super::craft::{GATEWAY_MAC, GATEWAY_V4, MTU, Template};
 use super::null::{NullHosts, NullSink};

@@ -11,12 +11,12 @@
 
 use std::net::IpAddr;
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::vnet::VnetHeader;
-use cnet_vswitch::{Frame, FrameSink, IpHeader, PortFull, checksum};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::vnet::VnetHeader;
+use cnet_wire::{Frame, FrameSink, IpHeader, PortFull, checksum};
 
-use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, write_headers};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, write_headers};
 
 /// Bytes of the ICMP header before the quote, in both families.
 const ICMP_HEADER_LEN: usize = 8;
@@ -176,7 +176,7 @@ pub fn emit_icmp_error(
         tos,
     };
     let vnet = VnetHeader {
-        hdr_len: (l4 - cnet_vswitch::vnet::VNET_HDR_LEN + ICMP_HEADER_LEN) as u16,
+        hdr_len: (l4 - cnet_wire::vnet::VNET_HDR_LEN + ICMP_HEADER_LEN) as u16,
         ..VnetHeader::default()
     };
     let end = write_headers(buf, vnet, link, &ip, len);
@@ -251,9 +251,9 @@ impl RateLimit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnet_vswitch::frame::{ETHERNET_HEADER_LEN, Fragment};
-    use cnet_vswitch::vnet::VNET_HDR_LEN;
-    use cnet_vswitch::{L3, MacAddr, PortId};
+    use cnet_wire::frame::{ETHERNET_HEADER_LEN, Fragment};
+    use cnet_wire::vnet::VNET_HDR_LEN;
+    use cnet_wire::{L3, MacAddr, PortId};
     use proptest::prelude::*;
     use smoltcp::wire::{
         EthernetFrame, Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet,

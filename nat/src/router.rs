@@ -11,17 +11,17 @@
 //! An address of the gateway that policy maps to the host's loopback is both: its services are
 //! answered, the rest becomes a flow to the host.
 //!
-//! Every method follows the contract of the pure crates told in [`cnet_vswitch`]. Nothing here
+//! Every method follows the contract of the pure crates told in [`cnet_wire`]. Nothing here
 //! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
 use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
+use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
 use crate::datagram::{
     DatagramConfig, Expired, PingEngine, PublishError, Quote, Reassembly, SocketOutcome, UdpEngine,
@@ -30,9 +30,10 @@ use crate::flow::Handle;
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
-use crate::link::{Io, Link};
+use crate::io::Io;
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
+use cnet_wire::headers::Link;
 
 mod look_ahead;
 mod neighbours;

@@ -22,8 +22,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub mod client;
-pub mod server;
-mod stream;
+pub mod stream;
 
 /// The one path that is served.
 pub const PATH: &str = "/v1/actions";
@@ -313,7 +312,7 @@ impl Refusal {
 }
 
 /// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
-fn is_ours(stream: &tokio::net::UnixStream) -> bool {
+pub fn is_ours(stream: &tokio::net::UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream
         .peer_cred()
@@ -322,8 +321,9 @@ fn is_ours(stream: &tokio::net::UnixStream) -> bool {
 
 /// The body of an error.
 #[derive(Serialize, Deserialize)]
-struct ErrorBody {
-    message: String,
+pub struct ErrorBody {
+    /// What a person is told.
+    pub message: String,
 }
 
 #[cfg(test)]

@@ -22,11 +22,11 @@ use super::MAX_DESCRIPTORS;
 
 /// Descriptors that came in and were not taken yet.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Received(Arc<Mutex<Vec<OwnedFd>>>);
+pub struct Received(Arc<Mutex<Vec<OwnedFd>>>);
 
 impl Received {
     /// Takes all there are.
-    pub(super) fn take(&self) -> Vec<OwnedFd> {
+    pub fn take(&self) -> Vec<OwnedFd> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -42,7 +42,7 @@ impl Received {
 
 /// The stream.
 #[derive(Debug)]
-pub(super) struct DescriptorStream {
+pub struct DescriptorStream {
     stream: UnixStream,
     outgoing: Vec<OwnedFd>,
     received: Received,
@@ -50,7 +50,7 @@ pub(super) struct DescriptorStream {
 
 impl DescriptorStream {
     /// Around `stream`; `outgoing` goes with the first byte.
-    pub(super) fn new(stream: UnixStream, outgoing: Vec<OwnedFd>) -> DescriptorStream {
+    pub fn new(stream: UnixStream, outgoing: Vec<OwnedFd>) -> DescriptorStream {
         DescriptorStream {
             stream,
             outgoing,
@@ -59,7 +59,7 @@ impl DescriptorStream {
     }
 
     /// Where received descriptors are collected.
-    pub(super) fn received(&self) -> Received {
+    pub fn received(&self) -> Received {
         self.received.clone()
     }
 }

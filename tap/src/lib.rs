@@ -31,6 +31,7 @@ mod control;
 pub mod device;
 pub mod error;
 pub mod fork;
+pub mod inherited_fd;
 pub mod namespace;
 pub mod netif;
 pub mod sockets;

@@ -10,10 +10,11 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnet::dataplane::{Control, DnsQuery, PortDevice, PortPlan};
-use cnet::dns::{Host, LocalNames, Names, Service, Zone};
-use cnet::vm::{Endpoint, VmAddress};
-use cnet_vswitch::{DropReason, MacAddr};
+use cnet::vm::VmAddress;
+use cnet_dataplane::{Control, DnsQuery, PortDevice, PortPlan};
+use cnet_netd::dns::{Host, LocalNames, Names, Service, Zone};
+use cnet_netd::vm_endpoint::Endpoint;
+use cnet_wire::{DropReason, MacAddr};
 use rustix::process::{Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
@@ -121,7 +122,7 @@ fn serve(
                     }
                 }
             };
-            let names = cnet::dns::serve(dns, control.clone(), queries);
+            let names = cnet_netd::dns::serve(dns, control.clone(), queries);
             tokio::select! {
                 () = machines => {}
                 () = async { tokio::join!(names, std::future::pending::<()>()); } => {}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::lab::binaries::binary;
 use crate::lab::run::{Held, Options, SHORT};
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::connect_and_echo;
@@ -101,7 +102,7 @@ fn input_arguments_directory_and_environment_are_the_commands() {
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn the_terminal_is_the_commands() {
     let lab = Lab::direct();
-    let program = env!("CARGO_BIN_EXE_cnet");
+    let program = binary("cnet").display().to_string();
     // `script` gives what it runs a terminal of its own. To read from it, the command has to be in
     // the terminal's foreground.
     let inner = format!(

@@ -10,13 +10,14 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnet::addresses::{Subnet, ipv6_plan};
-use cnet::dataplane::{
+use cnet_dataplane::{
     Control, Dataplane, DnsQuery, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
-    PortStatistics, Protocol, Publish, Statistics,
+    PortStatistics, Publish, Statistics,
 };
 use cnet_tap::{Namespaces, open_tap_in};
-use cnet_vswitch::DropReason;
+use cnet_wire::DropReason;
+use cnet_wire::Protocol;
+use cnet_wire::prefixes::{Subnet, ipv6_plan};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 

@@ -11,7 +11,7 @@
 
 use std::rc::Rc;
 
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::time::{Duration, Instant};
 
 /// What the application's side of a connection can do.
 pub trait Pipe {

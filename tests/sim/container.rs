@@ -8,8 +8,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::MacAddr;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::MacAddr;
+use cnet_wire::time::{Duration, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{self, State};

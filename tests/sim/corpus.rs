@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::MacAddr;
+use cnet_wire::MacAddr;
 
 use crate::container::{GATEWAY_V4, GATEWAY_V6, IPV4, IPV6, MAC};
 use crate::craft::{self, Tcp, flag};

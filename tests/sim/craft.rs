@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use cnet_vswitch::MacAddr;
-use cnet_vswitch::checksum;
-use cnet_vswitch::vnet::VNET_HDR_LEN;
+use cnet_wire::MacAddr;
+use cnet_wire::checksum;
+use cnet_wire::vnet::VNET_HDR_LEN;
 
 use crate::container;
 use crate::offload;

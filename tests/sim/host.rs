@@ -31,7 +31,7 @@ use cnet_nat::host::{
     DatagramError, DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions,
     SocketId, Token,
 };
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::time::{Duration, Instant};
 
 use crate::app::{App, Pipe, Read};
 use crate::rng::Rng;

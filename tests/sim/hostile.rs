@@ -15,7 +15,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::time::{Duration, Instant};
 
 use crate::craft::{Tcp, flag};
 use crate::offload::At;

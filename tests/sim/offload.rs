@@ -9,8 +9,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::checksum;
-use cnet_vswitch::vnet::{self, VNET_HDR_LEN, VnetHeader};
+use cnet_wire::checksum;
+use cnet_wire::vnet::{self, VNET_HDR_LEN, VnetHeader};
 
 use crate::rng::Rng;
 

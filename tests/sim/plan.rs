@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_nat::host::HostError;
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 use crate::app::{AppPlan, Ending};
 use crate::container::SocketPlan;

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 /// A generator; equal seeds draw equal numbers.
 #[derive(Clone, Debug)]

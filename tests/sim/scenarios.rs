@@ -1,7 +1,7 @@
 //! What a seed would take long to find: one who misbehaves, and others who shall not notice.
 
 use cnet_nat::host::HostError;
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 use crate::app::Ending;
 use crate::container;

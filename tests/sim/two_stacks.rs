@@ -4,8 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use cnet_vswitch::MacAddr;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::MacAddr;
+use cnet_wire::time::{Duration, Instant};
 
 use crate::app::{App, AppPlan, End, Ending};
 use crate::container::{self, Container, Endpoint, SocketPlan};

@@ -11,8 +11,8 @@
 //! ([`Watch::is_stuck`]) on evidence from the wire alone: unacknowledged data, an open window, and
 //! no repetition for longer than any retransmission timer may wait.
 
-use cnet_vswitch::checksum;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::checksum;
+use cnet_wire::time::{Duration, Instant};
 
 use crate::offload::{self, At};
 

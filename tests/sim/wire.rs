@@ -4,9 +4,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use cnet_vswitch::checksum;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::vnet::VNET_HDR_LEN;
+use cnet_wire::checksum;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::vnet::VNET_HDR_LEN;
 
 use crate::offload;
 use crate::rng::Rng;

@@ -22,14 +22,15 @@ use std::rc::Rc;
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
-use cnet_nat::link::{FRAME_BUFFER_LEN, Io};
+use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_nat::tcp::TcpConfig;
 use cnet_vswitch::port::{Lease, PortConfig};
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::headers::FRAME_BUFFER_LEN;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{FrameSink, MacAddr, PortFull, PortId};
 
 use crate::app::{App, End};
 use crate::container::{self, Container, Endpoint};

@@ -32,8 +32,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
 
-use crate::addr::{MacAddr, PortId};
-use crate::time::{Duration, Instant};
+use cnet_wire::addr::{MacAddr, PortId};
+use cnet_wire::time::{Duration, Instant};
 
 /// How long a learned entry lives unused: the Linux bridge's default (`ageing_time`, ip-link(8)).
 pub const AGEING: Duration = Duration::from_secs(300);

@@ -23,15 +23,15 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::addr::{MacAddr, PortId};
-use crate::arp::ArpPacket;
-use crate::drops::DropReason;
 use crate::fdb::{REFRESH_INTERVAL, Refusal};
-use crate::frame::{Frame, IpHeader, L3, protocol};
-use crate::ipv6::icmpv6;
 use crate::port::{MAX_TAKEN_ADDRESSES, Port};
 use crate::switch::Tables;
-use crate::time::Instant;
+use cnet_wire::addr::{MacAddr, PortId};
+use cnet_wire::arp::ArpPacket;
+use cnet_wire::drops::DropReason;
+use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::ipv6::icmpv6;
+use cnet_wire::time::Instant;
 
 /// UDP ports that DHCP and DHCPv6 clients listen on (RFC 2131 section 4.1, RFC 8415 section 7.2):
 /// only a server writes to them.

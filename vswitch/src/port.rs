@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::addr::MacAddr;
-use crate::drops::{DropCounters, DropReason};
-use crate::time::Instant;
+use cnet_wire::addr::MacAddr;
+use cnet_wire::drops::{DropCounters, DropReason};
+use cnet_wire::time::Instant;
 
 /// Learned MAC addresses a port may have unless it says otherwise.
 pub const DEFAULT_MAX_MACS: usize = 32;

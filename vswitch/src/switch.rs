@@ -27,16 +27,16 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::addr::{MacAddr, PortId};
-use crate::arp::OP_REQUEST;
-use crate::drops::DropReason;
 use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
-use crate::frame::{Frame, L3, protocol};
 use crate::guard::{Guard, ndp_target};
-use crate::ipv6::icmpv6;
 use crate::port::{Port, PortConfig, PortCounters};
-use crate::sink::PortFull;
-use crate::time::Instant;
+use cnet_wire::addr::{MacAddr, PortId};
+use cnet_wire::arp::OP_REQUEST;
+use cnet_wire::drops::DropReason;
+use cnet_wire::frame::{Frame, L3, protocol};
+use cnet_wire::ipv6::icmpv6;
+use cnet_wire::sink::PortFull;
+use cnet_wire::time::Instant;
 
 /// Ports are numbered below this.
 pub const MAX_PORTS: u32 = 4096;

@@ -1,17 +1,15 @@
 //! Forwarding, learning, and ports that come and go.
 
 mod net;
-mod wire;
 
 use std::net::IpAddr;
 
-use cnet_vswitch::arp::OP_REQUEST;
+use cnet_testkit::packets::*;
 use cnet_vswitch::switch::MAX_PORTS;
-use cnet_vswitch::{
-    AddPortError, DropReason, Frame, Lease, MacAddr, PortConfig, PortFull, Verdict,
-};
+use cnet_vswitch::{AddPortError, Lease, PortConfig, Verdict};
+use cnet_wire::arp::OP_REQUEST;
+use cnet_wire::{DropReason, Frame, MacAddr, PortFull};
 use net::*;
-use wire::*;
 
 mod forwarding {
     use super::*;

@@ -1,15 +1,15 @@
 //! What containers may not say: other stations' addresses, and services that are the gateway's.
 
 mod net;
-mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::arp::{OP_REPLY, OP_REQUEST};
+use cnet_testkit::packets::*;
 use cnet_vswitch::port::MAX_TAKEN_ADDRESSES;
-use cnet_vswitch::{DropReason, MacAddr, PortConfig, Verdict};
+use cnet_vswitch::{PortConfig, Verdict};
+use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
+use cnet_wire::{DropReason, MacAddr};
 use net::*;
-use wire::*;
 
 mod spoofing {
     use super::*;

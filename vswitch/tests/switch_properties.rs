@@ -1,18 +1,15 @@
 //! Whatever containers send, in whatever order: nothing goes back where it came from, isolation
 //! holds, leases hold, tables stay within their limits, and every frame is counted once.
 
-mod wire;
-
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use cnet_testkit::packets::*;
 use cnet_vswitch::port::MAX_TAKEN_ADDRESSES;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{
-    DropReason, Frame, L3, Lease, MacAddr, PortConfig, PortId, Switch, SwitchConfig, Verdict,
-};
+use cnet_vswitch::{Lease, PortConfig, Switch, SwitchConfig, Verdict};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, Frame, L3, MacAddr, PortId};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use wire::*;
 
 const GW: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 const MAX_MACS: usize = 3;

@@ -13,8 +13,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
 
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
@@ -24,8 +24,9 @@ use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
 };
 use crate::icmp_error::IcmpErrorKind;
-use crate::link::{Io, Link};
+use crate::io::Io;
 use crate::policy::{Decision, Policy, Refusal, is_routable};
+use cnet_wire::headers::Link;
 
 /// TTL and hop limit of what containers receive: the host does not tell the real one.
 pub(super) const HOP_LIMIT: u8 = 64;

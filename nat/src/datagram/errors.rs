@@ -18,9 +18,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{Frame, FrameSink, IpHeader, PortId, VnetHeader};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::Instant;
+use cnet_wire::{Frame, FrameSink, IpHeader, PortId, VnetHeader};
 
 use super::DatagramConfig;
 use super::fragment::IP_OFFSET;
@@ -28,7 +28,8 @@ use crate::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, SocketId,
 };
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
-use crate::link::{Io, IpOut, Link, l4_offset, write_headers};
+use crate::io::Io;
+use cnet_wire::headers::{IpOut, Link, l4_offset, write_headers};
 
 /// Errors a second for one port, and how many at once; Linux's `icmp_msgs_per_sec` is 1,000 too.
 const ERRORS_PER_SECOND: u32 = 1000;
@@ -295,7 +296,7 @@ pub(super) fn replace_identifier(icmp: &mut [u8], identifier: [u8; 2]) {
     let word = |b: &[u8]| u32::from(u16::from_be_bytes([b[0], b[1]]));
     let new = u32::from(u16::from_be_bytes(identifier));
     let sum = (!word(&icmp[2..]) & 0xffff) + (!word(&icmp[4..]) & 0xffff) + new;
-    let sum = !cnet_vswitch::checksum::fold(u64::from(sum));
+    let sum = !cnet_wire::checksum::fold(u64::from(sum));
     icmp[2..4].copy_from_slice(&sum.to_be_bytes());
     icmp[4..6].copy_from_slice(&identifier);
 }

@@ -21,8 +21,8 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::PortId;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::PortId;
+use cnet_wire::time::{Duration, Instant};
 
 use super::udp::PublishError;
 use crate::flow::{FlowTable, Handle, TableFull, TimerWheel};

@@ -14,11 +14,11 @@
 //! RFC 791 (IPv4), RFC 8200 section 4.5 (IPv6), RFC 6864 (the identification of a packet that is
 //! not a fragment means nothing).
 
-use cnet_vswitch::frame::ETHERNET_HEADER_LEN;
-use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{FrameSink, PortFull, VnetHeader, checksum};
+use cnet_wire::frame::ETHERNET_HEADER_LEN;
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{FrameSink, PortFull, VnetHeader, checksum};
 
-use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, write_headers};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, write_headers};
 
 /// Bytes of the IPv6 fragment header.
 pub(super) const FRAGMENT_HEADER_LEN: usize = 8;
@@ -31,7 +31,7 @@ const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 
 /// Sends `l4`, a transport header and payload with its checksum in place, as `ip` says, in packets
 /// of at most `mtu` bytes. `id` is the identification if fragments are needed. `buf` is at least
-/// [`crate::link::FRAME_BUFFER_LEN`] bytes, `l4` at most what fits it.
+/// [`cnet_wire::headers::FRAME_BUFFER_LEN`] bytes, `l4` at most what fits it.
 ///
 /// # Errors
 /// [`PortFull`] when the port did not take a frame; the remaining ones are not sent.
@@ -190,7 +190,7 @@ impl Piece {
 mod tests {
     use super::*;
     use crate::datagram::testing::{LINK, Wire};
-    use crate::link::FRAME_BUFFER_LEN;
+    use cnet_wire::headers::FRAME_BUFFER_LEN;
     use etherparse::{IpNumber, NetSlice, SlicedPacket};
     use proptest::prelude::*;
 

@@ -17,12 +17,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use cnet_vswitch::PortId;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::PortId;
+use cnet_wire::time::{Duration, Instant};
 
 use crate::flow::{FlowTable, Handle, Share, TimerWheel};
 use crate::host::{DatagramKind, HostError, HostSockets, SocketId, Token, TokenKind};
-use crate::link::Link;
+use cnet_wire::headers::Link;
 
 use super::errors::Inside;
 

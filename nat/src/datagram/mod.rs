@@ -19,12 +19,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::IpHeader;
-use cnet_vswitch::time::Duration;
+use cnet_wire::IpHeader;
+use cnet_wire::time::Duration;
 
 use crate::flow::Limits;
 use crate::host::Readiness;
-use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
 mod engine;
 mod errors;
@@ -73,7 +73,7 @@ pub struct DatagramConfig {
     pub gateway_v4: Option<Ipv4Addr>,
     /// Source of such ICMPv6 errors.
     pub gateway_v6: Option<Ipv6Addr>,
-    /// Ports that take UDP super-frames get them ([`cnet_vswitch::FrameSink::takes_uso`]).
+    /// Ports that take UDP super-frames get them ([`cnet_wire::FrameSink::takes_uso`]).
     pub uso: bool,
 }
 

@@ -17,11 +17,9 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{
-    DropCounters, DropReason, Frame, FrameSink, IpHeader, PortFull, PortId, checksum,
-};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::Instant;
+use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortFull, PortId, checksum};
 
 use super::engine::{Engine, HOP_LIMIT, Outward};
 use super::errors::{Inside, Sent};
@@ -29,8 +27,9 @@ use super::quote::{self, Quote};
 use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, emit_in_place, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, Received};
-use crate::link::{Io, IpOut, Link, MAX_IP_PACKET, l4_offset};
+use crate::io::Io;
 use crate::policy::Policy;
+use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
 
 use super::fragment::IP_OFFSET;
 

@@ -7,10 +7,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::{DropReason, Frame, IpHeader};
+use cnet_wire::frame::protocol;
+use cnet_wire::{DropReason, Frame, IpHeader};
 
-use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
 /// Bytes of an ICMP error before its quote.
 const ICMP_HEADER_LEN: usize = 8;

@@ -27,11 +27,11 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropCounters, DropReason, Frame, IpHeader, L3, PortId, VnetHeader};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, L3, PortId, VnetHeader};
 
 use super::fragment::{IP_OFFSET, set_ipv4_fragment};
-use crate::link::{
+use cnet_wire::headers::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
 
@@ -459,8 +459,8 @@ mod tests {
     use super::*;
     use crate::datagram::fragment::emit_ip_payload;
     use crate::datagram::testing::{LINK, Wire, udp_datagram};
-    use crate::link::FRAME_BUFFER_LEN;
-    use cnet_vswitch::vnet::VNET_HDR_LEN;
+    use cnet_wire::headers::FRAME_BUFFER_LEN;
+    use cnet_wire::vnet::VNET_HDR_LEN;
     use etherparse::{
         EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader,
         Ipv6Header, NetSlice, SlicedPacket,

@@ -4,16 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{Frame, FrameSink, L3, MacAddr, PortFull, PortId, VnetHeader, checksum};
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{Frame, FrameSink, L3, MacAddr, PortFull, PortId, VnetHeader, checksum};
 
 use super::reassembly::Reassembly;
 use crate::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
     SocketId, Token,
 };
-use crate::link::Link;
+use cnet_wire::headers::Link;
 
 /// The link of the one container.
 pub(crate) const LINK: Link = Link {

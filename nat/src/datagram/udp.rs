@@ -28,10 +28,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::vnet::{GSO_NONE, GSO_UDP_L4};
-use cnet_vswitch::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
+use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
 use thiserror::Error;
 
 use super::engine::{Engine, Outward};
@@ -41,8 +41,9 @@ use super::quote::Quote;
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};
-use crate::link::{IPV6_HEADER_LEN, Io, Link, MAX_IP_PACKET, l4_offset};
+use crate::io::Io;
 use crate::policy::Policy;
+use cnet_wire::headers::{IPV6_HEADER_LEN, Link, MAX_IP_PACKET, l4_offset};
 
 mod inbound;
 

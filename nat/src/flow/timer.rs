@@ -27,7 +27,7 @@
 //! Eight levels reach 2^48 ms, more than an [`Instant`] can say. Memory is 16 bytes for each key up
 //! to the highest one used, and is kept.
 
-use cnet_vswitch::time::Instant;
+use cnet_wire::time::Instant;
 
 /// Base-64 digits of a tick number.
 const LEVELS: usize = 8;
@@ -243,7 +243,7 @@ impl TimerWheel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cnet_vswitch::time::Duration;
+    use cnet_wire::time::Duration;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,8 +7,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use cnet_vswitch::arp::{OP_REPLY, OP_REQUEST};
-use cnet_vswitch::{DropReason, Frame, FrameSink, MacAddr, PortId};
+use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
+use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortId};
 
 use super::Gateway;
 

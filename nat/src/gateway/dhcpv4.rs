@@ -11,7 +11,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
 use super::dns_message::encode_names;
 use super::{Gateway, Ipv4Gateway};
@@ -288,7 +288,7 @@ impl Gateway {
 mod tests {
     use super::*;
     use crate::gateway::testing::*;
-    use cnet_vswitch::time::Duration;
+    use cnet_wire::time::Duration;
     use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
     use dhcproto::{Decodable, Decoder};
     use smoltcp::socket::dhcpv4::{Event, Socket};

@@ -12,7 +12,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
 use super::Gateway;
 use super::dhcpv4::LEASE_SECONDS;

@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::vnet::GSO_UDP_L4;
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::GSO_UDP_L4;
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
 
 use super::dns_message::{is_query, truncate, udp_size};
 use super::dns_tcp::{ConnectionId, DnsTcp, Segment};
 use super::output::{Output, UDP_HEADER_LEN};
 use super::{Gateway, GatewayCounters, is_station};
-use crate::link::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Link};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Link};
 
 /// The DNS port.
 pub(super) const PORT: u16 = 53;
@@ -308,7 +308,7 @@ impl Gateway {
 mod tests {
     use super::*;
     use crate::gateway::testing::*;
-    use cnet_vswitch::MacAddr;
+    use cnet_wire::MacAddr;
 
     const QUESTION: &[u8] = b"\x07example\x03org\x00\x00\x01\x00\x01";
 

@@ -19,9 +19,9 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, FrameSink, PortId};
+use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, FrameSink, PortId};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -32,7 +32,7 @@ use super::GatewayCounters;
 use super::dns::{PORT, Queries};
 use super::dns_message::is_query;
 use super::output::{HOP_LIMIT, Output};
-use crate::link::Link;
+use cnet_wire::headers::Link;
 
 /// Connections of all ports.
 const MAX_CONNECTIONS: usize = 16;

@@ -6,8 +6,8 @@
 
 use std::net::IpAddr;
 
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
 
 use super::output::HOP_LIMIT;
 use super::{ALL_NODES, ALL_ROUTERS, Gateway, is_station, ndp};
@@ -91,7 +91,7 @@ impl Gateway {
 mod tests {
     use super::*;
     use crate::gateway::testing::*;
-    use cnet_vswitch::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN, VnetHeader};
+    use cnet_wire::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN, VnetHeader};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     const HEAD: [u8; 8] = [8, 0, 0, 0, 0x12, 0x34, 0, 9];
@@ -143,7 +143,7 @@ mod tests {
             let mut v4 = icmp4(MAC_A, (A4, GW4), HEAD, b"secret");
             v4[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
             v4[24..26].fill(0);
-            let sum = cnet_vswitch::checksum::finish(0, &v4[14..34]);
+            let sum = cnet_wire::checksum::finish(0, &v4[14..34]);
             v4[24..26].copy_from_slice(&sum.to_be_bytes());
             assert_eq!(checked(&mut bench, &v4), Err(DropReason::BadIcmp));
         }
@@ -153,7 +153,7 @@ mod tests {
     /// Sends a frame whose transport checksum the device has verified.
     fn checked(bench: &mut Bench, frame: &[u8]) -> Result<(), DropReason> {
         let vnet = VnetHeader {
-            flags: cnet_vswitch::vnet::F_DATA_VALID,
+            flags: cnet_wire::vnet::F_DATA_VALID,
             ..VnetHeader::default()
         };
         bench.send_vnet(A, vnet, frame)
@@ -189,7 +189,7 @@ mod tests {
                 assert!(fragment.len() <= 14 + 1500);
                 let buf = [&[0; VNET_HDR_LEN][..], &fragment].concat();
                 let parsed = Frame::parse(&buf, 1500).unwrap();
-                let cnet_vswitch::L3::Ip(ip) = parsed.l3 else {
+                let cnet_wire::L3::Ip(ip) = parsed.l3 else {
                     panic!("not IP");
                 };
                 let at = ip.fragment.unwrap().offset as usize;

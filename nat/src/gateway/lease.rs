@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::{MacAddr, PortId};
+use cnet_wire::{MacAddr, PortId};
 
 /// A fixed lease.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

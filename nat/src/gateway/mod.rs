@@ -52,9 +52,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, L3, MacAddr, PortId};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, L3, MacAddr, PortId};
 
 pub use dns::{DnsQuery, QueryId, Transport};
 pub use lease::Lease;

@@ -17,12 +17,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use cnet_vswitch::ipv6::icmpv6::{
+use cnet_wire::ipv6::icmpv6::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT,
     ROUTER_SOLICITATION,
 };
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
 use super::dns_message::encode_names;
 use super::{ALL_NODES, Gateway, group_mac, is_station, solicited_node};

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use cnet_vswitch::{MacAddr, PortId};
+use cnet_wire::{MacAddr, PortId};
 
 /// Addresses kept for one port.
 pub(super) const MAX_PER_PORT: usize = 32;

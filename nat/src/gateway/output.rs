@@ -5,13 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use cnet_vswitch::arp::ARP_LEN;
-use cnet_vswitch::frame::{ETHERNET_HEADER_LEN, ETHERTYPE_ARP, protocol};
-use cnet_vswitch::vnet::{VNET_HDR_LEN, VnetHeader};
-use cnet_vswitch::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
+use cnet_wire::arp::ARP_LEN;
+use cnet_wire::frame::{ETHERNET_HEADER_LEN, ETHERTYPE_ARP, protocol};
+use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
+use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
 
 use crate::datagram::fragment::emit_in_place;
-use crate::link::{FRAME_BUFFER_LEN, IpOut, Link, l4_offset};
+use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, l4_offset};
 
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::vnet::{VNET_HDR_LEN, VnetHeader};
-use cnet_vswitch::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
+use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
 use etherparse::{Icmpv4Type, PacketBuilder};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{DeviceCapabilities, Medium, RxToken, TxToken};
@@ -142,8 +142,8 @@ pub(super) fn checksum_ok(frame: &[u8]) -> bool {
     let buf = [&VnetHeader::default().encode()[..], frame].concat();
     let frame = Frame::parse(&buf, 65535).unwrap();
     match frame.l3 {
-        cnet_vswitch::L3::Ip(ip) => frame.l4_checksum_ok(&ip),
-        cnet_vswitch::L3::Arp => true,
+        cnet_wire::L3::Ip(ip) => frame.l4_checksum_ok(&ip),
+        cnet_wire::L3::Arp => true,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cnet_vswitch::vnet::{F_NEEDS_CSUM, GSO_UDP_L4, VnetHeader};
-use cnet_vswitch::{DropReason, Frame, MacAddr, PortId};
+use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_UDP_L4, VnetHeader};
+use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 use proptest::prelude::*;
 
 use super::testing::*;
@@ -215,7 +215,7 @@ fn solicits_on_every_port_within_its_rate() {
 
 /// A gateway and frames that are nearly right.
 fn mutated(gw: &mut Gateway, buf: &[u8], wire: &mut Wire) {
-    let now = cnet_vswitch::time::Instant::from_millis(5_000);
+    let now = cnet_wire::time::Instant::from_millis(5_000);
     if let Ok(frame) = Frame::parse(buf, 65535) {
         let _ = gw.handle_frame(now, A, &frame, wire);
     }
@@ -328,7 +328,7 @@ fn fix_ipv4(frame: &mut Vec<u8>, cut: prop::sample::Index) {
     frame[16..18].copy_from_slice(&(len as u16).to_be_bytes());
     frame[20..22].fill(0);
     frame[24..26].fill(0);
-    let sum = cnet_vswitch::checksum::finish(0, &frame[14..34]);
+    let sum = cnet_wire::checksum::finish(0, &frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 

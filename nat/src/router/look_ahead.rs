@@ -10,14 +10,14 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropReason, FrameSink, PortId};
+use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, FrameSink, PortId};
 
 use super::Router;
 use crate::flow::{CACHED_FLOWS, Ends, LOOK_AHEAD};
 use crate::host::{HostSockets, Token, TokenKind};
-use crate::link::Io;
+use crate::io::Io;
 
 impl Router {
     /// Whether there are so many flows that to hand over several frames at a time is of use.

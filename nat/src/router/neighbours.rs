@@ -12,13 +12,14 @@
 
 use std::net::IpAddr;
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{FrameSink, MacAddr};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{FrameSink, MacAddr};
 
 use super::Router;
 use crate::gateway::Gateway;
 use crate::host::HostSockets;
-use crate::link::{Io, Link};
+use crate::io::Io;
+use cnet_wire::headers::Link;
 
 /// Guests whose address may be waited for at once.
 const MAX_SOLICITED: usize = 256;
@@ -158,7 +159,7 @@ pub(super) fn link_to(gateway: &Gateway, gateway_mac: MacAddr, address: IpAddr) 
 
 #[cfg(test)]
 mod tests {
-    use cnet_vswitch::PortId;
+    use cnet_wire::PortId;
 
     use super::*;
 

@@ -2,13 +2,13 @@
 
 use cnet_vswitch::port::{PortConfig, PortCounters};
 use cnet_vswitch::switch::AddPortError;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{FrameSink, PortId};
+use cnet_wire::time::Instant;
+use cnet_wire::{FrameSink, PortId};
 
 use super::Router;
 use crate::gateway::Lease;
 use crate::host::HostSockets;
-use crate::link::Io;
+use crate::io::Io;
 
 /// What one port has in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -31,14 +31,14 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::frame::{Frame, IpHeader, L3, protocol};
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::vnet::VNET_HDR_LEN;
-use cnet_vswitch::{DropReason, FrameSink, PortId};
+use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{DropReason, FrameSink, PortId};
 
 use super::{Router, RouterConfig, ports};
 use crate::host::HostSockets;
-use crate::link::Io;
+use crate::io::Io;
 
 /// Where the flags stand in a TCP header, and those that tell an opening segment (RFC 9293).
 const TCP_FLAGS: usize = 13;
@@ -110,13 +110,13 @@ mod tests {
     use std::net::IpAddr;
 
     use cnet_vswitch::port::{self, PortConfig};
-    use cnet_vswitch::{MacAddr, PortFull, VnetHeader};
+    use cnet_wire::{MacAddr, PortFull, VnetHeader};
     use etherparse::TcpHeader;
 
     use super::super::tests::config;
     use super::*;
     use crate::datagram::testing::{FakeHost, IP, LINK, frame_from, udp_datagram};
-    use crate::link::FRAME_BUFFER_LEN;
+    use cnet_wire::headers::FRAME_BUFFER_LEN;
 
     const NOW: Instant = Instant::from_millis(1000);
     const CONTAINER: [u8; 4] = [10, 0, 2, 100];

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::VnetHeader;
 use cnet_vswitch::port::PortConfig;
+use cnet_wire::VnetHeader;
 
 use super::*;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
 use crate::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
-use crate::link::FRAME_BUFFER_LEN;
+use cnet_wire::headers::FRAME_BUFFER_LEN;
 
 const NOW: Instant = Instant::from_millis(1000);
 const GUEST: &str = "10.0.2.100:53";

@@ -3,15 +3,16 @@
 //! The two directions live in files of their own: [`super::receive`] takes the container's segments
 //! to the host's socket, [`super::transmit`] takes what the socket received to the container.
 
-use cnet_vswitch::FrameSink;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::FrameSink;
+use cnet_wire::time::{Duration, Instant};
 
 use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use super::seq::Seq;
 use super::stash::{Stash, StashBudget};
 use super::{TcpConfig, rtt::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
-use crate::link::{Io, Link};
+use crate::io::Io;
+use cnet_wire::headers::Link;
 
 /// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
 pub(super) const OUR_WINDOW_SCALE: u8 = 8;

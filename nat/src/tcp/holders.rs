@@ -19,7 +19,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use cnet_vswitch::PortId;
+use cnet_wire::PortId;
 
 use crate::flow::{Handle, Share};
 

@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 
-use cnet_vswitch::time::Instant;
+use cnet_wire::time::Instant;
 use siphasher::sip::SipHasher24;
 
 use super::seq::Seq;

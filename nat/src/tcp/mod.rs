@@ -42,15 +42,16 @@ use std::collections::VecDeque;
 use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, FrameSink, IpHeader, PortId};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, FrameSink, IpHeader, PortId};
 use siphasher::sip::SipHasher24;
 
 use crate::flow::{Ends, FlowTable, Handle, LOOK_AHEAD, Share, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
-use crate::link::{Io, Link};
+use crate::io::Io;
 use crate::policy::{Decision, Policy, Refusal, is_routable};
+use cnet_wire::headers::Link;
 
 /// Runs one flow operation with the engine's parts lent out. What it did to the flow's state and
 /// deadline is for [`TcpEngine::settle`] to take up.

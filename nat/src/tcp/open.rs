@@ -7,8 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{DropReason, FrameSink};
+use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, FrameSink};
 
 use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
@@ -18,7 +18,8 @@ use super::seq::Seq;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
-use crate::link::{Io, Link};
+use crate::io::Io;
+use cnet_wire::headers::Link;
 
 impl TcpEngine {
     pub(super) fn open<S: FrameSink, H: HostSockets>(

@@ -25,15 +25,15 @@
 //!
 //! The list has each orphan of the table once, in the order they became such, and nothing else.
 
-use cnet_vswitch::FrameSink;
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::FrameSink;
+use cnet_wire::time::{Duration, Instant};
 
 use super::TcpEngine;
 use super::flow::{Alarm, Cx, State, TcpFlow};
 use super::segment::Route;
 use crate::flow::Handle;
 use crate::host::{HostSockets, Readiness};
-use crate::link::Io;
+use crate::io::Io;
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@
 //! announced than the budget has room for; past it bytes are dropped unacknowledged, as any
 //! receiver may.
 
-use cnet_vswitch::{DropReason, FrameSink};
+use cnet_wire::{DropReason, FrameSink};
 
 use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
 use super::segment::Segment;

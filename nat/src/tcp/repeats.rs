@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 
-use cnet_vswitch::time::Instant;
+use cnet_wire::time::Instant;
 
 /// Nanoseconds from one time at which the queue may wake to the next: 8 ms, beside the 200 ms that
 /// every entry waits at least.

@@ -1,6 +1,6 @@
 //! The retransmission timeout (RFC 6298), with a floor that suits a wire of no delay.
 
-use cnet_vswitch::time::{Duration, Instant};
+use cnet_wire::time::{Duration, Instant};
 
 use super::seq::Seq;
 

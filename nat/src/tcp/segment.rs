@@ -6,14 +6,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::{ETHERNET_HEADER_LEN, protocol};
-use cnet_vswitch::vnet::{self, VNET_HDR_LEN, VnetHeader};
-use cnet_vswitch::{DropReason, checksum};
+use cnet_wire::frame::{ETHERNET_HEADER_LEN, protocol};
+use cnet_wire::vnet::{self, VNET_HDR_LEN, VnetHeader};
+use cnet_wire::{DropReason, checksum};
 use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
 
 use super::seq::Seq;
 use crate::flow::Ends;
-use crate::link::{IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers};
+use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers};
 
 /// Bytes of a TCP header without options.
 pub const TCP_HEADER_LEN: usize = 20;
@@ -290,9 +290,9 @@ pub fn quote_syn(out: &mut [u8; 60], container: SocketAddr, remote: SocketAddr, 
         dst: remote,
     };
     let link = Link {
-        port: cnet_vswitch::PortId(0),
-        gateway_mac: cnet_vswitch::MacAddr::default(),
-        container_mac: cnet_vswitch::MacAddr::default(),
+        port: cnet_wire::PortId(0),
+        gateway_mac: cnet_wire::MacAddr::default(),
+        container_mac: cnet_wire::MacAddr::default(),
     };
     let seg = SegmentOut {
         seq,
@@ -317,9 +317,9 @@ pub fn quote_syn(out: &mut [u8; 60], container: SocketAddr, remote: SocketAddr, 
 /// The largest segment that fits a link of `mtu` bytes.
 pub fn mss_for(mtu: usize, addr: IpAddr) -> usize {
     let ip = if addr.is_ipv6() {
-        crate::link::IPV6_HEADER_LEN
+        cnet_wire::headers::IPV6_HEADER_LEN
     } else {
-        crate::link::IPV4_HEADER_LEN
+        cnet_wire::headers::IPV4_HEADER_LEN
     };
     let headers = ip + TCP_HEADER_LEN;
     mtu.clamp(headers + 1, MAX_IP_PACKET) - headers

@@ -4,16 +4,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{DropReason, IpHeader};
+use cnet_wire::frame::protocol;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, IpHeader};
 
 use super::flow::{State, TcpFlow};
 use super::{TcpConfig, TcpEngine};
 use crate::flow::Handle;
 use crate::host::{Readiness, SocketId, Token};
-use crate::link::{FRAME_BUFFER_LEN, Io, Link};
+use crate::io::Io;
 use crate::policy::Policy;
+use cnet_wire::headers::{FRAME_BUFFER_LEN, Link};
 
 mod host;
 mod wire;

@@ -9,13 +9,13 @@
 //! told by SACK where the container sends it; a timeout goes back to the first unacknowledged byte,
 //! and whatever the container held out of order is skipped as its ACK jumps.
 
-use cnet_vswitch::FrameSink;
+use cnet_wire::FrameSink;
 
 use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
 use super::segment::{Flags, Segment, TCP_HEADER_LEN};
 use super::seq::Seq;
 use crate::host::{HostError, HostSockets};
-use crate::link::{IPV6_HEADER_LEN, MAX_IP_PACKET};
+use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
 
 /// Payload of the largest super-frame, in bytes, either family.
 const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;

@@ -14,15 +14,15 @@
 
 use std::collections::VecDeque;
 
-use cnet_vswitch::FrameSink;
-use cnet_vswitch::time::Instant;
+use cnet_wire::FrameSink;
+use cnet_wire::time::Instant;
 
 use super::TcpEngine;
 use super::flow::Cx;
 use super::segment::Route;
 use crate::flow::Handle;
 use crate::host::HostSockets;
-use crate::link::Io;
+use crate::io::Io;
 
 /// Flows of the queue that go on in one call: a turn may be a megabyte.
 const TURNS: usize = 4;

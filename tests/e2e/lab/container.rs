@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::binaries::binary;
 use super::namespace::Namespace;
 use super::process::{Launch, Running};
 use super::{Lab, ORDINARY_USER, wait_until};
@@ -29,7 +30,7 @@ pub const READY: Duration = Duration::from_secs(10);
 pub fn program() -> PathBuf {
     match std::env::var_os("CNET_E2E_SLIRP") {
         Some(path) => path.into(),
-        None => env!("CARGO_BIN_EXE_cnet-slirp").into(),
+        None => binary("cnet-slirp"),
     }
 }
 

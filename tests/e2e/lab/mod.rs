@@ -14,6 +14,7 @@
 //! Every process of a test carries the laboratory's name in its environment, by which those that
 //! outlive what started them are found ([`Lab::survivors`]), and ended with the laboratory.
 
+pub mod binaries;
 pub mod container;
 pub mod namespace;
 pub mod process;

@@ -1,8 +1,9 @@
 //! `cnet run`: a command in a network of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::binaries::binary;
 use super::container::READY;
 use super::namespace::Namespace;
 use super::process::{Launch, Running};
@@ -41,8 +42,8 @@ impl Options {
 
     /// `cnet run [OPTIONS] -- COMMAND…`, yet to be started.
     pub fn command(&self, lab: &Lab, command: &[&str]) -> Launch {
-        let program = Path::new(env!("CARGO_BIN_EXE_cnet"));
-        let mut launch = lab.program(program, self.user).arg("run");
+        let program = binary("cnet");
+        let mut launch = lab.program(&program, self.user).arg("run");
         if let Some(mode) = self.tun_mode {
             launch = launch.tun_mode(mode);
         }

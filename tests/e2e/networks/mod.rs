@@ -19,12 +19,14 @@ mod tutorial;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Pid;
 use serde_json::Value;
 
+use crate::lab::binaries::binary;
 use crate::lab::namespace::Namespace;
 use crate::lab::process::{Finished, Launch, Running};
 use crate::lab::run::SHORT;
@@ -73,7 +75,7 @@ impl<'a> Place<'a> {
 
     /// `cnet` with `arguments`, split at spaces.
     pub fn cnet(&self, arguments: &str) -> Launch {
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_cnet"));
+        let program = binary("cnet");
         let mut launch = self.lab.program(&program, self.user);
         if self.user.is_some() {
             // As distributions have it.

@@ -6,12 +6,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use cnet_vswitch::time::{Duration, Instant};
-use cnet_vswitch::{
-    DropReason, Frame, Lease, MacAddr, PortConfig, PortId, Switch, SwitchConfig, Verdict,
-};
+use cnet_vswitch::{Lease, PortConfig, Switch, SwitchConfig, Verdict};
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 
-use crate::wire::*;
+use cnet_testkit::packets::*;
 
 pub const GW: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 pub const GW4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);

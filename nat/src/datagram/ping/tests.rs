@@ -3,9 +3,9 @@
 use super::*;
 use crate::datagram::testing::{FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from};
 use crate::host::{SendOptions, SocketId, TokenKind};
-use crate::link::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
-use cnet_vswitch::time::Duration;
-use cnet_vswitch::{L3, VnetHeader};
+use cnet_wire::headers::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use cnet_wire::time::Duration;
+use cnet_wire::{L3, VnetHeader};
 use proptest::prelude::*;
 use std::net::IpAddr;
 

@@ -7,17 +7,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::frame::protocol;
-use cnet_vswitch::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, VNET_HDR_LEN};
-use cnet_vswitch::{DropReason, FrameSink, PortFull, VnetHeader, checksum};
+use cnet_wire::frame::protocol;
+use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, VNET_HDR_LEN};
+use cnet_wire::{DropReason, FrameSink, PortFull, VnetHeader, checksum};
 
 use super::HEADER_LEN;
 use crate::datagram::emit_in_place;
 use crate::datagram::engine::{Engine, HOP_LIMIT};
 use crate::datagram::fragment::IP_OFFSET;
 use crate::host::Received;
-use crate::link::{
-    IPV4_HEADER_LEN, IPV6_HEADER_LEN, Io, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
+use crate::io::Io;
+use cnet_wire::headers::{
+    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
 
 /// The sender of what was `received`, as the container at `to` is shown it.

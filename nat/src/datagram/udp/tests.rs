@@ -6,10 +6,10 @@ use crate::datagram::testing::{
 };
 use crate::flow::Limits;
 use crate::host::TokenKind;
-use crate::link::{FRAME_BUFFER_LEN, IpOut};
-use cnet_vswitch::time::Duration;
-use cnet_vswitch::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN};
-use cnet_vswitch::{L3, VnetHeader};
+use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut};
+use cnet_wire::time::Duration;
+use cnet_wire::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN};
+use cnet_wire::{L3, VnetHeader};
 use proptest::prelude::*;
 
 const SEED: u64 = 7;

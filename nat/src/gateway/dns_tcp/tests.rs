@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::vnet::{F_NEEDS_CSUM, VnetHeader};
-use cnet_vswitch::{DropReason, MacAddr, PortId, checksum};
+use cnet_wire::vnet::{F_NEEDS_CSUM, VnetHeader};
+use cnet_wire::{DropReason, MacAddr, PortId, checksum};
 use etherparse::PacketBuilder;
 use smoltcp::iface::SocketHandle;
 use smoltcp::wire::{IpAddress, TcpPacket};

@@ -1,12 +1,12 @@
 //! The wire of the TCP engine's tests: segments built and read by etherparse, so that a mistake of
 //! the engine's own code about the format is not made twice.
 
-use cnet_vswitch::checksum;
-use cnet_vswitch::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, VNET_HDR_LEN, VnetHeader};
-use cnet_vswitch::{FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::checksum;
+use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, VNET_HDR_LEN, VnetHeader};
+use cnet_wire::{FrameSink, MacAddr, PortFull, PortId};
 use etherparse::{NetSlice, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
-use crate::link::Link;
+use cnet_wire::headers::Link;
 
 /// The link of the one container.
 pub(in crate::tcp) const LINK: Link = Link {

@@ -1,6 +1,6 @@
 //! Ends: half-close both ways, both at once, silence, keepalive.
 
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 use crate::tcp::testing::*;
 

@@ -1,7 +1,7 @@
 //! Connections that come about, and those that do not: both directions.
 
-use cnet_vswitch::DropReason;
-use cnet_vswitch::time::Duration;
+use cnet_wire::DropReason;
+use cnet_wire::time::Duration;
 
 use crate::host::HostError;
 use crate::tcp::flow::State;

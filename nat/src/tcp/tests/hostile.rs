@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 use proptest::prelude::*;
 
 use crate::host::{HostError, Readiness};

@@ -1,13 +1,13 @@
 //! What one engine holds at most, who makes room, and what is left when all is over.
 
-use cnet_vswitch::time::Duration;
-use cnet_vswitch::{DropReason, PortId};
+use cnet_wire::time::Duration;
+use cnet_wire::{DropReason, PortId};
 
 use crate::host::{HostError, SocketId, Token, TokenKind};
-use crate::link::Link;
 use crate::tcp::flow::{State, TcpFlow};
 use crate::tcp::testing::*;
 use crate::tcp::{TcpConfig, TcpEngine};
+use cnet_wire::headers::Link;
 
 fn small(max_flows: usize) -> Bench {
     Bench::with(TcpConfig {

@@ -1,6 +1,6 @@
 //! Loss on the way to the container: duplicate ACKs, SACK, timeouts, and giving up.
 
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 use crate::tcp::testing::*;
 

@@ -1,7 +1,7 @@
 //! What a container had sent to its end outlives it, and at whose cost.
 
-use cnet_vswitch::DropReason;
-use cnet_vswitch::time::Duration;
+use cnet_wire::DropReason;
+use cnet_wire::time::Duration;
 
 use super::limits::{OTHER, syn_on};
 use crate::host::HostError;

@@ -1,6 +1,6 @@
 //! What a container may put on the wire: segments that are read, and those that are refused.
 
-use cnet_vswitch::DropReason;
+use cnet_wire::DropReason;
 use proptest::prelude::*;
 
 use crate::tcp::segment::Segment;

@@ -1,7 +1,7 @@
 //! Container to host: order, overlap, back pressure, the stash and its budget.
 
-use cnet_vswitch::DropReason;
-use cnet_vswitch::time::Duration;
+use cnet_wire::DropReason;
+use cnet_wire::time::Duration;
 
 use crate::host::HostError;
 use crate::tcp::TcpConfig;

@@ -1,7 +1,7 @@
 //! Every state against every kind of segment it should not fall for, and the few it should.
 
-use cnet_vswitch::DropReason;
-use cnet_vswitch::time::Duration;
+use cnet_wire::DropReason;
+use cnet_wire::time::Duration;
 
 use crate::tcp::flow::State;
 use crate::tcp::testing::*;

@@ -1,6 +1,6 @@
 //! Host to container: super-frames, windows, probes, fairness, a port that is full.
 
-use cnet_vswitch::time::Duration;
+use cnet_wire::time::Duration;
 
 use crate::host::HostError;
 use crate::tcp::flow::Alarm;

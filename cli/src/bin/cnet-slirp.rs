@@ -1,0 +1,7 @@
+//! `cnet-slirp`: a drop-in for `slirp4netns`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cnet_cli::slirp::main(std::env::args_os().skip(1))
+}

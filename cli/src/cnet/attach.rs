@@ -1,0 +1,175 @@
+//! `cnet attach` and `cnet detach`.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::each::{Answers, each};
+use crate::cnet::network_command::all_of;
+use cnet::control::Attach;
+use cnet::definition::DEFAULT_NETWORK;
+use cnet::network::{Network, Target};
+use cnet::publish::PublishSpec;
+use cnet::vm::VmAddress;
+
+/// The options of `cnet attach`.
+#[derive(Args, Debug)]
+pub(crate) struct AttachOptions {
+    /// The network to join.
+    #[arg(long, value_name = "NET", default_value = DEFAULT_NETWORK)]
+    network: String,
+
+    /// What the container is called on the network; by default the start of a random id.
+    #[arg(long)]
+    name: Option<String>,
+
+    /// A further name; may be given several times.
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+
+    /// The IPv4 address it gets; by default the one it had before, or one that is free.
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+
+    /// The IPv6 address it gets.
+    #[arg(long, value_name = "ADDRESS")]
+    ip6: Option<Ipv6Addr>,
+
+    /// The interface's hardware address.
+    #[arg(long)]
+    mac: Option<String>,
+
+    /// The interface's name; by default the first free of eth0, eth1 and so on.
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+
+    /// Open a port of the host and lead it to the container; as with `cnet run`. Refused on an
+    /// internal network.
+    #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
+    publish: Vec<PublishSpec>,
+
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+
+    /// A virtual machine instead of a container: where QEMU meets the network.
+    ///
+    /// `stream:PATH` listens there for QEMU's `-netdev stream`, `dgram:LOCAL:REMOTE` is for `-netdev
+    /// dgram`. The arguments for QEMU are printed. The machine gets its addresses by DHCP, and has
+    /// its place until `cnet detach`, whether QEMU runs or not.
+    #[arg(
+        long,
+        value_name = "stream:PATH|dgram:LOCAL:REMOTE",
+        conflicts_with = "ifname"
+    )]
+    vm: Option<VmAddress>,
+
+    /// A process of the container, or the path of its network namespace.
+    #[arg(
+        value_name = "PID|NETNS",
+        required_unless_present = "vm",
+        conflicts_with = "vm"
+    )]
+    target: Option<String>,
+}
+
+/// The options of `cnet detach`.
+#[derive(Args, Debug)]
+pub(crate) struct DetachOptions {
+    /// The network to leave; by default every one that the container is on.
+    #[arg(long, value_name = "NET")]
+    network: Option<String>,
+
+    /// The container: its name, its id or the start of it, or its process.
+    #[arg(value_name = "NAME|PID")]
+    container: String,
+}
+
+/// Joins, and prints the addresses.
+pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
+    let target = target(&options)?;
+    let network = Network::open(&options.network)?;
+    let wish = Attach {
+        name: options.name,
+        aliases: options.aliases,
+        ipv4: options.ip,
+        ipv6: options.ip6,
+        mac: options.mac,
+        interface: options.ifname,
+        publish: options.publish.iter().map(ToString::to_string).collect(),
+        ..Attach::default()
+    };
+    let joined = network.attach(target, wish).await?;
+    if options.json {
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;
+        return Ok(());
+    }
+    let container = joined.container;
+    let mut line = container.name;
+    let interface = Some(&container.interface).filter(|name| !name.is_empty());
+    for word in interface
+        .into_iter()
+        .chain(&container.ipv4)
+        .chain(&container.ipv6)
+    {
+        line.push(' ');
+        line.push_str(word);
+    }
+    line.push('\n');
+    for port in &container.ports {
+        line.push_str(&format!(
+            "{} -> {}/{}\n",
+            port.host, port.container, port.protocol
+        ));
+    }
+    if let Some(address) = options.vm {
+        let arguments = address.qemu_arguments(&container.mac).join(" ");
+        line.push_str(&format!("{arguments}\n"));
+    }
+    super::print(&line)?;
+    Ok(())
+}
+
+/// Who is to join.
+fn target(options: &AttachOptions) -> anyhow::Result<Target> {
+    if let Some(address) = &options.vm {
+        return Ok(Target::Machine(address.clone()));
+    }
+    let text = options.target.as_deref().unwrap_or_default();
+    Target::parse(text).with_context(|| {
+        format!(
+            "`{text}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME"
+        )
+    })
+}
+
+/// Leaves one network, or all.
+pub(super) async fn detach(options: DetachOptions) -> anyhow::Result<()> {
+    if let Some(name) = &options.network {
+        Network::open(name)?.detach(&options.container).await?;
+        return Ok(());
+    }
+    let leave = |network: Network| {
+        let container = options.container.clone();
+        async move {
+            // One that nobody is on is not started for this.
+            if network.inspect().await?.is_none() {
+                return Ok(None);
+            }
+            match network.detach(&container).await {
+                Ok(()) => Ok(Some(())),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    let Answers { given, failures } = each(leave).await?;
+    if given.is_empty() && failures.is_empty() {
+        bail!(
+            "there is no container `{}` on any network; `cnet ps` lists them",
+            options.container
+        );
+    }
+    all_of(failures.into_iter().map(Err))
+}

@@ -1,0 +1,52 @@
+//! Who is on a network, for `cnet network`.
+
+use std::collections::BTreeMap;
+
+use crate::cnet::network_command::NetworkCommand;
+use crate::cnet::network_json::{Container, Live, endpoint_id};
+use cnet::control::{ContainerReport, NetworkReport};
+use cnet::definition::{Definition, Directories};
+use cnet::network::Network;
+
+/// Asks the process of the network `definition`. One that serves nobody is told to end if the
+/// network may be about to be removed.
+pub(super) fn ask(
+    command: &NetworkCommand,
+) -> impl Fn(&Definition) -> anyhow::Result<Live> + use<> {
+    let removes = matches!(command, NetworkCommand::Rm(_) | NetworkCommand::Prune(_));
+    move |definition| {
+        let network = Network::new(definition.clone(), Directories::of_this_user()?);
+        let asked = async {
+            let report = network.inspect().await?;
+            if removes && report.as_ref().is_some_and(|r| r.containers.is_empty()) {
+                return match network.stop(false).await {
+                    Ok(()) => Ok(None),
+                    // Somebody is joining, who has no place yet that could be told.
+                    Err(error) if error.is_conflict() => Ok(Some(BTreeMap::new())),
+                    Err(error) => Err(error.into()),
+                };
+            }
+            Ok(report.map(containers))
+        };
+        super::runtime()?.block_on(asked)
+    }
+}
+
+/// In the shape of `docker network inspect`, by id.
+pub(super) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+    let network = report.id;
+    let entries = report.containers.into_iter();
+    entries
+        .map(|c| (c.id.clone(), container(&network, c)))
+        .collect()
+}
+
+fn container(network: &str, report: ContainerReport) -> Container {
+    Container {
+        name: report.name,
+        endpoint_id: endpoint_id(network, &report.id),
+        mac_address: report.mac,
+        ipv4_address: report.ipv4.unwrap_or_default(),
+        ipv6_address: report.ipv6.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,394 @@
+//! Networks as programs see them: the JSON of `docker network inspect`.
+//!
+//! Names, order and types of the fields are those of Docker's API (`GET /networks/{id}`, version
+//! 1.47), so that what reads Docker's output reads this. What Docker has no word for stands under
+//! [`Network::cnet`].
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cnet_wire::MacAddr;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use cnet::definition::Definition;
+use cnet_netd::ipam::Addresses;
+
+/// Where Docker's bridge driver has the MTU.
+const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+
+/// The bytes of an id that are shown to people.
+pub const SHORT_ID: usize = 12;
+
+/// A network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Network {
+    /// What it is called.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// When it was made (RFC 3339).
+    pub created: String,
+    /// `local`: of this machine.
+    pub scope: String,
+    /// `bridge`.
+    pub driver: String,
+    /// Whether it has IPv4.
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: bool,
+    /// Whether it has IPv6.
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: bool,
+    /// Its subnets.
+    #[serde(rename = "IPAM")]
+    pub ipam: Ipam,
+    /// Whether it has no way out.
+    pub internal: bool,
+    /// Whether containers can be attached by hand: always.
+    pub attachable: bool,
+    /// Whether it is a swarm's: never.
+    pub ingress: bool,
+    /// The network it has its configuration from: none.
+    pub config_from: ConfigFrom,
+    /// Whether it is nothing but a configuration: never.
+    pub config_only: bool,
+    /// The containers on it now, by id.
+    pub containers: BTreeMap<String, Container>,
+    /// The driver's options.
+    pub options: BTreeMap<String, String>,
+    /// What its maker noted.
+    pub labels: BTreeMap<String, String>,
+    /// What Docker does not have.
+    pub cnet: Own,
+}
+
+/// The subnets of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Ipam {
+    /// `default`.
+    pub driver: String,
+    /// None.
+    pub options: BTreeMap<String, String>,
+    /// One a family.
+    pub config: Vec<IpamConfig>,
+}
+
+/// One subnet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct IpamConfig {
+    /// The subnet.
+    pub subnet: String,
+    /// Where containers get their addresses from, if not from all of it.
+    #[serde(rename = "IPRange", default, skip_serializing_if = "Option::is_none")]
+    pub ip_range: Option<String>,
+    /// The gateway's address.
+    pub gateway: String,
+}
+
+/// Where a network has its configuration from.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ConfigFrom {
+    /// Empty.
+    pub network: String,
+}
+
+/// A container on a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    /// What it is called.
+    pub name: String,
+    /// The id of its place on the network.
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    /// Its MAC address.
+    pub mac_address: String,
+    /// `ADDRESS/LENGTH`, or empty.
+    #[serde(rename = "IPv4Address")]
+    pub ipv4_address: String,
+    /// `ADDRESS/LENGTH`, or empty.
+    #[serde(rename = "IPv6Address")]
+    pub ipv6_address: String,
+}
+
+/// What Docker does not have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Own {
+    /// Whether the network's process runs.
+    pub running: bool,
+    /// Whether containers reach the gateway alone, and not each other.
+    pub isolate: bool,
+    /// Bytes of the largest packet.
+    #[serde(rename = "MTU")]
+    pub mtu: u16,
+    /// The gateway's MAC address.
+    pub gateway_mac: String,
+    /// The DNS servers that are asked, if not the host's.
+    #[serde(rename = "DNS")]
+    pub dns: Vec<IpAddr>,
+    /// The domains that containers search, if not the host's.
+    #[serde(rename = "DNSSearch")]
+    pub dns_search: Vec<String>,
+}
+
+/// A network's containers, if its process runs.
+pub type Live = Option<BTreeMap<String, Container>>;
+
+impl Network {
+    /// The network `definition`, with what is on it now.
+    pub fn new(definition: &Definition, live: Live) -> Network {
+        let ipv4 = definition.ipv4.map(|pool| IpamConfig {
+            subnet: pool.subnet.to_string(),
+            ip_range: pool.ip_range.map(|range| range.to_string()),
+            gateway: pool.gateway.to_string(),
+        });
+        let ipv6 = definition.ipv6.map(|pool| IpamConfig {
+            subnet: pool.subnet.to_string(),
+            ip_range: pool.ip_range.map(|range| range.to_string()),
+            gateway: pool.gateway.to_string(),
+        });
+        Network {
+            name: definition.name.clone(),
+            id: definition.id.clone(),
+            created: definition.created.clone(),
+            scope: "local".to_owned(),
+            driver: definition.driver.clone(),
+            enable_ipv4: ipv4.is_some(),
+            enable_ipv6: ipv6.is_some(),
+            ipam: Ipam {
+                driver: "default".to_owned(),
+                options: BTreeMap::new(),
+                config: ipv4.into_iter().chain(ipv6).collect(),
+            },
+            internal: definition.internal,
+            attachable: true,
+            ingress: false,
+            config_from: ConfigFrom::default(),
+            config_only: false,
+            options: BTreeMap::from([(MTU_OPTION.to_owned(), definition.mtu.to_string())]),
+            labels: definition.labels.clone(),
+            cnet: Own {
+                running: live.is_some(),
+                isolate: definition.isolate,
+                mtu: definition.mtu,
+                gateway_mac: definition.gateway_mac().to_string(),
+                dns: definition.dns.clone(),
+                dns_search: definition.dns_search.clone(),
+            },
+            containers: live.unwrap_or_default(),
+        }
+    }
+}
+
+impl Container {
+    /// A container with `addresses` on the network `definition`.
+    pub fn new(
+        name: impl Into<String>,
+        endpoint_id: impl Into<String>,
+        addresses: &Addresses,
+        definition: &Definition,
+    ) -> Container {
+        let v4 = |a: Ipv4Addr| Some(format!("{a}/{}", definition.ipv4?.subnet.prefix_len()));
+        let v6 = |a: Ipv6Addr| Some(format!("{a}/{}", definition.ipv6?.subnet.prefix_len()));
+        let mac: MacAddr = addresses.mac;
+        Container {
+            name: name.into(),
+            endpoint_id: endpoint_id.into(),
+            mac_address: mac.to_string(),
+            ipv4_address: addresses.v4.and_then(v4).unwrap_or_default(),
+            ipv6_address: addresses.v6.and_then(v6).unwrap_or_default(),
+        }
+    }
+}
+
+/// The id of a container's place on a network: 64 hexadecimal digits, the same for as long as both
+/// keep their ids, and another one for each network.
+pub fn endpoint_id(network: &str, container: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in ["endpoint", network, container] {
+        hash.update(part);
+        // Which no id contains.
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The line of a network in `cnet network ls --format json`, whose fields are all text, as
+/// Docker's are.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Line {
+    /// When it was made.
+    pub created_at: String,
+    /// `bridge`.
+    pub driver: String,
+    /// The beginning of its id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// `true` or `false`.
+    #[serde(rename = "IPv4")]
+    pub ipv4: String,
+    /// `true` or `false`.
+    #[serde(rename = "IPv6")]
+    pub ipv6: String,
+    /// `true` or `false`.
+    pub internal: String,
+    /// `KEY=VALUE`, with commas between.
+    pub labels: String,
+    /// What it is called.
+    pub name: String,
+    /// `local`.
+    pub scope: String,
+    /// Its subnets, with commas between, which Docker does not tell.
+    pub subnets: String,
+}
+
+impl Line {
+    /// That of the network `definition`, with all of its id if `whole`.
+    pub fn new(definition: &Definition, whole: bool) -> Line {
+        let labels = definition.labels.iter();
+        let labels: Vec<String> = labels
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let subnets: Vec<String> = definition.subnets().map(|s| s.to_string()).collect();
+        let id = if whole {
+            &definition.id
+        } else {
+            short(&definition.id)
+        };
+        Line {
+            created_at: definition.created.clone(),
+            driver: definition.driver.clone(),
+            id: id.to_owned(),
+            ipv4: definition.ipv4.is_some().to_string(),
+            ipv6: definition.ipv6.is_some().to_string(),
+            internal: definition.internal.to_string(),
+            labels: labels.join(","),
+            name: definition.name.clone(),
+            scope: "local".to_owned(),
+            subnets: subnets.join(","),
+        }
+    }
+}
+
+/// The beginning of an id, as people are shown it.
+pub fn short(id: &str) -> &str {
+    id.get(..SHORT_ID).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use cnet::definition::{BRIDGE, Ipv4Pool, Ipv6Pool};
+
+    fn definition() -> Definition {
+        let range = Some("172.27.1.0/24".parse().unwrap());
+        Definition {
+            name: "web".into(),
+            id: "0123456789abcdef".repeat(4),
+            created: "2026-01-02T03:04:05Z".into(),
+            driver: BRIDGE.into(),
+            internal: true,
+            isolate: false,
+            mtu: 1500,
+            dns: vec![],
+            dns_search: vec!["corp.example".into()],
+            ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, range).unwrap()),
+            ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+        }
+    }
+
+    #[test]
+    fn the_shape_is_docker_s() {
+        let addresses = Addresses {
+            v4: Some([172, 27, 1, 2].into()),
+            v6: None,
+            mac: MacAddr([2, 0x42, 172, 27, 1, 2]),
+        };
+        let container = Container::new("one", "e".repeat(64), &addresses, &definition());
+        let live = BTreeMap::from([("c".repeat(64), container)]);
+        let network = Network::new(&definition(), Some(live));
+        let expected = json!({
+            "Name": "web",
+            "Id": "0123456789abcdef".repeat(4),
+            "Created": "2026-01-02T03:04:05Z",
+            "Scope": "local",
+            "Driver": "bridge",
+            "EnableIPv4": true,
+            "EnableIPv6": true,
+            "IPAM": {
+                "Driver": "default",
+                "Options": {},
+                "Config": [
+                    {"Subnet": "172.27.0.0/16", "IPRange": "172.27.1.0/24", "Gateway": "172.27.0.1"},
+                    {"Subnet": "fd12::/64", "Gateway": "fd12::1"}
+                ]
+            },
+            "Internal": true,
+            "Attachable": true,
+            "Ingress": false,
+            "ConfigFrom": {"Network": ""},
+            "ConfigOnly": false,
+            "Containers": {
+                "c".repeat(64): {
+                    "Name": "one",
+                    "EndpointID": "e".repeat(64),
+                    "MacAddress": "02:42:ac:1b:01:02",
+                    "IPv4Address": "172.27.1.2/16",
+                    "IPv6Address": ""
+                }
+            },
+            "Options": {"com.docker.network.driver.mtu": "1500"},
+            "Labels": {"a": "b"},
+            "Cnet": {
+                "Running": true,
+                "Isolate": false,
+                "MTU": 1500,
+                "GatewayMac": "52:55:ac:1b:00:01",
+                "DNS": [],
+                "DNSSearch": ["corp.example"]
+            }
+        });
+        assert_eq!(serde_json::to_value(&network).unwrap(), expected);
+        let back: Network = serde_json::from_value(expected).unwrap();
+        assert_eq!(back, network);
+    }
+
+    #[test]
+    fn a_place_is_neither_the_container_s_nor_another_network_s() {
+        let (net, other, container) = ("a".repeat(64), "b".repeat(64), "c".repeat(64));
+        let id = endpoint_id(&net, &container);
+        assert_eq!(id, endpoint_id(&net, &container));
+        assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()));
+        for another in [
+            container.clone(),
+            endpoint_id(&other, &container),
+            endpoint_id(&net, &other),
+            endpoint_id(&container, &net),
+        ] {
+            assert_ne!(id, another);
+        }
+    }
+
+    #[test]
+    fn a_line_is_all_text() {
+        let line = serde_json::to_value(Line::new(&definition(), false)).unwrap();
+        let fields = line.as_object().unwrap();
+        assert!(fields.values().all(serde_json::Value::is_string));
+        assert_eq!(fields["ID"], "0123456789ab");
+        assert_eq!(fields["Subnets"], "172.27.0.0/16,fd12::/64");
+        assert_eq!(
+            (&fields["Labels"], &fields["IPv6"]),
+            (&json!("a=b"), &json!("true"))
+        );
+    }
+}

@@ -1,0 +1,218 @@
+//! `cnet ps` and `cnet inspect`: who is where.
+
+use anyhow::anyhow;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::each::one_or_each;
+use super::table::table;
+use crate::cnet::network_command::all_of;
+use crate::cnet::network_json as inspect;
+use crate::registry::{Registry, Running};
+use cnet::control::{ContainerReport, PublishedPort};
+use cnet::definition::{Directories, Store, StoreError};
+use cnet::network::Network;
+use cnet_netd::logging::report;
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// The options of `cnet ps`.
+#[derive(Args, Debug)]
+pub(crate) struct PsOptions {
+    /// Only this network.
+    #[arg(long, value_name = "NET")]
+    network: Option<String>,
+
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+/// The options of `cnet inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct InspectOptions {
+    /// Containers, by name, id or process, or networks.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// One line.
+#[derive(Clone, Serialize)]
+struct Entry {
+    network: String,
+    #[serde(flatten)]
+    container: ContainerReport,
+}
+
+/// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere. A
+/// network that cannot be asked is an error, after all others are listed.
+pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
+    let (entries, failures) = entries(options.network.as_deref()).await?;
+    let text = match options.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
+        Format::Table => table(&lines(&entries)),
+    };
+    super::print(&text)?;
+    all_of(failures.into_iter().map(Err))
+}
+
+/// Prints all about containers, once for each network that they are on, and about networks.
+pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
+    let (entries, failures) = entries(None).await?;
+    for failure in &failures {
+        // Who is on that network may be one of those that are asked for.
+        super::tell(&report(failure));
+    }
+    let directories = Directories::of_this_user()?;
+    let store = Store::open(directories.clone());
+    let mut found = Vec::new();
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
+    for name in &options.names {
+        let meant = entries.iter().filter(|entry| entry.is_meant_by(name));
+        let before = found.len();
+        for entry in meant {
+            found.push(serde_json::to_value(entry)?);
+        }
+        if found.len() > before {
+            continue;
+        }
+        match store.get(name) {
+            Ok(definition) => {
+                let network = Network::new(definition, directories.clone());
+                match network.inspect().await {
+                    Ok(report) => {
+                        let live = report.map(super::network::containers);
+                        let shown = inspect::Network::new(network.definition(), live);
+                        found.push(serde_json::to_value(shown)?);
+                    }
+                    Err(error) => {
+                        let error = anyhow::Error::new(error);
+                        failed.push(error.context(format!("the network `{name}`")));
+                    }
+                }
+            }
+            Err(StoreError::NotFound(_)) => missing.push(name.as_str()),
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                failed.push(error.context(format!("cannot tell what `{name}` is")));
+            }
+        }
+    }
+    super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
+    if !missing.is_empty() {
+        let names = missing.join(", ");
+        failed.push(anyhow!("there is no container and no network {names}"));
+    }
+    all_of(failed.into_iter().map(Err))
+}
+
+/// The containers on the network of that name, or all; and what is wrong with the networks that do
+/// not tell.
+async fn entries(network: Option<&str>) -> anyhow::Result<(Vec<Entry>, Vec<anyhow::Error>)> {
+    let mut entries = Vec::new();
+    let ask = |network: Network| async move { network.inspect().await };
+    let answers = one_or_each(network, ask).await?;
+    for report in answers.given {
+        entries.extend(report.containers.into_iter().map(|container| Entry {
+            network: report.name.clone(),
+            container,
+        }));
+    }
+    if network.is_none() {
+        let registry = Registry::new(&Directories::of_this_user()?);
+        let known = |running: &Running| entries.iter().any(|e| e.container.id == running.id);
+        let others: Vec<Running> = registry.list().into_iter().filter(|r| !known(r)).collect();
+        entries.extend(others.into_iter().map(held));
+    }
+    Ok((entries, answers.failures))
+}
+
+impl Entry {
+    /// Whether a person who says `name` means it. Short starts of ids mean nothing in particular.
+    fn is_meant_by(&self, name: &str) -> bool {
+        let c = &self.container;
+        c.name == name
+            || name.len() >= 4 && c.id.starts_with(name)
+            || c.pid.is_some_and(|pid| pid.to_string() == name)
+    }
+}
+
+/// A container that `cnet run` holds, and no network's process knows.
+fn held(running: Running) -> Entry {
+    let container = ContainerReport {
+        id: running.id,
+        name: running.name,
+        aliases: Vec::new(),
+        pid: Some(running.pid),
+        path: None,
+        vm: None,
+        interface: String::new(),
+        mac: String::new(),
+        ipv4: None,
+        ipv6: None,
+        ports: Vec::new(),
+    };
+    Entry {
+        network: running.network,
+        container,
+    }
+}
+
+fn lines(entries: &[Entry]) -> Vec<Vec<String>> {
+    let heading = ["NAME", "NETWORK", "PID", "INTERFACE", "ADDRESSES", "PORTS"];
+    let mut lines = vec![heading.map(str::to_owned).to_vec()];
+    for Entry { network, container } in entries {
+        let addresses: Vec<&str> = container
+            .ipv4
+            .iter()
+            .chain(&container.ipv6)
+            .map(String::as_str)
+            .collect();
+        let ports: Vec<String> = container.ports.iter().map(port).collect();
+        lines.push(vec![
+            container.name.clone(),
+            network.clone(),
+            container.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+            container.interface.clone(),
+            addresses.join(" "),
+            ports.join(", "),
+        ]);
+    }
+    lines
+}
+
+fn port(port: &PublishedPort) -> String {
+    format!("{}->{}/{}", port.host, port.container.port(), port.protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_meant_by_what_is_its_own_and_shown_in_a_line() {
+        let entry = held(Running {
+            id: "ab".repeat(32),
+            name: "web".to_owned(),
+            pid: 4711,
+            start_time: 1,
+            network: "none".to_owned(),
+        });
+        for meant in ["web", "abab", "4711"] {
+            assert!(entry.is_meant_by(meant), "{meant}");
+        }
+        for other in ["we", "aba", "abb0", "471", ""] {
+            assert!(!entry.is_meant_by(other), "{other}");
+        }
+        let shown = table(&lines(&[entry]));
+        let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(line, ["web", "none", "4711"]);
+    }
+}

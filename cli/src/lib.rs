@@ -1,0 +1,7 @@
+//! The programs of cnet: [`cnet`] behind the binary of that name, with [`run`] for its largest
+//! command, and [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
+
+pub mod cnet;
+mod registry;
+pub mod run;
+pub mod slirp;

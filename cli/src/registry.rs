@@ -1,0 +1,201 @@
+//! The containers that `cnet run` holds, on whatever network or on none: who they are and where
+//! their processes are.
+//!
+//! One small file each, named after the container, in `.containers` of the runtime directory, which
+//! no network's name can be. The file says what the process was, by number and start time, so one
+//! that was left behind by a crash counts for nothing and is overwritten.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use cnet::definition::runtime::is_of_removal;
+use cnet::definition::{Directories, file};
+use cnet_netd::state::start_time;
+
+/// A container that runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The process in its namespaces.
+    pub pid: i32,
+    /// When that started, in clock ticks after the boot.
+    pub start_time: u64,
+    /// `private`, `none`, `host`, `container:NAME` or the name of a network.
+    pub network: String,
+}
+
+/// Why a container was not entered.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// There is one of that name.
+    #[error("there is a container `{0}` already; choose another --name, or end that one")]
+    Taken(String),
+    /// The file system refuses.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// The directory of one user.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    directory: PathBuf,
+}
+
+impl Registry {
+    /// That of `directories`.
+    pub fn new(directories: &Directories) -> Registry {
+        Registry {
+            directory: directories.runtime.join(".containers"),
+        }
+    }
+
+    /// Enters a container; it is taken out when what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// See [`RegistryError`].
+    pub fn enter(&self, running: &Running) -> Result<Entered, RegistryError> {
+        let mut attempts = 3;
+        loop {
+            match self.try_enter(running) {
+                // Somebody who left has just removed the directory.
+                Err(RegistryError::File { source, .. })
+                    if is_of_removal(&source) && attempts > 0 =>
+                {
+                    attempts -= 1;
+                }
+                entered => return entered,
+            }
+        }
+    }
+
+    fn try_enter(&self, running: &Running) -> Result<Entered, RegistryError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |source| RegistryError::File { path, source }
+        };
+        file::make_own_directory(&self.directory).map_err(failed(&self.directory))?;
+        let _turn = file::Turn::at(&self.directory).map_err(failed(&self.directory))?;
+        if self.find(&running.name).is_some() {
+            return Err(RegistryError::Taken(running.name.clone()));
+        }
+        self.remove_the_dead();
+        let path = self.path(&running.name);
+        let written = serde_json::to_vec(running).map_err(io::Error::from);
+        written
+            .and_then(|bytes| file::replace(&path, &bytes))
+            .map_err(failed(&path))?;
+        Ok(Entered { path })
+    }
+
+    /// Removes what crashes have left. The caller has the turn, so no file is just being written.
+    fn remove_the_dead(&self) {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if read(&path).is_none() {
+                // It counts for nothing if it stays.
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// All that run, by name.
+    pub fn list(&self) -> Vec<Running> {
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return Vec::new();
+        };
+        let mut all: Vec<Running> = entries
+            .filter_map(|entry| read(&entry.ok()?.path()))
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The one of that name, if it runs.
+    pub fn find(&self, name: &str) -> Option<Running> {
+        read(&self.path(name)).filter(|running| running.name == name)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.json"))
+    }
+}
+
+/// What the file says, if its process still runs.
+fn read(path: &Path) -> Option<Running> {
+    let running: Running = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (start_time(running.pid) == Some(running.start_time)).then_some(running)
+}
+
+/// A container's place in the registry.
+#[derive(Debug)]
+pub struct Entered {
+    path: PathBuf,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // A file that stays counts for nothing.
+        let _ = fs::remove_file(&self.path);
+        // The last one out takes the directories along; they are not empty otherwise, and stay.
+        for directory in self.path.ancestors().skip(1).take(2) {
+            if fs::remove_dir(directory).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_living_are_listed_and_names_are_ones_own() {
+        let place = tempfile::tempdir().unwrap();
+        let registry = Registry {
+            directory: place.path().join("x/y"),
+        };
+        assert!(registry.list().is_empty());
+        let pid = std::process::id() as i32;
+        let running = |name: &str, start_time| Running {
+            id: "ab".repeat(32),
+            name: name.to_owned(),
+            pid,
+            start_time,
+            network: "none".to_owned(),
+        };
+        let own = start_time(pid).unwrap();
+        let web = registry.enter(&running("web", own)).unwrap();
+        let db = registry.enter(&running("db", own)).unwrap();
+        let names = |registry: &Registry| -> Vec<String> {
+            registry.list().into_iter().map(|r| r.name).collect()
+        };
+        assert_eq!(names(&registry), ["db", "web"]);
+        let error = registry.enter(&running("web", own)).unwrap_err();
+        assert!(matches!(error, RegistryError::Taken(name) if name == "web"));
+        drop(db);
+        // One whose process was another counts for nothing.
+        let dead = registry.enter(&running("dead", own + 1)).unwrap();
+        assert_eq!(names(&registry), ["web"]);
+        assert!(registry.find("dead").is_none() && registry.find("web").is_some());
+        let left = || fs::read_dir(&registry.directory).unwrap().count();
+        assert_eq!(left(), 2);
+        drop(registry.enter(&running("new", own)).unwrap());
+        assert_eq!(left(), 1, "the dead one is gone");
+        registry.enter(&running("dead", own)).unwrap();
+        drop((web, dead));
+        assert!(registry.list().is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! The command line of `cnet run`.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use clap::{ArgAction, Args};
+
+use super::place::Place;
+use cnet::definition::{DEFAULT_MTU, MTU_RANGE};
+use cnet::publish::PublishSpec;
+use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
+use cnet_wire::prefixes::Subnet;
+
+/// The options of `cnet run`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit status: the command's own; 128 and the signal's number if a signal ended it; 126 if it cannot \
+be executed; 127 if it is not found; 125 if cnet itself fails.")]
+pub struct RunOptions {
+    /// Open a port of the host and lead it to the command.
+    ///
+    /// Either may be a range, as in 8000-8010:80-90. An IPv6 address stands in brackets. Without
+    /// HOSTIP the port is opened on all addresses, without HOSTPORT any free one is taken. On an
+    /// internal network it is refused.
+    #[arg(
+        short,
+        long,
+        value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]",
+        verbatim_doc_comment
+    )]
+    pub publish: Vec<PublishSpec>,
+
+    /// Where to put the command: `none` (loopback alone), `host` (the host's own network),
+    /// `container:NAME` (with that container), or on the network of that name.
+    ///
+    /// Without it the command has a network of its own, which ends with it.
+    #[arg(long, value_name = "none|host|NET|container:NAME")]
+    pub network: Option<Place>,
+
+    /// What the container is called; by default the start of a random id.
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// A further name on the network; may be given several times.
+    #[arg(long = "alias", value_name = "NAME", requires = "network")]
+    pub aliases: Vec<String>,
+
+    /// The IPv4 address on the network.
+    #[arg(long, value_name = "ADDRESS", requires = "network")]
+    pub ip: Option<Ipv4Addr>,
+
+    /// The IPv6 address on the network.
+    #[arg(long, value_name = "ADDRESS", requires = "network")]
+    pub ip6: Option<Ipv6Addr>,
+
+    /// Bytes of the largest packet on the command's interface.
+    #[arg(
+        long,
+        conflicts_with = "network",
+        default_value_t = DEFAULT_MTU,
+        value_parser = clap::value_parser!(u16).range(MTU_RANGE)
+    )]
+    pub mtu: u16,
+
+    /// IPv4 only.
+    #[arg(long, conflicts_with = "network")]
+    pub no_ipv6: bool,
+
+    /// The IPv4 subnet, such as 10.0.2.0/24; by default one that the host does not use.
+    #[arg(long, conflicts_with = "network", value_name = "CIDR")]
+    pub subnet: Option<Subnet>,
+
+    /// Let the command reach the host's loopback at the gateway's address (10.0.2.2).
+    #[arg(long, conflicts_with = "network")]
+    pub allow_host_loopback: bool,
+
+    /// Let the command reach the cloud's instance metadata (169.254.169.254 and the like).
+    ///
+    /// It gives out the instance's credentials on most clouds. Without this, all of 169.254.0.0/16 is
+    /// out of reach, and what clouds have elsewhere, such as fd00:ec2::254.
+    #[arg(long, conflicts_with = "network")]
+    pub allow_metadata: bool,
+
+    /// Ask this DNS server instead of the host's; may be given several times.
+    #[arg(long, conflicts_with = "network", value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+
+    /// Poll this long after the last packet before going to sleep; 0 for never.
+    ///
+    /// It makes short round trips quicker, at the cost of processor time while there is traffic. An
+    /// idle network sleeps whatever is given here.
+    #[arg(
+        long,
+        conflicts_with = "network",
+        value_name = "MICROSECONDS",
+        default_value_t = DEFAULT_BUSY_POLL.as_micros() as u32,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_BUSY_POLL_MICROS))
+    )]
+    pub busy_poll: u32,
+
+    /// Carry TCP on this many threads.
+    ///
+    /// Worth it where several streams at once ask for more than one processor carries. All else
+    /// than TCP, and published ports, are on the first of them whatever is given here.
+    #[arg(
+        long,
+        conflicts_with = "network",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_WORKERS))
+    )]
+    pub workers: u16,
+
+    /// Say more on standard error; twice for still more.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cnet::{Cli, Command};
+
+    fn parse(line: &str) -> Result<RunOptions, clap::Error> {
+        let words = format!("cnet run {line}");
+        let cli = Cli::try_parse_from(words.split_whitespace())?;
+        match cli.command {
+            Command::Run(options) => Ok(*options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_and_command_are_told_apart() {
+        let options = parse(
+            "-p 8080:80 -p [::1]:53:53/udp --no-ipv6 --mtu 1500 --dns 192.0.2.1 -vv -- \
+             sh -c true -p x",
+        )
+        .unwrap();
+        assert_eq!(options.command, ["sh", "-c", "true", "-p", "x"]);
+        assert_eq!(options.publish.len(), 2);
+        assert_eq!(
+            (options.mtu, options.no_ipv6, options.verbose),
+            (1500, true, 2)
+        );
+        assert_eq!(options.dns, [IpAddr::from([192, 0, 2, 1])]);
+        let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
+        assert_eq!(options.command.len(), 4);
+        let options = parse("--network lan --name web --alias www --ip 10.89.0.7 true").unwrap();
+        assert_eq!(options.network, Some(Place::Network("lan".to_owned())));
+        assert_eq!(options.ip, Some([10, 89, 0, 7].into()));
+        let options = parse("true").unwrap();
+        assert_eq!(options.mtu, DEFAULT_MTU);
+        assert_eq!(options.busy_poll, 50);
+        assert_eq!(parse("--busy-poll 0 true").unwrap().busy_poll, 0);
+        assert!(parse("--busy-poll 1000001 true").is_err());
+        assert_eq!(options.workers, 1);
+        assert_eq!(parse("--workers 64 true").unwrap().workers, 64);
+        assert!(parse("--workers 0 true").is_err() && parse("--workers 65 true").is_err());
+        assert!(parse("--workers 2 --network lan true").is_err());
+        assert!(!options.allow_host_loopback && !options.allow_metadata && !options.no_ipv6);
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        let error = |line: &str| parse(line).unwrap_err().to_string();
+        assert!(error("").contains("CMD"));
+        assert!(error("--nonsense -- true").contains("--nonsense"));
+        assert!(error("-p 0:80 -- true").contains("`0` is not a port"));
+        assert!(error("--mtu 67 -- true").contains("68..=65521"));
+        assert!(error("--mtu 65522 -- true").contains("68..=65521"));
+        assert!(error("--subnet 10.0.2.1/24 -- true").contains("needs to be a network address"));
+        assert!(error("--dns nonsense -- true").contains("nonsense"));
+        assert!(error("--network lan --subnet 10.0.2.0/24 true").contains("--subnet"));
+        assert!(error("--alias www true").contains("--network"));
+    }
+}

@@ -1,0 +1,232 @@
+//! The child: makes the namespaces, sets the network up in them, and becomes the command.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, anyhow};
+use cnet_tap::fork::fork;
+use cnet_tap::namespace::{NewNamespaces, unshare};
+use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, getegid, geteuid, getpid, getppid};
+
+use super::drain::TcpTables;
+use super::handover::{self, Child, Parent};
+use super::place::Spaces;
+use super::signals::Mask;
+use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
+use cnet_netd::logging::report;
+
+/// The exit code for a command that is there but cannot be executed, as shells have it.
+const NOT_EXECUTABLE: u8 = 126;
+/// The exit code for a command that is not there.
+const NOT_FOUND: u8 = 127;
+
+/// What the child is to set up.
+pub(super) struct Setup<'a> {
+    pub(super) spaces: Spaces,
+    /// What it is to have as `/etc/resolv.conf`, if not the host's.
+    pub(super) resolv_conf: Option<String>,
+    pub(super) command: &'a [OsString],
+    /// What the command is to have blocked.
+    pub(super) signal_mask: Mask,
+}
+
+/// Forks the child, which sets itself up and reports.
+pub(super) fn start(setup: &Setup<'_>) -> anyhow::Result<Child> {
+    let (ours, theirs) = handover::pair()?;
+    let parent = getpid();
+    match fork("cannot fork")? {
+        Some(id) => Ok(Child::new(id, ours)),
+        None => {
+            drop(ours);
+            // A panic must not unwind into the parent's frames, of which this is a copy.
+            let lived = AssertUnwindSafe(|| live(setup, Parent::new(theirs), parent));
+            let code = std::panic::catch_unwind(lived).unwrap_or(OWN_FAILURE);
+            std::process::exit(code.into())
+        }
+    }
+}
+
+/// The child's life. Returns only if it does not become the command.
+fn live(setup: &Setup<'_>, socket: Parent, parent: Pid) -> u8 {
+    match set_up(setup, parent) {
+        Ok((tap, tables)) => {
+            if let Err(error) = socket.send_ready(tap, &tables) {
+                socket.send_failed(&report(&error));
+                return OWN_FAILURE;
+            }
+        }
+        Err(error) => {
+            socket.send_failed(&report(&error));
+            return OWN_FAILURE;
+        }
+    }
+    match socket.wait_for_go() {
+        true => {
+            setup.signal_mask.restore();
+            become_command(setup.command)
+        }
+        false => OWN_FAILURE,
+    }
+}
+
+fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTables)> {
+    die_with(parent)?;
+    match &setup.spaces {
+        // The host's sockets send what they have, whoever ends.
+        Spaces::Inherited => return Ok((None, TcpTables::default())),
+        Spaces::Joined(joined) => {
+            joined.enter()?;
+            let mount = NewNamespaces {
+                mount: true,
+                ..NewNamespaces::default()
+            };
+            unshare(mount).context("cannot make a mount namespace")?;
+        }
+        Spaces::Private(..) | Spaces::Empty => enter_namespaces()?,
+    }
+    // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
+    die_with(parent)?;
+    mounts::separate()?;
+    let tap = match &setup.spaces {
+        Spaces::Private(interface, queues) => Some(private_tap(interface, *queues)?),
+        Spaces::Empty => {
+            netif::loopback_up()?;
+            allow_ping();
+            None
+        }
+        Spaces::Inherited | Spaces::Joined(_) => None,
+    };
+    let replaced = setup
+        .resolv_conf
+        .as_deref()
+        .map(mounts::replace_resolv_conf);
+    if let Some(Err(error)) = replaced {
+        tell(&format!(
+            "the command keeps the host's DNS configuration, and may not resolve names: {}",
+            report(&error)
+        ));
+    }
+    // Those of a container are that container's to wait for.
+    let tables = match &setup.spaces {
+        Spaces::Joined(_) => TcpTables::default(),
+        _ => TcpTables::open(),
+    };
+    Ok((tap, tables))
+}
+
+/// The one interface of a network of its own.
+fn private_tap(interface: &InterfaceConfig, queues: u16) -> anyhow::Result<Tap> {
+    let tap = Tap::create(INTERFACE, queues)?;
+    netif::loopback_up()?;
+    keep_to_our_addresses();
+    netif::configure(tap.ifindex, &tap.name, interface)?;
+    allow_ping();
+    Ok(tap)
+}
+
+/// Asks the kernel to kill this process, and the command it becomes, when `parent` ends.
+fn die_with(parent: Pid) -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("cannot tie the command to cnet")?;
+    if getppid() != Some(parent) {
+        return Err(anyhow!("cnet has ended"));
+    }
+    Ok(())
+}
+
+/// As root, a network and a mount namespace; as anybody else, and as a root who may not do that,
+/// inside a user namespace in which the user is root.
+fn enter_namespaces() -> anyhow::Result<()> {
+    let inner = NewNamespaces {
+        net: true,
+        mount: true,
+        user: false,
+    };
+    if geteuid().is_root() {
+        match unshare(inner) {
+            Err(error) if errno_of(&error) == Some(Errno::PERM) => {}
+            result => return result.context("cannot make a network namespace"),
+        }
+    }
+    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let user_namespace = NewNamespaces {
+        user: true,
+        ..NewNamespaces::default()
+    };
+    let forbidden = |errno| anyhow!(forbidden::explain(errno, Path::new(forbidden::SYSCTL)));
+    unshare(user_namespace).map_err(|error| match errno_of(&error) {
+        Some(errno) => forbidden(errno),
+        None => error.into(),
+    })?;
+    // A group may be mapped only by who cannot drop groups (user_namespaces(7)). The file is
+    // missing before Linux 3.19, which had no such rule.
+    let mapped = match fs::write("/proc/self/setgroups", "deny") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::write("/proc/self/gid_map", format!("0 {group} 1"))
+            .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {user} 1"))),
+    };
+    // AppArmor lets the namespace be made, and then refuses everything in it.
+    mapped.map_err(|error| explain_io(error, "cannot map the user into the namespace"))?;
+    unshare(inner).map_err(|error| match errno_of(&error) {
+        Some(Errno::PERM) => forbidden(Errno::PERM),
+        _ => anyhow::Error::new(error).context("cannot make a network namespace"),
+    })
+}
+
+fn explain_io(error: io::Error, what: &'static str) -> anyhow::Error {
+    match Errno::from_io_error(&error) {
+        Some(errno @ (Errno::PERM | Errno::ACCESS)) => {
+            anyhow!(forbidden::explain(errno, Path::new(forbidden::SYSCTL)))
+        }
+        _ => anyhow::Error::new(error).context(what),
+    }
+}
+
+fn errno_of(error: &TapError) -> Option<Errno> {
+    match error {
+        TapError::Enter { source, .. } => Errno::from_io_error(source),
+        _ => None,
+    }
+}
+
+/// Has the kernel ignore the gateway's router advertisements: the interface has its addresses and
+/// routes already, and a second address that appears a second later would be used at random.
+fn keep_to_our_addresses() {
+    let path = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra");
+    if let Err(error) = fs::write(&path, "0") {
+        // Without IPv6 there is no such file.
+        tracing::info!(%error, path, "cannot be written");
+    }
+}
+
+/// Lets every group of the namespace use ping sockets (icmp(7)), so that `ping` works without
+/// CAP_NET_RAW. In a user namespace there is one group; the kernel refuses those without a mapping.
+fn allow_ping() {
+    let path = "/proc/sys/net/ipv4/ping_group_range";
+    let opened = fs::write(path, "0 2147483647").or_else(|_| fs::write(path, "0 0"));
+    if let Err(error) = opened {
+        // `ping` may still work: it has CAP_NET_RAW in the namespace, unless it gave that up.
+        tracing::info!(%error, path, "cannot be written");
+    }
+}
+
+fn become_command(command: &[OsString]) -> u8 {
+    let Some((program, arguments)) = command.split_first() else {
+        return OWN_FAILURE;
+    };
+    // Also gives SIGPIPE, which Rust programs ignore, its default back.
+    let error = Command::new(program).args(arguments).exec();
+    let shown = Path::new(program).display();
+    tell(&format!("{shown}: {error}"));
+    match error.kind() {
+        io::ErrorKind::NotFound => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    }
+}

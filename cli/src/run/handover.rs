@@ -1,0 +1,218 @@
+//! The conversation between parent and child before the command starts.
+//!
+//! One socket pair, one message each way. The child reports: its TAP, if it made one, and the tables of its TCP
+//! sockets as descriptors, or the text of an error. The parent answers with one byte: go. A side
+//! that finds the other gone ends.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, bail};
+use cnet_tap::{Tap, TapInfo};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use rustix::process::Pid;
+
+use super::drain::TcpTables;
+use cnet_dataplane::MAX_WORKERS;
+
+/// The first byte of a report with a TAP; the number of its queues is the second.
+const READY: u8 = 0;
+/// The first byte of a report of an error.
+const FAILED: u8 = 1;
+/// The first byte of a report without a TAP.
+const READY_WITHOUT_TAP: u8 = 2;
+
+/// The longest report: an error's text.
+const MAX_REPORT: usize = 16 * 1024;
+
+/// The TAP's queues and the tables of two address families.
+const MAX_DESCRIPTORS: usize = MAX_WORKERS as usize + 2;
+
+/// Makes the two ends: the parent's and the child's.
+pub(super) fn pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .context("cannot make a socket pair")
+}
+
+/// The child, seen from the parent.
+pub(super) struct Child {
+    id: Pid,
+    socket: OwnedFd,
+}
+
+impl Child {
+    pub(super) fn new(id: Pid, socket: OwnedFd) -> Child {
+        Child { id, socket }
+    }
+
+    pub(super) fn id(&self) -> Pid {
+        self.id
+    }
+
+    /// Waits for the child's report.
+    pub(super) fn receive(&mut self) -> anyhow::Result<(Option<Tap>, TcpTables)> {
+        let (bytes, mut fds) = receive(&self.socket).context("cannot hear from the child")?;
+        match bytes.split_first() {
+            Some((&READY, [queues, info @ ..])) if fds.len() >= usize::from(*queues) => {
+                let info = TapInfo::from_bytes(info).context("the child sent no TAP")?;
+                let tables = fds.split_off(usize::from(*queues));
+                let tap = Tap::from_fds(fds, info);
+                Ok((Some(tap), TcpTables::new(tables)))
+            }
+            Some((&READY_WITHOUT_TAP, [])) => Ok((None, TcpTables::new(fds))),
+            Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
+            _ => bail!("the child ended before the network was set up"),
+        }
+    }
+
+    /// Lets the child become the command.
+    pub(super) fn go(self) -> anyhow::Result<()> {
+        match rustix::net::send(&self.socket, &[1], SendFlags::NOSIGNAL) {
+            // A child that was killed meanwhile is the supervisor's to report.
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(error) => Err(error).context("cannot start the command"),
+        }
+    }
+}
+
+/// The parent, seen from the child.
+pub(super) struct Parent {
+    socket: OwnedFd,
+}
+
+impl Parent {
+    pub(super) fn new(socket: OwnedFd) -> Parent {
+        Parent { socket }
+    }
+
+    /// Hands the TAP over; the child keeps no descriptor of it.
+    pub(super) fn send_ready(&self, tap: Option<Tap>, tables: &TcpTables) -> anyhow::Result<()> {
+        let Some(tap) = tap else {
+            let fds: Vec<BorrowedFd<'_>> = tables.descriptors().collect();
+            return self.send(READY_WITHOUT_TAP, &[], &fds);
+        };
+        let (queues, info) = tap.into_fds();
+        let mut fds: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+        fds.extend(tables.descriptors());
+        let mut report = vec![u8::try_from(queues.len()).context("too many queues")?];
+        report.extend(info.to_bytes());
+        self.send(READY, &report, &fds)
+    }
+
+    /// Reports an error. If that fails too, the parent sees the child end.
+    pub(super) fn send_failed(&self, text: &str) {
+        let bytes = text.as_bytes();
+        let cut = bytes.len().min(MAX_REPORT - 1);
+        let _ = self.send(FAILED, &bytes[..cut], &[]);
+    }
+
+    fn send(&self, kind: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            bail!("too many descriptors to hand over");
+        }
+        let kind = [kind];
+        let pieces = [IoSlice::new(&kind), IoSlice::new(bytes)];
+        rustix::net::sendmsg(&self.socket, &pieces, &mut control, SendFlags::NOSIGNAL)
+            .context("cannot report to the parent")?;
+        Ok(())
+    }
+
+    /// Waits to be let go; `false` if the parent has ended instead.
+    pub(super) fn wait_for_go(self) -> bool {
+        let mut byte = [0];
+        loop {
+            match rustix::net::recv(&self.socket, &mut byte, RecvFlags::empty()) {
+                Ok((_, length)) => return length == 1,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn receive(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; MAX_REPORT];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        let mut pieces = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(message) => break message.bytes,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    };
+    bytes.truncate(length);
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok((bytes, fds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ends() -> (Child, Parent) {
+        let (ours, theirs) = pair().unwrap();
+        (
+            Child::new(rustix::process::getpid(), ours),
+            Parent::new(theirs),
+        )
+    }
+
+    #[test]
+    fn a_tap_and_its_tables_cross() {
+        let (mut child, parent) = ends();
+        let info = TapInfo {
+            name: "eth0".to_owned(),
+            offloads: cnet_tap::Offloads::default(),
+            mac: [2, 0, 0, 0, 0, 1],
+            ifindex: 7,
+        };
+        let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let queues = (0..MAX_WORKERS).map(|_| null()).collect();
+        let tap = Tap::from_fds(queues, info.clone());
+        parent
+            .send_ready(Some(tap), &TcpTables::new(vec![null(), null()]))
+            .unwrap();
+        let (tap, tables) = child.receive().unwrap();
+        let (queues, received) = tap.unwrap().into_fds();
+        assert_eq!((queues.len(), received), (usize::from(MAX_WORKERS), info));
+        assert_eq!(tables.descriptors().count(), 2);
+        let one = TcpTables::new(vec![null()]);
+        parent.send_ready(None, &one).unwrap();
+        let (tap, tables) = child.receive().unwrap();
+        assert!(tap.is_none());
+        assert_eq!(tables.descriptors().count(), 1);
+        child.go().unwrap();
+        assert!(parent.wait_for_go());
+    }
+
+    #[test]
+    fn errors_and_silence_cross() {
+        let (mut child, parent) = ends();
+        parent.send_failed(&"x".repeat(2 * MAX_REPORT));
+        let text = child.receive().map(drop).unwrap_err().to_string();
+        assert_eq!(text.len(), MAX_REPORT - 1);
+        drop(parent);
+        let text = child.receive().map(drop).unwrap_err().to_string();
+        assert!(text.contains("ended before"), "{text}");
+        child.go().unwrap();
+
+        let (child, parent) = ends();
+        drop(child);
+        assert!(!parent.wait_for_go());
+    }
+}

@@ -1,0 +1,228 @@
+//! Where a command is put: what `--network` means.
+//!
+//! | `--network` | namespaces | network |
+//! |---|---|---|
+//! | not given | new ones | one of its own, which ends with the command |
+//! | `none` | new ones | loopback alone |
+//! | `host` | the caller's | the host's |
+//! | `container:NAME` | that container's | that container's |
+//! | a name | new ones | that network, beside its other containers |
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use cnet_tap::{InterfaceConfig, Namespaces, watch};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::thread::LinkNameSpaceType;
+
+use crate::cnet::each::{Answers, each};
+use crate::cnet::network_command::all_of;
+use crate::registry::Registry;
+use cnet::definition::Directories;
+use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};
+
+/// What `--network` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// Loopback alone.
+    Nowhere,
+    /// The host's own network.
+    Host,
+    /// With the container of that name.
+    Container(String),
+    /// On the network of that name.
+    Network(String),
+}
+
+impl FromStr for Place {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Place, Infallible> {
+        Ok(match (text, text.strip_prefix("container:")) {
+            ("none", _) => Place::Nowhere,
+            ("host", _) => Place::Host,
+            (_, Some(name)) => Place::Container(name.to_owned()),
+            (name, None) => Place::Network(name.to_owned()),
+        })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Nowhere => f.write_str("none"),
+            Place::Host => f.write_str("host"),
+            Place::Container(name) => write!(f, "container:{name}"),
+            Place::Network(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The namespaces of the command, as its child makes or enters them.
+pub(super) enum Spaces {
+    /// New ones, with a TAP that looks like this and has so many queues.
+    Private(InterfaceConfig, u16),
+    /// New ones, with a loopback interface; more may come from outside.
+    Empty,
+    /// Those it has.
+    Inherited,
+    /// Those of a container.
+    Joined(Joined),
+}
+
+/// The namespaces of a container.
+pub(super) struct Joined {
+    namespaces: Namespaces,
+    others: Vec<(OwnedFd, LinkNameSpaceType)>,
+    /// What it has as `/etc/resolv.conf`, if that can be read.
+    pub(super) resolv_conf: Option<String>,
+}
+
+impl Joined {
+    /// Those of the container that a person means.
+    pub(super) async fn of_container(name: &str) -> anyhow::Result<Joined> {
+        let pid = process_of(name).await?;
+        let pidfd = watch::pidfd(pid)?;
+        let namespaces = Namespaces::of_process(pid)?;
+        let mut others = Vec::new();
+        for (file, kind) in [
+            ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
+            ("ipc", LinkNameSpaceType::InterProcessCommunication),
+        ] {
+            let own = fs::metadata(format!("/proc/self/ns/{file}"));
+            let theirs = File::open(format!("/proc/{pid}/ns/{file}"));
+            let theirs =
+                theirs.with_context(|| format!("cannot open the namespaces of `{name}`"))?;
+            if own.map(identity).ok() != theirs.metadata().map(identity).ok() {
+                others.push((theirs.into(), kind));
+            }
+        }
+        let joined = Joined {
+            namespaces,
+            others,
+            resolv_conf: resolv_conf_of(Path::new(&format!("/proc/{pid}/root"))),
+        };
+        // The number may have become another process's before the pidfd was there, or since.
+        if process_of(name).await? != pid || watch::has_ended(&pidfd)? {
+            bail!("the container `{name}` has just ended");
+        }
+        Ok(joined)
+    }
+
+    /// Moves this process there, for good.
+    pub(super) fn enter(&self) -> anyhow::Result<()> {
+        self.namespaces.enter()?;
+        for (namespace, kind) in &self.others {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
+                .context("cannot enter the container's namespaces")?;
+        }
+        Ok(())
+    }
+}
+
+/// The `resolv.conf` of a container whose root directory is at `root`, if there is one that can be
+/// read. What is in there is the container's to choose: a symbolic link leads nowhere outside, a
+/// FIFO is not waited for, and a file has an end.
+fn resolv_conf_of(root: &Path) -> Option<String> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let within = ResolveFlags::IN_ROOT;
+    let file = rustix::fs::openat2(&root, PATH, flags, Mode::empty(), within).ok()?;
+    let file = File::from(file);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+fn identity(file: fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (file.dev(), file.ino())
+}
+
+/// A process of the container `name`: one that `cnet run` holds, or one on a network.
+async fn process_of(name: &str) -> anyhow::Result<i32> {
+    let directories = Directories::of_this_user()?;
+    if let Some(running) = Registry::new(&directories).find(name) {
+        return Ok(running.pid);
+    }
+    let Answers { given, failures } =
+        each(|network| async move { network.inspect().await }).await?;
+    for report in given {
+        let found = report.containers.into_iter().find(|container| {
+            container.name == name || name.len() >= 4 && container.id.starts_with(name)
+        });
+        match found.map(|container| container.pid) {
+            Some(Some(pid)) => return Ok(pid),
+            Some(None) => bail!("the container `{name}` has no process, only a namespace"),
+            None => {}
+        }
+    }
+    all_of(failures.into_iter().map(Err))?;
+    bail!("there is no container `{name}`; `cnet ps` lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_and_print_alike() {
+        for (text, place) in [
+            ("none", Place::Nowhere),
+            ("host", Place::Host),
+            ("container:web", Place::Container("web".to_owned())),
+            ("lan", Place::Network("lan".to_owned())),
+        ] {
+            assert_eq!(text.parse::<Place>().unwrap(), place);
+            assert_eq!(place.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_containers_resolv_conf_is_read_within_its_root() {
+        use std::os::unix::fs::symlink;
+
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("root");
+        fs::create_dir_all(root.join("etc")).unwrap();
+        fs::create_dir(root.join("run")).unwrap();
+        let conf = root.join("etc/resolv.conf");
+        assert_eq!(resolv_conf_of(&root), None);
+        fs::write(&conf, "nameserver 10.88.0.1\n").unwrap();
+        assert_eq!(resolv_conf_of(&root).unwrap(), "nameserver 10.88.0.1\n");
+        let linked = |to: &Path| {
+            fs::remove_file(&conf).unwrap();
+            symlink(to, &conf).unwrap();
+            resolv_conf_of(&root)
+        };
+        let secret = place.path().join("secret");
+        fs::write(&secret, "the host's").unwrap();
+        assert_eq!(linked(&secret), None, "an absolute link");
+        assert_eq!(linked(Path::new("../../secret")), None, "a relative link");
+        fs::write(root.join("run/conf"), "search lan\n").unwrap();
+        assert_eq!(linked(Path::new("/run/conf")).unwrap(), "search lan\n");
+        let fifo = root.join("run/fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(linked(Path::new("/run/fifo")), None);
+        let large = fs::File::create(root.join("run/large")).unwrap();
+        large.set_len(2 * MAX_FILE).unwrap();
+        let text = linked(Path::new("/run/large")).unwrap();
+        assert_eq!(text.len() as u64, MAX_FILE);
+    }
+}

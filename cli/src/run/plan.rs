@@ -1,0 +1,191 @@
+//! What is to be made for a command, decided before there is a child.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use rustix::process::Pid;
+
+use super::args::RunOptions;
+use super::mounts;
+use super::place::{Joined, Place, Spaces};
+use cnet::control::Attach;
+use cnet::network::Network;
+use cnet_dataplane::{NetworkConfig, PortPlan};
+use cnet_netd::dns::resolv_conf::ResolvConf;
+use cnet_wire::prefixes::{IPV6_CONTAINER, Subnet, ipv6_plan};
+
+use crate::registry::{Entered, Registry, Running};
+use cnet::definition::{Directories, HostRoutes, Store, check_name};
+
+/// Where the command's packets go.
+pub(super) enum Uplink {
+    /// Nowhere, or to somebody else's network.
+    None,
+    /// A network of its own.
+    Private(Box<(NetworkConfig, PortPlan)>),
+    /// A named network.
+    Network(Box<(Network, Attach)>),
+}
+
+/// All of it.
+pub(super) struct Plan {
+    pub(super) spaces: Spaces,
+    pub(super) resolv_conf: Option<String>,
+    pub(super) uplink: Uplink,
+}
+
+/// What the container is called.
+pub(super) struct Identity {
+    id: String,
+    name: String,
+    registry: Option<Registry>,
+}
+
+impl Identity {
+    /// # Errors
+    ///
+    /// A name that cannot be, or one that has nowhere to be written.
+    pub(super) fn new(options: &RunOptions) -> anyhow::Result<Identity> {
+        let id = cnet_netd::random_id().context("cannot get random bytes from the kernel")?;
+        let short = &id[..cnet_netd::SHORT_ID];
+        let name = options.name.as_deref().unwrap_or(short).to_owned();
+        check_name(&name)?;
+        let directories = match Directories::of_this_user() {
+            Ok(directories) => Some(directories),
+            // A command on a network of its own needs no place for networks.
+            Err(_) if options.name.is_none() => None,
+            Err(error) => return Err(error),
+        };
+        let registry = directories.as_ref().map(Registry::new);
+        Ok(Identity { id, name, registry })
+    }
+
+    /// Enters the container, whose process is `child`, where others find it.
+    pub(super) fn enter(
+        &self,
+        options: &RunOptions,
+        child: Pid,
+    ) -> anyhow::Result<Option<Entered>> {
+        let Some(registry) = &self.registry else {
+            return Ok(None);
+        };
+        let pid = child.as_raw_nonzero().get();
+        let place = options.network.as_ref();
+        let running = Running {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            pid,
+            start_time: cnet_netd::state::start_time(pid).context("the child has ended")?,
+            network: place.map_or("private".to_owned(), Place::to_string),
+        };
+        match registry.enter(&running) {
+            Ok(entered) => Ok(Some(entered)),
+            Err(error) if options.name.is_some() => Err(error.into()),
+            Err(error) => {
+                tracing::info!(%error, "`cnet ps` will not show this container");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Decides.
+///
+/// # Errors
+///
+/// When there is no such network or container, or an option does not fit the place.
+pub(super) fn make(
+    options: &RunOptions,
+    host_conf: &ResolvConf,
+    identity: &Identity,
+) -> anyhow::Result<Plan> {
+    let Some(place) = &options.network else {
+        let (config, port) = private(options, host_conf);
+        return Ok(Plan {
+            spaces: Spaces::Private(config.interface(&port), config.workers),
+            resolv_conf: Some(mounts::resolv_conf(host_conf, &config)),
+            uplink: Uplink::Private(Box::new((config, port))),
+        });
+    };
+    let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
+    let on_network = matches!(place, Place::Network(_));
+    if !on_network && (addressed || !options.publish.is_empty()) {
+        bail!(
+            "--publish, --alias, --ip and --ip6 need an interface on a network, which `--network {place}` does not make"
+        );
+    }
+    let without_uplink = |spaces, resolv_conf| Plan {
+        spaces,
+        resolv_conf,
+        uplink: Uplink::None,
+    };
+    match place {
+        Place::Nowhere => Ok(without_uplink(Spaces::Empty, None)),
+        Place::Host => Ok(without_uplink(Spaces::Inherited, None)),
+        Place::Container(name) => {
+            // The runtime ends here: the child is forked by a process with one thread.
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the event loop")?;
+            let mut joined = runtime.block_on(Joined::of_container(name))?;
+            let resolv_conf = joined.resolv_conf.take();
+            Ok(without_uplink(Spaces::Joined(joined), resolv_conf))
+        }
+        Place::Network(name) => on_network_of(name, options, host_conf, identity),
+    }
+}
+
+fn on_network_of(
+    name: &str,
+    options: &RunOptions,
+    host_conf: &ResolvConf,
+    identity: &Identity,
+) -> anyhow::Result<Plan> {
+    let store = Store::open(Directories::of_this_user()?);
+    let definition = store.settle(name, &HostRoutes::read())?;
+    let mut conf = host_conf.clone();
+    if !definition.dns_search.is_empty() {
+        conf.search.clone_from(&definition.dns_search);
+    }
+    let resolv_conf = mounts::resolv_conf(&conf, &cnet_netd::config(&definition));
+    let network = Network::new(definition, store.directories().clone());
+    let wish = Attach {
+        name: Some(identity.name.clone()),
+        id: Some(identity.id.clone()),
+        aliases: options.aliases.clone(),
+        ipv4: options.ip,
+        ipv6: options.ip6,
+        publish: options.publish.iter().map(ToString::to_string).collect(),
+        ..Attach::default()
+    };
+    Ok(Plan {
+        spaces: Spaces::Empty,
+        resolv_conf: Some(resolv_conf),
+        uplink: Uplink::Network(Box::new((network, wish))),
+    })
+}
+
+/// The network, and the command's place in it.
+fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, PortPlan) {
+    let subnet = options.subnet.unwrap_or_else(|| {
+        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+        Subnet::free(&routes)
+    });
+    let ipv6 = (!options.no_ipv6).then(ipv6_plan);
+    let mut config = NetworkConfig::new(options.mtu, Some(subnet.plan()), ipv6);
+    if options.allow_host_loopback {
+        config.allow_host_loopback();
+    }
+    config.policy.allow_metadata = options.allow_metadata;
+    config.search = host_conf.search.clone();
+    config.busy_poll = Duration::from_micros(options.busy_poll.into());
+    config.workers = options.workers;
+    let port = PortPlan {
+        ipv4: Some(subnet.container()),
+        ipv6: ipv6.map(|_| IPV6_CONTAINER),
+        ..PortPlan::default()
+    };
+    (config, port)
+}

@@ -1,0 +1,163 @@
+//! Looking after the command while it runs.
+//!
+//! # Signals
+//!
+//! What a process sends to cnet is meant for the command, and is passed on. What the terminal
+//! sends (^C, ^\, ^Z, a new window size, a hang-up) went to the command as well, because it is in
+//! the same process group, and is not: a program that counts its SIGINTs would count two. What a
+//! process of the command itself sends, most likely to its whole group, comes back to nobody.
+//!
+//! # Job control
+//!
+//! The shell that started cnet knows only cnet. When the command stops, whatever stopped it, cnet
+//! stops itself, so that the shell takes its terminal back; when cnet is continued, so is the
+//! command. Where there is no terminal, or no shell, nobody would continue cnet, and the network
+//! goes on.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getsid};
+use tokio::io::Interest;
+
+use super::process;
+use super::signals::{self, Received};
+use cnet::async_fd::Watched;
+
+/// Looks after the command.
+pub(super) struct Supervisor {
+    command: Pid,
+    signals: Watched,
+    /// Whether a shell would notice, and undo, that we stop.
+    job: bool,
+    /// Whether somebody has asked cnet to end.
+    hurried: bool,
+}
+
+/// What a turn of the loop brought.
+enum Event {
+    Ended(u8),
+    /// Somebody wants cnet to end.
+    Impatience,
+}
+
+impl Supervisor {
+    /// For the process `command`, with the descriptor from [`signals::block`].
+    pub(super) fn new(command: Pid, signals: OwnedFd) -> anyhow::Result<Supervisor> {
+        let signals =
+            Watched::new(signals, Interest::READABLE).context("cannot wait for signals")?;
+        let session_leader = getsid(None).is_ok_and(|session| session == getpid());
+        let job = !session_leader && fs::File::open("/dev/tty").is_ok();
+        Ok(Supervisor {
+            command,
+            signals,
+            job,
+            hurried: false,
+        })
+    }
+
+    /// Waits until the command has ended, and gives the exit code for it.
+    pub(super) async fn wait(&mut self) -> anyhow::Result<u8> {
+        loop {
+            if let Event::Ended(code) = self.next().await? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// Whether a signal has asked cnet to end so far.
+    pub(super) fn hurried(&self) -> bool {
+        self.hurried
+    }
+
+    /// Waits, after the command's end, until a signal asks cnet to end as well.
+    pub(super) async fn impatience(&mut self) {
+        while let Ok(event) = self.next().await {
+            if let Event::Impatience = event {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Event> {
+        loop {
+            let received = self.receive().await.context("cannot read signals")?;
+            if let Some(event) = self.handle(received)? {
+                self.hurried |= matches!(event, Event::Impatience);
+                return Ok(event);
+            }
+        }
+    }
+
+    async fn receive(&self) -> io::Result<Received> {
+        loop {
+            let mut ready = self.signals.ready().await?;
+            match signals::next(self.signals.fd())? {
+                Some(received) => return Ok(received),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    fn handle(&self, received: Received) -> anyhow::Result<Option<Event>> {
+        match received.signal {
+            libc::SIGCHLD => return self.reap(),
+            // We do not use the terminal.
+            libc::SIGTTIN | libc::SIGTTOU => return Ok(None),
+            _ => {}
+        }
+        let from_inside = || {
+            let sender = Pid::from_raw(received.sender.max(0));
+            sender.is_some_and(|sender| sender == self.command || process::is_descendant(sender))
+        };
+        if received.by_process() && !from_inside() {
+            tracing::debug!(signal = received.signal, "passed on to the command");
+            signals::send(self.command, received.signal);
+        }
+        let ends = matches!(
+            received.signal,
+            libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+        );
+        Ok(ends.then_some(Event::Impatience))
+    }
+
+    /// Takes the news of all children; orphans of the command are among them.
+    fn reap(&self) -> anyhow::Result<Option<Event>> {
+        loop {
+            let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+            match rustix::process::wait(options) {
+                Ok(Some((pid, status))) if pid == self.command => {
+                    if status.stopped() {
+                        self.stop_as_well();
+                    } else {
+                        return Ok(Some(Event::Ended(exit_code(status))));
+                    }
+                }
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) | Err(Errno::CHILD) => return Ok(None),
+                Err(error) => return Err(error).context("cannot wait for the command"),
+            }
+        }
+    }
+
+    fn stop_as_well(&self) {
+        if !self.job {
+            return;
+        }
+        // Returns once somebody has continued us.
+        let _ = rustix::process::kill_process(getpid(), Signal::STOP);
+        signals::send(self.command, libc::SIGCONT);
+    }
+}
+
+/// As a shell tells it: 128 and the signal's number for a command that a signal ended.
+fn exit_code(status: WaitStatus) -> u8 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
+        (None, None) => super::OWN_FAILURE,
+    }
+}

@@ -1,0 +1,179 @@
+//! The command's way out while it runs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Context;
+use cnet_tap::{Namespaces, Supplier, Tap, watch};
+use rustix::process::{Pid, getpid};
+
+use super::args::RunOptions;
+use super::plan::Uplink;
+use super::tell;
+use cnet::control::Attach;
+use cnet::network::{Network, Target};
+use cnet_dataplane::{Control, Dataplane, NetworkConfig, PortDevice, PortPlan, STOPPED};
+use cnet_netd::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
+use cnet_netd::published::{self, Guests, Opened};
+
+/// What was brought up.
+pub(super) enum Up {
+    /// Nothing.
+    Nothing,
+    /// A network of the command's own, in this process.
+    Private(Dataplane),
+    /// A place on a network.
+    Network {
+        network: Box<Network>,
+        /// The container's name there.
+        name: String,
+        /// The network's process, which may be our child since we started it again.
+        process: Arc<AtomicU32>,
+    },
+}
+
+impl Up {
+    /// Gives the child its network. `tap` is there if the child was to make one, `supplier` if a
+    /// network of its own has TCP ports to publish.
+    pub(super) async fn bring(
+        options: &RunOptions,
+        uplink: Uplink,
+        tap: Option<Tap>,
+        supplier: Option<Supplier>,
+        child: Pid,
+    ) -> anyhow::Result<Up> {
+        match uplink {
+            Uplink::None => Ok(Up::Nothing),
+            Uplink::Private(plan) => {
+                let tap = tap.context("the child sent no TAP")?;
+                let (config, port) = *plan;
+                let dataplane = private(options, config, port, (tap, supplier)).await?;
+                Ok(Up::Private(dataplane))
+            }
+            Uplink::Network(plan) => {
+                let (network, wish) = *plan;
+                join(network, wish, child).await
+            }
+        }
+    }
+
+    /// The network that runs in this process.
+    pub(super) fn control(&self) -> Option<Control> {
+        match self {
+            Up::Private(dataplane) => Some(dataplane.control()),
+            Up::Nothing | Up::Network { .. } => None,
+        }
+    }
+
+    /// The process that is not to be killed with the command's.
+    pub(super) fn spared(&self) -> Option<Pid> {
+        match self {
+            Up::Network { process, .. } => {
+                Pid::from_raw(process.load(Ordering::Acquire).cast_signed())
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes it down.
+    pub(super) async fn end(self) -> anyhow::Result<()> {
+        match self {
+            Up::Nothing => Ok(()),
+            Up::Private(dataplane) => dataplane.stop(),
+            Up::Network { network, name, .. } => {
+                // If that fails, the network notices the end of this process.
+                if let Err(error) = network.detach(&name).await {
+                    tracing::debug!(%error, "could not leave the network");
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Starts a network for one.
+async fn private(
+    options: &RunOptions,
+    config: NetworkConfig,
+    port: PortPlan,
+    (tap, supplier): (Tap, Option<Supplier>),
+) -> anyhow::Result<Dataplane> {
+    let dns = dns_service(options, &config);
+    let guests = Guests {
+        ipv4: port.ipv4,
+        ipv6: port.ipv6,
+    };
+    let (dataplane, queries) = Dataplane::start(config)?;
+    let control = dataplane.control();
+    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    if let Some(supplier) = supplier {
+        control.supply(id, supplier);
+    }
+    tokio::spawn(cnet_netd::dns::serve(dns, control.clone(), queries));
+    for spec in &options.publish {
+        let opened = published::open(&control, guests, spec).await?;
+        tell_chosen(&opened);
+    }
+    let ended = dataplane.ended_with(port_end);
+    tokio::spawn(async move {
+        let reason = ended.await;
+        if reason != STOPPED {
+            tell(&format!("the network has failed: {reason}"));
+        }
+    });
+    Ok(dataplane)
+}
+
+/// Attaches the child to a network, and keeps the network's process alive from then on.
+///
+/// The container's life is that of this process, not the child's: what the command had written
+/// before it ended still goes out.
+async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> {
+    let pid = child.as_raw_nonzero().get();
+    let target = Target::Descriptors {
+        net: Namespaces::of_process(pid)?.net,
+        pidfd: watch::pidfd(getpid().as_raw_nonzero().get())?,
+        member: Some(pid),
+    };
+    let joined = network.attach(target, wish).await?;
+    let process = Arc::new(AtomicU32::new(0));
+    let (keeper, told) = (network.clone(), Arc::clone(&process));
+    if let Some(report) = network.inspect().await? {
+        tokio::spawn(async move {
+            let tell = |pid| told.store(pid, Ordering::Release);
+            keeper.keep(report.pid, tell).await;
+        });
+    }
+    Ok(Up::Network {
+        network: Box::new(network),
+        name: joined.container.name,
+        process,
+    })
+}
+
+fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
+    let names = LocalNames::new(
+        config.ipv4.map(|plan| plan.gateway),
+        config.ipv6.map(|plan| plan.gateway),
+    );
+    let servers = match options.dns.as_slice() {
+        [] => Servers::from_file(resolv_conf::PATH),
+        chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
+    };
+    Service::new(names, servers, Sources::default())
+}
+
+/// Tells which ports were chosen, each once.
+fn tell_chosen(opened: &[Opened]) {
+    let mut told = None;
+    for Opened {
+        publish, chosen, ..
+    } in opened
+    {
+        let at = (publish.protocol, publish.host.port());
+        if *chosen && told.replace(at) != Some(at) {
+            let (host, port) = (publish.host, publish.guest.port());
+            tell(&format!("{host} leads to port {port}/{}", publish.protocol));
+        }
+    }
+}

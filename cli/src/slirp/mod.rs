@@ -1,0 +1,294 @@
+//! `cnet-slirp`: what slirp4netns does, under its command line.
+//!
+//! # Theory of operation
+//!
+//! The order of steps is the contract with the caller:
+//!
+//! 1. The command line is read and the descriptors it names are taken ([`crate::inherited`]).
+//! 2. The target is pinned: a process by a pidfd, a path by its file ([`target`]).
+//! 3. Still single-threaded, the TAP is opened and configured inside the namespaces.
+//! 4. The worker starts, the API socket is bound, DNS is served.
+//! 5. `1` is written to the ready descriptor, which is closed.
+//! 6. The main thread waits for the end.
+//!
+//! # How it ends
+//!
+//! With 0 on any event of the exit descriptor, on SIGTERM and SIGINT, and when the target is gone:
+//! its process has ended, or its path was removed or stands for another file. With 1 on any error,
+//! and when the TAP was taken away under it. Each time connections are reset, ports closed and the
+//! API socket removed. slirp4netns itself knows nothing of its target's end, and dies of SIGTERM
+//! without removing its socket.
+//!
+//! # Limits
+//!
+//! A namespace named by a path is noticed to be gone when the path is; an unmount that leaves the
+//! file in place fires no event until something else happens in its directory.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cnet_tap::{Supplier, Tap};
+use tokio::io::Interest;
+use tokio::signal::unix::{SignalKind, signal};
+
+use cnet::async_fd::Watched;
+use cnet_dataplane::{Dataplane, NetworkConfig, PortDevice, PortPlan};
+use cnet_netd::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
+use cnet_netd::logging::report;
+use cnet_tap::inherited_fd;
+use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
+
+pub mod api;
+pub mod args;
+mod target;
+
+use api::{Api, ApiSocket};
+use args::{Invocation, Options};
+use target::Target;
+
+/// The program: reads the command line, runs until the end, tells the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match args::parse(args) {
+        Ok(Invocation::Help) => {
+            print(args::HELP);
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Version) => {
+            print(&version());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(options)) => match run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("cnet-slirp: {}\n", report(&error)));
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            complain(&format!("{error}\n"));
+            print(args::HELP);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// In the form of slirp4netns, whose callers look for the fourth line to learn what it can do.
+fn version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let commit = option_env!("CNET_COMMIT").unwrap_or("unknown");
+    format!(
+        "cnet-slirp version {version}\ncommit: {commit}\nlibslirp: none, cnet {version}\n\
+         SLIRP_CONFIG_VERSION_MAX: 4\nlibseccomp: none\n"
+    )
+}
+
+/// To standard output, which may be closed.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// To standard error, which may be closed.
+fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn run(options: &Options) -> anyhow::Result<()> {
+    let take = |option: &str, number: Option<i32>| -> anyhow::Result<Option<OwnedFd>> {
+        number
+            .map(inherited_fd::take)
+            .transpose()
+            .with_context(|| format!("{option} is not an open descriptor"))
+    };
+    let exit_fd = take("exit-fd", options.exit_fd)?;
+    let ready_fd = take("ready-fd", options.ready_fd)?;
+    for warning in &options.warnings {
+        complain(&format!("WARNING: {warning}\n"));
+    }
+    cnet_netd::logging::start(tracing::Level::WARN);
+    let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
+    let (config, port) = network(options);
+    let interface = options.configure.then(|| config.interface(&port));
+    let queues = options.workers;
+    let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, queues, interface.as_ref())?;
+    // Only the API publishes ports.
+    let published = options.api_socket.is_some();
+    let supplier = published
+        .then(|| cnet_dataplane::supplier(&namespaces))
+        .flatten();
+    drop(namespaces);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(serve(
+        options,
+        (config, port),
+        (tap, supplier),
+        target,
+        exit_fd,
+        ready_fd,
+    ))
+}
+
+/// The network, and the container's place in it.
+fn network(options: &Options) -> (NetworkConfig, PortPlan) {
+    let mut ipv4 = options.subnet.plan();
+    let mut ipv6 = options.ipv6.then(ipv6_plan);
+    if options.disable_dns {
+        ipv4.dns = None;
+        if let Some(plan) = &mut ipv6 {
+            plan.dns = None;
+        }
+    }
+    let mut config = NetworkConfig::new(options.mtu, Some(ipv4), ipv6);
+    if !options.disable_host_loopback {
+        config.allow_host_loopback();
+    }
+    // As slirp4netns, which has no such guard; its callers bring their own.
+    config.policy.allow_metadata = true;
+    config.outbound_v4 = options.outbound_v4;
+    config.outbound_v6 = options.outbound_v6;
+    config.busy_poll = options.busy_poll;
+    config.workers = options.workers;
+    let port = PortPlan {
+        mac: options.mac,
+        ipv4: Some(options.subnet.container()),
+        ipv6: ipv6.map(|_| IPV6_CONTAINER),
+        ..PortPlan::default()
+    };
+    (config, port)
+}
+
+async fn serve(
+    options: &Options,
+    (config, port): (NetworkConfig, PortPlan),
+    (tap, supplier): (Tap, Option<Supplier>),
+    target: Target,
+    exit_fd: Option<OwnedFd>,
+    ready_fd: Option<OwnedFd>,
+) -> anyhow::Result<()> {
+    // Before anybody is told that we are ready, so that none of these is lost.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let gone = target.watch()?;
+    let exit = ExitEvent::new(exit_fd)?;
+
+    let dns = dns_service(options, &config);
+    let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
+    let (dataplane, queries) = Dataplane::start(config)?;
+    let control = dataplane.control();
+    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
+    if let Some(supplier) = supplier {
+        control.supply(id, supplier);
+    }
+    tokio::spawn(cnet_netd::dns::serve(dns, control.clone(), queries));
+    let socket = options
+        .api_socket
+        .as_deref()
+        .map(ApiSocket::bind)
+        .transpose()?;
+    let api = Api::new(control, guest_v4, guest_v6);
+    print(&summary(options));
+    if let Some(fd) = ready_fd {
+        rustix::io::write(&fd, b"1").context("cannot write to ready-fd")?;
+    }
+    let serving = async {
+        match &socket {
+            Some(socket) => socket.serve(api).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = dataplane.ended_with(port_end);
+    let failure = tokio::select! {
+        () = serving => None,
+        () = exit.wait() => None,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        () = gone => None,
+        reason = ended => Some(reason),
+    };
+    drop(socket);
+    let stopped = dataplane.stop();
+    match failure {
+        Some(reason) => Err(anyhow::Error::msg(reason)),
+        None => stopped,
+    }
+}
+
+fn dns_service(options: &Options, config: &NetworkConfig) -> std::sync::Arc<Service> {
+    let names = LocalNames::new(
+        config.ipv4.map(|plan| plan.gateway),
+        config.ipv6.map(|plan| plan.gateway),
+    );
+    let sources = Sources {
+        ipv4: options.outbound_v4,
+        ipv6: options.outbound_v6,
+    };
+    let servers = Servers::from_file(resolv_conf::PATH);
+    Service::new(names, servers, sources)
+}
+
+fn summary(options: &Options) -> String {
+    use std::fmt::Write;
+
+    let plan = options.subnet.plan();
+    let mut text = format!(
+        "Starting cnet-slirp\n* MTU:             {}\n* Network:         {}\n\
+         * Gateway:         {}\n",
+        options.mtu, options.subnet, plan.gateway
+    );
+    if let (Some(dns), false) = (plan.dns, options.disable_dns) {
+        let _ = writeln!(text, "* DNS:             {dns}");
+    }
+    let _ = writeln!(
+        text,
+        "* DHCP:            {} to {}\n* Recommended IP:  {}",
+        plan.dhcp_range.0,
+        plan.dhcp_range.1,
+        options.subnet.container()
+    );
+    if let Some(path) = &options.api_socket {
+        let _ = writeln!(text, "* API Socket:      {}", path.display());
+    }
+    if !options.disable_host_loopback {
+        let _ = writeln!(
+            text,
+            "WARNING: 127.0.0.1:* on the host is accessible as {} (set --disable-host-loopback to \
+             prohibit connecting to 127.0.0.1:*)",
+            plan.gateway
+        );
+    }
+    text
+}
+
+/// The exit descriptor.
+struct ExitEvent(Option<Watched>);
+
+/// Data, end of file, or an error such as a pipe without readers.
+const ANY_EVENT: Interest = Interest::READABLE.add(Interest::ERROR);
+
+impl ExitEvent {
+    fn new(fd: Option<OwnedFd>) -> anyhow::Result<ExitEvent> {
+        let Some(fd) = fd else {
+            return Ok(ExitEvent(None));
+        };
+        match Watched::new(fd, ANY_EVENT) {
+            Ok(fd) => Ok(ExitEvent(Some(fd))),
+            // A file, or /dev/null: nothing ever happens to those.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(ExitEvent(None)),
+            Err(error) => Err(error).context("cannot wait for exit-fd"),
+        }
+    }
+
+    async fn wait(&self) {
+        match &self.0 {
+            // An error is the event loop's own end.
+            Some(fd) => drop(fd.ready().await),
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Whose network it is: pinned once, then watched for its end.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use cnet_tap::watch::{self, PathWatch};
+use cnet_tap::{Namespaces, TapError};
+use tokio::io::Interest;
+
+use super::args;
+use cnet::async_fd::Watched;
+
+/// What is watched.
+#[derive(Debug)]
+pub(super) enum Target {
+    Process(OwnedFd),
+    Path(PathWatch),
+}
+
+impl Target {
+    /// Pins the namespaces, and what tells of their end.
+    pub(super) fn pin(
+        target: &args::Target,
+        userns: Option<&Path>,
+    ) -> anyhow::Result<(Target, Namespaces)> {
+        if let Some(path) = userns
+            && !path.exists()
+        {
+            bail!("userns path doesn't exist: {}", path.display());
+        }
+        match target {
+            args::Target::Process(pid) => Target::pin_process(*pid, userns),
+            args::Target::Path(path) => {
+                path.metadata()
+                    .with_context(|| format!("existing path expected, not {}", path.display()))?;
+                // Files of /proc send no events: such a path is watched by its process.
+                let target = match watch::process_of(path) {
+                    Some(pid) => Target::Process(watch::pidfd(pid)?),
+                    None => Target::Path(PathWatch::new(path)?),
+                };
+                let namespaces = Namespaces::from_paths(path, userns)?;
+                target
+                    .still_there()
+                    .with_context(|| path.display().to_string())?;
+                Ok((target, namespaces))
+            }
+        }
+    }
+
+    fn pin_process(pid: i32, userns: Option<&Path>) -> anyhow::Result<(Target, Namespaces)> {
+        // The pidfd first: if the process is still there afterwards, both are of the same one.
+        let target = Target::Process(watch::pidfd(pid)?);
+        let namespaces = match userns {
+            None => Namespaces::of_process(pid)?,
+            Some(_) => {
+                let net = PathBuf::from(format!("/proc/{pid}/ns/net"));
+                Namespaces::from_paths(&net, userns)?
+            }
+        };
+        target
+            .still_there()
+            .with_context(|| format!("process {pid}"))?;
+        Ok((target, namespaces))
+    }
+
+    fn still_there(&self) -> anyhow::Result<()> {
+        if self.is_gone()? {
+            bail!("it is gone already");
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self) -> Result<bool, TapError> {
+        match self {
+            Target::Process(pidfd) => watch::has_ended(pidfd),
+            Target::Path(path) => Ok(path.is_gone()),
+        }
+    }
+
+    /// Waits until the target is gone.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be watched.
+    pub(super) fn watch(self) -> anyhow::Result<impl Future<Output = ()>> {
+        let fd = self.as_fd().try_clone_to_owned();
+        let fd = fd.and_then(|fd| Watched::new(fd, Interest::READABLE));
+        let fd = fd.context("cannot watch the target")?;
+        Ok(async move {
+            loop {
+                let Ok(mut ready) = fd.ready().await else {
+                    return;
+                };
+                // Cleared before looking: what happens from here on fires again.
+                ready.clear_ready();
+                match self.is_gone() {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot look after the target");
+                        return;
+                    }
+                }
+            }
+        })
+    }
+}
+
+impl AsFd for Target {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Target::Process(pidfd) => pidfd.as_fd(),
+            Target::Path(path) => path.as_fd(),
+        }
+    }
+}

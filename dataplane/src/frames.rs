@@ -1,0 +1,178 @@
+//! Frames read from TAPs that wait to be handled together.
+//!
+//! # Theory of operation
+//! A frame is best handled as soon as it was read, from a buffer that stays in the processor's cache.
+//! With more flows than that cache holds it is better to read a few first: then the router can look
+//! all their flows up side by side ([`Router::handle_frames`]). So frames are read into one buffer,
+//! each behind the one before it, and [`Frames::read`] tells when those that wait are to be handled:
+//!
+//! - at once, if the router does not look ahead;
+//! - after a frame of more than [`SMALL`] bytes: its copies cost more than its look-up, and the next
+//!   one shall find the same bytes of the buffer;
+//! - when [`LOOK_AHEAD`] wait.
+//!
+//! The next frame is then read to the start of the buffer again, so bulk passes through the same
+//! 64 KiB, or nearly so.
+//!
+//! # Invariants
+//! Frames are handled in the order they were read in, whatever their size. Nobody may leave frames
+//! waiting when going to sleep: [`Frames::hand_on`] ends every batch.
+
+use std::io;
+use std::ops::Range;
+
+use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::host::HostSockets;
+use cnet_nat::io::Io;
+use cnet_nat::router::Router;
+use cnet_wire::headers::FRAME_BUFFER_LEN;
+use cnet_wire::time::Instant;
+use cnet_wire::{FrameSink, PortId};
+
+/// A frame of at most so many bytes, its virtio-net header counted in, may wait for others.
+pub(super) const SMALL: usize = 2048;
+
+/// What is to be done after a read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(super) enum Next {
+    /// Read on: the frame may wait.
+    Read,
+    /// Call [`Frames::hand_on`].
+    HandOn {
+        /// Bytes of the frame just read.
+        last: usize,
+    },
+}
+
+/// Frames that were read and not handled yet.
+#[derive(Debug)]
+pub(super) struct Frames {
+    buf: Box<[u8]>,
+    waiting: [(PortId, Range<usize>); LOOK_AHEAD],
+    count: usize,
+}
+
+impl Frames {
+    pub(super) fn new() -> Frames {
+        // All but the last that waits are small, and for that one a whole frame's room is left.
+        let len = (LOOK_AHEAD - 1) * SMALL + FRAME_BUFFER_LEN;
+        Frames {
+            buf: vec![0; len].into_boxed_slice(),
+            waiting: std::array::from_fn(|_| (PortId(0), 0..0)),
+            count: 0,
+        }
+    }
+
+    /// Reads a frame that came in at `port` by `read`, which fills a buffer and tells the length.
+    /// `gather` tells whether small frames are to wait for others.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`; the frames that wait are still there.
+    #[inline]
+    pub(super) fn read(
+        &mut self,
+        port: PortId,
+        gather: bool,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<Next> {
+        let start = match self.count {
+            0 => 0,
+            n => self.waiting[n - 1].1.end,
+        };
+        let len = read(&mut self.buf[start..start + FRAME_BUFFER_LEN])?;
+        self.waiting[self.count] = (port, start..start + len);
+        self.count += 1;
+        let full = self.count == LOOK_AHEAD;
+        Ok(if full || len > SMALL || !gather {
+            Next::HandOn { last: len }
+        } else {
+            Next::Read
+        })
+    }
+
+    /// Has `router` handle the frames that wait, if there are any.
+    pub(super) fn hand_on<S: FrameSink, H: HostSockets>(
+        &mut self,
+        now: Instant,
+        router: &mut Router,
+        io: &mut Io<'_, S, H>,
+    ) {
+        if self.count == 0 {
+            return;
+        }
+        let frames: [(PortId, &[u8]); LOOK_AHEAD] = std::array::from_fn(|i| {
+            let (port, range) = &self.waiting[i];
+            (*port, &self.buf[range.clone()])
+        });
+        router.handle_frames(now, &frames[..self.count], io);
+        self.count = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a frame of `len` bytes, all of them `byte`.
+    fn read(frames: &mut Frames, byte: u8, len: usize, gather: bool) -> Next {
+        let fill = |buf: &mut [u8]| {
+            buf[..len].fill(byte);
+            Ok(len)
+        };
+        let port = PortId(u32::from(byte));
+        frames.read(port, gather, fill).unwrap()
+    }
+
+    fn waiting(frames: &Frames) -> Vec<(u32, Vec<u8>)> {
+        let of =
+            |(port, range): &(PortId, Range<usize>)| (port.0, frames.buf[range.clone()].into());
+        frames.waiting[..frames.count].iter().map(of).collect()
+    }
+
+    #[test]
+    fn a_frame_waits_only_where_that_is_of_use() {
+        let mut frames = Frames::new();
+        assert_eq!(read(&mut frames, 1, 60, false), Next::HandOn { last: 60 });
+        frames.count = 0;
+        assert_eq!(read(&mut frames, 1, SMALL, true), Next::Read);
+        assert_eq!(
+            read(&mut frames, 2, SMALL + 1, true),
+            Next::HandOn { last: SMALL + 1 }
+        );
+        frames.count = 0;
+        for n in 1..LOOK_AHEAD {
+            assert_eq!(read(&mut frames, n as u8, 60, true), Next::Read);
+        }
+        assert_eq!(read(&mut frames, 9, 60, true), Next::HandOn { last: 60 });
+    }
+
+    #[test]
+    fn the_largest_frame_fits_behind_those_that_wait() {
+        let mut frames = Frames::new();
+        let mut all = Vec::new();
+        for n in 1..=LOOK_AHEAD as u8 {
+            let len = if usize::from(n) == LOOK_AHEAD {
+                FRAME_BUFFER_LEN
+            } else {
+                SMALL
+            };
+            let next = read(&mut frames, n, len, true);
+            assert_eq!(next != Next::Read, len == FRAME_BUFFER_LEN);
+            all.push((u32::from(n), vec![n; len]));
+        }
+        assert_eq!(waiting(&frames), all);
+    }
+
+    #[test]
+    fn an_error_takes_nothing_away() {
+        let mut frames = Frames::new();
+        assert_eq!(read(&mut frames, 1, 60, true), Next::Read);
+        let none = |_: &mut [u8]| Err(io::ErrorKind::WouldBlock.into());
+        let error = frames.read(PortId(1), true, none).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(read(&mut frames, 2, 70, true), Next::Read);
+        assert_eq!(waiting(&frames), [(1, vec![1; 60]), (2, vec![2; 70])]);
+    }
+}

@@ -1,0 +1,92 @@
+//! From the descriptions of a network and of a container to the configuration of router and switch.
+
+use cnet_nat::datagram::DatagramConfig;
+use cnet_nat::flow::Limits;
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_nat::router::RouterConfig;
+use cnet_nat::tcp::TcpConfig;
+use cnet_vswitch::port::{self, PortConfig};
+use cnet_wire::{MacAddr, PortId};
+
+use super::{NetworkConfig, PortPlan};
+
+/// The port of `plan`, whose device has the hardware address `device_mac`, if that is known: as the
+/// switch and as the gateway are to know it.
+pub(super) fn port_config(
+    plan: PortPlan,
+    id: PortId,
+    device_mac: Option<MacAddr>,
+) -> (PortConfig, Lease) {
+    let mac = plan.mac.or(device_mac);
+    let config = PortConfig {
+        lease: port::Lease {
+            mac,
+            ipv4: plan.ipv4.into_iter().collect(),
+            ipv6: plan.ipv6.into_iter().collect(),
+        },
+        spoof_protection: plan.spoof_protection,
+        isolated: plan.isolated,
+        ..PortConfig::default()
+    };
+    let lease = Lease {
+        port: Some(id),
+        mac,
+        v4: plan.ipv4,
+        v6: plan.ipv6,
+        hostname: plan.hostname,
+    };
+    (config, lease)
+}
+
+/// The routers of `config`, whose containers together may hold `totals`. All are alike: each has an
+/// equal part of the TCP flows, of the network and of each container, and of the memory for what
+/// their sockets do not take. UDP and ICMP are the first one's, which has all of them.
+pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterConfig {
+    let workers = usize::from(config.workers.max(1));
+    let alone = TcpConfig::default();
+    let (v4, v6) = (config.ipv4, config.ipv6);
+    let gateway_v4 = v4.map(|plan| plan.gateway);
+    let gateway_v6 = v6.map(|plan| plan.gateway);
+    RouterConfig {
+        mtu: usize::from(config.mtu),
+        gateway: GatewayConfig {
+            mac: config.gateway_mac,
+            mtu: config.mtu,
+            v4: v4.map(|plan| Ipv4Gateway {
+                address: plan.gateway,
+                prefix_len: plan.prefix_len,
+                dns: plan.dns,
+            }),
+            v6: v6.map(|plan| Ipv6Gateway {
+                address: plan.gateway,
+                prefix_len: plan.prefix_len,
+                dns: plan.dns,
+                advertise_default_route: true,
+            }),
+            search: config.search.clone(),
+            leases: Vec::new(),
+            dhcp_range: v4.map(|plan| plan.dhcp_range),
+        },
+        policy: config.policy.clone(),
+        tcp: TcpConfig {
+            mtu: usize::from(config.mtu),
+            max_flows: totals.tcp_flows / workers,
+            max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
+            stash_limit: alone.stash_limit / workers,
+            gateway_v4: gateway_v4.map(Into::into),
+            gateway_v6: gateway_v6.map(Into::into),
+            ..alone
+        },
+        datagram: DatagramConfig {
+            mtu: usize::from(config.mtu),
+            limits: config.limits,
+            totals,
+            host_alias_v4: gateway_v4,
+            host_alias_v6: gateway_v6,
+            gateway_v4,
+            gateway_v6,
+            uso: true,
+            ..DatagramConfig::default()
+        },
+    }
+}

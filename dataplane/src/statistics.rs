@@ -1,0 +1,67 @@
+//! What a network counts.
+
+use cnet_nat::router::PortFlows;
+use cnet_nat::tcp::TcpCounters;
+use cnet_wire::{DropCounters, PortId};
+
+/// A snapshot of a network's counters. Counters of frames begin with their port, the others with
+/// the network.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// Every port that there is, by number.
+    pub ports: Vec<PortStatistics>,
+    /// What was dropped, of frames from containers and of datagrams from the host, by reason. What
+    /// ports that are gone lost is in it.
+    pub drops: DropCounters,
+    /// TCP flows, UDP mappings and ICMP mappings there are, of all ports and of none yet.
+    pub flows: usize,
+    /// TCP connections so far.
+    pub tcp: TcpCounters,
+}
+
+impl Statistics {
+    /// Adds what another worker counted. What ports there are, this one knows.
+    pub(super) fn add(&mut self, others: &Statistics) {
+        for port in &mut self.ports {
+            let same = others.ports.iter().find(|other| other.port == port.port);
+            if let Some(other) = same {
+                port.add(other);
+            }
+        }
+        self.drops.add(&others.drops);
+        self.flows += others.flows;
+        self.tcp.add(&others.tcp);
+    }
+}
+
+/// What passed one port. *In* is from the container into the network; a super-frame counts as one
+/// frame where the port takes it whole, and bytes are those of Ethernet frames.
+#[derive(Clone, Debug)]
+pub struct PortStatistics {
+    /// Which.
+    pub port: PortId,
+    /// Frames from the container, dropped ones included.
+    pub frames_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Frames to the container that its device took.
+    pub frames_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+    /// Frames from the container that the switch dropped, and frames to it that its device did not
+    /// take, by reason.
+    pub drops: DropCounters,
+    /// What it has in the tables.
+    pub flows: PortFlows,
+}
+
+impl PortStatistics {
+    fn add(&mut self, others: &PortStatistics) {
+        self.frames_in += others.frames_in;
+        self.bytes_in += others.bytes_in;
+        self.frames_out += others.frames_out;
+        self.bytes_out += others.bytes_out;
+        self.drops.add(&others.drops);
+        self.flows.add(&others.flows);
+    }
+}

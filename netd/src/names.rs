@@ -1,0 +1,88 @@
+//! The names of containers, from the moment they join until they leave.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::neighbours::{Namespace, Neighbours};
+use super::state::{Life, Record};
+use crate::dns::{Host, LocalNames, Names, Zone};
+use cnet::definition::Definition;
+
+/// The table that the DNS service reads, and who has which address. Clones share both.
+#[derive(Clone, Debug)]
+pub(super) struct SharedNames {
+    names: Names,
+    namespaces: Arc<RwLock<HashMap<IpAddr, Namespace>>>,
+}
+
+/// What the names of a network are about.
+pub(super) fn zone(definition: &Definition) -> Zone {
+    Zone {
+        network: definition.name.clone(),
+        search: definition.dns_search.clone(),
+        subnets: definition.subnets().collect(),
+    }
+}
+
+/// A container's names and addresses.
+pub(super) fn host(record: &Record) -> Host {
+    Host {
+        name: record.name.clone(),
+        aliases: record.aliases.clone(),
+        ipv4: record.ipv4,
+        ipv6: record.ipv6,
+    }
+}
+
+fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
+    let ipv4 = record.ipv4.map(IpAddr::V4);
+    ipv4.into_iter().chain(record.ipv6.map(IpAddr::V6))
+}
+
+impl SharedNames {
+    pub(super) fn new(definition: &Definition) -> SharedNames {
+        SharedNames {
+            names: Names::new(zone(definition)),
+            namespaces: Arc::default(),
+        }
+    }
+
+    /// All names that the network answers itself, and those of the other networks that who asks is
+    /// on.
+    pub(super) fn local(&self, definition: &Definition, neighbours: Neighbours) -> LocalNames {
+        let (v4, v6) = definition.gateways();
+        let namespaces = Arc::clone(&self.namespaces);
+        let others = move |client: IpAddr| {
+            let namespaces = namespaces.read().unwrap_or_else(PoisonError::into_inner);
+            let namespace = namespaces.get(&client).copied();
+            drop(namespaces);
+            namespace.map_or(Vec::new(), |namespace| neighbours.of(namespace))
+        };
+        LocalNames::new(v4, v6)
+            .with_containers(self.names.clone())
+            .with_others(others)
+    }
+
+    pub(super) fn announce(&self, record: &Record) {
+        self.names.join(&record.id, host(record));
+        if matches!(record.life, Life::Machine { .. }) {
+            return;
+        }
+        let mut namespaces = self.write();
+        namespaces.extend(addresses(record).map(|address| (address, record.namespace)));
+    }
+
+    pub(super) fn withdraw(&self, record: &Record) {
+        self.names.leave(&record.id);
+        let mut namespaces = self.write();
+        for address in addresses(record) {
+            namespaces.remove(&address);
+        }
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<IpAddr, Namespace>> {
+        let namespaces = self.namespaces.write();
+        namespaces.unwrap_or_else(PoisonError::into_inner)
+    }
+}

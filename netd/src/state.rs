@@ -1,0 +1,395 @@
+//! What a network process must find again after a crash, and whether it still holds.
+//!
+//! The file is in the runtime directory, so it is gone after a reboot, as the containers are. A
+//! container is known by its process's number and start time, or by its namespace's path, and in
+//! both cases by the inode of its network namespace: all of that together is never reused.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use cnet::definition::file;
+use cnet::vm::VmAddress;
+
+/// The version of the file's format. A file of another version is left aside.
+const VERSION: u32 = 1;
+
+/// A container on the network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name on this network.
+    pub name: String,
+    /// Its further names.
+    pub aliases: Vec<String>,
+    /// What its end is told by.
+    pub life: Life,
+    /// Device and inode of its network namespace; zeros for a virtual machine.
+    pub namespace: (u64, u64),
+    /// The interface inside.
+    pub interface: String,
+    /// The interface's hardware address.
+    pub mac: [u8; 6],
+    /// Its address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Open ports of the host.
+    pub ports: Vec<Port>,
+}
+
+impl Record {
+    /// Whether what tells of the container's end is as it was, so that the network namespace is
+    /// still the container's: the kernel gives its inode to the next one at once. A machine has no
+    /// namespace, and always is.
+    pub(super) fn lives(&self) -> bool {
+        match &self.life {
+            Life::Process {
+                pid, start_time: t, ..
+            } => start_time(*pid) == Some(*t),
+            Life::Path { path } => {
+                fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.namespace)
+            }
+            Life::Machine { .. } => true,
+        }
+    }
+}
+
+/// What a container's end is told by.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Life {
+    /// A process.
+    Process {
+        /// Its number.
+        pid: i32,
+        /// When it started, in clock ticks after the boot (proc_pid_stat(5)).
+        start_time: u64,
+        /// Another process, in the namespace, if that one is not.
+        member: Option<i32>,
+    },
+    /// A path, such as the bind mount of a namespace.
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Nothing: a virtual machine, which stays until it is detached.
+    Machine {
+        /// Where it meets the network.
+        address: VmAddress,
+    },
+}
+
+/// An open port of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// UDP, not TCP.
+    pub udp: bool,
+    /// Where it is open.
+    pub host: SocketAddr,
+    /// Where it leads.
+    pub container: SocketAddr,
+}
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    containers: Vec<Record>,
+}
+
+/// Why a file does not tell who was there.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The kernel says so.
+    #[error("cannot read who is on the network: {0}")]
+    File(#[from] io::Error),
+    /// It is in another format.
+    #[error("who is on the network was written by another version of cnet")]
+    Version,
+    /// It is in none.
+    #[error("cannot understand who is on the network: {0}")]
+    Broken(#[from] serde_json::Error),
+}
+
+/// The containers in the file at `path`; none if there is no such file.
+///
+/// # Errors
+///
+/// See [`StateError`].
+pub fn read(path: &Path) -> Result<Vec<Record>, StateError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes?,
+    };
+    let state: State = serde_json::from_slice(&bytes)?;
+    match state.version {
+        VERSION => Ok(state.containers),
+        _ => Err(StateError::Version),
+    }
+}
+
+/// As [`read`]; a file that tells nothing is logged, and left aside.
+pub fn load(path: &Path) -> Vec<Record> {
+    read(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "what ran before is lost");
+        Vec::new()
+    })
+}
+
+/// The file, written by one at a time, each time with what is so then: whoever comes late finds
+/// that it was written for them already. Nothing of the network's process waits for the disk but
+/// who has to.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    /// The number of the last change that is in the file.
+    written: Arc<Mutex<u64>>,
+}
+
+impl StateFile {
+    pub(super) fn new(path: PathBuf) -> StateFile {
+        StateFile {
+            path,
+            written: Arc::default(),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes sure that the change of the number `due`, counted from 1, is in the file. `now` gives
+    /// the number of the last change, and who is there after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`]; the next call tries again.
+    pub(super) async fn write(
+        &self,
+        due: u64,
+        now: impl FnOnce() -> (u64, Vec<Record>),
+    ) -> io::Result<()> {
+        // Given back by the thread that writes, so that a caller who goes away lets nobody in.
+        let mut written = Arc::clone(&self.written).lock_owned().await;
+        if *written >= due {
+            return Ok(());
+        }
+        let (number, containers) = now();
+        let path = self.path.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let saved = save(&path, containers);
+            if saved.is_ok() {
+                *written = number;
+            }
+            saved
+        });
+        writing.await?
+    }
+}
+
+/// Replaces the file at `path`, or removes it if there is nothing to remember.
+///
+/// # Errors
+///
+/// What the file system says; the file is as before then.
+pub fn save(path: &Path, containers: Vec<Record>) -> io::Result<()> {
+    if containers.is_empty() {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    }
+    let state = State {
+        version: VERSION,
+        containers,
+    };
+    file::replace(path, &serde_json::to_vec(&state)?)
+}
+
+/// When the process `pid` started, in clock ticks after the boot; `None` if there is no such
+/// process, or it has ended and waits to be reaped.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    start_time_in(&String::from_utf8_lossy(&stat))
+}
+
+/// State and start time are the 1st and the 20th word behind the name, which stands in parentheses
+/// and may hold anything (proc_pid_stat(5)).
+fn start_time_in(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let state = words.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    words.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            id: "ab".repeat(32),
+            name: "web".to_owned(),
+            aliases: vec!["www".to_owned()],
+            life: Life::Process {
+                pid: 7,
+                start_time: 12345,
+                member: None,
+            },
+            namespace: (4, 4_026_531_840),
+            interface: "eth0".to_owned(),
+            mac: [2, 0x42, 10, 88, 0, 2],
+            ipv4: Some([10, 88, 0, 2].into()),
+            ipv6: None,
+            ports: vec![Port {
+                udp: false,
+                host: "0.0.0.0:8080".parse().unwrap(),
+                container: "10.88.0.2:80".parse().unwrap(),
+            }],
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_is_no_file() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("state.json");
+        assert!(load(&path).is_empty());
+        let mut by_path = record();
+        by_path.life = Life::Path {
+            path: "/run/netns/x".into(),
+        };
+        let mut machine = record();
+        machine.life = Life::Machine {
+            address: "stream:/run/vm.sock".parse().unwrap(),
+        };
+        let both = vec![record(), by_path, machine];
+        save(&path, both.clone()).unwrap();
+        assert_eq!(load(&path), both);
+        save(&path, Vec::new()).unwrap();
+        assert!(!path.exists());
+        save(&path, Vec::new()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_to_be_written_is_there_and_never_anything_older() {
+        let place = tempfile::tempdir().unwrap();
+        let file = Arc::new(StateFile::new(place.path().join("state.json")));
+        let there = Arc::new(std::sync::Mutex::new(Vec::<Record>::new()));
+        let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            let (file, there) = (Arc::clone(&file), Arc::clone(&there));
+            let writes = Arc::clone(&writes);
+            tasks.spawn(async move {
+                let due = {
+                    let mut there = there.lock().unwrap();
+                    there.push(Record {
+                        name: format!("c{number}"),
+                        ..record()
+                    });
+                    there.len() as u64
+                };
+                let now = || {
+                    writes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let there = there.lock().unwrap();
+                    (there.len() as u64, there.clone())
+                };
+                file.write(due, now).await.unwrap();
+                let found = load(file.path());
+                assert!(found.len() as u64 >= due, "{} of {due}", found.len());
+                let own = format!("c{number}");
+                assert!(found.iter().any(|record| record.name == own), "{own}");
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(load(file.path()), *there.lock().unwrap());
+        let writes = writes.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(writes < 50, "each wrote for itself: {writes}");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_tried_again() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("gone");
+        let file = StateFile::new(directory.join("state.json"));
+        let now = || (1, vec![record()]);
+        file.write(1, now).await.unwrap_err();
+        fs::create_dir(&directory).unwrap();
+        file.write(1, now).await.unwrap();
+        assert_eq!(load(file.path()), [record()]);
+        fs::remove_file(file.path()).unwrap();
+        file.write(1, || panic!("it was written")).await.unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_left_aside() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("state.json");
+        for text in ["", "{", "{\"version\":2,\"containers\":[]}", "[]"] {
+            fs::write(&path, text).unwrap();
+            assert!(read(&path).is_err(), "{text}");
+            assert!(load(&path).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_container_lives_as_long_as_what_tells_of_its_end() {
+        let pid = std::process::id() as i32;
+        let of_process = |pid, start_time| Record {
+            life: Life::Process {
+                pid,
+                start_time,
+                member: None,
+            },
+            ..record()
+        };
+        let started = start_time(pid).unwrap();
+        assert!(of_process(pid, started).lives());
+        assert!(!of_process(pid, started + 1).lives(), "another process");
+        assert!(!of_process(i32::MAX, started).lives(), "none");
+
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("netns");
+        fs::write(&path, "").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        let of_path = Record {
+            life: Life::Path { path: path.clone() },
+            namespace: (found.dev(), found.ino()),
+            ..record()
+        };
+        assert!(of_path.lives());
+        let another = Record {
+            namespace: (found.dev(), found.ino() + 1),
+            ..of_path.clone()
+        };
+        assert!(!another.lives(), "another namespace");
+        fs::remove_file(path).unwrap();
+        assert!(!of_path.lives(), "none");
+    }
+
+    #[test]
+    fn start_times() {
+        let stat = |state: &str| {
+            format!("12 (a ) S 9) {state} 7 12 12 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 1")
+        };
+        assert_eq!(start_time_in(&stat("S")), Some(987_654));
+        assert_eq!(start_time_in(&stat("Z")), None);
+        assert_eq!(start_time_in("nonsense"), None);
+        let own = start_time(std::process::id() as i32);
+        assert!(own.is_some());
+        assert_eq!(own, start_time(std::process::id() as i32));
+        assert_eq!(start_time(-1), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! Where virtual machines find the network: Unix sockets that QEMU connects to.
+//!
+//! # Theory of operation
+//!
+//! A machine is plugged in while its QEMU runs, and its place on the network outlives that: an
+//! [`Endpoint`] makes the socket once and then waits for one machine after the other, each of which
+//! is a device for a port ([`PortDevice`]). Two kinds, as QEMU has them:
+//!
+//! - `stream:PATH`: we listen at PATH, QEMU connects:
+//!   `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`. One machine at a time; the
+//!   next waits until the port of the one before has ended.
+//! - `dgram:LOCAL:REMOTE`: we are at LOCAL, QEMU at REMOTE:
+//!   `-netdev dgram,id=n,local.type=unix,local.path=REMOTE,remote.type=unix,remote.path=LOCAL`.
+//!   Being connected to REMOTE, our socket takes datagrams from there alone (unix(7)).
+//!
+//! # Invariants
+//!
+//! Sockets have mode 0600: only the same user and root plug machines in. One that another process
+//! left behind is taken away, one that somebody serves is not, nor any other file. Ours go with the
+//! endpoint.
+//!
+//! # Limits
+//!
+//! Whether a datagram machine is there is looked for twice a second.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+
+use cnet::vm::VmAddress;
+use cnet_dataplane::PortDevice;
+
+/// Machines that may wait for the one before them to end.
+const BACKLOG: i32 = 4;
+
+/// How long to wait before looking again for a machine's datagram socket.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The network's end of it, until it is dropped.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: VmAddress,
+    listener: Option<tokio::net::UnixListener>,
+    /// Our socket's path is there, and was made by us.
+    made: bool,
+    /// The machine's datagram socket, as it was met.
+    met: Option<Identity>,
+}
+
+/// What tells one file at a path from the next: device, inode, and the time of its making, as inodes
+/// are used again.
+type Identity = (u64, u64, i64, i64);
+
+impl Endpoint {
+    /// Makes the socket. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if somebody serves that path, and what the file system says.
+    pub fn open(address: VmAddress) -> io::Result<Endpoint> {
+        let listener = match &address {
+            VmAddress::Stream(path) => {
+                clear(path, || UnixStream::connect(path).map(drop))?;
+                let socket = bound(SocketType::STREAM, path)?;
+                listen(&socket, BACKLOG)?;
+                Some(tokio::net::UnixListener::from_std(socket.into())?)
+            }
+            // Made anew for each machine.
+            VmAddress::Datagram { .. } => None,
+        };
+        Ok(Endpoint {
+            made: listener.is_some(),
+            address,
+            listener,
+            met: None,
+        })
+    }
+
+    /// Waits for the next machine. Nothing is lost if the wait is given up.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; another call may succeed.
+    pub async fn next(&mut self) -> io::Result<PortDevice> {
+        match (&self.address, &self.listener) {
+            (VmAddress::Datagram { local, remote }, _) => loop {
+                // Looked at first: if it is another one by then, it counts as departed.
+                let there = identity(remote);
+                match meet(local, remote) {
+                    Ok(socket) => {
+                        (self.made, self.met) = (true, there.ok());
+                        return Ok(PortDevice::Datagram(socket));
+                    }
+                    Err(error) if is_absent(&error) => tokio::time::sleep(LOOK).await,
+                    Err(error) => return Err(error),
+                }
+            },
+            (VmAddress::Stream(_), Some(listener)) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(PortDevice::Stream(stream.into_std()?.into()))
+            }
+            (VmAddress::Stream(_), None) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Waits until the datagram machine that was met last is no longer there: a socket does not tell
+    /// that its peer is gone before something is sent to it, and the next machine could send nothing
+    /// to one that is still connected to the machine before. Of a stream the port's end tells.
+    pub async fn departed(&self) {
+        let VmAddress::Datagram { remote, .. } = &self.address else {
+            return std::future::pending().await;
+        };
+        let is_there = || {
+            UnixDatagram::unbound()?.connect(remote)?;
+            identity(remote)
+        };
+        while is_there().ok() == self.met && self.met.is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        let (VmAddress::Stream(ours) | VmAddress::Datagram { local: ours, .. }) = &self.address;
+        if self.made {
+            // It may be gone, with its directory.
+            let _ = std::fs::remove_file(ours);
+        }
+    }
+}
+
+/// A socket at `local` that is connected to the one at `remote`.
+fn meet(local: &Path, remote: &Path) -> io::Result<OwnedFd> {
+    // Asked first, so that our socket is there only once it is of use.
+    let there = |path: &Path| UnixDatagram::unbound()?.connect(path);
+    there(remote)?;
+    clear(local, || there(local))?;
+    let socket = bound(SocketType::DGRAM, local)?;
+    connect(&socket, &SocketAddrUnix::new(remote)?)?;
+    Ok(socket)
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let file = std::fs::metadata(path)?;
+    Ok((file.dev(), file.ino(), file.ctime(), file.ctime_nsec()))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused)
+}
+
+/// Takes away a socket at `path` that nobody serves, as `probe` finds out.
+fn clear(path: &Path, probe: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let found = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    match probe() {
+        Err(error) if found.file_type().is_socket() && is_absent(&error) => {
+            std::fs::remove_file(path)
+        }
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// A socket at `path`, for its owner alone.
+fn bound(kind: SocketType, path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    // The file takes its mode from the socket (`unix_bind_bsd` in net/unix/af_unix.c).
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn stream_machines_come_one_after_the_other() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("vm.sock");
+        // Left behind by somebody who is gone.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let at = VmAddress::Stream(path.clone());
+        let mut endpoint = Endpoint::open(at.clone()).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let taken = Endpoint::open(at.clone()).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        // That was somebody who looked whether we are there.
+        endpoint.next().await.unwrap();
+        for _ in 0..2 {
+            let machine = UnixStream::connect(&path).unwrap();
+            let device = endpoint.next().await.unwrap();
+            assert!(matches!(device, PortDevice::Stream(_)));
+            drop(machine);
+        }
+        drop(endpoint);
+        assert!(!path.exists());
+        std::fs::write(&path, "a file of somebody's").unwrap();
+        assert!(Endpoint::open(at).is_err());
+        assert!(path.exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn datagram_machines_are_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let [local, remote] = ["ours", "theirs"].map(|name| place.path().join(name));
+        let mut endpoint = Endpoint::open(VmAddress::Datagram {
+            local: local.clone(),
+            remote: remote.clone(),
+        })
+        .unwrap();
+        for _ in 0..2 {
+            let early = tokio::time::timeout(4 * LOOK, endpoint.next()).await;
+            assert!(early.is_err() && !local.exists());
+            let machine = UnixDatagram::bind(&remote).unwrap();
+            let Ok(PortDevice::Datagram(device)) = endpoint.next().await else {
+                panic!("another device");
+            };
+            machine.send_to(b"from the machine", &local).unwrap();
+            // Nobody else may send there.
+            let other = UnixDatagram::unbound().unwrap();
+            let refused = other.send_to(b"from another", &local).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            let device = UnixDatagram::from(device);
+            let mut buf = [0; 100];
+            let length = device.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..length], b"from the machine");
+            device.send(b"to the machine").unwrap();
+            assert_eq!(machine.recv(&mut buf).unwrap(), 14);
+            let departed = tokio::time::timeout(4 * LOOK, endpoint.departed()).await;
+            assert!(departed.is_err(), "it is there");
+            std::fs::remove_file(&remote).unwrap();
+            drop((machine, device));
+            let next = UnixDatagram::bind(&remote).unwrap();
+            endpoint.departed().await;
+            drop(next);
+            endpoint.departed().await;
+            std::fs::remove_file(&remote).unwrap();
+            std::fs::remove_file(&local).unwrap();
+        }
+        std::fs::write(&local, "a file of somebody's").unwrap();
+        let machine = UnixDatagram::bind(&remote).unwrap();
+        let error = endpoint.next().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(machine);
+    }
+}

@@ -1,7 +1,0 @@
-//! `cnet-slirp`: a drop-in for `slirp4netns`.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    cnet::slirp::main(std::env::args_os().skip(1))
-}

@@ -1,7 +1,0 @@
-//! `cnet`: networks of containers for a person at a terminal.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    cnet::cli::main()
-}

@@ -1,0 +1,422 @@
+//! The definition of a network: what its file says.
+//!
+//! Whatever makes a definition, a request or a file edited by hand, it passes
+//! [`Definition::check`].
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cnet_wire::MacAddr;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::name::{NameError, check_network_name};
+use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
+use super::routes::same_family;
+use super::{DEFAULT_MTU, MTU_RANGE};
+use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
+
+/// The one driver there is: a switch of our own, called after what it stands in for.
+pub const BRIDGE: &str = "bridge";
+
+/// The smallest MTU of IPv6 (RFC 8200 section 5).
+const MIN_MTU_IPV6: u16 = 1280;
+
+/// A network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// What it is called.
+    pub name: String,
+    /// 64 hexadecimal digits, for programs.
+    pub id: String,
+    /// When it was made (RFC 3339).
+    pub created: String,
+    /// Always [`BRIDGE`].
+    pub driver: String,
+    /// Containers reach each other and the gateway, and nothing else.
+    #[serde(default)]
+    pub internal: bool,
+    /// Containers reach the gateway and the world, but not each other.
+    #[serde(default)]
+    pub isolate: bool,
+    /// Bytes of the largest packet.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+    /// The DNS servers to ask, if not the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// The domains that containers search, if not the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
+    /// IPv4, if it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<Ipv4Pool>,
+    /// IPv6, if it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Pool>,
+    /// What its maker noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+fn default_mtu() -> u16 {
+    DEFAULT_MTU
+}
+
+/// What somebody who makes a network asks for. A network without a subnet gets one of each
+/// family; one with subnets has the families of these.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What to call it.
+    pub name: String,
+    /// [`BRIDGE`].
+    pub driver: String,
+    /// At most one of each family.
+    pub subnets: Vec<IpNet>,
+    /// At most one within each subnet.
+    pub gateways: Vec<IpAddr>,
+    /// At most one within each subnet.
+    pub ip_ranges: Vec<IpNet>,
+    /// See [`Definition::internal`].
+    pub internal: bool,
+    /// See [`Definition::isolate`].
+    pub isolate: bool,
+    /// See [`Definition::mtu`].
+    pub mtu: u16,
+    /// See [`Definition::dns`].
+    pub dns: Vec<IpAddr>,
+    /// See [`Definition::dns_search`].
+    pub dns_search: Vec<String>,
+    /// See [`Definition::labels`].
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// For a network of that name with nothing special about it.
+    pub fn new(name: impl Into<String>) -> Request {
+        Request {
+            name: name.into(),
+            driver: BRIDGE.to_owned(),
+            subnets: Vec::new(),
+            gateways: Vec::new(),
+            ip_ranges: Vec::new(),
+            internal: false,
+            isolate: false,
+            mtu: DEFAULT_MTU,
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            labels: BTreeMap::new(),
+        }
+    }
+}
+
+/// Why there can be no such network.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DefinitionError {
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its addresses.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// There is no such driver.
+    #[error("there is no driver `{0}`: the one driver is `bridge`")]
+    Driver(String),
+    /// Several of one kind in one family.
+    #[error("{0} and {1} are both {what}s of {family}: a network has one of each family",
+        what = .2, family = .3)]
+    Two(String, String, &'static str, &'static str),
+    /// A gateway or a range without its subnet.
+    #[error("the {1} {0} belongs to no subnet: give its subnet as well")]
+    NoSubnet(String, &'static str),
+    /// Neither family.
+    #[error("a network needs addresses: `ipv4`, `ipv6` or both")]
+    NoFamily,
+    /// The MTU.
+    #[error("an MTU of {0} cannot be: it is {min} to {max}, and with IPv6 at least {MIN_MTU_IPV6}",
+        min = MTU_RANGE.start(), max = MTU_RANGE.end())]
+    Mtu(u16),
+    /// Where DNS goes.
+    #[error("{0} is no address of a DNS server")]
+    Dns(IpAddr),
+    /// A domain to search.
+    #[error("`{0}` is no domain")]
+    Search(String),
+    /// The identity.
+    #[error("`{0}` is no id: it has 64 hexadecimal digits")]
+    Id(String),
+}
+
+impl Definition {
+    /// Checks all of it.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), DefinitionError> {
+        check_network_name(&self.name)?;
+        if self.id.len() != 64 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(DefinitionError::Id(self.id.clone()));
+        }
+        if self.driver != BRIDGE {
+            return Err(DefinitionError::Driver(self.driver.clone()));
+        }
+        self.ipv4.iter().try_for_each(Ipv4Pool::check)?;
+        self.ipv6.iter().try_for_each(Ipv6Pool::check)?;
+        if self.ipv4.is_none() && self.ipv6.is_none() {
+            return Err(DefinitionError::NoFamily);
+        }
+        let too_small = self.ipv6.is_some() && self.mtu < MIN_MTU_IPV6;
+        if too_small || !MTU_RANGE.contains(&self.mtu.into()) {
+            return Err(DefinitionError::Mtu(self.mtu));
+        }
+        let no_server = |a: &&IpAddr| a.is_unspecified() || a.is_multicast();
+        if let Some(address) = self.dns.iter().find(no_server) {
+            return Err(DefinitionError::Dns(*address));
+        }
+        match self.dns_search.iter().find(|domain| !is_domain(domain)) {
+            Some(domain) => Err(DefinitionError::Search(domain.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Its subnets.
+    pub fn subnets(&self) -> impl Iterator<Item = IpNet> + use<> {
+        let ipv4 = self.ipv4.map(|pool| IpNet::from(pool.subnet));
+        let ipv6 = self.ipv6.map(|pool| IpNet::from(pool.subnet));
+        ipv4.into_iter().chain(ipv6)
+    }
+
+    /// The two sides of the network as its router has them: DNS is answered at the gateway's
+    /// address, and DHCP knows nobody but those with a lease.
+    pub fn plan(&self) -> (Option<Ipv4Plan>, Option<Ipv6Plan>) {
+        let ipv4 = self.ipv4.map(|pool| Ipv4Plan {
+            network: pool.subnet.network(),
+            prefix_len: pool.subnet.prefix_len(),
+            gateway: pool.gateway,
+            dns: Some(pool.gateway),
+            // Last before first: nobody.
+            dhcp_range: (pool.subnet.broadcast(), pool.subnet.network()),
+        });
+        let ipv6 = self.ipv6.map(|pool| Ipv6Plan {
+            network: pool.subnet.network(),
+            prefix_len: pool.subnet.prefix_len(),
+            gateway: pool.gateway,
+            dns: Some(pool.gateway),
+        });
+        (ipv4, ipv6)
+    }
+
+    /// The gateway's hardware address: locally administered, with its IPv4 address or a part of
+    /// the network's id in it, so that it stays.
+    pub fn gateway_mac(&self) -> MacAddr {
+        match self.ipv4 {
+            Some(pool) => cnet_wire::prefixes::gateway_mac(pool.gateway),
+            None => {
+                let digest = Sha256::digest(&self.id);
+                MacAddr([0x52, 0x55, digest[0], digest[1], digest[2], digest[3]])
+            }
+        }
+    }
+
+    /// The gateway's addresses.
+    pub fn gateways(&self) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+        (
+            self.ipv4.map(|pool| pool.gateway),
+            self.ipv6.map(|pool| pool.gateway),
+        )
+    }
+}
+
+/// Whether `text` is a domain name that can stand in a `search` line (RFC 1035 section 2.3.4).
+fn is_domain(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+    let labels = text.split('.').all(|label| (1..=63).contains(&label.len()));
+    plain && labels && text.len() <= 253
+}
+
+/// The pools a request names, checked.
+pub(super) fn pools(
+    request: &Request,
+) -> Result<(Option<Ipv4Pool>, Option<Ipv6Pool>), DefinitionError> {
+    only_one_of_each(&request.subnets, "subnet", |net| net.network().is_ipv4())?;
+    only_one_of_each(&request.gateways, "gateway", IpAddr::is_ipv4)?;
+    only_one_of_each(&request.ip_ranges, "IP range", |net| {
+        net.network().is_ipv4()
+    })?;
+    let without = |address: &IpAddr| !request.subnets.iter().any(|s| same_family(s, address));
+    if let Some(gateway) = request.gateways.iter().find(|g| without(g)) {
+        return Err(DefinitionError::NoSubnet(gateway.to_string(), "gateway"));
+    }
+    if let Some(range) = request.ip_ranges.iter().find(|r| without(&r.network())) {
+        return Err(DefinitionError::NoSubnet(range.to_string(), "IP range"));
+    }
+    let (mut ipv4, mut ipv6) = (None, None);
+    for subnet in &request.subnets {
+        match subnet {
+            IpNet::V4(subnet) => {
+                let gateway = request.gateways.iter().find_map(|g| match g {
+                    IpAddr::V4(g) => Some(*g),
+                    IpAddr::V6(_) => None,
+                });
+                let range = request.ip_ranges.iter().find_map(|r| match r {
+                    IpNet::V4(r) => Some(*r),
+                    IpNet::V6(_) => None,
+                });
+                ipv4 = Some(Ipv4Pool::new(*subnet, gateway, range)?);
+            }
+            IpNet::V6(subnet) => {
+                let gateway = request.gateways.iter().find_map(|g| match g {
+                    IpAddr::V6(g) => Some(*g),
+                    IpAddr::V4(_) => None,
+                });
+                let range = request.ip_ranges.iter().find_map(|r| match r {
+                    IpNet::V6(r) => Some(*r),
+                    IpNet::V4(_) => None,
+                });
+                ipv6 = Some(Ipv6Pool::new(*subnet, gateway, range)?);
+            }
+        }
+    }
+    Ok((ipv4, ipv6))
+}
+
+fn only_one_of_each<T: std::fmt::Display>(
+    given: &[T],
+    what: &'static str,
+    is_ipv4: impl Fn(&T) -> bool,
+) -> Result<(), DefinitionError> {
+    for (family, wanted) in [("IPv4", true), ("IPv6", false)] {
+        let mut of_family = given.iter().filter(|one| is_ipv4(one) == wanted);
+        if let (Some(one), Some(other)) = (of_family.next(), of_family.next()) {
+            let (one, other) = (one.to_string(), other.to_string());
+            return Err(DefinitionError::Two(one, other, what, family));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(subnets: &[&str], gateways: &[&str], ranges: &[&str]) -> Request {
+        Request {
+            subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
+            gateways: gateways.iter().map(|s| s.parse().unwrap()).collect(),
+            ip_ranges: ranges.iter().map(|s| s.parse().unwrap()).collect(),
+            ..Request::new("n")
+        }
+    }
+
+    fn definition() -> Definition {
+        Definition {
+            name: "web".into(),
+            id: "0123456789abcdef".repeat(4),
+            created: "2026-01-02T03:04:05Z".into(),
+            driver: BRIDGE.into(),
+            internal: false,
+            isolate: true,
+            mtu: 1500,
+            dns: vec!["192.0.2.53".parse().unwrap()],
+            dns_search: vec!["corp.example".into()],
+            ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, None).unwrap()),
+            ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
+            labels: BTreeMap::from([("a.b".into(), "c d".into())]),
+        }
+    }
+
+    #[test]
+    fn families_are_sorted_out() {
+        let (v4, v6) = pools(&asked(
+            &["fd12::/64", "172.27.0.0/16"],
+            &["172.27.0.9", "fd12::9"],
+            &["172.27.1.0/24"],
+        ))
+        .unwrap();
+        let v4 = v4.unwrap();
+        assert_eq!(v4.gateway.to_string(), "172.27.0.9");
+        assert_eq!(v4.ip_range.unwrap().to_string(), "172.27.1.0/24");
+        assert_eq!(v6.unwrap().gateway.to_string(), "fd12::9");
+        assert_eq!(pools(&asked(&[], &[], &[])), Ok((None, None)));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        let error = |r: &Request| pools(r).unwrap_err().to_string();
+        let two = error(&asked(&["10.1.0.0/24", "10.2.0.0/24"], &[], &[]));
+        assert!(
+            two.contains("10.1.0.0/24 and 10.2.0.0/24 are both subnets of IPv4"),
+            "{two}"
+        );
+        let lone = error(&asked(&["10.1.0.0/24"], &["fd12::1"], &[]));
+        assert!(
+            lone.contains("the gateway fd12::1 belongs to no subnet"),
+            "{lone}"
+        );
+        let lone = error(&asked(&[], &[], &["10.1.0.0/25"]));
+        assert!(
+            lone.contains("the IP range 10.1.0.0/25 belongs to no subnet"),
+            "{lone}"
+        );
+    }
+
+    #[test]
+    fn a_file_says_it_all_and_nothing_else() {
+        let text = toml::to_string(&definition()).unwrap();
+        let read: Definition = toml::from_str(&text).unwrap();
+        assert_eq!(read, definition());
+        assert_eq!(read.check(), Ok(()));
+        assert!(text.contains("subnet = \"172.27.0.0/16\""), "{text}");
+        let more = format!("colour = \"blue\"\n{text}");
+        let error = toml::from_str::<Definition>(&more).unwrap_err().to_string();
+        assert!(error.contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn edits_by_hand_are_checked() {
+        let error = |change: &dyn Fn(&mut Definition)| {
+            let mut changed = definition();
+            change(&mut changed);
+            changed.check().unwrap_err().to_string()
+        };
+        assert!(error(&|d| d.name = "host".into()).contains("host's own"));
+        assert!(error(&|d| d.driver = "macvlan".into()).contains("no driver `macvlan`"));
+        assert!(error(&|d| d.mtu = 1279).contains("at least 1280"));
+        assert!(error(&|d| d.id = "abc".into()).contains("64 hexadecimal"));
+        assert!(error(&|d| d.dns = vec!["0.0.0.0".parse().unwrap()]).contains("0.0.0.0"));
+        for domain in ["", ".", "a b", "a..b", "x\ny", &"a".repeat(64)] {
+            let told = error(&|d| d.dns_search = vec![domain.to_owned()]);
+            assert!(told.contains("is no domain"), "{told}");
+        }
+        let neither = |d: &mut Definition| {
+            d.ipv4 = None;
+            d.ipv6 = None;
+        };
+        assert!(error(&neither).contains("needs addresses"));
+        let mut small = definition();
+        (small.ipv6, small.mtu) = (None, 576);
+        assert_eq!(small.check(), Ok(()));
+    }
+
+    #[test]
+    fn dns_is_at_the_gateway() {
+        let (v4, v6) = definition().plan();
+        let v4 = v4.unwrap();
+        assert_eq!(
+            (v4.gateway.to_string(), v4.dns),
+            ("172.27.0.1".into(), Some(v4.gateway))
+        );
+        assert_eq!(v4.prefix_len, 16);
+        assert!(v4.dhcp_range.0 > v4.dhcp_range.1, "nobody without a lease");
+        assert_eq!(v6.unwrap().dns.unwrap().to_string(), "fd12::1");
+        assert_eq!(definition().gateway_mac().to_string(), "52:55:ac:1b:00:01");
+        let mut six = definition();
+        six.ipv4 = None;
+        assert_eq!(six.gateway_mac(), six.gateway_mac());
+        assert!(!six.gateway_mac().is_multicast());
+    }
+}

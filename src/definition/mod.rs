@@ -1,0 +1,40 @@
+//! What a network is, apart from the packets: its definition, its addresses, its inspection.
+//!
+//! # Theory of operation
+//!
+//! A network is defined by one small TOML file, which outlives all containers ([`Definition`],
+//! [`Store`]). While containers are on it, one process serves it; that process hands out the
+//! addresses of the network's pools and remembers them by the container's name ([`Ipam`]). What
+//! people and programs see of it has the shape that Docker gave it ([`inspect`]).
+//!
+//! The default network [`DEFAULT_NETWORK`] exists without a file.
+//!
+//! # Invariants
+//!
+//! - No two networks overlap, nor does a network overlap a route of the host when it is made.
+//! - Files are replaced whole or not at all ([`mod@file`]); creators take turns.
+//! - A definition that was read has been checked as thoroughly as one that was asked for.
+
+mod directories;
+pub mod file;
+mod file_format;
+mod name;
+pub mod pool;
+mod routes;
+pub mod runtime;
+mod store;
+
+pub use directories::Directories;
+pub use file_format::{BRIDGE, Definition, DefinitionError, Request};
+pub use name::{DEFAULT_NETWORK, NameError, check_name, check_network_name};
+pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
+pub use routes::{HostRoute, HostRoutes};
+pub use store::{Store, StoreError};
+
+/// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
+/// it; this is the largest multiple of 16 that a TAP takes. Offloads carry 64 KiB a system call at
+/// any MTU; a large one saves the rest of the per-packet work for programs that send datagrams.
+pub const DEFAULT_MTU: u16 = 65520;
+
+/// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
+pub const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;

@@ -1,0 +1,500 @@
+//! The library face: networks, for programs that run containers.
+//!
+//! A [`Network`] is a handle to a named network. It holds no connection and no process: each call
+//! asks the network's process over its control socket, and starts that process where it is needed
+//! and does not run. What the commands of `cnet` do, they do through this.
+//!
+//! ```no_run
+//! use cnet::{Attach, Network, Target};
+//!
+//! # async fn example() -> Result<(), cnet::NetworkError> {
+//! let network = Network::open("cnet")?;
+//! let wish = Attach {
+//!     name: Some("web".to_owned()),
+//!     publish: vec!["8080:80".to_owned()],
+//!     ..Attach::default()
+//! };
+//! let joined = network.attach(Target::Process(4711), wish).await?;
+//! println!("{} has {:?}", joined.container.name, joined.container.ipv4);
+//! network.detach("web").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Limits
+//!
+//! All calls need a tokio runtime with I/O and time. The network's process is the program `cnet`,
+//! which has to be installed ([`Network::with_program`]). Handle and process belong to one user.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cnet_tap::{Namespaces, TapError, watch};
+use rustix::fs::{Mode, OFlags};
+use serde::de::DeserializeOwned;
+use tokio::io::Interest;
+
+use crate::async_fd::Watched;
+use crate::control::client::{self, AskError};
+use crate::control::{
+    Action, Attach, Attached, Detach, Kind, NetworkReport, Nothing, PublishPorts, Published,
+    Refusal, StatisticsReport, Stop,
+};
+use crate::definition::{Definition, Directories, HostRoutes, Request, Store, StoreError};
+use crate::start::{self, StartError};
+use crate::vm::VmAddress;
+
+/// How often an action is tried again when the network's process ends just then.
+const ATTEMPTS: usize = 3;
+
+/// How long a network's process that is ending is waited for, and how long between two looks. It
+/// takes its containers out, which takes the kernel some milliseconds for each, and passes on what
+/// they have left behind.
+pub const ENDING: Duration = Duration::from_secs(5);
+/// How long a client waits before it asks a network's process again that is ending.
+pub const PAUSE: Duration = Duration::from_millis(10);
+
+/// How long to wait before looking again for a network's process that does not come back.
+const KEEPING: Duration = Duration::from_secs(1);
+
+/// Who is to join a network.
+#[derive(Debug)]
+pub enum Target {
+    /// The container that this process is in; it leaves when the process ends.
+    Process(i32),
+    /// The network namespace of this path; it leaves when the path is removed.
+    Path(PathBuf),
+    /// A virtual machine that meets the network there; it stays until it is detached.
+    Machine(VmAddress),
+    /// The network namespace of this descriptor; it leaves when the process behind the pidfd ends.
+    /// It is taken up again after a crash of the network's process only by way of a process in the
+    /// namespace: that one, or `member`.
+    Descriptors {
+        /// The network namespace.
+        net: OwnedFd,
+        /// The process to watch.
+        pidfd: OwnedFd,
+        /// A process in the namespace, if the other one is not.
+        member: Option<i32>,
+    },
+}
+
+/// What can go wrong with a network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// There is no place for networks.
+    #[error("{0}")]
+    Directories(String),
+    /// The definition cannot be had or made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network's process cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The network's process does not answer.
+    #[error(transparent)]
+    Ask(AskError),
+    /// The network's process refuses.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The container cannot be found or entered.
+    #[error(transparent)]
+    Target(#[from] TapError),
+}
+
+impl NetworkError {
+    /// Whether the network says that there is no such container or port.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::NotFound)
+    }
+
+    /// Whether the network says that somebody else has it.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::Conflict)
+    }
+}
+
+/// A named network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    definition: Definition,
+    directories: Directories,
+    program: PathBuf,
+}
+
+impl Network {
+    /// The network called `name`, or whose id starts so.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Store`] if there is none.
+    pub fn open(name: &str) -> Result<Network, NetworkError> {
+        let store = Store::open(directories()?);
+        let definition = store.get(name)?;
+        Ok(Network::new(definition, store.directories().clone()))
+    }
+
+    /// Makes a network.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Store`] if there is one of that name, or its subnets are taken.
+    pub fn create(request: Request) -> Result<Network, NetworkError> {
+        let store = Store::open(directories()?);
+        let definition = store.create(request, &HostRoutes::read())?;
+        Ok(Network::new(definition, store.directories().clone()))
+    }
+
+    /// The handle of a network that is known already.
+    pub fn new(definition: Definition, directories: Directories) -> Network {
+        Network {
+            definition,
+            directories,
+            program: program(),
+        }
+    }
+
+    /// Starts network processes with the program at `path` instead of this one, if it is cnet
+    /// itself, or the `cnet` in the search path.
+    #[must_use]
+    pub fn with_program(mut self, path: impl Into<PathBuf>) -> Network {
+        self.program = path.into();
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.definition.name
+    }
+
+    /// How it was defined.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Lets a container join.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Target`] if there is no such container; [`NetworkError::Refused`] as
+    /// [`Action::Attach`] has it; and as for all calls, [`NetworkError::Start`] and
+    /// [`NetworkError::Ask`].
+    pub async fn attach(&self, target: Target, wish: Attach) -> Result<Attached, NetworkError> {
+        let (wish, descriptors) = target.describe(wish)?;
+        self.ask(&Action::Attach(wish), &descriptors).await
+    }
+
+    /// Takes a container out: by its name, its id or the start of it, or its process.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] if there is none; and as for all calls.
+    pub async fn detach(&self, container: &str) -> Result<(), NetworkError> {
+        let detach = Detach {
+            container: container.to_owned(),
+        };
+        let done: Result<Nothing, _> = self.ask(&Action::Detach(detach), &[]).await;
+        done.map(drop)
+    }
+
+    /// Opens ports of the host, in the syntax of `-p`, and leads them to a container: all or none.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] as [`Action::Publish`] has it; and as for all calls.
+    pub async fn publish(
+        &self,
+        container: &str,
+        ports: &[&str],
+    ) -> Result<Published, NetworkError> {
+        let ports = publish_ports(container, ports);
+        self.ask(&Action::Publish(ports), &[]).await
+    }
+
+    /// Closes ports of the host, and tells which.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] if none was open; and as for all calls.
+    pub async fn unpublish(
+        &self,
+        container: &str,
+        ports: &[&str],
+    ) -> Result<Published, NetworkError> {
+        let ports = publish_ports(container, ports);
+        self.ask(&Action::Unpublish(ports), &[]).await
+    }
+
+    /// Who is on the network; `None` if it does not run. A process that has crashed is started
+    /// again for this, and takes up its containers.
+    ///
+    /// # Errors
+    ///
+    /// As for all calls.
+    pub async fn inspect(&self) -> Result<Option<NetworkReport>, NetworkError> {
+        self.ask_if_running(&Action::Inspect(Nothing {})).await
+    }
+
+    /// What passed the network; `None` if it does not run.
+    ///
+    /// # Errors
+    ///
+    /// As for all calls.
+    pub async fn statistics(&self) -> Result<Option<StatisticsReport>, NetworkError> {
+        self.ask_if_running(&Action::Statistics(Nothing {})).await
+    }
+
+    /// Ends the network's process, if it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] while containers are on it, unless `force` is given, which takes
+    /// them out; and as for all calls.
+    pub async fn stop(&self, force: bool) -> Result<(), NetworkError> {
+        let stop = Action::Stop(Stop { force });
+        let done: Result<Option<Nothing>, _> = self.ask_if_running(&stop).await;
+        done.map(drop)
+    }
+
+    /// Starts the network's process, if it does not run. It ends again within seconds unless a
+    /// container joins, or it finds some that a process before it has left.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Start`].
+    pub async fn start(&self) -> Result<(), NetworkError> {
+        let (directories, program) = (self.directories.clone(), self.program.clone());
+        let name = self.definition.name.clone();
+        let started =
+            tokio::task::spawn_blocking(move || start::ensure(&directories, &name, &program));
+        let lost = |e: tokio::task::JoinError| StartError::Failed(e.to_string());
+        Ok(started.await.map_err(lost)??)
+    }
+
+    /// Keeps the network's process `pid` alive for as long as this is polled: starts it again
+    /// whenever it ends. `started` is told the process's number each time.
+    pub async fn keep(&self, mut pid: u32, mut started: impl FnMut(u32)) {
+        loop {
+            started(pid);
+            let pidfd = watch::pidfd(pid as i32);
+            let watched = pidfd.map(|pidfd| Watched::new(pidfd, Interest::READABLE));
+            if let Ok(Ok(watched)) = &watched {
+                // An error is the event loop's own end.
+                let _ = watched.ready().await.map(drop);
+            }
+            loop {
+                match self.inspect().await {
+                    // One that cannot be watched is asked again after a while.
+                    Ok(Some(report)) if report.pid != pid => {
+                        pid = report.pid;
+                        break;
+                    }
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(%error, "the network does not come back"),
+                }
+                tokio::time::sleep(KEEPING).await;
+            }
+        }
+    }
+
+    async fn ask_if_running<T: DeserializeOwned>(
+        &self,
+        action: &Action,
+    ) -> Result<Option<T>, NetworkError> {
+        let name = &self.definition.name;
+        match self.ask_who_stays(action, &[]).await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(AskError::Absent(_) | AskError::Lost(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Whoever was there has left in order, or has left something to be taken up.
+        match self.directories.state_file(name).exists() {
+            true => self.ask(action, &[]).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        action: &Action,
+        descriptors: &[OwnedFd],
+    ) -> Result<T, NetworkError> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match self.ask_who_stays(action, descriptors).await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ (AskError::Absent(_) | AskError::Lost(_))) => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+            self.start().await?;
+        }
+        Err(last.map_or(
+            NetworkError::Ask(AskError::Silent(None)),
+            NetworkError::from,
+        ))
+    }
+
+    /// Asks the network's process, but not one that is ending: that is waited for, [`ENDING`] at
+    /// most.
+    async fn ask_who_stays<T: DeserializeOwned>(
+        &self,
+        action: &Action,
+        descriptors: &[OwnedFd],
+    ) -> Result<T, AskError> {
+        let socket = self.directories.socket(&self.definition.name);
+        let begun = Instant::now();
+        loop {
+            let copies = descriptors.iter().map(OwnedFd::try_clone);
+            let copies = copies.collect::<Result<_, _>>();
+            let copies = copies.map_err(AskError::Unreachable)?;
+            match client::ask(&socket, action, copies).await {
+                Err(AskError::Refused(refusal))
+                    if refusal.kind == Kind::Ending && begun.elapsed() < ENDING =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+impl From<AskError> for NetworkError {
+    fn from(error: AskError) -> NetworkError {
+        match error {
+            AskError::Refused(refusal) => NetworkError::Refused(refusal),
+            other => NetworkError::Ask(other),
+        }
+    }
+}
+
+impl Target {
+    /// What a person names: a process by its number, a namespace by its path.
+    pub fn parse(text: &str) -> Option<Target> {
+        match text.parse::<i32>() {
+            Ok(pid) => Some(Target::Process(pid)),
+            Err(_) => text.contains('/').then(|| Target::Path(text.into())),
+        }
+    }
+
+    /// The descriptors that the network's process needs, and what it is told of them.
+    fn describe(self, mut wish: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
+        (wish.path, wish.member, wish.vm) = (None, None, None);
+        let descriptors = match self {
+            Target::Process(pid) => {
+                // The pidfd first: if the process is still there afterwards, both are of the same.
+                let pidfd = watch::pidfd(pid)?;
+                let namespaces = Namespaces::of_process(pid)?;
+                if watch::has_ended(&pidfd)? {
+                    return Err(TapError::NoSuchProcess { pid }.into());
+                }
+                vec![namespaces.net, pidfd]
+            }
+            Target::Path(path) => match watch::process_of(&path) {
+                // Files of /proc send no events: such a path is watched by its process.
+                Some(pid) => {
+                    // As above.
+                    let pidfd = watch::pidfd(pid)?;
+                    let net = open(&path)?;
+                    if watch::has_ended(&pidfd)? {
+                        return Err(TapError::NoSuchProcess { pid }.into());
+                    }
+                    vec![net, pidfd]
+                }
+                None => {
+                    let path = path
+                        .canonicalize()
+                        .map_err(|source| TapError::OpenNamespace { path, source })?;
+                    let net = open(&path)?;
+                    wish.path = Some(path);
+                    vec![net]
+                }
+            },
+            Target::Machine(address) => {
+                wish.vm = Some(address.to_string());
+                Vec::new()
+            }
+            Target::Descriptors { net, pidfd, member } => {
+                wish.member = member;
+                vec![net, pidfd]
+            }
+        };
+        Ok((wish, descriptors))
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, TapError> {
+    // Non-blocking, because the path may name a FIFO.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    let net = opened.map_err(|errno| TapError::OpenNamespace {
+        path: path.to_owned(),
+        source: errno.into(),
+    })?;
+    // Looked at here, so that the error names the path.
+    match Namespaces::of_net(net.as_fd().try_clone_to_owned().map_err(|source| {
+        TapError::OpenNamespace {
+            path: path.to_owned(),
+            source,
+        }
+    })?) {
+        Err(TapError::NotANetwork) => Err(TapError::WrongNamespace {
+            path: path.to_owned(),
+            kind: "network",
+        }),
+        _ => Ok(net),
+    }
+}
+
+fn publish_ports(container: &str, ports: &[&str]) -> PublishPorts {
+    PublishPorts {
+        container: container.to_owned(),
+        ports: ports.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn directories() -> Result<Directories, NetworkError> {
+    Directories::of_this_user().map_err(|e| NetworkError::Directories(e.to_string()))
+}
+
+/// This very program if it is cnet, whatever has become of its file; otherwise the installed one.
+fn program() -> PathBuf {
+    let own = std::env::current_exe().ok();
+    let name = own.as_deref().and_then(Path::file_name);
+    // The kernel says so of a file that was replaced (proc_pid_exe(5)).
+    match name.and_then(|name| name.to_str()) {
+        Some("cnet" | "cnet (deleted)") => PathBuf::from("/proc/self/exe"),
+        _ => PathBuf::from("cnet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_told_apart() {
+        assert!(matches!(Target::parse("17"), Some(Target::Process(17))));
+        let path = Target::parse("/run/netns/x");
+        assert!(matches!(path, Some(Target::Path(p)) if p == Path::new("/run/netns/x")));
+        assert!(Target::parse("web").is_none());
+    }
+
+    #[test]
+    fn a_target_is_described_by_what_it_is() {
+        let own = std::process::id() as i32;
+        let described = |target: Target| target.describe(Attach::default());
+        let (wish, fds) = described(Target::Process(own)).unwrap();
+        assert_eq!((wish.path, fds.len()), (None, 2));
+        let (wish, fds) = described(Target::Path(format!("/proc/{own}/ns/net").into())).unwrap();
+        assert_eq!((wish.path, fds.len()), (None, 2));
+        let error = described(Target::Path("/etc/passwd".into())).unwrap_err();
+        assert!(
+            error.to_string().contains("not a network namespace"),
+            "{error}"
+        );
+        let error = described(Target::Process(i32::MAX)).unwrap_err();
+        assert!(error.to_string().contains("no process"), "{error}");
+    }
+}

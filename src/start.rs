@@ -1,0 +1,206 @@
+//! The client's part: starting a network process where there is none.
+//!
+//! Clients take turns at the network's directory, so that two that find nobody start one process
+//! between them. A process that leaves takes the turn as well, and keeps it until it has ended. So
+//! does whoever removes the network, and a process is started only for one that is there.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::definition::{DEFAULT_NETWORK, Directories, runtime};
+use crate::log::Bounded;
+
+/// The hidden subcommand of `cnet` that a network's process is started by.
+pub const SUBCOMMAND: &str = "network-process";
+
+/// What a network's process writes to standard output when it is ready. Anything else is an error's
+/// text.
+pub const READY: &str = "ready\n";
+
+/// How long a process may take until it serves: it takes up containers first, whose namespaces may
+/// hang for [`cnet_netd::opener::PATIENCE`].
+const READINESS: Duration = Duration::from_secs(20);
+
+/// Why there is no network process.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The runtime directory cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// There is no such network any more.
+    #[error("the network `{0}` was removed meanwhile; `cnet network create {0}` makes it again")]
+    Removed(String),
+    /// The program cannot be executed.
+    #[error("cannot execute {}: {source}; install cnet, or name its program", .program.display())]
+    Program {
+        /// The program.
+        program: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It runs, and does not serve.
+    #[error(
+        "the network's process was started {} s ago and does not serve yet; {} may tell why",
+        READINESS.as_secs(),
+        .0.display()
+    )]
+    Slow(PathBuf),
+    /// It ended before it was ready; this is what it said.
+    #[error("the network cannot start: {0}")]
+    Failed(String),
+}
+
+/// Makes sure that a process serves the network, and waits until it does. `program` is cnet's own.
+/// Blocks for some milliseconds; for longer if another process is just leaving, and 40 seconds at
+/// most.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
+    let unusable = |(path, source)| StartError::Directory { path, source };
+    let (path, _turn) = runtime::turn(directories, network).map_err(unusable)?;
+    let failed = |source| unusable((path.clone(), source));
+    if UnixStream::connect(directories.socket(network)).is_ok() {
+        // Somebody else was quicker.
+        return Ok(());
+    }
+    if network != DEFAULT_NETWORK && !directories.definition(network).exists() {
+        // The directory, if it was made just now.
+        let _ = fs::remove_dir(&path);
+        return Err(StartError::Removed(network.to_owned()));
+    }
+    let log = Bounded::open(&runtime::log(&path)).map_err(failed)?;
+    let not_started = |source| StartError::Program {
+        program: program.to_owned(),
+        source,
+    };
+    let mut child = Command::new(program)
+        .arg0("cnet")
+        .arg(SUBCOMMAND)
+        .arg(network)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(not_started)?;
+    let said = match child.stdout.take() {
+        Some(out) => read_until_ready(out, READINESS),
+        None => Ok(String::new()),
+    };
+    if said.is_err() {
+        // It has not even forked, or has ended, and this does nothing.
+        let _ = child.kill();
+    }
+    // What was started forks, and ends at once.
+    let _ = child.wait();
+    let said = said.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => StartError::Slow(runtime::log(&path)),
+        _ => not_started(error),
+    })?;
+    match said == READY {
+        true => Ok(()),
+        false if said.is_empty() => Err(StartError::Failed(format!(
+            "it ended without a word; {} may tell more",
+            runtime::log(&path).display()
+        ))),
+        false => Err(StartError::Failed(said)),
+    }
+}
+
+/// Reads up to the line that says that all is well, or to the end.
+///
+/// # Errors
+///
+/// What poll(2) or read(2) says; `TimedOut` if neither comes in time.
+fn read_until_ready(mut out: impl Read + AsFd, patience: Duration) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let mut space = [0; 1024];
+    let begun = Instant::now();
+    loop {
+        let left = patience.saturating_sub(begun.elapsed());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&out, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, Some(&left)) {
+            Ok(0) if begun.elapsed() >= patience => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) | Err(Errno::INTR) => continue,
+            ready => {
+                ready?;
+            }
+        }
+        match out.read(&mut space) {
+            Ok(0) => break,
+            Ok(length) => bytes.extend_from_slice(&space[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if bytes == READY.as_bytes() {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn readiness_is_told_from_an_error() {
+        let said = |text: &str| {
+            let (reader, mut writer) = io::pipe().unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            drop(writer);
+            read_until_ready(reader, READINESS).unwrap()
+        };
+        assert_eq!(said("ready\n"), READY);
+        assert_eq!(said("no network `x`"), "no network `x`");
+    }
+
+    #[test]
+    fn one_that_says_nothing_is_not_waited_for_without_end() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"rea").unwrap();
+        let patience = Duration::from_millis(50);
+        let begun = Instant::now();
+        let error = read_until_ready(reader, patience).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= patience);
+    }
+
+    #[test]
+    fn a_program_that_is_no_network_process_is_told() {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let error = |program: &str| ensure(&directories, "cnet", Path::new(program)).unwrap_err();
+        assert!(matches!(error("true"), StartError::Failed(_)));
+        assert!(error("true").to_string().contains("without a word"));
+        assert!(matches!(
+            error("/no/such/program"),
+            StartError::Program { .. }
+        ));
+        let error = ensure(&directories, "lan", Path::new("true")).unwrap_err();
+        assert!(error.to_string().contains("`lan` was removed"), "{error}");
+        assert!(!directories.network_runtime("lan").exists());
+    }
+}

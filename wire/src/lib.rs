@@ -1,0 +1,41 @@
+//! Bytes and values of cnet, without state: each header is read in one place and written in one
+//! place, and nobody else counts octets.
+//!
+//! Readers: [`vnet`], [`frame`] (which reads Ethernet, [`arp`], IPv4 and [`ipv6`] once, from outside
+//! to inside). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
+//! for ports without offloads, [`checksum`] for both. Vocabulary that all crates share: [`addr`],
+//! [`drops`], [`time`], and [`sink`], where frames leave the pure core.
+//!
+//! # The contract of the pure crates
+//!
+//! `cnet-wire`, `cnet-vswitch`, `cnet-nat` and `cnet-core` hold no descriptor, clock, thread or
+//! random source. Time comes in as a [`time::Instant`], seeds come in at construction, and effects
+//! leave through small traits with static dispatch. A state machine's methods are sorted by name:
+//!
+//! - `handle_*(now, …)` takes one event in (a frame, a socket's readiness, an expired deadline);
+//! - `poll_timeout()` tells when `handle_timeout(now)` wants to be called next, if at all;
+//! - everything else is a getter or a configuration change.
+//!
+//! A packet that is refused is an outcome, not an error: it is counted under its [`DropReason`].
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod arp;
+pub mod checksum;
+pub mod drops;
+pub mod frame;
+pub mod headers;
+mod ipv4;
+pub mod ipv6;
+pub mod prefixes;
+pub mod segment;
+pub mod sink;
+pub mod time;
+pub mod vnet;
+
+pub use addr::{MacAddr, PortId, Protocol};
+pub use drops::{DropCounters, DropReason};
+pub use frame::{Fragment, Frame, IpHeader, L3};
+pub use segment::Segments;
+pub use sink::{FrameSink, PortFull};
+pub use vnet::VnetHeader;
