@@ -6,8 +6,8 @@
 //! Containers come and go by [`Control::add_port`] and [`Control::remove_port`].
 //!
 //! There is one worker unless more are asked for ([`NetworkConfig::workers`]). The first is asked for
-//! everything and tells the others what concerns them ([`crew`]); they carry TCP alone, and hand the
-//! rest to it ([`hand_over`]).
+//! everything and tells the others what concerns them ([`worker`]); they carry TCP alone, and hand the
+//! rest to it ([`handoff`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -18,27 +18,23 @@ use std::thread;
 use cnet_tap::Supplier;
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
-mod batch;
+mod busy_poll;
 mod config;
-mod crew;
-mod descriptors;
-mod forwards;
-mod frames;
-mod hand_over;
-mod plan;
-mod ports;
-pub mod sockets;
-mod spin;
-mod splice;
+mod core_config;
+mod fd_budget;
+mod forward;
+mod handoff;
+mod port;
+mod socket;
 mod statistics;
 mod worker;
 
 pub use cnet_nat::gateway::{DnsQuery, QueryId, Transport};
 pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
-pub use forwards::{ForwardId, Publish, PublishError};
-pub use ports::{PortDevice, PortEnd, PortError};
-pub use splice::supplier;
+pub use forward::supplier;
+pub use forward::{ForwardId, Publish, PublishError};
+pub use port::{PortDevice, PortEnd, PortError};
 pub use statistics::{PortStatistics, Statistics};
 
 /// What [`Dataplane::ended`] and [`PortEnd`] say when the network was stopped.
@@ -63,7 +59,7 @@ enum Command {
     AnswerDns(QueryId, Vec<u8>),
     Stop,
     /// From another worker.
-    Crew(crew::News),
+    Crew(worker::workers::News),
 }
 
 /// Where a worker takes its commands from.
@@ -85,7 +81,7 @@ impl Mailbox {
 /// Steers a running network. Cheap to clone, from any thread.
 #[derive(Clone, Debug)]
 pub struct Control {
-    workers: crew::Mailboxes,
+    workers: worker::workers::Mailboxes,
 }
 
 impl Control {
@@ -223,7 +219,7 @@ impl Dataplane {
     ) -> anyhow::Result<(Dataplane, async_mpsc::Receiver<DnsQuery>)> {
         let (queries, query_receiver) = async_mpsc::channel(QUERY_QUEUE);
         let (ended_sender, ended) = watch::channel(None);
-        let (mailboxes, workers) = crew::start(&config, &queries, ended_sender)?;
+        let (mailboxes, workers) = worker::workers::start(&config, &queries, ended_sender)?;
         let control = Control { workers: mailboxes };
         Ok((
             Dataplane {

@@ -9,14 +9,14 @@ use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
 use super::super::Command;
-use super::super::crew::{Joining, News};
-use super::super::frames::SMALL;
-use super::super::ports::PortError;
+use super::super::port::PortError;
+use super::frames::SMALL;
+use super::workers::{Joining, News};
 use super::{BATCH, BATCH_WRITES, LARGE_BATCH, Worker};
 
 impl Worker {
     /// Gives every other worker its queue of a port that was plugged in here.
-    pub(super) fn share_port(
+    pub(crate) fn share_port(
         &self,
         id: PortId,
         queues: Vec<TapQueue>,
@@ -40,7 +40,7 @@ impl Worker {
     /// # Errors
     ///
     /// When that worker has failed: without it there is no network.
-    pub(super) fn hear(&mut self, now: Instant, news: News) -> anyhow::Result<()> {
+    pub(crate) fn hear(&mut self, now: Instant, news: News) -> anyhow::Result<()> {
         match news {
             News::Join(joining) => self.join(now, *joining),
             News::Leave(token) => {
@@ -90,13 +90,13 @@ impl Worker {
         }
     }
 
-    pub(super) fn tell_first(&self, news: News) {
+    pub(crate) fn tell_first(&self, news: News) {
         if let Some(first) = &self.channels.crew.first {
             first.send(Command::Crew(news));
         }
     }
 
-    pub(super) fn tell_others(&self, news: impl Fn() -> News) {
+    pub(crate) fn tell_others(&self, news: impl Fn() -> News) {
         for other in &self.channels.crew.others {
             other.send(Command::Crew(news()));
         }
@@ -105,7 +105,7 @@ impl Worker {
     /// Handles frames that others have handed over, of each at most the batch that a port has in a
     /// turn: so those who sent them are acknowledged as soon, and other events wait for one batch of
     /// each of the other workers.
-    pub(super) fn take_handed(&mut self, now: Instant) {
+    pub(crate) fn take_handed(&mut self, now: Instant) {
         let Worker {
             router,
             ports,

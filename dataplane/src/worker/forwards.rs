@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use super::super::canonical;
-use super::super::forwards::{self, Forward, ForwardId, ForwardSocket, Publish, PublishError};
-use super::super::splice::Client;
+use super::super::forward::rule::{self, Forward, ForwardId, ForwardSocket, Publish, PublishError};
+use super::super::forward::splice::Client;
 use super::Worker;
 
 /// Connections accepted from one listener before other events are looked at.
@@ -21,8 +21,8 @@ const ACCEPTS_A_ROUND: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
 impl Worker {
-    pub(super) fn publish(&mut self, publish: Publish) -> Result<ForwardId, PublishError> {
-        let fd = forwards::open(&publish)?;
+    pub(crate) fn publish(&mut self, publish: Publish) -> Result<ForwardId, PublishError> {
+        let fd = rule::open(&publish)?;
         let slot = match self.forwards.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -77,7 +77,7 @@ impl Worker {
         Ok(id)
     }
 
-    pub(super) fn unpublish(&mut self, id: ForwardId) -> Result<(), PublishError> {
+    pub(crate) fn unpublish(&mut self, id: ForwardId) -> Result<(), PublishError> {
         let (index, slot) = self
             .forwards
             .iter_mut()
@@ -95,7 +95,7 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn serve_forward(&mut self, now: Instant, token: Token, ready: Readiness) {
+    pub(crate) fn serve_forward(&mut self, now: Instant, token: Token, ready: Readiness) {
         let slot = token.index() as usize;
         let Some(Some(forward)) = self.forwards.get(slot) else {
             return;
@@ -113,7 +113,7 @@ impl Worker {
 
     /// Accepts what waits at a listener. Without a free descriptor all listeners pause: the kernel
     /// keeps the clients in their queues.
-    pub(super) fn accept_from(&mut self, now: Instant, slot: usize) {
+    pub(crate) fn accept_from(&mut self, now: Instant, slot: usize) {
         for round in 0.. {
             let Some(Some(forward)) = self.forwards.get(slot) else {
                 return;
@@ -163,7 +163,7 @@ impl Worker {
     }
 
     /// Gives spliced connections their turns, and those that cannot be spliced to the router.
-    pub(super) fn serve_splices(&mut self, now: Instant) {
+    pub(crate) fn serve_splices(&mut self, now: Instant) {
         self.splices.serve(now);
         while let Some(client) = self.splices.take_refused() {
             self.bring_by_frames(now, client);

@@ -6,16 +6,16 @@ use cnet_tap::Supplier;
 use cnet_wire::time::Instant;
 use cnet_wire::{DropReason, PortId};
 
-use super::super::crew::News;
-use super::super::forwards::ForwardId;
-use super::super::plan::port_config;
-use super::super::ports::{Device, Opened, PortDevice, PortEnd, PortError, Unplugged};
+use super::super::core_config::port_config;
+use super::super::forward::ForwardId;
+use super::super::port::{Device, Opened, PortDevice, PortEnd, PortError, Unplugged};
 use super::super::statistics::{PortStatistics, Statistics};
 use super::Worker;
+use super::workers::News;
 use crate::PortPlan;
 
 impl Worker {
-    pub(super) fn add_port(
+    pub(crate) fn add_port(
         &mut self,
         plan: PortPlan,
         device: PortDevice,
@@ -43,14 +43,14 @@ impl Worker {
         }
     }
 
-    pub(super) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
+    pub(crate) fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
         let gone = self.take_port(now, id).ok_or(PortError::Unknown(id))?;
         gone.tell_removed();
         Ok(())
     }
 
     /// Splices connections from the host's loopback to a port, with sockets from `supplier`.
-    pub(super) fn supply(&mut self, port: PortId, supplier: Supplier) {
+    pub(crate) fn supply(&mut self, port: PortId, supplier: Supplier) {
         // A port that is gone again needs none.
         if let Some(guests) = self.ports.addresses(port) {
             self.splices.supply(port, guests, supplier);
@@ -58,7 +58,7 @@ impl Worker {
     }
 
     /// The device of `id` has failed.
-    pub(super) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
+    pub(crate) fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
         if let Some(gone) = self.take_port(now, id) {
             let (token, reason) = (gone.token, gone.obituary(error));
             gone.tell(reason.clone());
@@ -67,7 +67,7 @@ impl Worker {
     }
 
     /// Ends all that a port has, published ports that lead to it included.
-    pub(super) fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
+    pub(crate) fn take_port(&mut self, now: Instant, id: PortId) -> Option<Unplugged> {
         let gone = self.ports.unplug(id)?;
         let to_it = |guest| gone.addresses.contains(&guest);
         let forwards = self.forwards.iter().flatten();
@@ -83,7 +83,7 @@ impl Worker {
         Some(gone)
     }
 
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(crate) fn statistics(&self) -> Statistics {
         let ports = self.ports.written().filter_map(|(port, written)| {
             let counted = self.router.port_counters(port)?;
             // The switch counts only what other ports found full; the device's count has it all.

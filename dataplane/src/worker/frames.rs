@@ -30,12 +30,12 @@ use cnet_wire::time::Instant;
 use cnet_wire::{FrameSink, PortId};
 
 /// A frame of at most so many bytes, its virtio-net header counted in, may wait for others.
-pub(super) const SMALL: usize = 2048;
+pub(crate) const SMALL: usize = 2048;
 
 /// What is to be done after a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// Read on: the frame may wait.
     Read,
     /// Call [`Frames::hand_on`].
@@ -47,14 +47,14 @@ pub(super) enum Next {
 
 /// Frames that were read and not handled yet.
 #[derive(Debug)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     buf: Box<[u8]>,
     waiting: [(PortId, Range<usize>); LOOK_AHEAD],
     count: usize,
 }
 
 impl Frames {
-    pub(super) fn new() -> Frames {
+    pub(crate) fn new() -> Frames {
         // All but the last that waits are small, and for that one a whole frame's room is left.
         let len = (LOOK_AHEAD - 1) * SMALL + FRAME_BUFFER_LEN;
         Frames {
@@ -71,7 +71,7 @@ impl Frames {
     ///
     /// Those of `read`; the frames that wait are still there.
     #[inline]
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         port: PortId,
         gather: bool,
@@ -93,7 +93,7 @@ impl Frames {
     }
 
     /// Has `router` handle the frames that wait, if there are any.
-    pub(super) fn hand_on<S: FrameSink, H: HostSockets>(
+    pub(crate) fn hand_on<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
         router: &mut Router,

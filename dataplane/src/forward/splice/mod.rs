@@ -49,13 +49,13 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
 
 mod connection;
-mod pipe;
-mod stock;
+mod pipe_pool;
+mod socket_pool;
 
-use super::sockets::allowed;
+use crate::socket::allowed;
 use connection::{CLIENT, Connection, GUEST, Turn};
-use pipe::Pipes;
-use stock::{Stock, make_room};
+use pipe_pool::Pipes;
+use socket_pool::{Stock, make_room};
 
 /// How long a client waits for a socket before it goes through the TAP: much longer than a supplier
 /// takes, and short of what a person notices.
@@ -76,7 +76,7 @@ const TURNS_A_ROUND: usize = 8;
 const SUPPLY: u32 = 1 << 23;
 
 /// Starts a supplier of sockets in a container's namespaces, for
-/// [`Control::supply`](super::Control::supply). `None` where that fails, which is logged, or the
+/// [`Control::supply`](crate::Control::supply). `None` where that fails, which is logged, or the
 /// environment variable `CNET_WITHOUT` names `splice`: published ports work without.
 ///
 /// To be called while the process has one thread.
@@ -95,13 +95,13 @@ pub fn supplier(namespaces: &Namespaces) -> Option<Supplier> {
 
 /// A client of a published port.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     /// Its connection.
-    pub(super) fd: OwnedFd,
-    /// Its address, [`canonical`](super::canonical).
-    pub(super) peer: SocketAddr,
+    pub(crate) fd: OwnedFd,
+    /// Its address, [`canonical`](crate::canonical).
+    pub(crate) peer: SocketAddr,
     /// Where in the container it is to come.
-    pub(super) guest: SocketAddr,
+    pub(crate) guest: SocketAddr,
 }
 
 /// A port's supplier.
@@ -126,7 +126,7 @@ struct Slot {
 
 /// All spliced connections of one worker.
 #[derive(Debug)]
-pub(super) struct Splices {
+pub(crate) struct Splices {
     epoll: Rc<OwnedFd>,
     supplies: Vec<Option<Supply>>,
     next_generation: u32,
@@ -145,7 +145,7 @@ pub(super) struct Splices {
 
 impl Splices {
     /// None yet; they will report to `epoll`.
-    pub(super) fn new(epoll: Rc<OwnedFd>) -> Splices {
+    pub(crate) fn new(epoll: Rc<OwnedFd>) -> Splices {
         let descriptors = getrlimit(Resource::Nofile).current;
         let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
         Splices {
@@ -164,7 +164,7 @@ impl Splices {
     }
 
     /// Has `supplier` make the sockets for connections to `guests`, which are addresses of `port`.
-    pub(super) fn supply(&mut self, port: PortId, guests: Vec<IpAddr>, supplier: Supplier) {
+    pub(crate) fn supply(&mut self, port: PortId, guests: Vec<IpAddr>, supplier: Supplier) {
         let index = match self.supplies.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
@@ -189,7 +189,7 @@ impl Splices {
     }
 
     /// The container of `port` is gone: so are its connections.
-    pub(super) fn withdraw(&mut self, port: PortId) {
+    pub(crate) fn withdraw(&mut self, port: PortId) {
         for index in 0..self.supplies.len() {
             if self.supplies[index]
                 .as_ref()
@@ -214,7 +214,7 @@ impl Splices {
     }
 
     /// Takes a client over, or gives it back to go through the TAP.
-    pub(super) fn admit(&mut self, now: Instant, client: Client) -> Option<Client> {
+    pub(crate) fn admit(&mut self, now: Instant, client: Client) -> Option<Client> {
         let guest = client.guest.ip();
         let supplies = self.supplies.iter().flatten();
         let waiting: usize = supplies.map(Supply::waiting).sum();
@@ -333,7 +333,7 @@ impl Splices {
     }
 
     /// Takes what epoll tells under one of our tokens.
-    pub(super) fn handle(&mut self, token: Token, events: EventFlags) {
+    pub(crate) fn handle(&mut self, token: Token, events: EventFlags) {
         let index = token.index();
         if index & SUPPLY != 0 {
             self.restock((index & !SUPPLY) as usize, token.generation());
@@ -404,7 +404,7 @@ impl Splices {
     }
 
     /// Gives connections their turns, and clients that have waited long enough up.
-    pub(super) fn serve(&mut self, now: Instant) {
+    pub(crate) fn serve(&mut self, now: Instant) {
         for _ in 0..TURNS_A_ROUND.min(self.ready.len()) {
             let Some(index) = self.ready.pop_front() else {
                 break;
@@ -444,17 +444,17 @@ impl Splices {
     }
 
     /// A client that is to go through the TAP after all.
-    pub(super) fn take_refused(&mut self) -> Option<Client> {
+    pub(crate) fn take_refused(&mut self) -> Option<Client> {
         self.refused.pop()
     }
 
     /// Whether there is work that no event will tell of.
-    pub(super) fn has_turns(&self) -> bool {
+    pub(crate) fn has_turns(&self) -> bool {
         !self.ready.is_empty() || !self.refused.is_empty()
     }
 
     /// When [`serve`](Self::serve) is due for a client that waits.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         if !self.may_wait {
             return None;
         }
@@ -467,7 +467,7 @@ impl Splices {
 
     /// Whether everything that the container has sent, the ends of its streams included, was passed
     /// on.
-    pub(super) fn is_delivered(&self) -> bool {
+    pub(crate) fn is_delivered(&self) -> bool {
         let mut open = self
             .slots
             .iter()

@@ -33,7 +33,7 @@
 //! have no room for. Towards us it is the TAP's ring of txqueuelen packets; a container that sends
 //! more than its turns take loses its own frames there.
 //!
-//! The socket of a virtual machine ([`vm`]) has an outbox besides, of bounded size: there may be as
+//! The socket of a virtual machine ([`vm`](super::vm)) has an outbox besides, of bounded size: there may be as
 //! little room in the socket as ten datagrams, where a super-frame makes more of them.
 
 use std::collections::VecDeque;
@@ -54,10 +54,8 @@ use cnet_wire::{FrameSink, MacAddr, PortFull, PortId};
 use rustix::event::epoll;
 use tokio::sync::oneshot;
 
-mod vm;
-
-use super::hand_over::Outlet;
-use vm::VmSocket;
+use super::vm::VmSocket;
+use crate::handoff::Outlet;
 
 /// What a port leads to.
 #[derive(Debug)]
@@ -106,7 +104,7 @@ pub enum PortError {
     Ended,
 }
 
-/// The end of a port: ready once the port is gone, with the reason; [`STOPPED`](super::STOPPED) if
+/// The end of a port: ready once the port is gone, with the reason; [`STOPPED`](crate::STOPPED) if
 /// the network went with it.
 #[derive(Debug)]
 pub struct PortEnd(oneshot::Receiver<String>);
@@ -116,13 +114,13 @@ impl Future for PortEnd {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<String> {
         let ended = Pin::new(&mut self.0).poll(cx);
-        ended.map(|reason| reason.unwrap_or_else(|_| super::STOPPED.to_owned()))
+        ended.map(|reason| reason.unwrap_or_else(|_| crate::STOPPED.to_owned()))
     }
 }
 
 /// What a port's workers share: the last of them to let go of it tells its end.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(crate) struct Life {
     end: Option<oneshot::Sender<String>>,
     /// Why it ends; the first to know says it.
     reason: OnceLock<String>,
@@ -140,7 +138,7 @@ impl Drop for Life {
 
 /// A place for a port in a worker.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(crate) struct Seat {
     pub token: Token,
     pub device: Device,
     pub life: Arc<Life>,
@@ -148,7 +146,7 @@ pub(super) struct Seat {
 
 /// What was written to a port, whoever made the frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Written {
+pub(crate) struct Written {
     pub frames: u64,
     /// Without virtio-net headers.
     pub bytes: u64,
@@ -158,14 +156,14 @@ pub(super) struct Written {
 
 /// A device as the worker uses it.
 #[derive(Debug)]
-pub(super) enum Device {
+pub(crate) enum Device {
     Tap { queue: TapQueue, takes_uso: bool },
     Vm(VmSocket),
 }
 
 /// A device that was taken apart for the workers.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     pub device: Device,
     /// A queue for each of the other workers.
     pub further: Vec<TapQueue>,
@@ -175,7 +173,7 @@ pub(super) struct Opened {
 
 impl Device {
     /// The device to use.
-    pub(super) fn open(device: PortDevice, workers: usize) -> Result<Opened, PortError> {
+    pub(crate) fn open(device: PortDevice, workers: usize) -> Result<Opened, PortError> {
         let not_socket = |e: io::Error| PortError::NotSocket(e.to_string());
         let socket = match device {
             PortDevice::Tap(tap) => {
@@ -238,7 +236,7 @@ struct Plug {
 }
 
 /// A port that was taken out.
-pub(super) struct Unplugged {
+pub(crate) struct Unplugged {
     device: Device,
     life: Arc<Life>,
     pub token: Token,
@@ -247,24 +245,24 @@ pub(super) struct Unplugged {
 
 impl Unplugged {
     /// Tells whoever waits for the port's end that it was asked for.
-    pub(super) fn tell_removed(self) {
+    pub(crate) fn tell_removed(self) {
         self.tell("removed".to_owned());
     }
 
     /// Why the port ends if the device failed with `error`.
-    pub(super) fn obituary(&self, error: &io::Error) -> String {
+    pub(crate) fn obituary(&self, error: &io::Error) -> String {
         self.device.obituary(error)
     }
 
     /// Tells whoever waits for the port's end, or lets the last worker that has the port tell it.
-    pub(super) fn tell(self, reason: String) {
+    pub(crate) fn tell(self, reason: String) {
         let _ = self.life.reason.set(reason);
     }
 }
 
 /// All ports of one worker.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     /// Where the devices are watched.
     epoll: Rc<OwnedFd>,
     /// The link's, in bytes of IP packets.
@@ -283,7 +281,7 @@ pub(super) struct Ports {
 
 impl Ports {
     /// No ports. What this worker does not take leaves by `outlet`.
-    pub(super) fn new(epoll: Rc<OwnedFd>, mtu: usize, outlet: Option<Outlet>) -> Ports {
+    pub(crate) fn new(epoll: Rc<OwnedFd>, mtu: usize, outlet: Option<Outlet>) -> Ports {
         Ports {
             epoll,
             mtu,
@@ -298,12 +296,12 @@ impl Ports {
     }
 
     /// Frames that were to be written so far: a difference tells what some work cost.
-    pub(super) fn emitted(&self) -> u64 {
+    pub(crate) fn emitted(&self) -> u64 {
         self.emitted
     }
 
     /// A number that no port has, in no worker.
-    pub(super) fn vacant(&mut self) -> Option<PortId> {
+    pub(crate) fn vacant(&mut self) -> Option<PortId> {
         self.leaving.retain(|(_, life)| life.strong_count() > 0);
         let held = |id: PortId| self.leaving.iter().any(|&(leaving, _)| leaving == id);
         let after = self.last + 1..MAX_PORTS;
@@ -317,7 +315,7 @@ impl Ports {
     /// # Errors
     ///
     /// When it cannot be watched; the place is vacant still.
-    pub(super) fn plug(
+    pub(crate) fn plug(
         &mut self,
         id: PortId,
         device: Device,
@@ -344,7 +342,7 @@ impl Ports {
     /// # Errors
     ///
     /// When the device cannot be waited for; there is no port then.
-    pub(super) fn seat(&mut self, seat: Seat, addresses: Vec<IpAddr>) -> io::Result<()> {
+    pub(crate) fn seat(&mut self, seat: Seat, addresses: Vec<IpAddr>) -> io::Result<()> {
         let Seat {
             token,
             device,
@@ -369,7 +367,7 @@ impl Ports {
     }
 
     /// A place in another worker for the port `id`, with a further queue of its device.
-    pub(super) fn another_seat(&self, id: PortId, queue: TapQueue) -> Option<Seat> {
+    pub(crate) fn another_seat(&self, id: PortId, queue: TapQueue) -> Option<Seat> {
         let plug = self.get(id)?;
         let Device::Tap { takes_uso, .. } = plug.device else {
             return None;
@@ -382,7 +380,7 @@ impl Ports {
     }
 
     /// Takes a port out.
-    pub(super) fn unplug(&mut self, id: PortId) -> Option<Unplugged> {
+    pub(crate) fn unplug(&mut self, id: PortId) -> Option<Unplugged> {
         let plug = self.slots.get_mut(id.0 as usize)?.take()?;
         // Closing it is not enough: whoever opened it for us may hold the same device.
         let _ = epoll::delete(&*self.epoll, plug.device.fd());
@@ -398,25 +396,25 @@ impl Ports {
     }
 
     /// The port that `token` stands for, if it is still there.
-    pub(super) fn current(&self, token: Token) -> Option<PortId> {
+    pub(crate) fn current(&self, token: Token) -> Option<PortId> {
         let id = PortId(token.index());
         (self.get(id)?.token == token).then_some(id)
     }
 
     /// Frames were handed over since the last call: wakes the worker that takes them.
-    pub(super) fn announce_handed(&mut self) {
+    pub(crate) fn announce_handed(&mut self) {
         if let Some(outlet) = &mut self.outlet {
             outlet.announce();
         }
     }
 
     /// The fixed addresses of a port's container.
-    pub(super) fn addresses(&self, id: PortId) -> Option<Vec<IpAddr>> {
+    pub(crate) fn addresses(&self, id: PortId) -> Option<Vec<IpAddr>> {
         self.get(id).map(|plug| plug.addresses.clone())
     }
 
     /// All ports and what was written to them.
-    pub(super) fn written(&self) -> impl Iterator<Item = (PortId, Written)> {
+    pub(crate) fn written(&self) -> impl Iterator<Item = (PortId, Written)> {
         let numbered = (0..).map(PortId).zip(&self.slots);
         numbered.filter_map(|(id, plug)| Some((id, plug.as_ref()?.written)))
     }
@@ -434,7 +432,7 @@ impl Ports {
     // ---- turns ----
 
     /// The device of `token` has room, or frames, or has failed.
-    pub(super) fn handle_event(&mut self, token: Token, flags: epoll::EventFlags) {
+    pub(crate) fn handle_event(&mut self, token: Token, flags: epoll::EventFlags) {
         if flags.contains(epoll::EventFlags::OUT)
             && let Some((
                 id,
@@ -478,7 +476,7 @@ impl Ports {
     }
 
     /// The device of `token` has frames, or has failed: its port gets a turn.
-    pub(super) fn enqueue(&mut self, token: Token) {
+    pub(crate) fn enqueue(&mut self, token: Token) {
         if let Some((_, plug)) = self.of_token(token)
             && !std::mem::replace(&mut plug.ready, true)
         {
@@ -487,7 +485,7 @@ impl Ports {
     }
 
     /// Whose turn it is. To be enqueued again unless its device is drained.
-    pub(super) fn next_turn(&mut self) -> Option<(Token, PortId)> {
+    pub(crate) fn next_turn(&mut self) -> Option<(Token, PortId)> {
         while let Some(token) = self.ready.pop_front() {
             if let Some((id, plug)) = self.of_token(token) {
                 plug.ready = false;
@@ -498,7 +496,7 @@ impl Ports {
     }
 
     /// Some port waits for its turn.
-    pub(super) fn has_turns(&self) -> bool {
+    pub(crate) fn has_turns(&self) -> bool {
         !self.ready.is_empty()
     }
 
@@ -508,7 +506,7 @@ impl Ports {
     ///
     /// As [`TapQueue::read`] and [`VmSocket::read`]; `NotFound` if there is no such port.
     #[inline]
-    pub(super) fn read(&mut self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
         match self.slots.get_mut(id.0 as usize) {
             Some(Some(plug)) => match &mut plug.device {
                 Device::Tap { queue, .. } => queue.read(buf),

@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use cnet_nat::host::{HostError, Received, SocketId};
 use cnet_tap::sockets::{BatchSpace, Datagram, MAX_BATCH, recv_datagram, recv_datagrams};
 
-use super::sockets::from_io;
+use super::table::from_io;
 
 /// Room for one datagram, or one train of them that the kernel joined.
 const SLOT_LEN: usize = 1 << 16;
@@ -20,7 +20,7 @@ const SLOT_LEN: usize = 1 << 16;
 /// The datagrams last fetched. There is one for all sockets: while it holds datagrams of one, the
 /// others are served singly.
 #[derive(Debug)]
-pub(super) struct ReceiveBatch {
+pub(crate) struct ReceiveBatch {
     /// Pages of it are touched only as far as datagrams reach.
     slots: Box<[u8]>,
     datagrams: Vec<Datagram>,
@@ -30,7 +30,7 @@ pub(super) struct ReceiveBatch {
 }
 
 impl ReceiveBatch {
-    pub(super) fn new() -> ReceiveBatch {
+    pub(crate) fn new() -> ReceiveBatch {
         ReceiveBatch {
             slots: vec![0; SLOT_LEN * MAX_BATCH].into_boxed_slice(),
             datagrams: Vec::with_capacity(MAX_BATCH),
@@ -41,7 +41,7 @@ impl ReceiveBatch {
     }
 
     /// Receives a datagram or a train of them of `socket` into `buf`.
-    pub(super) fn receive(
+    pub(crate) fn receive(
         &mut self,
         socket: SocketId,
         fd: BorrowedFd<'_>,
@@ -63,7 +63,7 @@ impl ReceiveBatch {
     }
 
     /// Forgets what waits of a socket that is closed.
-    pub(super) fn forget(&mut self, socket: SocketId) {
+    pub(crate) fn forget(&mut self, socket: SocketId) {
         if self.owner == Some(socket) {
             self.owner = None;
         }

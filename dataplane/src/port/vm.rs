@@ -54,9 +54,9 @@ pub(crate) struct VmSocket {
 
 /// Frames and bytes, as they were after segmentation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Taken {
-    pub(super) frames: u64,
-    pub(super) bytes: u64,
+pub(crate) struct Taken {
+    pub(crate) frames: u64,
+    pub(crate) bytes: u64,
 }
 
 impl VmSocket {
@@ -65,7 +65,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// When it is something else.
-    pub(super) fn stream(fd: OwnedFd) -> io::Result<VmSocket> {
+    pub(crate) fn stream(fd: OwnedFd) -> io::Result<VmSocket> {
         let inbox = Inbox {
             buffer: vec![0; INBOX].into_boxed_slice(),
             start: 0,
@@ -79,7 +79,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// When it is something else.
-    pub(super) fn datagram(fd: OwnedFd) -> io::Result<VmSocket> {
+    pub(crate) fn datagram(fd: OwnedFd) -> io::Result<VmSocket> {
         VmSocket::new(fd, SocketType::DGRAM, None)
     }
 
@@ -101,7 +101,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// `WouldBlock` when no whole frame is there; any other means that the machine is gone.
-    pub(super) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -118,7 +118,7 @@ impl VmSocket {
     }
 
     /// Sends `frame`, which starts with a virtio-net header, cut to `mtu`. `None` if it is lost.
-    pub(super) fn write(&mut self, frame: &[u8], mtu: usize) -> Option<Taken> {
+    pub(crate) fn write(&mut self, frame: &[u8], mtu: usize) -> Option<Taken> {
         let segments = Segments::parse(frame, mtu).ok()?;
         let needed = segments.bytes() + LENGTH * segments.count();
         if self.failed.is_some() || !self.outbox.make_room(needed) {
@@ -136,7 +136,7 @@ impl VmSocket {
     }
 
     /// Sends what waits, as far as there is room.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         while !self.outbox.is_empty() && self.failed.is_none() {
             let sent = match self.inbox {
                 Some(_) => self.send(self.outbox.waiting()),
@@ -163,12 +163,12 @@ impl VmSocket {
     }
 
     /// Whether frames wait until the socket has room.
-    pub(super) fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         !self.outbox.is_empty() && self.failed.is_none()
     }
 
     /// Whether the next read tells that the machine is gone.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 }

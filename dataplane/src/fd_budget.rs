@@ -4,7 +4,7 @@ use cnet_nat::flow::Limits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Descriptors that flows leave to others: twice what spliced connections may take
-/// ([`super::splice`]).
+/// ([`crate::forward::splice`]).
 const SPARE_DESCRIPTORS: usize = 12_288;
 
 /// Every flow is a descriptor: takes as many as the system lets us, and tells how many that is.

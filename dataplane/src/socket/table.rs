@@ -22,7 +22,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
-use super::batch::ReceiveBatch;
+use super::receive_batch::ReceiveBatch;
 
 /// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
 const SCRATCH_LEN: usize = 128 * 1024;
@@ -53,7 +53,7 @@ impl Features {
 
 /// Whether a feature may be used. The environment variable `CNET_WITHOUT` names those that may not,
 /// with commas between them, so that tests walk the fallbacks.
-pub(super) fn allowed(feature: &str) -> bool {
+pub(crate) fn allowed(feature: &str) -> bool {
     let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
     !without.split(',').any(|name| name == feature)
 }
@@ -141,11 +141,6 @@ impl HostTable {
             | epoll::EventFlags::ET;
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*self.epoll, fd, data, flags).map_err(from_errno)
-    }
-
-    /// The socket's descriptor.
-    pub fn fd(&self, socket: SocketId) -> Option<BorrowedFd<'_>> {
-        self.get(socket).ok().map(|s| s.fd.as_fd())
     }
 
     fn get(&self, socket: SocketId) -> Result<&HostSocket, HostError> {
@@ -251,7 +246,7 @@ fn from_connect(errno: Errno, to: IpAddr) -> HostError {
     }
 }
 
-pub(super) fn from_io(e: &io::Error) -> HostError {
+pub(crate) fn from_io(e: &io::Error) -> HostError {
     e.raw_os_error().map_or(HostError::Other, |n| {
         from_errno(Errno::from_raw_os_error(n))
     })

@@ -80,7 +80,7 @@ pub enum PublishError {
 
 /// An open forward.
 #[derive(Debug)]
-pub(super) struct Forward {
+pub(crate) struct Forward {
     pub id: ForwardId,
     pub publish: Publish,
     pub socket: ForwardSocket,
@@ -88,7 +88,7 @@ pub(super) struct Forward {
 
 /// What listens.
 #[derive(Debug)]
-pub(super) enum ForwardSocket {
+pub(crate) enum ForwardSocket {
     /// A TCP listener, the worker's own.
     Listener(OwnedFd),
     /// A UDP socket, the router's.
@@ -96,7 +96,7 @@ pub(super) enum ForwardSocket {
 }
 
 /// Opens the socket of `publish`, bound and, for TCP, listening.
-pub(super) fn open(publish: &Publish) -> Result<OwnedFd, PublishError> {
+pub(crate) fn open(publish: &Publish) -> Result<OwnedFd, PublishError> {
     try_open(publish).map_err(|e| explain(publish, e))
 }
 

@@ -4,13 +4,13 @@
 //! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames, fewer if they are large
 //! ([`LARGE_BATCH`]) or go to many ports ([`BATCH_WRITES`]), with the router's end of batch after it,
 //! and a round has [`TURNS_A_ROUND`] turns, which go round among the ports
-//! ([`ports`](super::ports)): so neither sockets nor ports starve, however many ports are busy. Frames are read into one buffer ([`super::frames`]), from
+//! ([`port`](super::port)): so neither sockets nor ports starve, however many ports are busy. Frames are read into one buffer ([`frames`]), from
 //! which they go on to another port or a socket, and those that the router makes are built in
 //! another: both stay in the cache.
 //!
 //! Devices are level triggered. One that fails ends its port, and no other.
 //!
-//! A network may have several workers ([`super::crew`]); what they do with each other's news and
+//! A network may have several workers ([`workers`]); what they do with each other's news and
 //! frames is in [`crew`].
 
 use std::io;
@@ -31,19 +31,22 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc as async_mpsc, oneshot};
 
-use super::crew::Crew;
-use super::forwards::Forward;
-use super::frames::{Frames, Next, SMALL};
-use super::hand_over::Outlet;
-use super::ports::Ports;
-use super::sockets::{Features, HostTable};
-use super::spin::Spin;
-use super::splice::Splices;
+use super::busy_poll::BusyPoll;
+use super::forward::rule::Forward;
+use super::forward::splice::Splices;
+use super::handoff::Outlet;
+use super::port::Ports;
+use super::socket::{Features, HostTable};
 use super::{Command, DnsQuery, NetworkConfig};
 
 mod crew;
 mod forwards;
+mod frames;
 mod ports;
+pub(crate) mod workers;
+
+use frames::{Frames, Next, SMALL};
+use workers::Crew;
 
 /// Frames read from a port before what they caused is acknowledged, and datagrams go on their way.
 const BATCH: usize = 64;
@@ -67,7 +70,7 @@ const NO_WAIT: Timespec = Timespec {
 const WAKE: u32 = 0;
 
 /// How the worker talks to the rest of the process.
-pub(super) struct Channels {
+pub(crate) struct Channels {
     pub inbox: mpsc::Receiver<Command>,
     pub wake: Arc<OwnedFd>,
     pub queries: async_mpsc::Sender<DnsQuery>,
@@ -89,7 +92,7 @@ struct Worker {
     /// Who wants to know that everything is delivered.
     deliveries: Vec<oneshot::Sender<()>>,
     channels: Channels,
-    spin: Spin,
+    busy_poll: BusyPoll,
 }
 
 /// What a turn of a port ended with.
@@ -99,13 +102,13 @@ enum Turn {
     Gone(io::Error),
 }
 
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
 /// Runs until told to stop. `outlet` is for what the router hands over, if it does.
-pub(super) fn run(
+pub(crate) fn run(
     config: &NetworkConfig,
     router: Router,
     outlet: Option<Outlet>,
@@ -149,7 +152,7 @@ impl Worker {
             paused: None,
             deliveries: Vec::new(),
             channels,
-            spin: Spin::new(config.busy_poll),
+            busy_poll: BusyPoll::new(config.busy_poll),
         })
     }
 
@@ -169,7 +172,8 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let at_once = self.spin.is_on() || self.ports.has_turns() || self.splices.has_turns();
+            let at_once =
+                self.busy_poll.is_on() || self.ports.has_turns() || self.splices.has_turns();
             let timeout = if at_once {
                 Some(NO_WAIT)
             } else {
@@ -182,7 +186,7 @@ impl Worker {
                 Err(e) => return Err(e).context("epoll_wait failed"),
             }
             let now = now();
-            self.spin.waited(now, !events.is_empty());
+            self.busy_poll.waited(now, !events.is_empty());
             for events in events.chunks(LOOK_AHEAD) {
                 self.router.look_ahead(events.iter().filter_map(token));
                 for event in events {
@@ -384,7 +388,7 @@ mod tests {
     use rustix::event::EventfdFlags;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-    use super::super::hand_over::{self, Inlet};
+    use super::super::handoff::{self, Inlet};
     use super::super::{PortDevice, PortPlan};
     use super::*;
     use cnet_wire::prefixes::Subnet;
@@ -408,7 +412,7 @@ mod tests {
             },
         };
         let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
-        let plan = super::super::plan::router_config(&config, Limits::NONE);
+        let plan = super::super::core_config::router_config(&config, Limits::NONE);
         let router = Router::new(plan, [7; 32], now());
         Worker::new(&config, router, None, channels).unwrap()
     }
@@ -483,7 +487,7 @@ mod tests {
     #[test]
     fn what_others_hand_over_comes_in_batches_as_what_is_read() {
         let wake = Arc::new(rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let (mut outlet, inlet) = hand_over::channel(Arc::clone(&wake));
+        let (mut outlet, inlet) = handoff::channel(Arc::clone(&wake));
         let mut worker = worker_with(vec![inlet]);
         let (port, _far) = plug(&mut worker, 1);
         let token = Token::new(TokenKind::Shell, port.0, 1);

@@ -18,16 +18,18 @@ use cnet_vswitch::port::PortConfig;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, watch};
 
-use super::hand_over::{self, Inlet, Outlet};
-use super::ports::Seat;
-use super::worker::{self, Channels};
-use super::{Command, DnsQuery, MAX_WORKERS, Mailbox, NetworkConfig, STOPPED, descriptors, plan};
+use super::{Channels, now, run};
+use crate::handoff::{self, Inlet, Outlet};
+use crate::port::Seat;
+use crate::{
+    Command, DnsQuery, MAX_WORKERS, Mailbox, NetworkConfig, STOPPED, core_config, fd_budget,
+};
 
 /// The mailboxes of all workers, the first one's first.
-pub(super) type Mailboxes = Arc<[Mailbox]>;
+pub(crate) type Mailboxes = Arc<[Mailbox]>;
 
 /// What workers tell each other.
-pub(super) enum News {
+pub(crate) enum News {
     /// To all but the first: there is a port.
     Join(Box<Joining>),
     /// To all but the first: it is gone.
@@ -39,14 +41,14 @@ pub(super) enum News {
 }
 
 /// A port, as the first worker describes it to another.
-pub(super) struct Joining {
+pub(crate) struct Joining {
     pub seat: Seat,
     pub config: PortConfig,
     pub lease: Lease,
 }
 
 /// The others, as one worker sees them.
-pub(super) struct Crew {
+pub(crate) struct Crew {
     /// All others, for the first worker; nobody for the rest.
     pub others: Vec<Mailbox>,
     /// What they hand over.
@@ -89,8 +91,8 @@ struct Start {
 ///
 /// # Errors
 ///
-/// As [`super::Dataplane::start`]; none runs then.
-pub(super) fn start(
+/// As [`crate::Dataplane::start`]; none runs then.
+pub(crate) fn start(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
     ended: watch::Sender<Option<String>>,
@@ -128,9 +130,9 @@ fn prepare(
 ) -> anyhow::Result<(Mailboxes, Vec<Start>)> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).context("cannot get random bytes from the kernel")?;
-    let totals = descriptors::totals(descriptors::raise_limit());
-    let router_config = || plan::router_config(config, totals);
-    let now = worker::now();
+    let totals = fd_budget::totals(fd_budget::raise_limit());
+    let router_config = || core_config::router_config(config, totals);
+    let now = now();
     let first = Router::new(router_config(), secret, now);
     let siblings: Vec<Router> = (1..config.workers)
         .map(|_| first.sibling(router_config(), secret, now))
@@ -142,7 +144,7 @@ fn prepare(
     let (mailboxes, inboxes): (Vec<Mailbox>, Vec<_>) = boxes.into_iter().unzip();
     let (outlets, inlets): (Vec<Outlet>, Vec<Inlet>) = siblings
         .iter()
-        .map(|_| hand_over::channel(Arc::clone(&mailboxes[0].wake)))
+        .map(|_| handoff::channel(Arc::clone(&mailboxes[0].wake)))
         .unzip();
     let first_crew = Crew {
         others: mailboxes[1..].to_vec(),
@@ -188,7 +190,7 @@ fn spawn_first(
 ) -> std::io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name("cnet-worker".into());
     thread.spawn(move || {
-        let reason = match worker::run(&config, start.router, start.outlet, start.channels) {
+        let reason = match run(&config, start.router, start.outlet, start.channels) {
             Ok(()) => STOPPED.to_owned(),
             Err(e) => format!("{e:#}"),
         };
@@ -209,7 +211,7 @@ fn spawn_further(
             first,
             reason: Some("a worker thread failed".to_owned()),
         };
-        let ended = worker::run(&config, start.router, start.outlet, start.channels);
+        let ended = run(&config, start.router, start.outlet, start.channels);
         farewell.reason = ended.err().map(|e| format!("{e:#}"));
     })
 }

@@ -19,7 +19,7 @@ const PREEMPTED: Duration = Duration::from_micros(30);
 
 /// Decides between polling and sleeping.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(super) struct BusyPoll {
     spell: Duration,
     /// Polling goes on until then.
     until: Option<Instant>,
@@ -31,10 +31,10 @@ pub(super) struct Spin {
     next_rest: u32,
 }
 
-impl Spin {
+impl BusyPoll {
     /// Polls for `spell` at a time; never if it is zero.
-    pub(super) fn new(spell: Duration) -> Spin {
-        Spin {
+    pub(super) fn new(spell: Duration) -> BusyPoll {
+        BusyPoll {
             spell,
             until: None,
             last_poll: None,
@@ -84,50 +84,50 @@ mod tests {
 
     #[test]
     fn polls_on_while_events_come_and_then_sleeps() {
-        let mut spin = Spin::new(SPELL);
-        assert!(!spin.is_on());
+        let mut busy_poll = BusyPoll::new(SPELL);
+        assert!(!busy_poll.is_on());
         let mut t = Instant::from_millis(1);
         for _ in 0..5 {
-            spin.waited(t, true);
-            assert!(spin.is_on());
+            busy_poll.waited(t, true);
+            assert!(busy_poll.is_on());
             t += SPELL / 2;
         }
         t += SPELL / 2;
-        spin.waited(t, false);
-        assert!(!spin.is_on(), "the spell is over at its end");
+        busy_poll.waited(t, false);
+        assert!(!busy_poll.is_on(), "the spell is over at its end");
     }
 
     #[test]
     fn rests_when_somebody_else_had_the_processor() {
-        let mut spin = Spin::new(SPELL);
+        let mut busy_poll = BusyPoll::new(SPELL);
         let mut t = Instant::from_millis(1);
-        spin.waited(t, true);
+        busy_poll.waited(t, true);
         t += Duration::from_micros(1);
-        spin.waited(t, false);
-        assert!(spin.is_on());
+        busy_poll.waited(t, false);
+        assert!(busy_poll.is_on());
         t += PREEMPTED + Duration::from_micros(1);
-        spin.waited(t, false);
-        assert!(!spin.is_on());
+        busy_poll.waited(t, false);
+        assert!(!busy_poll.is_on());
         for _ in 0..MAX_REST {
             t += Duration::from_micros(1);
-            spin.waited(t, true);
-            assert!(!spin.is_on());
+            busy_poll.waited(t, true);
+            assert!(!busy_poll.is_on());
         }
-        spin.waited(t, true);
-        assert!(spin.is_on());
+        busy_poll.waited(t, true);
+        assert!(busy_poll.is_on());
     }
 
     #[test]
     fn rests_longer_after_each_spell_in_vain() {
-        let mut spin = Spin::new(SPELL);
+        let mut busy_poll = BusyPoll::new(SPELL);
         let mut t = Instant::from_millis(1);
         let mut spells = 0;
         for _ in 0..10_000 {
-            spin.waited(t, true);
-            if spin.is_on() {
+            busy_poll.waited(t, true);
+            if busy_poll.is_on() {
                 spells += 1;
                 t += SPELL;
-                spin.waited(t, false);
+                busy_poll.waited(t, false);
             }
             t += Duration::from_millis(1);
         }
@@ -137,8 +137,8 @@ mod tests {
 
     #[test]
     fn never_without_a_spell() {
-        let mut spin = Spin::new(Duration::ZERO);
-        spin.waited(Instant::from_millis(1), true);
-        assert!(!spin.is_on());
+        let mut busy_poll = BusyPoll::new(Duration::ZERO);
+        busy_poll.waited(Instant::from_millis(1), true);
+        assert!(!busy_poll.is_on());
     }
 }

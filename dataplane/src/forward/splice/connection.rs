@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 
-use super::pipe::{Pipe, Pipes};
+use super::pipe_pool::{Pipe, Pipes};
 
 /// Bytes that a way moves before others have their turn.
 const SHARE: usize = 256 * 1024;
