@@ -237,7 +237,7 @@ impl Dataplane {
     }
 
     /// Waits until the workers have ended, and gives the reason: it was stopped, or it failed.
-    pub fn ended(&self) -> impl Future<Output = String> + Send + 'static {
+    pub fn ended(&self) -> impl Future<Output = String> + Send + use<> {
         let mut ended = self.ended.clone();
         async move {
             match ended.wait_for(Option::is_some).await {
@@ -249,7 +249,7 @@ impl Dataplane {
 
     /// Waits until `port` or the worker has ended, and gives the reason: for networks of one
     /// container, which end with it.
-    pub fn ended_with(&self, port: PortEnd) -> impl Future<Output = String> + Send + 'static {
+    pub fn ended_with(&self, port: PortEnd) -> impl Future<Output = String> + Send + use<> {
         let ended = self.ended();
         async move {
             match port.await {

@@ -41,7 +41,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::dns::Nameserver;
 use crate::ipam::Ipam;
 use crate::logging::report;
 use crate::opener::Seat;
@@ -50,13 +50,14 @@ use cnet::definition::{Definition, Directories, HostRoutes, Store, runtime};
 use cnet::log;
 use cnet::network::ENDING;
 use cnet::start::READY;
-use cnet_dataplane::{Dataplane, NetworkConfig};
+use cnet_dataplane::NetworkConfig;
 use cnet_tap::inherited_fd;
 
 mod answers;
 mod attach;
 pub mod dns;
 mod hub;
+mod instance;
 pub mod ipam;
 mod life;
 pub mod logging;
@@ -71,6 +72,7 @@ pub mod vm_endpoint;
 
 pub use attach::{SHORT_ID, random_id};
 use hub::{Door, Hub};
+pub use instance::{Forwards, Instance, InstanceBuilder, InstanceError, Joining};
 use names::SharedNames;
 use neighbours::Neighbours;
 
@@ -185,11 +187,16 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
     let names = SharedNames::new(&definition);
     let neighbours = Neighbours::new(Store::open(directories.clone()), &definition.name);
-    let dns = dns_service(&definition, names.local(&definition, neighbours));
     let config = config(&definition);
-    let (dataplane, queries) = Dataplane::start(config.clone())?;
-    let control = dataplane.control();
-    tokio::spawn(crate::dns::serve(dns, control.clone(), queries));
+    let instance = Instance::builder(config.clone()).names(names.local(&definition, neighbours));
+    let instance = match definition.internal {
+        true => instance.without_dns_upstreams(),
+        false => {
+            let servers = definition.dns.iter().copied().map(Nameserver::from);
+            instance.dns_servers(servers.collect())
+        }
+    };
+    let instance = instance.start()?;
     let (name, directory) = (
         definition.name.clone(),
         directories.network_runtime(&definition.name),
@@ -198,7 +205,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         state: directories.state_file(&definition.name),
         definition,
         config,
-        control,
+        control: instance.control(),
         opener: opener.clone(),
         names,
         ipam,
@@ -220,28 +227,17 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         () = leaving.served(listener) => None,
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        reason = dataplane.ended() => Some(reason),
+        reason = instance.ended() => Some(reason),
         () = opener.ended() => Some("the opener has ended".to_owned()),
     };
     hub.save().await;
     hub.flush().await;
-    let stopped = dataplane.stop();
+    let stopped = instance.stop();
     tracing::info!(network = name, "ends");
     match failure {
         Some(reason) => Err(anyhow::Error::msg(reason)),
-        None => stopped,
+        None => Ok(stopped?),
     }
-}
-
-fn dns_service(definition: &Definition, local: LocalNames) -> Arc<Service> {
-    if definition.internal {
-        return Service::internal(local);
-    }
-    let servers = match definition.dns.as_slice() {
-        [] => Servers::from_file(resolv_conf::PATH),
-        chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
-    };
-    Service::new(local, servers, Sources::default())
 }
 
 /// Lets the client go on. What is written to standard output from here on goes nowhere.

@@ -12,16 +12,17 @@ use super::plan::Uplink;
 use super::tell;
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
-use cnet_dataplane::{Control, Dataplane, NetworkConfig, PortDevice, PortPlan, STOPPED};
-use cnet_netd::dns::{LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
-use cnet_netd::published::{self, Guests, Opened};
+use cnet_dataplane::{Control, NetworkConfig, PortDevice, PortPlan, STOPPED};
+use cnet_netd::dns::Nameserver;
+use cnet_netd::published::{Guests, Opened};
+use cnet_netd::{Instance, Joining};
 
 /// What was brought up.
 pub(super) enum Up {
     /// Nothing.
     Nothing,
     /// A network of the command's own, in this process.
-    Private(Dataplane),
+    Private(Instance),
     /// A place on a network.
     Network {
         network: Box<Network>,
@@ -47,8 +48,8 @@ impl Up {
             Uplink::Private(plan) => {
                 let tap = tap.context("the child sent no TAP")?;
                 let (config, port) = *plan;
-                let dataplane = private(options, config, port, (tap, supplier)).await?;
-                Ok(Up::Private(dataplane))
+                let instance = private(options, config, port, (tap, supplier)).await?;
+                Ok(Up::Private(instance))
             }
             Uplink::Network(plan) => {
                 let (network, wish) = *plan;
@@ -60,7 +61,7 @@ impl Up {
     /// The network that runs in this process.
     pub(super) fn control(&self) -> Option<Control> {
         match self {
-            Up::Private(dataplane) => Some(dataplane.control()),
+            Up::Private(instance) => Some(instance.control()),
             Up::Nothing | Up::Network { .. } => None,
         }
     }
@@ -79,7 +80,7 @@ impl Up {
     pub(super) async fn end(self) -> anyhow::Result<()> {
         match self {
             Up::Nothing => Ok(()),
-            Up::Private(dataplane) => dataplane.stop(),
+            Up::Private(instance) => Ok(instance.stop()?),
             Up::Network { network, name, .. } => {
                 // If that fails, the network notices the end of this process.
                 if let Err(error) = network.detach(&name).await {
@@ -97,31 +98,29 @@ async fn private(
     config: NetworkConfig,
     port: PortPlan,
     (tap, supplier): (Tap, Option<Supplier>),
-) -> anyhow::Result<Dataplane> {
-    let dns = dns_service(options, &config);
+) -> anyhow::Result<Instance> {
     let guests = Guests {
         ipv4: port.ipv4,
         ipv6: port.ipv6,
     };
-    let (dataplane, queries) = Dataplane::start(config)?;
-    let control = dataplane.control();
-    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
-    if let Some(supplier) = supplier {
-        control.supply(id, supplier);
-    }
-    tokio::spawn(cnet_netd::dns::serve(dns, control.clone(), queries));
+    let servers = options.dns.iter().copied().map(Nameserver::from);
+    let instance = Instance::builder(config)
+        .dns_servers(servers.collect())
+        .start()?;
+    let joining = Joining::new(port, PortDevice::Tap(tap)).socket_helper(supplier);
+    let (_, port_end) = instance.join(joining).await?;
     for spec in &options.publish {
-        let opened = published::open(&control, guests, spec).await?;
+        let opened = instance.forwards().open(guests, spec).await?;
         tell_chosen(&opened);
     }
-    let ended = dataplane.ended_with(port_end);
+    let ended = instance.ended_with(port_end);
     tokio::spawn(async move {
         let reason = ended.await;
         if reason != STOPPED {
             tell(&format!("the network has failed: {reason}"));
         }
     });
-    Ok(dataplane)
+    Ok(instance)
 }
 
 /// Attaches the child to a network, and keeps the network's process alive from then on.
@@ -149,18 +148,6 @@ async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> 
         name: joined.container.name,
         process,
     })
-}
-
-fn dns_service(options: &RunOptions, config: &NetworkConfig) -> Arc<Service> {
-    let names = LocalNames::new(
-        config.ipv4.map(|plan| plan.gateway),
-        config.ipv6.map(|plan| plan.gateway),
-    );
-    let servers = match options.dns.as_slice() {
-        [] => Servers::from_file(resolv_conf::PATH),
-        chosen => Servers::fixed(chosen.iter().copied().map(Nameserver::from).collect()),
-    };
-    Service::new(names, servers, Sources::default())
 }
 
 /// Tells which ports were chosen, each once.

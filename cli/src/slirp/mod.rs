@@ -35,9 +35,9 @@ use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
 use cnet::async_fd::Watched;
-use cnet_dataplane::{Dataplane, NetworkConfig, PortDevice, PortPlan};
-use cnet_netd::dns::{LocalNames, Servers, Service, Sources, resolv_conf};
+use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
 use cnet_netd::logging::report;
+use cnet_netd::{Instance, Joining};
 use cnet_tap::inherited_fd;
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
 
@@ -177,21 +177,16 @@ async fn serve(
     let gone = target.watch()?;
     let exit = ExitEvent::new(exit_fd)?;
 
-    let dns = dns_service(options, &config);
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
-    let (dataplane, queries) = Dataplane::start(config)?;
-    let control = dataplane.control();
-    let (id, port_end) = control.add_port(port, PortDevice::Tap(tap)).await?;
-    if let Some(supplier) = supplier {
-        control.supply(id, supplier);
-    }
-    tokio::spawn(cnet_netd::dns::serve(dns, control.clone(), queries));
+    let instance = Instance::builder(config).start()?;
+    let joining = Joining::new(port, PortDevice::Tap(tap)).socket_helper(supplier);
+    let (_, port_end) = instance.join(joining).await?;
     let socket = options
         .api_socket
         .as_deref()
         .map(ApiSocket::bind)
         .transpose()?;
-    let api = Api::new(control, guest_v4, guest_v6);
+    let api = Api::new(instance.control(), guest_v4, guest_v6);
     print(&summary(options));
     if let Some(fd) = ready_fd {
         rustix::io::write(&fd, b"1").context("cannot write to ready-fd")?;
@@ -202,7 +197,7 @@ async fn serve(
             None => std::future::pending().await,
         }
     };
-    let ended = dataplane.ended_with(port_end);
+    let ended = instance.ended_with(port_end);
     let failure = tokio::select! {
         () = serving => None,
         () = exit.wait() => None,
@@ -212,24 +207,11 @@ async fn serve(
         reason = ended => Some(reason),
     };
     drop(socket);
-    let stopped = dataplane.stop();
+    let stopped = instance.stop();
     match failure {
         Some(reason) => Err(anyhow::Error::msg(reason)),
-        None => stopped,
+        None => Ok(stopped?),
     }
-}
-
-fn dns_service(options: &Options, config: &NetworkConfig) -> std::sync::Arc<Service> {
-    let names = LocalNames::new(
-        config.ipv4.map(|plan| plan.gateway),
-        config.ipv6.map(|plan| plan.gateway),
-    );
-    let sources = Sources {
-        ipv4: options.outbound_v4,
-        ipv6: options.outbound_v6,
-    };
-    let servers = Servers::from_file(resolv_conf::PATH);
-    Service::new(names, servers, sources)
 }
 
 fn summary(options: &Options) -> String {

@@ -1,0 +1,323 @@
+//! One running network: the dataplane, the DNS service and the published ports, started in one
+//! place by the network process, by `cnet run` and by `cnet-slirp`. What belongs to a network only
+//! while it runs starts and stops here.
+//!
+//! # Theory of operation
+//!
+//! [`InstanceBuilder::start`] starts the workers and spawns the DNS service on the current tokio
+//! runtime. Containers join by [`Instance::join`], each with a device for its port, and leave by
+//! [`Instance::leave`], or by the end of their device. The instance knows ports; who is behind a
+//! port is known by the program that runs it.
+//!
+//! # Invariants
+//!
+//! - DNS queries are answered from the first port on.
+//! - After [`Instance::stop`], and when the instance is dropped, no worker runs, every connection
+//!   is reset and every published port is closed.
+
+use std::error::Error;
+use std::sync::{Mutex, PoisonError};
+
+use cnet::publish::PublishSpec;
+use cnet_dataplane::{
+    Control, Dataplane, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan, Publish,
+    PublishError, Statistics,
+};
+use cnet_tap::Supplier;
+
+use crate::dns::{self, LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::published::{self, Guests, OpenError, Opened};
+
+/// Why a network does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstanceError {
+    /// The dataplane cannot start, or one of its workers failed.
+    #[error(transparent)]
+    Dataplane(Box<dyn Error + Send + Sync>),
+}
+
+/// Which servers are asked for the names that the network does not have.
+#[derive(Debug)]
+enum Upstreams {
+    /// Those of the host's `resolv.conf`, whatever it says at the time of a query.
+    OfHost,
+    /// These.
+    Fixed(Vec<Nameserver>),
+    /// None: such names do not exist.
+    Nobody,
+}
+
+/// A network that is about to run.
+#[derive(Debug)]
+#[must_use]
+pub struct InstanceBuilder {
+    config: NetworkConfig,
+    names: Option<LocalNames>,
+    upstreams: Upstreams,
+}
+
+impl InstanceBuilder {
+    /// Has DNS answer `names` instead of those of the host and the gateway alone.
+    pub fn names(mut self, names: LocalNames) -> InstanceBuilder {
+        self.names = Some(names);
+        self
+    }
+
+    /// Has DNS ask `servers` for all other names; with none, those of the host's `resolv.conf`,
+    /// which is the default.
+    pub fn dns_servers(mut self, servers: Vec<Nameserver>) -> InstanceBuilder {
+        self.upstreams = match servers.is_empty() {
+            true => Upstreams::OfHost,
+            false => Upstreams::Fixed(servers),
+        };
+        self
+    }
+
+    /// Has DNS ask nobody: for networks without a way out.
+    pub fn without_dns_upstreams(mut self) -> InstanceBuilder {
+        self.upstreams = Upstreams::Nobody;
+        self
+    }
+
+    /// Starts the network, without containers. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`InstanceError::Dataplane`] when the host lacks descriptors, threads or randomness, or the
+    /// number of workers is out of range.
+    pub fn start(self) -> Result<Instance, InstanceError> {
+        let config = self.config;
+        let gateways = || {
+            LocalNames::new(
+                config.ipv4.map(|plan| plan.gateway),
+                config.ipv6.map(|plan| plan.gateway),
+            )
+        };
+        let names = self.names.unwrap_or_else(gateways);
+        let sources = Sources {
+            ipv4: config.outbound_v4,
+            ipv6: config.outbound_v6,
+        };
+        let service = match self.upstreams {
+            Upstreams::OfHost => {
+                Service::new(names, Servers::from_file(resolv_conf::PATH), sources)
+            }
+            Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
+            Upstreams::Nobody => Service::internal(names),
+        };
+        let started = Dataplane::start(config);
+        let (dataplane, queries) = started.map_err(|e| InstanceError::Dataplane(e.into()))?;
+        let control = dataplane.control();
+        // It ends with the workers, which hold the other end of the queue.
+        tokio::spawn(dns::serve(service, control.clone(), queries));
+        Ok(Instance {
+            control,
+            dataplane: Mutex::new(Some(dataplane)),
+        })
+    }
+}
+
+/// A container that is about to join: what its port is to be, and the device behind it.
+#[derive(Debug)]
+pub struct Joining {
+    plan: PortPlan,
+    device: PortDevice,
+    socket_helper: Option<Supplier>,
+}
+
+impl Joining {
+    /// A container with this port and device.
+    pub fn new(plan: PortPlan, device: PortDevice) -> Joining {
+        Joining {
+            plan,
+            device,
+            socket_helper: None,
+        }
+    }
+
+    /// Has connections from the host's loopback to its published TCP ports spliced with sockets
+    /// that `helper` makes in the container's network namespace.
+    #[must_use]
+    pub fn socket_helper(mut self, helper: Option<Supplier>) -> Joining {
+        self.socket_helper = helper;
+        self
+    }
+}
+
+/// A running network. Dropping it stops it.
+#[derive(Debug)]
+pub struct Instance {
+    control: Control,
+    /// `None` once it was stopped.
+    dataplane: Mutex<Option<Dataplane>>,
+}
+
+impl Instance {
+    /// A network that is to be as `config` says, and to answer DNS queries from the host's servers.
+    pub fn builder(config: NetworkConfig) -> InstanceBuilder {
+        InstanceBuilder {
+            config,
+            names: None,
+            upstreams: Upstreams::OfHost,
+        }
+    }
+
+    /// Plugs a container in. Its port serves from when this returns until [`Instance::leave`], or
+    /// until the device is gone, which the future tells with the reason.
+    ///
+    /// # Errors
+    ///
+    /// See [`PortError`]; the device is closed then.
+    pub async fn join(&self, joining: Joining) -> Result<(PortId, PortEnd), PortError> {
+        let added = self.control.add_port(joining.plan, joining.device);
+        let (port, end) = added.await?;
+        if let Some(helper) = joining.socket_helper {
+            self.control.supply(port, helper);
+        }
+        Ok((port, end))
+    }
+
+    /// Takes a container out; see [`Control::remove_port`].
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Unknown`] if its port has ended by itself.
+    pub async fn leave(&self, port: PortId) -> Result<(), PortError> {
+        self.control.remove_port(port).await
+    }
+
+    /// The published ports.
+    pub fn forwards(&self) -> Forwards {
+        Forwards(self.control.clone())
+    }
+
+    /// What has passed, what was dropped, and what there is now.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Ended`] once the network has stopped.
+    pub async fn statistics(&self) -> Result<Statistics, PortError> {
+        self.control.statistics().await
+    }
+
+    /// Waits until the host's kernel has all that containers have sent over TCP; see
+    /// [`Control::delivered`].
+    pub async fn delivered(&self) {
+        self.control.delivered().await;
+    }
+
+    /// The handle to the workers.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// Waits until the workers have ended, and gives the reason: the network was stopped
+    /// ([`cnet_dataplane::STOPPED`]), or a worker failed.
+    pub fn ended(&self) -> impl Future<Output = String> + Send + use<> {
+        let ended = self.lock().as_ref().map(|dataplane| dataplane.ended());
+        async move {
+            match ended {
+                Some(ended) => ended.await,
+                None => cnet_dataplane::STOPPED.to_owned(),
+            }
+        }
+    }
+
+    /// Waits until the port whose end is `port`, or the workers, have ended, and gives the reason:
+    /// for networks of one container, which end with it.
+    pub fn ended_with(&self, port: PortEnd) -> impl Future<Output = String> + Send + use<> {
+        let ended = self.ended();
+        async move {
+            match port.await {
+                // Ports end with the workers, which know more.
+                reason if reason == cnet_dataplane::STOPPED => ended.await,
+                reason => reason,
+            }
+        }
+    }
+
+    /// Resets all connections, closes all ports and waits for the workers' end. Nothing happens the
+    /// second time.
+    ///
+    /// # Errors
+    ///
+    /// [`InstanceError::Dataplane`] when a worker had panicked.
+    pub fn stop(&self) -> Result<(), InstanceError> {
+        let Some(dataplane) = self.lock().take() else {
+            return Ok(());
+        };
+        let stopped = dataplane.stop();
+        stopped.map_err(|e| InstanceError::Dataplane(e.into()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Dataplane>> {
+        self.dataplane
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The published ports of a running network.
+#[derive(Clone, Debug)]
+pub struct Forwards(Control);
+
+impl Forwards {
+    /// Opens all ports of the host that `spec` names, and leads them to the container at `guests`.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; nothing is open then.
+    pub async fn open(&self, guests: Guests, spec: &PublishSpec) -> Result<Vec<Opened>, OpenError> {
+        published::open(&self.0, guests, spec).await
+    }
+
+    /// Opens one port of the host at exactly this address.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]; nothing is opened then.
+    pub async fn open_exactly(&self, publish: Publish) -> Result<Opened, PublishError> {
+        let id = self.0.publish(publish).await?;
+        Ok(Opened {
+            id,
+            publish,
+            chosen: false,
+        })
+    }
+
+    /// Closes ports. One that is closed already is no error.
+    pub async fn close(&self, opened: &[Opened]) {
+        published::close(&self.0, opened).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cnet_wire::prefixes::Subnet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_instance_counts_forwards_and_stops_once() {
+        let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
+        let instance = Instance::builder(config).without_dns_upstreams();
+        let instance = instance.start().unwrap();
+        let ended = instance.ended();
+        assert_eq!(instance.statistics().await.unwrap().flows, 0);
+        let guests = Guests {
+            ipv4: Some([10, 0, 2, 100].into()),
+            ipv6: None,
+        };
+        let spec = "127.0.0.1::80".parse().unwrap();
+        let opened = instance.forwards().open(guests, &spec).await.unwrap();
+        assert!(std::net::TcpStream::connect(opened[0].publish.host).is_ok());
+        instance.forwards().close(&opened).await;
+        assert!(std::net::TcpStream::connect(opened[0].publish.host).is_err());
+        instance.stop().unwrap();
+        instance.stop().unwrap();
+        assert_eq!(ended.await, cnet_dataplane::STOPPED);
+        assert_eq!(instance.ended().await, cnet_dataplane::STOPPED);
+        assert!(instance.statistics().await.is_err());
+    }
+}
