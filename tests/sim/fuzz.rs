@@ -10,6 +10,7 @@
 //! sockets and stashed bytes stay within their limits; what a port had is given back when it goes, and
 //! all in the end.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use cnet_nat::flow::Limits;
@@ -29,6 +30,7 @@ use crate::corpus;
 use crate::craft::{self, Tcp, flag};
 use crate::host::{Fate, Host, HostPlan, Service};
 use crate::offload;
+use crate::record::{self, Keep, Recorded, Recorder};
 use crate::rng::Rng;
 use crate::seeds::number;
 use crate::world::{self, GATEWAY_MAC, PORT};
@@ -59,6 +61,9 @@ fn lease() -> Lease {
         ..Lease::default()
     }
 }
+
+/// What the core is lent: sink and host, with the recorder before both.
+type CoreIo<'a, 'b> = Io<'a, Recorded<'a, Sink<'b>>, Recorded<'a, Host>>;
 
 /// Takes the router's frames, checks them, and learns from them how to go on.
 struct Sink<'a> {
@@ -143,10 +148,11 @@ struct Bench {
     buf: Vec<u8>,
     emitted: u64,
     refused: u64,
+    recorder: RefCell<Recorder>,
 }
 
 impl Bench {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, recorder: Recorder) -> Self {
         let mut rng = Rng::new(seed);
         let mut config = world::router_config(MTU);
         config.tcp.max_flows = LIMITS.tcp_flows;
@@ -193,12 +199,17 @@ impl Bench {
             buf: vec![0; FRAME_BUFFER_LEN],
             emitted: 0,
             refused: 0,
+            recorder: RefCell::new(recorder),
         }
+    }
+
+    fn event(&mut self, what: &str) {
+        self.recorder.get_mut().event(|| what.into());
     }
 
     fn with_core<R>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, Sink<'_>, Host>) -> R,
+        f: impl FnOnce(&mut Router, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
         let mut sink = Sink {
             rng: &mut self.rng,
@@ -206,8 +217,14 @@ impl Bench {
             emitted: &mut self.emitted,
         };
         let mut io = Io {
-            sink: &mut sink,
-            hosts: &mut self.host,
+            sink: &mut Recorded {
+                inner: &mut sink,
+                recorder: &self.recorder,
+            },
+            hosts: &mut Recorded {
+                inner: &mut self.host,
+                recorder: &self.recorder,
+            },
             buf: &mut self.buf,
         };
         f(&mut self.router, self.now, &mut io)
@@ -225,6 +242,7 @@ impl Bench {
     fn give(&mut self, frame: &[u8]) {
         let before = self.router.drops().clone();
         let port = if self.rng.chance(50) { NEIGHBOUR } else { PORT };
+        self.recorder.get_mut().frame_in(port, frame);
         self.with_core(|router, now, io| router.handle_frame(now, port, frame, io));
         let counted = self.router.drops().total() - before.total();
         match Frame::parse(frame, MTU) {
@@ -250,15 +268,20 @@ impl Bench {
         self.now += self
             .rng
             .duration(Duration::ZERO, Duration::from_millis(most));
+        self.recorder.get_mut().set_time(self.now);
         let advanced = self.host.advance(self.now);
         assert_eq!(advanced, Ok(()));
         while let Some((token, ready)) = self.host.event(self.now) {
+            self.recorder.get_mut().readiness(ready);
             self.with_core(|router, now, io| router.handle_socket(now, token, ready, io));
         }
         if self.router.poll_timeout().is_some_and(|t| t <= self.now) {
+            self.event("timeout");
             self.with_core(|router, now, io| router.handle_timeout(now, io));
         }
         while let Some(query) = self.router.take_query() {
+            let recorder = self.recorder.get_mut();
+            recorder.event(|| format!("query {}", record::bytes(&query.message)));
             let mut answer = query.message;
             if let Some(flags) = answer.get_mut(2) {
                 *flags |= 0x80;
@@ -291,6 +314,7 @@ impl Bench {
             .rng
             .pick(&[&[PORT][..], &[NEIGHBOUR], &[PORT, NEIGHBOUR]]);
         for &port in gone {
+            self.event(&format!("port {} goes", port.0));
             let counters = self.with_core(|router, now, io| router.remove_port(now, port, io));
             assert!(counters.is_some_and(|c| c.frames_in > 0), "{port:?}");
             assert_eq!(self.router.port_flows(port), PortFlows::default());
@@ -309,6 +333,7 @@ impl Bench {
                 PORT => world::port_config(guarded),
                 _ => PortConfig::default(),
             };
+            self.event(&format!("port {} comes", port.0));
             let added = self.router.add_port(port, config);
             assert_eq!(added, Ok(()));
             if port == PORT {
@@ -329,6 +354,8 @@ impl Bench {
         };
         let peer = peer.parse().expect("an address");
         let socket: SocketId = self.host.incoming(service);
+        let recorder = self.recorder.get_mut();
+        recorder.event(|| format!("accepted socket {} {peer} for {guest}", socket.0));
         self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
     }
 
@@ -433,8 +460,9 @@ impl Bench {
     }
 
     /// Lets everything come to its end.
-    fn wind_up(mut self) {
+    fn wind_up(&mut self) {
         let end = self.now + Duration::from_secs(4 * 3600);
+        self.event("shut-down");
         self.with_core(|router, now, io| router.shut_down(now, io));
         for _ in 0..1_000_000 {
             let next = [self.host.next(), self.router.poll_timeout()];
@@ -442,10 +470,13 @@ impl Bench {
                 break;
             };
             self.now = self.now.max(next);
+            self.recorder.get_mut().set_time(self.now);
             assert_eq!(self.host.advance(self.now), Ok(()));
             while let Some((token, ready)) = self.host.event(self.now) {
+                self.recorder.get_mut().readiness(ready);
                 self.with_core(|router, now, io| router.handle_socket(now, token, ready, io));
             }
+            self.event("timeout");
             self.with_core(|router, now, io| router.handle_timeout(now, io));
         }
         let left = (
@@ -478,13 +509,26 @@ fn echo_service(rng: &mut Rng) -> Service {
     }
 }
 
+/// Gives `frames` frames of one seed to a router.
+fn run(seed: u64, frames: u64, recorder: Recorder) -> Bench {
+    let mut bench = Bench::new(seed, recorder);
+    (0..frames).for_each(|n| bench.turn(n));
+    bench
+}
+
+/// As [`fuzz`]; returns `recorder` with all that passed between the core and the rest.
+pub fn run_recorded(seed: u64, frames: u64, recorder: Recorder) -> Recorder {
+    let mut bench = run(seed, frames, recorder);
+    bench.wind_up();
+    let mut recorder = bench.recorder.into_inner();
+    recorder.drop_counters(&bench.router.all_drops());
+    recorder
+}
+
 /// Gives `frames` frames of one seed to a router; returns how many it emitted and how many its
 /// parser refused.
 fn fuzz(seed: u64, frames: u64) -> (u64, u64) {
-    let mut bench = Bench::new(seed);
-    for n in 0..frames {
-        bench.turn(n);
-    }
+    let mut bench = run(seed, frames, Recorder::new(Keep::Nothing));
     let drops = bench.router.drops();
     let drops: Vec<_> = drops.iter().map(|(r, n)| (r.name(), n)).collect();
     eprintln!("seed {seed}: {drops:?}");

@@ -12,9 +12,13 @@ const SEEDS: u64 = 10_000;
 /// Failures after which the rest is spared.
 const ENOUGH: usize = 5;
 
-/// Runs a plan; a panic anywhere is a failure like any other.
 fn run(plan: Plan, trace: bool) -> Result<Summary, String> {
-    catch_unwind(AssertUnwindSafe(|| World::new(plan, trace).run())).unwrap_or_else(|panic| {
+    caught(|| World::new(plan, trace).run())
+}
+
+/// Runs a seed; a panic anywhere is a failure like any other.
+pub fn caught<R>(run: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
         Err(format!("panic: {}", what.unwrap_or_default()))

@@ -17,6 +17,7 @@
 
 mod judge;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -38,6 +39,7 @@ use crate::host::{Fate, Host, Service};
 use crate::hostile::Hostile;
 use crate::offload;
 use crate::plan::{FlowPlan, HostilePlan, Opening, Plan};
+use crate::record::{Keep, Recorded, Recorder};
 use crate::rng::Rng;
 use crate::wire::Lane;
 
@@ -159,6 +161,9 @@ impl FrameSink for Sink<'_> {
     }
 }
 
+/// What the core is lent: sink and host, with the recorder before both.
+type CoreIo<'a, 'b> = Io<'a, Recorded<'a, Sink<'b>>, Recorded<'a, Host>>;
+
 /// One line for a frame without virtio-net header.
 fn trace(now: Instant, arrow: &str, frame: &[u8]) {
     let time = now.as_nanos() / 1000;
@@ -219,6 +224,7 @@ pub struct World {
     steps: u64,
     frames: u64,
     trace: bool,
+    recorder: RefCell<Recorder>,
 }
 
 impl World {
@@ -259,6 +265,7 @@ impl World {
             steps: 0,
             frames: 0,
             trace,
+            recorder: RefCell::new(Recorder::new(Keep::Nothing)),
             rng,
             plan,
         }
@@ -268,6 +275,15 @@ impl World {
     pub fn run(mut self) -> Result<Summary, String> {
         self.run_to_end()?;
         Ok(self.summary())
+    }
+
+    /// As [`World::run`]; returns `recorder` with all that passed between the core and the rest.
+    pub fn run_recorded(mut self, recorder: Recorder) -> Result<Recorder, String> {
+        self.recorder = RefCell::new(recorder);
+        self.run_to_end()?;
+        let mut recorder = self.recorder.into_inner();
+        recorder.drop_counters(&self.router.all_drops());
+        Ok(recorder)
     }
 
     /// As [`World::run`], for those who want to look at the world afterwards.
@@ -303,7 +319,7 @@ impl World {
 
     fn with_core<R>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, Sink<'_>, Host>) -> R,
+        f: impl FnOnce(&mut Router, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
         let mut sink = Sink {
             now: self.now,
@@ -314,8 +330,14 @@ impl World {
             trace: self.trace,
         };
         let mut io = Io {
-            sink: &mut sink,
-            hosts: &mut self.host,
+            sink: &mut Recorded {
+                inner: &mut sink,
+                recorder: &self.recorder,
+            },
+            hosts: &mut Recorded {
+                inner: &mut self.host,
+                recorder: &self.recorder,
+            },
             buf: &mut self.buf,
         };
         f(&mut self.router, self.now, &mut io)
@@ -336,6 +358,7 @@ impl World {
             return Ok(false);
         };
         self.now = self.now.max(next);
+        self.recorder.get_mut().set_time(self.now);
         self.incoming();
         self.host.advance(self.now)?;
         while let Some((token, readiness)) = self.host.event(self.now) {
@@ -345,11 +368,13 @@ impl World {
                     self.now.as_nanos() / 1000
                 );
             }
+            self.recorder.get_mut().readiness(readiness);
             self.with_core(|router, now, io| router.handle_socket(now, token, readiness, io));
         }
         self.container_turn()?;
         self.frames_up();
         if self.router.poll_timeout().is_some_and(|t| t <= self.now) {
+            self.recorder.get_mut().event(|| "timeout".into());
             self.with_core(|router, now, io| router.handle_timeout(now, io));
         }
         self.host.advance(self.now)?;
@@ -388,6 +413,8 @@ impl World {
             let guest = SocketAddr::new(container::address(self.plan.v6), flow.port);
             let peer = flow.remote;
             let socket = self.host.incoming(peer);
+            let recorder = self.recorder.get_mut();
+            recorder.event(|| format!("accepted socket {} {peer} for {guest}", socket.0));
             self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
         }
     }
@@ -430,6 +457,7 @@ impl World {
                 && let Some(frame) = self.up.receive(self.now)
             {
                 batch += 1;
+                self.recorder.get_mut().frame_in(PORT, &frame);
                 self.with_core(|router, now, io| router.handle_frame(now, PORT, &frame, io));
             }
             if batch == 0 {
