@@ -108,7 +108,7 @@ fn frozen_seeds_give_the_same_traces() {
     }
     let found = replay_all(&names());
     if std::env::var("CNET_SIM_FREEZE").is_ok_and(|v| v == "1") {
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim/frozen/traces.txt");
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/sim/frozen/traces.txt");
         return write(
             Path::new(golden),
             &format!("{HEADING}\n{}\n", found.join("\n")),

@@ -19,9 +19,9 @@ use cnet_nat::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Readiness, Received,
     SendOptions, SocketId, Token,
 };
-use cnet_vswitch::drops::DropCounters;
-use cnet_vswitch::time::Instant;
-use cnet_vswitch::{FrameSink, PortFull, PortId};
+use cnet_wire::drops::DropCounters;
+use cnet_wire::time::Instant;
+use cnet_wire::{FrameSink, PortFull, PortId};
 
 /// Bytes that a line spells out: all headers of a frame, with a few of its payload.
 const SPELLED_OUT: usize = 128;
