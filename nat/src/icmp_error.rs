@@ -1,8 +1,7 @@
 //! ICMP and ICMPv6 errors that the router itself sends to a container.
 //!
-//! An error quotes the packet that caused it: as much as fits a total of 576 bytes in IPv4
-//! (RFC 1812 section 4.3.2.3) and 1280 bytes in IPv6 (RFC 4443 section 2.4 c). Its checksums are
-//! computed here: it is small, and NEEDS_CSUM on ICMP is not honoured by every receiver.
+//! The message and what it quotes is [`icmp::write_error`]'s. Its checksums are computed: it is
+//! small, and NEEDS_CSUM on ICMP is not honoured by every receiver.
 //!
 //! Invariants: whether a packet may be answered with an error at all is asked of
 //! [`may_answer_with_error`] first (RFC 1122 section 3.2.2, RFC 4443 section 2.4 e), and how often
@@ -12,117 +11,17 @@
 use std::net::IpAddr;
 
 use cnet_wire::frame::protocol;
+use cnet_wire::headers::{IpOut, Link, l4_offset, write_headers};
+use cnet_wire::icmp;
+pub use cnet_wire::icmp::IcmpErrorKind;
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::vnet::VnetHeader;
-use cnet_wire::{Frame, FrameSink, IpHeader, PortFull, checksum};
+use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
+use cnet_wire::{Frame, FrameSink, IpHeader, PortFull};
 
-use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, write_headers};
-
-/// Bytes of the ICMP header before the quote, in both families.
-const ICMP_HEADER_LEN: usize = 8;
-/// Largest IPv4 packet an error may make (RFC 1812 section 4.3.2.3).
-const MAX_ERROR_LEN_V4: usize = 576;
-/// Largest IPv6 packet an error may make: the minimum MTU (RFC 4443 section 2.4 c).
-const MAX_ERROR_LEN_V6: usize = 1280;
 /// TTL and hop limit of an error.
 const HOP_LIMIT: u8 = 64;
 /// Precedence 6, internetwork control, for IPv4 errors (RFC 1812 section 4.3.2.5).
 const TOS_V4: u8 = 0xc0;
-/// Position of Next Header in the IPv6 header.
-const V6_NEXT_HEADER: usize = 6;
-
-/// What went wrong. The family of the quoted packet decides between ICMP and ICMPv6.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum IcmpErrorKind {
-    /// No route to the network (3/0; 1/0).
-    NetUnreachable,
-    /// The host does not answer (3/1; 1/3).
-    HostUnreachable,
-    /// Nobody listens on the port (3/3; 1/4).
-    PortUnreachable,
-    /// The transport protocol is unknown (3/2; parameter problem 4/1 in ICMPv6).
-    ProtocolUnreachable,
-    /// Forbidden by policy (3/13; 1/1).
-    Prohibited,
-    /// Too large for the next link (3/4; 2/0).
-    PacketTooBig {
-        /// The next link's MTU in bytes.
-        mtu: u32,
-    },
-    /// TTL or hop limit spent (11/0; 3/0).
-    TtlExceeded,
-    /// Fragments of the datagram are missing (11/1; 3/1).
-    ReassemblyTimeExceeded,
-    /// As received from elsewhere, in the family's own numbers.
-    Raw {
-        /// ICMP or ICMPv6 type.
-        icmp_type: u8,
-        /// Code.
-        code: u8,
-        /// The four bytes behind the checksum: the MTU where the type has one, else 0.
-        info: u32,
-    },
-}
-
-impl IcmpErrorKind {
-    /// Type, code and rest of header of the ICMP message.
-    fn v4(self) -> (u8, u8, u32) {
-        match self {
-            IcmpErrorKind::NetUnreachable => (3, 0, 0),
-            IcmpErrorKind::HostUnreachable => (3, 1, 0),
-            IcmpErrorKind::ProtocolUnreachable => (3, 2, 0),
-            IcmpErrorKind::PortUnreachable => (3, 3, 0),
-            // RFC 1191: the MTU has 16 bits, behind 16 unused ones.
-            IcmpErrorKind::PacketTooBig { mtu } => (3, 4, mtu.min(0xffff)),
-            IcmpErrorKind::Prohibited => (3, 13, 0),
-            IcmpErrorKind::TtlExceeded => (11, 0, 0),
-            IcmpErrorKind::ReassemblyTimeExceeded => (11, 1, 0),
-            IcmpErrorKind::Raw {
-                icmp_type,
-                code,
-                info,
-            } => (icmp_type, code, info),
-        }
-    }
-
-    /// Type, code and rest of header of the ICMPv6 message about `quote`.
-    fn v6(self, quote: &[u8]) -> (u8, u8, u32) {
-        match self {
-            IcmpErrorKind::NetUnreachable => (1, 0, 0),
-            IcmpErrorKind::Prohibited => (1, 1, 0),
-            IcmpErrorKind::HostUnreachable => (1, 3, 0),
-            IcmpErrorKind::PortUnreachable => (1, 4, 0),
-            IcmpErrorKind::PacketTooBig { mtu } => (2, 0, mtu),
-            IcmpErrorKind::TtlExceeded => (3, 0, 0),
-            IcmpErrorKind::ReassemblyTimeExceeded => (3, 1, 0),
-            IcmpErrorKind::ProtocolUnreachable => (4, 1, last_next_header(quote)),
-            IcmpErrorKind::Raw {
-                icmp_type,
-                code,
-                info,
-            } => (icmp_type, code, info),
-        }
-    }
-}
-
-/// Where in the IPv6 packet `quote` the Next Header field stands that names its transport
-/// protocol: the pointer of a parameter problem (RFC 4443 section 3.4).
-fn last_next_header(quote: &[u8]) -> u32 {
-    let mut field = V6_NEXT_HEADER;
-    let mut header = IPV6_HEADER_LEN;
-    // Hop-by-hop, routing, fragment, destination options; a packet that got here has few.
-    while let (Some(&next), Some(&len)) = (quote.get(field), quote.get(header + 1)) {
-        let bytes = match next {
-            0 | 43 | 60 => 8 + 8 * usize::from(len),
-            44 => 8,
-            _ => break,
-        };
-        field = header;
-        header += bytes;
-    }
-    field as u32
-}
-
 /// Builds an ICMP or ICMPv6 error in `buf` and sends it to `to` on `link`, with `from` as source.
 ///
 /// `quote` is the offending packet from its IP header on, in any length; it is cut to what the
@@ -141,33 +40,13 @@ pub fn emit_icmp_error(
     quote: &[u8],
 ) -> Result<(), PortFull> {
     let v6 = to.is_ipv6();
-    let (protocol, tos, limit, (icmp_type, code, rest)) = if v6 {
-        let limit = MAX_ERROR_LEN_V6 - IPV6_HEADER_LEN;
-        (protocol::ICMPV6, 0, limit, kind.v6(quote))
-    } else {
-        let limit = MAX_ERROR_LEN_V4 - IPV4_HEADER_LEN;
-        (protocol::ICMP, TOS_V4, limit, kind.v4())
+    let (protocol, tos) = match v6 {
+        true => (protocol::ICMPV6, 0),
+        false => (protocol::ICMP, TOS_V4),
     };
-    let l4 = l4_offset(v6);
-    let room = buf.len().saturating_sub(l4).min(limit);
-    let Some(quote_room) = room.checked_sub(ICMP_HEADER_LEN) else {
-        return Err(PortFull);
-    };
-    let quote = &quote[..quote.len().min(quote_room)];
-    let len = ICMP_HEADER_LEN + quote.len();
-
-    let icmp = &mut buf[l4..l4 + len];
-    icmp[..4].copy_from_slice(&[icmp_type, code, 0, 0]);
-    icmp[4..8].copy_from_slice(&rest.to_be_bytes());
-    icmp[8..].copy_from_slice(quote);
-    let pseudo = if v6 {
-        checksum::pseudo_header(from, to, protocol, len as u32)
-    } else {
-        0
-    };
-    let sum = checksum::finish(pseudo, icmp);
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-
+    let at = l4_offset(v6);
+    let l4 = buf.get_mut(at..).unwrap_or_default();
+    let len = icmp::write_error(l4, kind, from, to, quote).ok_or(PortFull)?;
     let ip = IpOut {
         src: from,
         dst: to,
@@ -176,7 +55,7 @@ pub fn emit_icmp_error(
         tos,
     };
     let vnet = VnetHeader {
-        hdr_len: (l4 - cnet_wire::vnet::VNET_HDR_LEN + ICMP_HEADER_LEN) as u16,
+        hdr_len: (at - VNET_HDR_LEN + icmp::HEADER_LEN) as u16,
         ..VnetHeader::default()
     };
     let end = write_headers(buf, vnet, link, &ip, len);
@@ -191,12 +70,10 @@ pub fn may_answer_with_error(frame: &Frame<'_>, ip: &IpHeader) -> bool {
     if frame.dst.is_multicast() || ip.fragment.is_some_and(|f| f.offset != 0) {
         return false;
     }
-    let icmp_type = frame.l4(ip).first().copied();
-    let is_error = match ip.protocol {
-        protocol::ICMP => icmp_type.is_none_or(|t| matches!(t, 3 | 4 | 5 | 11 | 12)),
-        protocol::ICMPV6 => icmp_type.is_none_or(|t| t < 128 || t == 137),
-        _ => false,
-    };
+    let refers =
+        |&kind: &u8| icmp::is_error(ip.protocol, kind) || icmp::is_redirect(ip.protocol, kind);
+    let is_error = matches!(ip.protocol, protocol::ICMP | protocol::ICMPV6)
+        && frame.l4(ip).first().is_none_or(refers);
     !is_error && is_unicast(ip.src) && is_unicast(ip.dst)
 }
 
@@ -252,7 +129,6 @@ impl RateLimit {
 mod tests {
     use super::*;
     use cnet_wire::frame::{ETHERNET_HEADER_LEN, Fragment};
-    use cnet_wire::vnet::VNET_HDR_LEN;
     use cnet_wire::{L3, MacAddr, PortId};
     use proptest::prelude::*;
     use smoltcp::wire::{
@@ -317,55 +193,6 @@ mod tests {
         assert!(icmp.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
         assert_eq!(icmp.msg_type(), Icmpv6Message::TimeExceeded);
         assert_eq!(ip.payload()[8..], quote[..1280 - 48]);
-    }
-
-    #[test]
-    fn kinds_have_the_numbers_of_their_family() {
-        use IcmpErrorKind::*;
-        let raw = Raw {
-            icmp_type: 3,
-            code: 9,
-            info: 7,
-        };
-        let v4 = [
-            (NetUnreachable, (3, 0, 0)),
-            (HostUnreachable, (3, 1, 0)),
-            (ProtocolUnreachable, (3, 2, 0)),
-            (PortUnreachable, (3, 3, 0)),
-            (PacketTooBig { mtu: 1 << 20 }, (3, 4, 0xffff)),
-            (Prohibited, (3, 13, 0)),
-            (TtlExceeded, (11, 0, 0)),
-            (ReassemblyTimeExceeded, (11, 1, 0)),
-            (raw, (3, 9, 7)),
-        ];
-        for (kind, want) in v4 {
-            assert_eq!(kind.v4(), want, "{kind:?}");
-        }
-        let v6 = [
-            (NetUnreachable, (1, 0, 0)),
-            (Prohibited, (1, 1, 0)),
-            (HostUnreachable, (1, 3, 0)),
-            (PortUnreachable, (1, 4, 0)),
-            (PacketTooBig { mtu: 1 << 20 }, (2, 0, 1 << 20)),
-            (TtlExceeded, (3, 0, 0)),
-            (ReassemblyTimeExceeded, (3, 1, 0)),
-            (ProtocolUnreachable, (4, 1, 6)),
-            (raw, (3, 9, 7)),
-        ];
-        for (kind, want) in v6 {
-            assert_eq!(kind.v6(&[]), want, "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn parameter_problem_points_behind_extension_headers() {
-        let mut quote = vec![0; 40 + 16 + 8 + 4];
-        quote[6] = 60; // destination options of 16 bytes
-        quote[40] = 44;
-        quote[41] = 1;
-        quote[56] = 132; // fragment header, then SCTP
-        assert_eq!(last_next_header(&quote), 56);
-        assert_eq!(last_next_header(&quote[..41]), 6);
     }
 
     fn answerable(

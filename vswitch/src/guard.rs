@@ -21,33 +21,19 @@
 //! A fragment after the first shows no ports or types; without its first fragment, which does, it
 //! completes nothing. A duplicate address detection probe claims nothing yet and is let through.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::fdb::{REFRESH_INTERVAL, Refusal};
 use crate::port::{MAX_TAKEN_ADDRESSES, Port};
 use crate::switch::Tables;
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::ArpPacket;
+use cnet_wire::dhcp;
 use cnet_wire::drops::DropReason;
 use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
-use cnet_wire::ipv6::icmpv6;
+use cnet_wire::icmp::{self, v6};
+use cnet_wire::ndp::{self, NdpOptions};
 use cnet_wire::time::Instant;
-
-/// UDP ports that DHCP and DHCPv6 clients listen on (RFC 2131 section 4.1, RFC 8415 section 7.2):
-/// only a server writes to them.
-const DHCP_CLIENT_PORT: u16 = 68;
-const DHCPV6_CLIENT_PORT: u16 = 546;
-
-/// ICMP types (RFC 792, RFC 1256).
-const ICMP_REDIRECT: u8 = 5;
-const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
-
-/// Neighbour discovery options (RFC 4861 section 4.6.1).
-const OPTION_SOURCE_MAC: u8 = 1;
-const OPTION_TARGET_MAC: u8 = 2;
-
-/// Neighbour discovery is believed only from the link itself (RFC 4861 section 7.1).
-const NDP_HOP_LIMIT: u8 = 255;
 
 /// The port a frame came from, and what it is held against.
 pub(crate) struct Guard<'a> {
@@ -165,8 +151,8 @@ impl Guard<'_> {
         match ip.protocol {
             protocol::UDP => {
                 let client = match ip.src {
-                    IpAddr::V4(_) => DHCP_CLIENT_PORT,
-                    IpAddr::V6(_) => DHCPV6_CLIENT_PORT,
+                    IpAddr::V4(_) => dhcp::v4::CLIENT_PORT,
+                    IpAddr::V6(_) => dhcp::v6::CLIENT_PORT,
                 };
                 match *l4 {
                     [_, _, p0, p1, ..] if u16::from_be_bytes([p0, p1]) == client => {
@@ -176,7 +162,9 @@ impl Guard<'_> {
                 }
             }
             protocol::ICMP => match l4.first() {
-                Some(&(ICMP_REDIRECT | ICMP_ROUTER_ADVERTISEMENT)) if ip.src.is_ipv4() => {
+                Some(&(icmp::v4::REDIRECT | icmp::v4::ROUTER_ADVERTISEMENT))
+                    if ip.src.is_ipv4() =>
+                {
                     Err(DropReason::RogueService)
                 }
                 _ => Ok(()),
@@ -187,52 +175,32 @@ impl Guard<'_> {
     }
 
     fn admit_icmpv6(&self, src: MacAddr, ip: &IpHeader, l4: &[u8]) -> Result<(), DropReason> {
-        let options_at = match l4.first() {
-            Some(&(icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT)) => {
+        match l4.first() {
+            Some(&(v6::ROUTER_ADVERTISEMENT | v6::REDIRECT)) => {
                 return Err(DropReason::RogueService);
             }
-            Some(&icmpv6::ROUTER_SOLICITATION) => 8,
-            Some(&(icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT)) => 24,
+            Some(
+                &(v6::ROUTER_SOLICITATION
+                | v6::NEIGHBOUR_SOLICITATION
+                | v6::NEIGHBOUR_ADVERTISEMENT),
+            ) => {}
             _ => return Ok(()),
-        };
-        let (message, options) = l4.split_at_checked(options_at).ok_or(DropReason::BadIcmp)?;
-        if ip.hop_limit != NDP_HOP_LIMIT {
+        }
+        let options = NdpOptions::of(l4)?;
+        if ip.hop_limit != ndp::HOP_LIMIT {
             return Err(DropReason::BadIcmp);
         }
         if !ip.src.is_unspecified() {
             self.admit_claim(ip.src)?;
         }
-        if let (Some(&icmpv6::NEIGHBOUR_ADVERTISEMENT), Some(target)) =
-            (message.first(), ndp_target(message))
-        {
+        if let (Some(&v6::NEIGHBOUR_ADVERTISEMENT), Some(target)) = (l4.first(), ndp::target(l4)) {
             self.admit_claim(IpAddr::V6(target))?;
         }
-        self.admit_ndp_options(src, options)
-    }
-
-    fn admit_ndp_options(&self, src: MacAddr, mut options: &[u8]) -> Result<(), DropReason> {
-        while let [kind, units, ..] = *options {
-            // In units of eight bytes; zero would never end (RFC 4861 section 4.6).
-            let len = usize::from(units) * 8;
-            let (option, rest) = options.split_at_checked(len).ok_or(DropReason::BadIcmp)?;
-            let &[_, _, m0, m1, m2, m3, m4, m5, ..] = option else {
-                return Err(DropReason::BadIcmp);
-            };
-            if matches!(kind, OPTION_SOURCE_MAC | OPTION_TARGET_MAC) {
-                self.admit_claimed_mac(src, MacAddr([m0, m1, m2, m3, m4, m5]))?;
+        for option in options {
+            if let Some(mac) = option?.link_layer_address() {
+                self.admit_claimed_mac(src, mac)?;
             }
-            options = rest;
         }
-        if options.is_empty() {
-            Ok(())
-        } else {
-            Err(DropReason::BadIcmp)
-        }
+        Ok(())
     }
-}
-
-/// The target of a neighbour solicitation or advertisement, `None` if the message is cut short.
-pub(crate) fn ndp_target(message: &[u8]) -> Option<Ipv6Addr> {
-    let octets: [u8; 16] = message.get(8..24)?.try_into().ok()?;
-    Some(Ipv6Addr::from(octets))
 }

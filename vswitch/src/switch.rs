@@ -28,13 +28,14 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
-use crate::guard::{Guard, ndp_target};
+use crate::guard::Guard;
 use crate::port::{Port, PortConfig, PortCounters};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
 use cnet_wire::drops::DropReason;
 use cnet_wire::frame::{Frame, L3, protocol};
-use cnet_wire::ipv6::icmpv6;
+use cnet_wire::icmp;
+use cnet_wire::ndp;
 use cnet_wire::sink::PortFull;
 use cnet_wire::time::Instant;
 
@@ -281,7 +282,7 @@ impl Switch {
                 .filter(|a| a.operation == OP_REQUEST)
                 .map(|a| IpAddr::V4(a.target_ip)),
             L3::Ip(ip) if ip.protocol == protocol::ICMPV6 => match frame.l4(ip) {
-                l4 @ [icmpv6::NEIGHBOUR_SOLICITATION, ..] => ndp_target(l4).map(IpAddr::V6),
+                l4 @ [icmp::v6::NEIGHBOUR_SOLICITATION, ..] => ndp::target(l4).map(IpAddr::V6),
                 _ => None,
             },
             L3::Ip(_) => None,

@@ -1,4 +1,4 @@
-//! ARP for IPv4 over Ethernet (RFC 826): checks and a decoded view.
+//! ARP for IPv4 over Ethernet (RFC 826): checks, a decoded view, and its writer.
 //!
 //! Only the one combination of address kinds that exists here is accepted; a body that is shorter
 //! than it says (CVE-2020-29129, CVE-2020-29130) never becomes a view.
@@ -50,6 +50,16 @@ impl ArpPacket {
             target_mac: mac(18),
             target_ip: ip(24),
         })
+    }
+
+    /// Writes the body that follows the Ethernet header.
+    pub fn write(&self, body: &mut [u8; ARP_LEN]) {
+        body[..6].copy_from_slice(&KIND);
+        body[6..8].copy_from_slice(&self.operation.to_be_bytes());
+        body[8..14].copy_from_slice(&self.sender_mac.0);
+        body[14..18].copy_from_slice(&self.sender_ip.octets());
+        body[18..24].copy_from_slice(&self.target_mac.0);
+        body[24..28].copy_from_slice(&self.target_ip.octets());
     }
 }
 

@@ -51,6 +51,18 @@ pub const fn l4_offset(v6: bool) -> usize {
     VNET_HDR_LEN + ETHERNET_HEADER_LEN + if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN }
 }
 
+/// Writes `vnet` and the Ethernet header of a frame to `link` at the start of `buf`, and returns
+/// where its payload starts.
+#[inline]
+pub fn write_link_header(buf: &mut [u8], vnet: VnetHeader, link: &Link, ethertype: u16) -> usize {
+    let (head, eth) = buf.split_at_mut(VNET_HDR_LEN);
+    head.copy_from_slice(&vnet.encode());
+    eth[0..6].copy_from_slice(&link.container_mac.0);
+    eth[6..12].copy_from_slice(&link.gateway_mac.0);
+    eth[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    VNET_HDR_LEN + ETHERNET_HEADER_LEN
+}
+
 /// Writes Ethernet and IP headers for a transport packet of `l4_len` bytes, and `vnet` before them.
 /// IPv4 goes out with DF set and identification 0 (RFC 6864). `buf` starts with the virtio-net
 /// header. Returns where the frame ends.
@@ -61,11 +73,7 @@ pub fn write_headers(
     ip: &IpOut,
     l4_len: usize,
 ) -> usize {
-    buf[..VNET_HDR_LEN].copy_from_slice(&vnet.encode());
-    let eth = &mut buf[VNET_HDR_LEN..];
-    eth[0..6].copy_from_slice(&link.container_mac.0);
-    eth[6..12].copy_from_slice(&link.gateway_mac.0);
-    let b = &mut eth[ETHERNET_HEADER_LEN..];
+    let b = &mut buf[VNET_HDR_LEN + ETHERNET_HEADER_LEN..];
     let ethertype = match (ip.src, ip.dst) {
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             b[0] = 0x60 | ip.tos >> 4;
@@ -85,7 +93,7 @@ pub fn write_headers(
             ETHERTYPE_IPV4
         }
     };
-    eth[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    write_link_header(buf, vnet, link, ethertype);
     l4_offset(ip.src.is_ipv6()) + l4_len
 }
 

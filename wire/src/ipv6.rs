@@ -16,26 +16,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::drops::DropReason;
 use crate::frame::{ETHERNET_HEADER_LEN, Fragment, IpHeader, check_fragment, protocol};
-
-/// ICMPv6 message types that a switch must tell apart (RFC 4861, RFC 2710, RFC 3810).
-pub mod icmpv6 {
-    /// Multicast listener report, version 1.
-    pub const MLD_REPORT: u8 = 131;
-    /// Multicast listener done.
-    pub const MLD_DONE: u8 = 132;
-    /// Router solicitation.
-    pub const ROUTER_SOLICITATION: u8 = 133;
-    /// Router advertisement.
-    pub const ROUTER_ADVERTISEMENT: u8 = 134;
-    /// Neighbour solicitation.
-    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
-    /// Neighbour advertisement.
-    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
-    /// Redirect.
-    pub const REDIRECT: u8 = 137;
-    /// Multicast listener report, version 2.
-    pub const MLD_REPORT_V2: u8 = 143;
-}
+use crate::icmp::v6;
 
 /// Extension headers a packet may have.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -43,6 +24,8 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 pub const MAX_EXTENSION_BYTES: usize = 256;
 
 const HEADER_LEN: usize = 40;
+/// Position of Next Header in the fixed header.
+const NEXT_HEADER: usize = 6;
 const FRAGMENT_HEADER_LEN: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
@@ -207,11 +190,11 @@ fn check_source(src: Ipv6Addr, dst: Ipv6Addr, icmp_type: Option<u8>) -> Result<(
         !matches!(
             icmp_type,
             Some(
-                icmpv6::NEIGHBOUR_SOLICITATION
-                    | icmpv6::ROUTER_SOLICITATION
-                    | icmpv6::MLD_REPORT
-                    | icmpv6::MLD_DONE
-                    | icmpv6::MLD_REPORT_V2
+                v6::NEIGHBOUR_SOLICITATION
+                    | v6::ROUTER_SOLICITATION
+                    | v6::MLD_REPORT
+                    | v6::MLD_DONE
+                    | v6::MLD_REPORT_V2
             )
         )
     } else if src == dst {
@@ -228,10 +211,7 @@ fn check_source(src: Ipv6Addr, dst: Ipv6Addr, icmp_type: Option<u8>) -> Result<(
 
 fn check_fragmented(chain: &Chain, icmp_type: Option<u8>, data: &[u8]) -> Result<(), DropReason> {
     let first = chain.fragment.is_none_or(|f| f.offset == 0);
-    let ndp = matches!(
-        icmp_type,
-        Some(icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT)
-    );
+    let ndp = matches!(icmp_type, Some(v6::ROUTER_SOLICITATION..=v6::REDIRECT));
     // Neighbour discovery has no fragment header at all, not even an atomic one (RFC 6980).
     if first && ndp {
         return Err(DropReason::BadFragment);
@@ -240,5 +220,39 @@ fn check_fragmented(chain: &Chain, icmp_type: Option<u8>, data: &[u8]) -> Result
         // The reassembled packet keeps the extension headers, but not the fragment header.
         Some(f) => check_fragment(f, chain.protocol, chain.len - FRAGMENT_HEADER_LEN, data),
         None => Ok(()),
+    }
+}
+
+/// Where in the IPv6 packet `packet`, which may be cut short, the Next Header field stands that
+/// names its transport protocol.
+pub(crate) fn last_next_header(packet: &[u8]) -> u32 {
+    let mut field = NEXT_HEADER;
+    let mut header = HEADER_LEN;
+    // A packet that an error is about has passed the walk, so there are few.
+    while let (Some(&next), Some(&len)) = (packet.get(field), packet.get(header + 1)) {
+        let bytes = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8 + 8 * usize::from(len),
+            FRAGMENT => FRAGMENT_HEADER_LEN,
+            _ => break,
+        };
+        field = header;
+        header += bytes;
+    }
+    field as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_next_header;
+
+    #[test]
+    fn parameter_problem_points_behind_extension_headers() {
+        let mut quote = vec![0; 40 + 16 + 8 + 4];
+        quote[6] = 60; // destination options of 16 bytes
+        quote[40] = 44;
+        quote[41] = 1;
+        quote[56] = 132; // fragment header, then SCTP
+        assert_eq!(last_next_header(&quote), 56);
+        assert_eq!(last_next_header(&quote[..41]), 6);
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Readers: [`vnet`], [`frame`] (which reads Ethernet, [`arp`], IPv4 and [`ipv6`] once, from outside
 //! to inside). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
-//! for ports without offloads, [`checksum`] for both. Vocabulary that all crates share: [`addr`],
-//! [`drops`], [`time`], and [`sink`], where frames leave the pure core.
+//! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
+//! [`icmp`], [`ndp`], [`dhcp`], [`dns`]. Vocabulary that all crates share: [`addr`], [`drops`],
+//! [`time`], and [`sink`], where frames leave the pure core.
 //!
 //! # The contract of the pure crates
 //!
@@ -22,11 +23,15 @@
 pub mod addr;
 pub mod arp;
 pub mod checksum;
+pub mod dhcp;
+pub mod dns;
 pub mod drops;
 pub mod frame;
 pub mod headers;
+pub mod icmp;
 mod ipv4;
 pub mod ipv6;
+pub mod ndp;
 pub mod prefixes;
 pub mod segment;
 pub mod sink;

@@ -11,163 +11,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use cnet_wire::dhcp::v4::{
+    CLIENT_PORT, Configuration, MessageType, Options, Reply, Request, SERVER_PORT,
+};
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
-use super::dns_message::encode_names;
 use super::{Gateway, Ipv4Gateway};
 
-/// The server's port.
-pub(super) const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
 /// Seconds a lease runs; renewals are always granted.
 pub(super) const LEASE_SECONDS: u32 = 86_400;
-
-/// Bytes up to the options, magic cookie included.
-const HEADER_LEN: usize = 240;
-/// Bytes a message has at least (RFC 1542 section 2.1).
-const MIN_LEN: usize = 300;
-/// Bytes every client takes: 576 less IP and UDP headers (RFC 2131 section 2).
-const MAX_LEN: usize = 548;
-const MAGIC: [u8; 4] = [99, 130, 83, 99];
-const BOOTREQUEST: u8 = 1;
-const BOOTREPLY: u8 = 2;
-const ETHERNET: [u8; 2] = [1, 6];
-const FLAG_BROADCAST: u8 = 0x80;
-
-const OPT_PAD: u8 = 0;
-const OPT_SUBNET_MASK: u8 = 1;
-const OPT_ROUTER: u8 = 3;
-const OPT_DNS: u8 = 6;
-const OPT_HOST_NAME: u8 = 12;
-const OPT_DOMAIN_NAME: u8 = 15;
-const OPT_MTU: u8 = 26;
-const OPT_BROADCAST: u8 = 28;
-const OPT_REQUESTED_ADDRESS: u8 = 50;
-const OPT_LEASE_TIME: u8 = 51;
-const OPT_MESSAGE_TYPE: u8 = 53;
-const OPT_SERVER_ID: u8 = 54;
-const OPT_CLIENT_ID: u8 = 61;
-/// RFC 3397.
-const OPT_DOMAIN_SEARCH: u8 = 119;
-const OPT_END: u8 = 255;
-
-const DISCOVER: u8 = 1;
-const OFFER: u8 = 2;
-const REQUEST: u8 = 3;
-const DECLINE: u8 = 4;
-const ACK: u8 = 5;
-const NAK: u8 = 6;
-const RELEASE: u8 = 7;
-const INFORM: u8 = 8;
-
-/// A client's message.
-struct Request<'a> {
-    header: &'a [u8; HEADER_LEN],
-    ciaddr: Ipv4Addr,
-    kind: u8,
-    requested: Option<Ipv4Addr>,
-    server: Option<Ipv4Addr>,
-    client_id: Option<&'a [u8]>,
-}
-
-impl Request<'_> {
-    fn parse(message: &[u8]) -> Result<Request<'_>, DropReason> {
-        let bad = DropReason::BadDhcp;
-        let (header, mut rest) = message.split_first_chunk().ok_or(bad)?;
-        if header[0] != BOOTREQUEST || header[1..3] != ETHERNET || !header.ends_with(&MAGIC) {
-            return Err(bad);
-        }
-        // Relays are not served.
-        if address(&header[24..28])? != Ipv4Addr::UNSPECIFIED {
-            return Err(DropReason::NotServed);
-        }
-        let mut request = Request {
-            header,
-            ciaddr: address(&header[12..16])?,
-            kind: 0,
-            requested: None,
-            server: None,
-            client_id: None,
-        };
-        while let [code, after @ ..] = rest {
-            match *code {
-                OPT_PAD => {
-                    rest = after;
-                    continue;
-                }
-                OPT_END => break,
-                _ => {}
-            }
-            let (&len, after) = after.split_first().ok_or(bad)?;
-            let (value, next) = after.split_at_checked(usize::from(len)).ok_or(bad)?;
-            rest = next;
-            match *code {
-                OPT_MESSAGE_TYPE => match value {
-                    &[kind] => request.kind = kind,
-                    _ => return Err(bad),
-                },
-                OPT_REQUESTED_ADDRESS => request.requested = Some(address(value)?),
-                OPT_SERVER_ID => request.server = Some(address(value)?),
-                OPT_CLIENT_ID => request.client_id = Some(value),
-                _ => {}
-            }
-        }
-        Ok(request)
-    }
-}
-
-fn address(bytes: &[u8]) -> Result<Ipv4Addr, DropReason> {
-    let bytes: [u8; 4] = bytes.try_into().map_err(|_| DropReason::BadDhcp)?;
-    Ok(Ipv4Addr::from(bytes))
-}
-
-/// An answer under construction.
-struct Reply(Vec<u8>);
-
-impl Reply {
-    fn new(request: &Request<'_>, kind: u8, yiaddr: Ipv4Addr, server: Ipv4Addr) -> Reply {
-        let mut m = vec![0; HEADER_LEN];
-        m[0] = BOOTREPLY;
-        m[1..3].copy_from_slice(&ETHERNET);
-        // Transaction, flags, ciaddr (not in a NAK) and chaddr are the request's.
-        m[4..8].copy_from_slice(&request.header[4..8]);
-        m[10..12].copy_from_slice(&request.header[10..12]);
-        if kind == ACK {
-            m[12..16].copy_from_slice(&request.ciaddr.octets());
-        }
-        m[16..20].copy_from_slice(&yiaddr.octets());
-        m[28..44].copy_from_slice(&request.header[28..44]);
-        m[236..].copy_from_slice(&MAGIC);
-        let mut reply = Reply(m);
-        reply.put(OPT_MESSAGE_TYPE, &[kind]);
-        reply.put(OPT_SERVER_ID, &server.octets());
-        // RFC 6842.
-        if let Some(id) = request.client_id {
-            reply.put(OPT_CLIENT_ID, id);
-        }
-        reply
-    }
-
-    /// Bytes of option value there is still room for, in one piece, the end option kept.
-    fn room(&self) -> usize {
-        (MAX_LEN - 1).saturating_sub(self.0.len() + 2).min(255)
-    }
-
-    /// Adds an option if it fits.
-    fn put(&mut self, code: u8, value: &[u8]) {
-        if value.len() <= self.room() && !value.is_empty() {
-            self.0.extend([code, value.len() as u8]);
-            self.0.extend(value);
-        }
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.0.push(OPT_END);
-        let len = self.0.len().max(MIN_LEN);
-        self.0.resize(len, 0);
-        self.0
-    }
-}
 
 impl Gateway {
     pub(super) fn handle_dhcpv4(
@@ -179,43 +31,49 @@ impl Gateway {
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
-        let request = Request::parse(message)?;
+        let request = Request::read(message)?;
+        if !request.giaddr.is_unspecified() {
+            return Err(DropReason::NotServed);
+        }
+        let options = request.options()?;
+        let asked = (&request, &options);
         let mac = frame.src;
-        match request.kind {
-            DISCOVER => {
+        let none = Ipv4Addr::UNSPECIFIED;
+        match options.kind.ok_or(DropReason::BadDhcp)? {
+            MessageType::Discover => {
                 let yiaddr = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
-                self.send_dhcpv4(port, mac, &request, OFFER, yiaddr, sink)
+                self.send_dhcpv4(port, mac, asked, MessageType::Offer, yiaddr, sink)
             }
-            REQUEST if request.server.is_some_and(|s| s != v4.address) => {
+            MessageType::Request if options.server.is_some_and(|s| s != v4.address) => {
                 // The client took another server's offer.
                 self.leases.release(port, false);
                 Ok(())
             }
-            REQUEST => {
+            MessageType::Request => {
                 let lease = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
                 // In a renewal the address is the client's own (RFC 2131 section 4.3.2).
-                let wanted = request.requested.unwrap_or(request.ciaddr);
+                let wanted = options.requested.unwrap_or(request.ciaddr);
                 if wanted == lease {
                     self.learn(IpAddr::V4(lease), port, mac);
-                    self.send_dhcpv4(port, mac, &request, ACK, lease, sink)
+                    self.send_dhcpv4(port, mac, asked, MessageType::Ack, lease, sink)
                 } else {
-                    let none = Ipv4Addr::UNSPECIFIED;
-                    self.send_dhcpv4(port, mac, &request, NAK, none, sink)
+                    self.send_dhcpv4(port, mac, asked, MessageType::Nak, none, sink)
                 }
             }
-            INFORM => {
+            MessageType::Inform => {
                 if ip.src != IpAddr::V4(request.ciaddr) || !v4.is_host(request.ciaddr) {
                     return Err(DropReason::BadDhcp);
                 }
-                let none = Ipv4Addr::UNSPECIFIED;
-                self.send_dhcpv4(port, mac, &request, ACK, none, sink)
+                self.send_dhcpv4(port, mac, asked, MessageType::Ack, none, sink)
             }
-            RELEASE | DECLINE if request.server == Some(v4.address) => {
-                self.leases.release(port, request.kind == DECLINE);
+            kind @ (MessageType::Release | MessageType::Decline) => {
+                if options.server == Some(v4.address) {
+                    let declined = kind == MessageType::Decline;
+                    self.leases.release(port, declined);
+                }
                 Ok(())
             }
-            RELEASE | DECLINE => Ok(()),
-            _ => Err(DropReason::BadDhcp),
+            MessageType::Offer | MessageType::Ack | MessageType::Nak => Err(DropReason::BadDhcp),
         }
     }
 
@@ -229,22 +87,24 @@ impl Gateway {
         &mut self,
         port: PortId,
         mac: MacAddr,
-        request: &Request<'_>,
-        kind: u8,
+        (request, options): (&Request<'_>, &Options<'_>),
+        kind: MessageType,
         yiaddr: Ipv4Addr,
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
-        let mut reply = Reply::new(request, kind, yiaddr, v4.address);
-        if kind != NAK {
-            if !yiaddr.is_unspecified() {
-                reply.put(OPT_LEASE_TIME, &LEASE_SECONDS.to_be_bytes());
-            }
-            self.put_configuration(&mut reply, v4, port, mac);
-        }
-        let broadcast = request.header[10] & FLAG_BROADCAST != 0;
+        let refused = kind == MessageType::Nak;
+        let reply = Reply {
+            kind,
+            yiaddr,
+            server: v4.address,
+            lease_time: (!yiaddr.is_unspecified()).then_some(LEASE_SECONDS),
+            configuration: (!refused).then(|| self.configuration(v4, port, mac)),
+        };
+        let reply = reply.write(request, options);
+        let broadcast = request.wants_broadcast();
         // RFC 2131 section 4.1.
-        let (to, to_mac) = if kind == NAK {
+        let (to, to_mac) = if refused {
             (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
         } else if !request.ciaddr.is_unspecified() {
             (request.ciaddr, mac)
@@ -256,31 +116,22 @@ impl Gateway {
         let link = self.out.link(port, to_mac);
         let from = SocketAddr::from((v4.address, SERVER_PORT));
         let to = SocketAddr::from((to, CLIENT_PORT));
-        self.out.udp(sink, &link, from, to, &reply.finish())?;
+        self.out.udp(sink, &link, from, to, &reply)?;
         self.counters.dhcpv4_replies += 1;
         Ok(())
     }
 
-    /// The options that tell a client about the network, the most needed first.
-    fn put_configuration(&self, reply: &mut Reply, v4: Ipv4Gateway, port: PortId, mac: MacAddr) {
-        reply.put(OPT_SUBNET_MASK, &v4.mask().to_be_bytes());
-        reply.put(OPT_ROUTER, &v4.address.octets());
-        if let Some(dns) = v4.dns {
-            reply.put(OPT_DNS, &dns.octets());
-        }
-        reply.put(OPT_MTU, &self.cfg.mtu.to_be_bytes());
-        if let Some(broadcast) = v4.broadcast() {
-            reply.put(OPT_BROADCAST, &broadcast.octets());
-        }
+    fn configuration(&self, v4: Ipv4Gateway, port: PortId, mac: MacAddr) -> Configuration<'_> {
         let lease = self.leases.fixed(port, mac);
-        if let Some(name) = lease.and_then(|l| l.hostname.as_ref()) {
-            reply.put(OPT_HOST_NAME, name.as_bytes());
+        Configuration {
+            mask: Ipv4Addr::from(v4.mask()),
+            router: v4.address,
+            dns: v4.dns,
+            mtu: self.cfg.mtu,
+            broadcast: v4.broadcast(),
+            host_name: lease.and_then(|l| l.hostname.as_deref()),
+            search: &self.cfg.search,
         }
-        if let Some(domain) = self.cfg.search.first() {
-            reply.put(OPT_DOMAIN_NAME, domain.as_bytes());
-        }
-        let search = encode_names(&self.cfg.search, reply.room());
-        reply.put(OPT_DOMAIN_SEARCH, &search);
     }
 }
 
@@ -293,6 +144,17 @@ mod tests {
     use dhcproto::{Decodable, Decoder};
     use smoltcp::socket::dhcpv4::{Event, Socket};
 
+    /// Message types (RFC 2132 section 9.6).
+    const DISCOVER: u8 = 1;
+    const OFFER: u8 = 2;
+    const REQUEST: u8 = 3;
+    const DECLINE: u8 = 4;
+    const RELEASE: u8 = 7;
+    const INFORM: u8 = 8;
+    /// Bytes before the options, and least and greatest length of an answer.
+    const HEADER_LEN: usize = 240;
+    const MIN_LEN: usize = 300;
+    const MAX_LEN: usize = 548;
     const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 
@@ -303,12 +165,12 @@ mod tests {
         m[4..8].copy_from_slice(&[1, 2, 3, 4]);
         m[12..16].copy_from_slice(&ciaddr.octets());
         m[28..34].copy_from_slice(&MAC_B.0);
-        m[236..].copy_from_slice(&MAGIC);
+        m[236..].copy_from_slice(&[99, 130, 83, 99]);
         for (code, value) in options {
             m.extend([*code, value.len() as u8]);
             m.extend(*value);
         }
-        m.push(OPT_END);
+        m.push(255);
         m
     }
 
@@ -499,7 +361,7 @@ mod tests {
     fn a_client_that_cannot_take_unicast_gets_a_broadcast() {
         let mut bench = Bench::new();
         let mut discover = message(NOBODY, &[(53, &[DISCOVER])]);
-        discover[10] = FLAG_BROADCAST;
+        discover[10] = 0x80;
         send(&mut bench, B, MAC_B, &discover).unwrap();
         let (mac, dst, m) = read(&mut bench, B);
         assert_eq!((mac, dst), (MacAddr::BROADCAST, Ipv4Addr::BROADCAST));

@@ -12,193 +12,61 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use cnet_wire::dhcp::v6::{
+    Association, AssociationReply, CLIENT_PORT, MessageType, Reply, Request, SERVER_PORT, Status,
+    duid_ll,
+};
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
 use super::Gateway;
 use super::dhcpv4::LEASE_SECONDS;
-use super::dns_message::encode_names;
 
-/// The server's port.
-pub(super) const SERVER_PORT: u16 = 547;
-const CLIENT_PORT: u16 = 546;
-/// Bytes of search list an answer carries at most.
-const MAX_SEARCH_LEN: usize = 512;
-/// Longest identifier: a type and 128 bytes (RFC 8415 section 11.1).
-const MAX_DUID_LEN: usize = 130;
-/// Identity associations answered in one message.
-const MAX_ASSOCIATIONS: usize = 8;
-/// Addresses considered in one association.
-const MAX_ADDRESSES: usize = 8;
-
-const SOLICIT: u8 = 1;
-const ADVERTISE: u8 = 2;
-const REQUEST: u8 = 3;
-const CONFIRM: u8 = 4;
-const RENEW: u8 = 5;
-const REBIND: u8 = 6;
-const REPLY: u8 = 7;
-const RELEASE: u8 = 8;
-const DECLINE: u8 = 9;
-const INFORMATION_REQUEST: u8 = 11;
-
-const OPT_CLIENT_ID: u16 = 1;
-const OPT_SERVER_ID: u16 = 2;
-const OPT_IA_NA: u16 = 3;
-const OPT_IA_ADDR: u16 = 5;
-const OPT_STATUS: u16 = 13;
-const OPT_RAPID_COMMIT: u16 = 14;
-const OPT_DNS_SERVERS: u16 = 23;
-const OPT_DOMAIN_LIST: u16 = 24;
-
-const STATUS_SUCCESS: u16 = 0;
-const STATUS_NO_ADDRESS: u16 = 2;
-const STATUS_NO_BINDING: u16 = 3;
-const STATUS_NOT_ON_LINK: u16 = 4;
-
-/// IAID, T1, T2.
-const IA_HEADER_LEN: usize = 12;
-
-/// An identity association for addresses, as the client sent it.
-struct Association {
-    id: [u8; 4],
-    addresses: Vec<Ipv6Addr>,
-}
-
-/// A client's message.
-struct Request<'a> {
-    kind: u8,
-    transaction: [u8; 3],
-    client: Option<&'a [u8]>,
-    server: Option<&'a [u8]>,
-    rapid_commit: bool,
-    associations: Vec<Association>,
-}
-
-impl Request<'_> {
-    fn parse(message: &[u8]) -> Result<Request<'_>, DropReason> {
-        let (&[kind, t0, t1, t2], mut rest) =
-            message.split_first_chunk().ok_or(DropReason::BadDhcp)?;
-        let mut request = Request {
-            kind,
-            transaction: [t0, t1, t2],
-            client: None,
-            server: None,
-            rapid_commit: false,
-            associations: Vec::new(),
-        };
-        while !rest.is_empty() {
-            let (code, value, next) = split_option(rest)?;
-            rest = next;
-            match code {
-                OPT_CLIENT_ID | OPT_SERVER_ID => {
-                    if !(3..=MAX_DUID_LEN).contains(&value.len()) {
-                        return Err(DropReason::BadDhcp);
-                    }
-                    let slot = match code {
-                        OPT_CLIENT_ID => &mut request.client,
-                        _ => &mut request.server,
-                    };
-                    *slot = Some(value);
-                }
-                OPT_RAPID_COMMIT => request.rapid_commit = true,
-                OPT_IA_NA if request.associations.len() < MAX_ASSOCIATIONS => {
-                    request.associations.push(Association::parse(value)?);
-                }
-                _ => {}
-            }
+/// Whether `request` has the identifiers that its kind of message has (RFC 8415 section 16), the
+/// server's being `us`.
+fn is_identified(request: &Request<'_>, us: &[u8]) -> bool {
+    let to_us = request.server == Some(us);
+    let to_all = request.server.is_none();
+    match request.kind {
+        MessageType::Solicit | MessageType::Confirm | MessageType::Rebind => {
+            request.client.is_some() && to_all
         }
-        Ok(request)
-    }
-
-    /// Whether the identifiers are there that this kind of message has (RFC 8415 section 16), the
-    /// server's being `us`.
-    fn identifies(&self, us: &[u8]) -> bool {
-        let to_us = self.server == Some(us);
-        let to_all = self.server.is_none();
-        match self.kind {
-            SOLICIT | CONFIRM | REBIND => self.client.is_some() && to_all,
-            REQUEST | RENEW | RELEASE | DECLINE => self.client.is_some() && to_us,
-            INFORMATION_REQUEST => (to_all || to_us) && self.associations.is_empty(),
-            _ => false,
+        MessageType::Request | MessageType::Renew | MessageType::Release | MessageType::Decline => {
+            request.client.is_some() && to_us
         }
+        MessageType::InformationRequest => (to_all || to_us) && request.associations.is_empty(),
+        MessageType::Advertise | MessageType::Reply => false,
     }
-}
-
-impl Association {
-    fn parse(value: &[u8]) -> Result<Association, DropReason> {
-        let (head, mut rest) = value
-            .split_first_chunk::<IA_HEADER_LEN>()
-            .ok_or(DropReason::BadDhcp)?;
-        let mut association = Association {
-            id: [head[0], head[1], head[2], head[3]],
-            addresses: Vec::new(),
-        };
-        while !rest.is_empty() {
-            let (code, value, next) = split_option(rest)?;
-            rest = next;
-            if code == OPT_IA_ADDR && association.addresses.len() < MAX_ADDRESSES {
-                let address: &[u8; 16] = value.first_chunk().ok_or(DropReason::BadDhcp)?;
-                association.addresses.push(Ipv6Addr::from(*address));
-            }
-        }
-        Ok(association)
-    }
-}
-
-/// The first option of `rest` (code and value), and what follows it.
-fn split_option(rest: &[u8]) -> Result<(u16, &[u8], &[u8]), DropReason> {
-    let (&[c0, c1, l0, l1], after) = rest.split_first_chunk().ok_or(DropReason::BadDhcp)?;
-    let len = usize::from(u16::from_be_bytes([l0, l1]));
-    let (value, next) = after.split_at_checked(len).ok_or(DropReason::BadDhcp)?;
-    Ok((u16::from_be_bytes([c0, c1]), value, next))
-}
-
-fn put(message: &mut Vec<u8>, code: u16, value: &[u8]) {
-    message.extend(code.to_be_bytes());
-    message.extend((value.len() as u16).to_be_bytes());
-    message.extend(value);
-}
-
-fn put_status(message: &mut Vec<u8>, status: u16) {
-    put(message, OPT_STATUS, &status.to_be_bytes());
-}
-
-fn put_address(ia: &mut Vec<u8>, address: Ipv6Addr, lifetime: u32) {
-    let mut value = address.octets().to_vec();
-    // Preferred and valid.
-    value.extend(lifetime.to_be_bytes());
-    value.extend(lifetime.to_be_bytes());
-    put(ia, OPT_IA_ADDR, &value);
 }
 
 /// The answer to one association, `lease` being the address it gets.
-fn answer_association(asked: &Association, kind: u8, lease: Option<Ipv6Addr>) -> Vec<u8> {
-    let mut ia = asked.id.to_vec();
+fn answer_association(
+    asked: &Association,
+    kind: MessageType,
+    lease: Option<Ipv6Addr>,
+) -> AssociationReply {
     let (t1, t2) = match lease {
         Some(_) => (LEASE_SECONDS / 2, LEASE_SECONDS / 5 * 4),
         None => (0, 0),
     };
-    ia.extend(t1.to_be_bytes());
-    ia.extend(t2.to_be_bytes());
-    if let Some(lease) = lease {
-        put_address(&mut ia, lease, LEASE_SECONDS);
-    }
-    let renewal = kind == RENEW || kind == REBIND;
+    let mut addresses: Vec<_> = lease.map(|a| (a, LEASE_SECONDS)).into_iter().collect();
+    let renewal = matches!(kind, MessageType::Renew | MessageType::Rebind);
     if renewal {
         // What the client holds wrongly ends now (RFC 8415 sections 18.3.4 and 18.3.5).
-        for &stale in asked.addresses.iter().filter(|&&a| Some(a) != lease) {
-            put_address(&mut ia, stale, 0);
-        }
+        let stale = asked.addresses.iter().filter(|&&a| Some(a) != lease);
+        addresses.extend(stale.map(|&a| (a, 0)));
     }
-    if lease.is_none() {
-        let status = if renewal {
-            STATUS_NO_BINDING
-        } else {
-            STATUS_NO_ADDRESS
-        };
-        put_status(&mut ia, status);
+    let status = match lease {
+        Some(_) => None,
+        None if renewal => Some(Status::NoBinding),
+        None => Some(Status::NoAddress),
+    };
+    AssociationReply {
+        id: asked.id,
+        t1,
+        t2,
+        addresses,
+        status,
     }
-    ia
 }
 
 impl Gateway {
@@ -217,11 +85,12 @@ impl Gateway {
         if !client.is_unicast_link_local() {
             return Err(DropReason::MartianSource);
         }
-        let request = Request::parse(message)?;
-        if !request.identifies(&self.duid()) {
+        let request = Request::read(message)?;
+        let duid = duid_ll(self.cfg.mac);
+        if !is_identified(&request, &duid) {
             return Err(DropReason::BadDhcp);
         }
-        let reply = self.dhcpv6_reply(port, frame.src, &request)?;
+        let reply = self.dhcpv6_reply(port, frame.src, &request, &duid)?.write();
         let link = self.out.link(port, frame.src);
         let from = SocketAddr::from((self.link_local, SERVER_PORT));
         let to = SocketAddr::from((client, CLIENT_PORT));
@@ -230,56 +99,49 @@ impl Gateway {
         Ok(())
     }
 
-    /// Our identifier: DUID-LL over Ethernet (RFC 8415 section 11.4).
-    fn duid(&self) -> Vec<u8> {
-        [&[0, 3, 0, 1][..], &self.cfg.mac.0].concat()
-    }
-
-    fn dhcpv6_reply(
-        &self,
+    fn dhcpv6_reply<'a>(
+        &'a self,
         port: PortId,
         mac: MacAddr,
-        request: &Request<'_>,
-    ) -> Result<Vec<u8>, DropReason> {
+        request: &Request<'a>,
+        duid: &'a [u8],
+    ) -> Result<Reply<'a>, DropReason> {
         let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
-        let commits = request.kind != SOLICIT || request.rapid_commit;
-        let mut reply = vec![if commits { REPLY } else { ADVERTISE }];
-        reply.extend(request.transaction);
-        if let Some(client) = request.client {
-            put(&mut reply, OPT_CLIENT_ID, client);
-        }
-        put(&mut reply, OPT_SERVER_ID, &self.duid());
+        let solicited = request.kind == MessageType::Solicit;
+        let mut reply = Reply {
+            kind: if solicited && !request.rapid_commit {
+                MessageType::Advertise
+            } else {
+                MessageType::Reply
+            },
+            transaction: request.transaction,
+            client: request.client,
+            server: duid,
+            status: None,
+            rapid_commit: solicited && request.rapid_commit,
+            associations: Vec::new(),
+            dns: v6.dns,
+            search: &self.cfg.search,
+        };
         match request.kind {
-            CONFIRM => {
+            MessageType::Confirm => {
                 let mut all = request.associations.iter().flat_map(|ia| &ia.addresses);
                 // Without addresses there is nothing to confirm (RFC 8415 section 18.3.3).
                 if all.clone().next().is_none() {
                     return Err(DropReason::BadDhcp);
                 }
-                let status = match all.all(|&a| v6.contains(a)) {
-                    true => STATUS_SUCCESS,
-                    false => STATUS_NOT_ON_LINK,
-                };
-                put_status(&mut reply, status);
+                reply.status = Some(match all.all(|&a| v6.contains(a)) {
+                    true => Status::Success,
+                    false => Status::NotOnLink,
+                });
             }
-            RELEASE | DECLINE => put_status(&mut reply, STATUS_SUCCESS),
+            MessageType::Release | MessageType::Decline => reply.status = Some(Status::Success),
             kind => {
-                if kind == SOLICIT && request.rapid_commit {
-                    put(&mut reply, OPT_RAPID_COMMIT, &[]);
-                }
                 let mut lease = self.leases.fixed(port, mac).and_then(|l| l.v6);
-                for asked in &request.associations {
-                    let ia = answer_association(asked, kind, lease.take());
-                    put(&mut reply, OPT_IA_NA, &ia);
-                }
+                let asked = request.associations.iter();
+                let answers = asked.map(|ia| answer_association(ia, kind, lease.take()));
+                reply.associations = answers.collect();
             }
-        }
-        if let Some(dns) = v6.dns {
-            put(&mut reply, OPT_DNS_SERVERS, &dns.octets());
-        }
-        let search = encode_names(&self.cfg.search, MAX_SEARCH_LEN);
-        if !search.is_empty() {
-            put(&mut reply, OPT_DOMAIN_LIST, &search);
         }
         Ok(reply)
     }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use cnet_wire::dns::{is_query, truncate, udp_size};
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::GSO_UDP_L4;
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
 
-use super::dns_message::{is_query, truncate, udp_size};
 use super::dns_tcp::{ConnectionId, DnsTcp, Segment};
 use super::output::{Output, UDP_HEADER_LEN};
 use super::{Gateway, GatewayCounters, is_station};

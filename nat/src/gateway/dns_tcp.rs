@@ -19,6 +19,7 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use cnet_wire::dns;
 use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, FrameSink, PortId};
@@ -26,11 +27,13 @@ use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol, IpRepr, Ipv4Repr, Ipv6Repr, TcpPacket};
+use smoltcp::wire::{
+    HardwareAddress, IpCidr, IpProtocol, IpRepr, IpVersion, Ipv4Packet, Ipv4Repr, Ipv6Packet,
+    Ipv6Repr, TcpPacket,
+};
 
 use super::GatewayCounters;
 use super::dns::{PORT, Queries};
-use super::dns_message::is_query;
 use super::output::{HOP_LIMIT, Output};
 use cnet_wire::headers::Link;
 
@@ -227,12 +230,7 @@ impl DnsTcp {
         };
         c.outstanding = c.outstanding.saturating_sub(1);
         c.active = now;
-        let Ok(len) = u16::try_from(message.len()) else {
-            return false;
-        };
-        c.answers.extend(len.to_be_bytes());
-        c.answers.extend(message);
-        true
+        dns::put_with_length(&mut c.answers, message)
     }
 
     fn state(&self, i: usize) -> State {
@@ -353,22 +351,21 @@ impl DnsTcp {
     /// Where the stack's `packet` goes: to its connection's client, or, if it has none, back where
     /// the packet it answers came from.
     fn way(&self, packet: &[u8], from: Option<Link>) -> Option<(Link, u16)> {
-        let version = packet.first()? >> 4;
-        let (server, client, l4, ethertype) = if version == 4 {
-            let (_, ends) = packet.split_first_chunk::<12>()?;
-            let (src, rest) = ends.split_first_chunk::<4>()?;
-            let (dst, l4) = rest.split_first_chunk::<4>()?;
-            (IpAddr::from(*src), IpAddr::from(*dst), l4, ETHERTYPE_IPV4)
-        } else {
-            let (_, ends) = packet.split_first_chunk::<8>()?;
-            let (src, rest) = ends.split_first_chunk::<16>()?;
-            let (dst, l4) = rest.split_first_chunk::<16>()?;
-            (IpAddr::from(*src), IpAddr::from(*dst), l4, ETHERTYPE_IPV6)
+        let (server, client, l4, ethertype) = match IpVersion::of_packet(packet).ok()? {
+            IpVersion::Ipv4 => {
+                let ip = Ipv4Packet::new_checked(packet).ok()?;
+                let ends = (ip.src_addr().into(), ip.dst_addr().into());
+                (ends.0, ends.1, ip.payload(), ETHERTYPE_IPV4)
+            }
+            IpVersion::Ipv6 => {
+                let ip = Ipv6Packet::new_checked(packet).ok()?;
+                let ends = (ip.src_addr().into(), ip.dst_addr().into());
+                (ends.0, ends.1, ip.payload(), ETHERTYPE_IPV6)
+            }
         };
-        let &[_, _, d0, d1, ..] = l4 else {
-            return None;
-        };
-        let client = SocketAddr::new(client, u16::from_be_bytes([d0, d1]));
+        let port = TcpPacket::new_checked(l4).ok()?.dst_port();
+        let client = SocketAddr::new(client, port);
+        let server: IpAddr = server;
         let known = self
             .connections
             .iter()
@@ -447,11 +444,7 @@ fn read_queries(
     counters: &mut GatewayCounters,
 ) -> Result<(), DropReason> {
     while socket.can_recv() && c.outstanding < MAX_PIPELINE && c.backlog() < MAX_BACKLOG {
-        let missing = match c.partial[..] {
-            [] => 2,
-            [_] => 1,
-            [a, b, ref body @ ..] => usize::from(u16::from_be_bytes([a, b])) - body.len(),
-        };
+        let missing = dns::missing(&c.partial);
         let partial = &mut c.partial;
         let taken = socket.recv(|data| {
             let n = missing.min(data.len());
@@ -463,10 +456,8 @@ fn read_queries(
             return Ok(());
         }
         c.active = now;
-        if let [a, b, body @ ..] = &c.partial[..]
-            && body.len() == usize::from(u16::from_be_bytes([*a, *b]))
-        {
-            if !is_query(body) {
+        if let Some(body) = dns::whole(&c.partial) {
+            if !dns::is_query(body) {
                 return Err(DropReason::BadDns);
             }
             queries.push_tcp(c.id, c.client, c.link.port, body.to_vec())?;

@@ -6,18 +6,12 @@
 
 use std::net::IpAddr;
 
+use cnet_wire::icmp::{IcmpMessage, v4, v6};
 use cnet_wire::time::Instant;
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
 
 use super::output::HOP_LIMIT;
 use super::{ALL_NODES, ALL_ROUTERS, Gateway, is_station, ndp};
-
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REQUEST_V6: u8 = 128;
-const ECHO_REPLY_V6: u8 = 129;
-/// Type, code, checksum, identifier, sequence number.
-const ECHO_HEADER_LEN: usize = 8;
 
 impl Gateway {
     pub(super) fn handle_icmp(
@@ -30,8 +24,8 @@ impl Gateway {
         match frame.l4(ip).first() {
             None => Err(DropReason::BadIcmp),
             // An echo to a broadcast address may be ignored (RFC 1122 section 3.2.2.6).
-            Some(&ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, ECHO_REPLY), sink)
+            Some(&v4::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
+                self.reply_to_echo(port, frame, ip, (ip.dst, v4::ECHO_REPLY), sink)
             }
             Some(_) => Err(DropReason::NotServed),
         }
@@ -49,12 +43,12 @@ impl Gateway {
         match frame.l4(ip).first() {
             None => Err(DropReason::BadIcmp),
             Some(&t) if ndp::TYPES.contains(&t) => self.handle_ndp(now, port, frame, ip, sink),
-            Some(&ECHO_REQUEST_V6) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, ECHO_REPLY_V6), sink)
+            Some(&v6::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
+                self.reply_to_echo(port, frame, ip, (ip.dst, v6::ECHO_REPLY), sink)
             }
-            Some(&ECHO_REQUEST_V6) if to_group => {
+            Some(&v6::ECHO_REQUEST) if to_group => {
                 let from = IpAddr::V6(self.link_local);
-                self.reply_to_echo(port, frame, ip, (from, ECHO_REPLY_V6), sink)
+                self.reply_to_echo(port, frame, ip, (from, v6::ECHO_REPLY), sink)
             }
             Some(_) => Err(DropReason::NotServed),
         }
@@ -68,20 +62,18 @@ impl Gateway {
         (from, reply): (IpAddr, u8),
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
-        let request = frame.l4(ip);
-        let (Some(&[_, code, _, _]), true) =
-            (request.first_chunk(), request.len() >= ECHO_HEADER_LEN)
-        else {
-            return Err(DropReason::BadIcmp);
-        };
+        let request = IcmpMessage::read(frame.l4(ip)).ok_or(DropReason::BadIcmp)?;
+        request.echo_identifier().ok_or(DropReason::BadIcmp)?;
         if !is_station(ip.src) {
             return Err(DropReason::MartianSource);
         }
         let link = self.out.link(port, frame.src);
         let ends = (from, ip.src);
-        let head = [reply, code];
-        self.out
-            .icmp(sink, &link, ends, HOP_LIMIT, head, &request[4..])?;
+        let message = IcmpMessage {
+            kind: reply,
+            ..request
+        };
+        self.out.icmp(sink, &link, ends, HOP_LIMIT, &message)?;
         self.counters.echo_replies += 1;
         Ok(())
     }
@@ -202,9 +194,9 @@ mod tests {
             assert_eq!(
                 whole[0],
                 if header == 20 {
-                    ECHO_REPLY
+                    v4::ECHO_REPLY
                 } else {
-                    ECHO_REPLY_V6
+                    v6::ECHO_REPLY
                 }
             );
         }

@@ -25,8 +25,7 @@
 //! Ethernet (`Medium::Ip`), with one socket a connection and none while there are no connections.
 //! smoltcp's Ethernet side is not used, because an `Interface` is one station on one link with one
 //! small neighbour cache for all: here every port is a link of its own, and echo and neighbour
-//! discovery have rules that it does not apply. DHCP messages are read by a few lines of our own:
-//! the decoders of dhcproto and smoltcp either trust lengths in the message or recurse into it.
+//! discovery have rules that it does not apply. Messages are read and written by [`cnet_wire`].
 //!
 //! # Invariants
 //!
@@ -37,7 +36,6 @@ mod arp;
 mod dhcpv4;
 mod dhcpv6;
 mod dns;
-mod dns_message;
 mod dns_tcp;
 mod icmp;
 mod lease;
@@ -52,6 +50,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, L3, MacAddr, PortId};
@@ -400,10 +399,10 @@ impl Gateway {
         let ports = [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])];
         match ports {
             [0, _] | [_, 0] => Err(DropReason::PortZero),
-            [_, dhcpv4::SERVER_PORT] if ip.dst.is_ipv4() => {
+            [_, dhcp::v4::SERVER_PORT] if ip.dst.is_ipv4() => {
                 self.handle_dhcpv4(port, frame, ip, payload, sink)
             }
-            [_, dhcpv6::SERVER_PORT] if ip.dst == IpAddr::V6(ALL_DHCP_SERVERS) => {
+            [_, dhcp::v6::SERVER_PORT] if ip.dst == IpAddr::V6(ALL_DHCP_SERVERS) => {
                 self.handle_dhcpv6(port, frame, ip, payload, sink)
             }
             [source, dns::PORT] => self.handle_dns_udp(port, frame, ip, source, payload),

@@ -17,84 +17,30 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use cnet_wire::ipv6::icmpv6::{
+use cnet_wire::icmp::IcmpMessage;
+use cnet_wire::icmp::v6::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT,
     ROUTER_SOLICITATION,
+};
+use cnet_wire::ndp::{
+    self, NdpMessage, NeighbourAdvertisement, NeighbourSolicitation, RouterAdvertisement,
 };
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
 
-use super::dns_message::encode_names;
 use super::{ALL_NODES, Gateway, group_mac, is_station, solicited_node};
 
 /// The ICMPv6 types of NDP.
 pub(super) const TYPES: RangeInclusive<u8> = ROUTER_SOLICITATION..=REDIRECT;
 
-/// The hop limit that proves a message to be from the link.
-const NDP_HOP_LIMIT: u8 = 255;
-const OPT_SOURCE_LINK_LAYER: u8 = 1;
-const OPT_TARGET_LINK_LAYER: u8 = 2;
-const OPT_PREFIX: u8 = 3;
-const OPT_MTU: u8 = 5;
-const OPT_ROUTE: u8 = 24;
-const OPT_RDNSS: u8 = 25;
-const OPT_DNSSL: u8 = 31;
-
-const RA_MANAGED: u8 = 0x80;
-const RA_OTHER: u8 = 0x40;
-const PREFIX_ON_LINK: u8 = 0x80;
-const PREFIX_AUTONOMOUS: u8 = 0x40;
-const NA_ROUTER: u8 = 0x80;
-const NA_SOLICITED: u8 = 0x40;
-const NA_OVERRIDE: u8 = 0x20;
-
 /// The longest router lifetime, in seconds (RFC 8319).
 const ROUTER_LIFETIME: u16 = 65535;
-/// A lifetime without end.
-const INFINITE: [u8; 4] = [0xff; 4];
 /// The length of prefix with which stations configure themselves (RFC 4862, RFC 7421).
 const SLAAC_PREFIX_LEN: u8 = 64;
 /// Least MTU of an IPv6 link (RFC 8200).
 const MIN_MTU: u16 = 1280;
-/// Bytes of search list an advertisement carries at most.
-const MAX_SEARCH_LEN: usize = 512;
 /// Age of a router advertisement after which a station that asks for us gets a new one.
 const REFRESH: Duration = Duration::from_secs(3600);
-
-/// The link-layer addresses in a message's options.
-#[derive(Default)]
-struct Options {
-    source: Option<MacAddr>,
-    target: Option<MacAddr>,
-}
-
-impl Options {
-    /// Reads the options of a message: none of length 0, none past the end (RFC 4861
-    /// section 4.6), at most one of each kind that counts.
-    fn parse(mut rest: &[u8]) -> Result<Options, DropReason> {
-        let mut options = Options::default();
-        while !rest.is_empty() {
-            let &[kind, len, ..] = rest else {
-                return Err(DropReason::BadIcmp);
-            };
-            let (option, next) = rest
-                .split_at_checked(usize::from(len) * 8)
-                .filter(|_| len != 0)
-                .ok_or(DropReason::BadIcmp)?;
-            rest = next;
-            let slot = match kind {
-                OPT_SOURCE_LINK_LAYER => &mut options.source,
-                OPT_TARGET_LINK_LAYER => &mut options.target,
-                _ => continue,
-            };
-            let &[_, _, a, b, c, d, e, f] = option else {
-                return Err(DropReason::BadIcmp);
-            };
-            *slot = Some(MacAddr([a, b, c, d, e, f]));
-        }
-        Ok(options)
-    }
-}
 
 impl Gateway {
     pub(super) fn handle_ndp(
@@ -105,24 +51,18 @@ impl Gateway {
         ip: &IpHeader,
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
-        let message = frame.l4(ip);
-        let (&[kind, code, _, _, flags, _, _, _], body) =
-            message.split_first_chunk().ok_or(DropReason::BadIcmp)?;
         let IpAddr::V6(src) = ip.src else {
             return Err(DropReason::BadIcmp);
         };
-        if ip.hop_limit != NDP_HOP_LIMIT || code != 0 {
+        if ip.hop_limit != ndp::HOP_LIMIT {
             return Err(DropReason::BadIcmp);
         }
-        match kind {
-            ROUTER_SOLICITATION => {
-                let source = Options::parse(body)?.source;
+        match NdpMessage::read(frame.l4(ip))? {
+            NdpMessage::RouterSolicitation { source } => {
                 self.note_source(port, frame, src, source)?;
                 self.send_router_advertisement(now, port, frame.src, src, sink)
             }
-            NEIGHBOUR_SOLICITATION => {
-                let (target, options) = split_target(body)?;
-                let source = Options::parse(options)?.source;
+            NdpMessage::NeighbourSolicitation { target, source } => {
                 self.note_source(port, frame, src, source)?;
                 if !self.owns_unicast(IpAddr::V6(target)) {
                     return Ok(());
@@ -134,18 +74,18 @@ impl Gateway {
                 }
                 Ok(())
             }
-            NEIGHBOUR_ADVERTISEMENT => {
-                let (target, options) = split_target(body)?;
-                let mac = Options::parse(options)?.target.unwrap_or(frame.src);
-                let solicited = flags & NA_SOLICITED != 0;
+            NdpMessage::NeighbourAdvertisement {
+                target,
+                solicited,
+                mac,
+            } => {
                 let to_group = matches!(ip.dst, IpAddr::V6(a) if a.is_multicast());
-                if target.is_multicast() || (to_group && solicited) {
+                if to_group && solicited {
                     return Err(DropReason::BadIcmp);
                 }
-                self.note_source(port, frame, target, Some(mac))
+                self.note_source(port, frame, target, Some(mac.unwrap_or(frame.src)))
             }
-            // ROUTER_ADVERTISEMENT and REDIRECT.
-            _ => Err(DropReason::RogueService),
+            NdpMessage::RouterAdvertisement | NdpMessage::Redirect => Err(DropReason::RogueService),
         }
     }
 
@@ -176,23 +116,15 @@ impl Gateway {
         target: Ipv6Addr,
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
-        let (to, flags) = if to.is_unspecified() {
-            (ALL_NODES, NA_ROUTER | NA_OVERRIDE)
-        } else {
-            (to, NA_ROUTER | NA_SOLICITED | NA_OVERRIDE)
+        let solicited = !to.is_unspecified();
+        let advertisement = NeighbourAdvertisement {
+            target,
+            solicited,
+            mac: self.cfg.mac,
         };
-        let mut rest = vec![flags, 0, 0, 0];
-        rest.extend(target.octets());
-        rest.extend([OPT_TARGET_LINK_LAYER, 1]);
-        rest.extend(self.cfg.mac.0);
-        self.send_ndp(
-            port,
-            mac,
-            (target, to),
-            NEIGHBOUR_ADVERTISEMENT,
-            &rest,
-            sink,
-        )?;
+        let ends = (target, if solicited { to } else { ALL_NODES });
+        let rest = advertisement.write();
+        self.send_ndp(port, mac, ends, NEIGHBOUR_ADVERTISEMENT, &rest, sink)?;
         self.counters.neighbour_advertisements += 1;
         Ok(())
     }
@@ -206,10 +138,11 @@ impl Gateway {
         if self.cfg.v6.is_none() {
             return Err(DropReason::FamilyDisabled);
         }
-        let mut rest = vec![0; 4];
-        rest.extend(ip.octets());
-        rest.extend([OPT_SOURCE_LINK_LAYER, 1]);
-        rest.extend(self.cfg.mac.0);
+        let solicitation = NeighbourSolicitation {
+            target: ip,
+            source: self.cfg.mac,
+        };
+        let rest = solicitation.write();
         let group = solicited_node(ip);
         let ends = (self.link_local, group);
         let kind = NEIGHBOUR_SOLICITATION;
@@ -224,7 +157,7 @@ impl Gateway {
         to: Ipv6Addr,
         sink: &mut impl FrameSink,
     ) -> Result<(), DropReason> {
-        let rest = self.router_advertisement(port, mac)?;
+        let rest = self.router_advertisement(port, mac)?.write();
         // To a station without an address the group is sent in a frame to it alone (RFC 6085).
         let to = if to.is_unspecified() { ALL_NODES } else { to };
         let ends = (self.link_local, to);
@@ -236,48 +169,27 @@ impl Gateway {
         Ok(())
     }
 
-    /// A router advertisement behind its checksum.
-    fn router_advertisement(&self, port: PortId, mac: MacAddr) -> Result<Vec<u8>, DropReason> {
+    fn router_advertisement(
+        &self,
+        port: PortId,
+        mac: MacAddr,
+    ) -> Result<RouterAdvertisement<'_>, DropReason> {
         let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
         let leased = self.leases.fixed(port, mac).is_some_and(|l| l.v6.is_some());
-        let flags = RA_OTHER | if leased { RA_MANAGED } else { 0 };
         let route = v6.advertise_default_route;
-        let lifetime = if route { ROUTER_LIFETIME } else { 0 };
-
-        let mut ra = vec![super::output::HOP_LIMIT, flags];
-        ra.extend(lifetime.to_be_bytes());
-        // Reachable time and retransmission timer: unspecified.
-        ra.extend([0; 8]);
-        ra.extend([OPT_SOURCE_LINK_LAYER, 1]);
-        ra.extend(self.cfg.mac.0);
-        if self.cfg.mtu >= MIN_MTU {
-            ra.extend([OPT_MTU, 1, 0, 0]);
-            ra.extend(u32::from(self.cfg.mtu).to_be_bytes());
-        }
-        let autonomous = v6.prefix_len == SLAAC_PREFIX_LEN;
-        let flags = PREFIX_ON_LINK | if autonomous { PREFIX_AUTONOMOUS } else { 0 };
-        ra.extend([OPT_PREFIX, 4, v6.prefix_len, flags]);
-        ra.extend(INFINITE);
-        ra.extend(INFINITE);
-        ra.extend([0; 4]);
-        ra.extend(v6.prefix().octets());
-        if route {
-            ra.extend([OPT_ROUTE, 1, 0, 0]);
-            ra.extend(INFINITE);
-        }
-        if let Some(dns) = v6.dns {
-            ra.extend([OPT_RDNSS, 3, 0, 0]);
-            ra.extend(INFINITE);
-            ra.extend(dns.octets());
-        }
-        let mut names = encode_names(&self.cfg.search, MAX_SEARCH_LEN);
-        if !names.is_empty() {
-            names.resize(names.len().next_multiple_of(8), 0);
-            ra.extend([OPT_DNSSL, 1 + (names.len() / 8) as u8, 0, 0]);
-            ra.extend(INFINITE);
-            ra.extend(names);
-        }
-        Ok(ra)
+        Ok(RouterAdvertisement {
+            hop_limit: super::output::HOP_LIMIT,
+            managed: leased,
+            lifetime: if route { ROUTER_LIFETIME } else { 0 },
+            mac: self.cfg.mac,
+            mtu: Some(self.cfg.mtu).filter(|&mtu| mtu >= MIN_MTU),
+            prefix: v6.prefix(),
+            prefix_len: v6.prefix_len,
+            autonomous: v6.prefix_len == SLAAC_PREFIX_LEN,
+            default_route: route,
+            dns: v6.dns,
+            search: &self.cfg.search,
+        })
     }
 
     fn send_ndp(
@@ -291,19 +203,9 @@ impl Gateway {
     ) -> Result<(), DropReason> {
         let link = self.out.link(port, mac);
         let ends = (IpAddr::V6(from), IpAddr::V6(to));
-        self.out
-            .icmp(sink, &link, ends, NDP_HOP_LIMIT, [kind, 0], rest)
+        let message = IcmpMessage::ndp(kind, rest);
+        self.out.icmp(sink, &link, ends, ndp::HOP_LIMIT, &message)
     }
-}
-
-/// The target address of a neighbour message, and its options.
-fn split_target(body: &[u8]) -> Result<(Ipv6Addr, &[u8]), DropReason> {
-    let (target, options) = body.split_first_chunk::<16>().ok_or(DropReason::BadIcmp)?;
-    let target = Ipv6Addr::from(*target);
-    if target.is_multicast() {
-        return Err(DropReason::BadIcmp);
-    }
-    Ok((target, options))
 }
 
 #[cfg(test)]
@@ -317,6 +219,9 @@ mod tests {
         RawHardwareAddress,
     };
 
+    const INFINITE: [u8; 4] = [0xff; 4];
+    const NA_OVERRIDE: u8 = 0x20;
+    const PREFIX_ON_LINK: u8 = 0x80;
     const NOBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
     const B_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xb);
 

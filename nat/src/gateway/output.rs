@@ -5,13 +5,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use cnet_wire::arp::ARP_LEN;
-use cnet_wire::frame::{ETHERNET_HEADER_LEN, ETHERTYPE_ARP, protocol};
-use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
+use cnet_wire::arp::{ARP_LEN, ArpPacket};
+use cnet_wire::frame::{ETHERTYPE_ARP, protocol};
+use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, l4_offset, write_link_header};
+use cnet_wire::icmp::IcmpMessage;
+use cnet_wire::vnet::VnetHeader;
 use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
 
 use crate::datagram::fragment::emit_in_place;
-use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, l4_offset};
 
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;
@@ -55,20 +56,19 @@ impl Output {
         sender_ip: Ipv4Addr,
         target: (MacAddr, Ipv4Addr),
     ) -> Result<(), DropReason> {
-        let (vnet, eth) = self.buf.split_at_mut(VNET_HDR_LEN);
-        vnet.copy_from_slice(&VnetHeader::default().encode());
-        eth[..6].copy_from_slice(&link.container_mac.0);
-        eth[6..12].copy_from_slice(&link.gateway_mac.0);
-        eth[12..14].copy_from_slice(&ETHERTYPE_ARP.to_be_bytes());
-        let body = &mut eth[ETHERNET_HEADER_LEN..ETHERNET_HEADER_LEN + ARP_LEN];
-        body[..6].copy_from_slice(&[0, 1, 8, 0, 6, 4]);
-        body[6..8].copy_from_slice(&operation.to_be_bytes());
-        body[8..14].copy_from_slice(&self.mac.0);
-        body[14..18].copy_from_slice(&sender_ip.octets());
-        body[18..24].copy_from_slice(&target.0.0);
-        body[24..28].copy_from_slice(&target.1.octets());
-        let end = VNET_HDR_LEN + ETHERNET_HEADER_LEN + ARP_LEN;
-        sink.emit(link.port, &self.buf[..end]).map_err(port_full)
+        let arp = ArpPacket {
+            operation,
+            sender_mac: self.mac,
+            sender_ip,
+            target_mac: target.0,
+            target_ip: target.1,
+        };
+        let vnet = VnetHeader::default();
+        let start = write_link_header(&mut self.buf, vnet, link, ETHERTYPE_ARP);
+        let body = self.buf[start..].first_chunk_mut::<ARP_LEN>();
+        arp.write(body.ok_or(DropReason::FrameTooLong)?);
+        sink.emit(link.port, &self.buf[..start + ARP_LEN])
+            .map_err(port_full)
     }
 
     /// Sends a UDP datagram. `src` and `dst` are of one family.
@@ -111,23 +111,15 @@ impl Output {
         link: &Link,
         (src, dst): (IpAddr, IpAddr),
         hop_limit: u8,
-        head: [u8; 2],
-        rest: &[u8],
+        message: &IcmpMessage<'_>,
     ) -> Result<(), DropReason> {
         let v6 = src.is_ipv6();
-        let len = 4 + rest.len();
-        let l4 = self.l4(v6, len)?;
-        l4[..2].copy_from_slice(&head);
-        l4[2..4].copy_from_slice(&[0, 0]);
-        l4[4..].copy_from_slice(rest);
-        let (protocol, pseudo) = if v6 {
-            let p = protocol::ICMPV6;
-            (p, checksum::pseudo_header(src, dst, p, len as u32))
-        } else {
-            (protocol::ICMP, 0)
+        let len = message.wire_len();
+        message.write(self.l4(v6, len)?, src, dst);
+        let protocol = match v6 {
+            true => protocol::ICMPV6,
+            false => protocol::ICMP,
         };
-        let sum = checksum::finish(pseudo, l4);
-        l4[2..4].copy_from_slice(&sum.to_be_bytes());
         let ip = IpOut {
             src,
             dst,
@@ -146,16 +138,12 @@ impl Output {
         ethertype: u16,
         packet: &[u8],
     ) -> Result<(), DropReason> {
-        let start = VNET_HDR_LEN + ETHERNET_HEADER_LEN;
+        let vnet = VnetHeader::default();
+        let start = write_link_header(&mut self.buf, vnet, link, ethertype);
         let end = start + packet.len();
         let room = self.buf.get_mut(start..end);
         room.ok_or(DropReason::FrameTooLong)?
             .copy_from_slice(packet);
-        self.buf[..VNET_HDR_LEN].copy_from_slice(&VnetHeader::default().encode());
-        let eth = &mut self.buf[VNET_HDR_LEN..start];
-        eth[..6].copy_from_slice(&link.container_mac.0);
-        eth[6..12].copy_from_slice(&link.gateway_mac.0);
-        eth[12..14].copy_from_slice(&ethertype.to_be_bytes());
         sink.emit(link.port, &self.buf[..end]).map_err(port_full)
     }
 

@@ -1,13 +1,14 @@
 //! The little of the DNS message format that a gateway must know (RFC 1035, RFC 6891): how large an
-//! answer a client takes, and how an answer is cut short. Names are walked, never decoded;
-//! compression pointers are not followed, so nothing can loop.
+//! answer a client takes, how an answer is cut short, how messages follow each other on a
+//! connection, and names as DHCP and router advertisements carry them. Names are walked, never
+//! decoded; compression pointers are not followed, so nothing can loop.
 
 use std::ops::Range;
 
 /// Bytes of the header.
-pub(super) const HEADER_LEN: usize = 12;
+pub const HEADER_LEN: usize = 12;
 /// Bytes every client takes over UDP (RFC 1035 section 4.2.1).
-pub(super) const MIN_UDP_SIZE: usize = 512;
+pub const MIN_UDP_SIZE: usize = 512;
 
 const TC: u8 = 0x02;
 const QR: u8 = 0x80;
@@ -25,12 +26,12 @@ struct Layout {
 }
 
 /// Whether `message` has a header and asks rather than answers.
-pub(super) fn is_query(message: &[u8]) -> bool {
+pub fn is_query(message: &[u8]) -> bool {
     message.len() >= HEADER_LEN && message[2] & QR == 0
 }
 
 /// Bytes of answer over UDP that the sender of `query` takes.
-pub(super) fn udp_size(query: &[u8]) -> usize {
+pub fn udp_size(query: &[u8]) -> usize {
     let opt = layout(query).and_then(|l| l.opt);
     let class = opt.and_then(|o| query.get(o.start + 3..o.start + 5));
     match class {
@@ -42,7 +43,7 @@ pub(super) fn udp_size(query: &[u8]) -> usize {
 /// An answer in place of `answer`, which is too long: its header with TC set, its question and its
 /// OPT record without options (RFC 6891 section 7), as far as `limit` bytes take them. `None` if it
 /// is no message at all.
-pub(super) fn truncate(answer: &[u8], limit: usize) -> Option<Vec<u8>> {
+pub fn truncate(answer: &[u8], limit: usize) -> Option<Vec<u8>> {
     let mut short = answer.get(..HEADER_LEN)?.to_vec();
     short[2] |= TC;
     short[4..].fill(0);
@@ -109,10 +110,38 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Bytes that `partial`, the beginning of a message on a connection with its length before it
+/// (RFC 1035 section 4.2.2), lacks to the end of the length or, if that is there, of the message.
+pub fn missing(partial: &[u8]) -> usize {
+    match partial {
+        [] => 2,
+        [_] => 1,
+        [a, b, body @ ..] => usize::from(u16::from_be_bytes([*a, *b])).saturating_sub(body.len()),
+    }
+}
+
+/// The message in `stream`, which begins with its length, if it is whole.
+pub fn whole(stream: &[u8]) -> Option<&[u8]> {
+    match stream {
+        [_, _, body @ ..] if missing(stream) == 0 => Some(body),
+        _ => None,
+    }
+}
+
+/// Adds `message` to `stream` with its length before it; false if it is too long to have one.
+pub fn put_with_length(stream: &mut Vec<u8>, message: &[u8]) -> bool {
+    let Ok(len) = u16::try_from(message.len()) else {
+        return false;
+    };
+    stream.extend(len.to_be_bytes());
+    stream.extend(message);
+    true
+}
+
 /// `names` in wire format one after the other, uncompressed, as DHCP and router advertisements
 /// carry search lists. Names that have no such form are left out, and so is what exceeds `limit`
 /// bytes.
-pub(super) fn encode_names(names: &[String], limit: usize) -> Vec<u8> {
+pub fn encode_names(names: &[String], limit: usize) -> Vec<u8> {
     let mut wire = Vec::new();
     for name in names {
         let name = name.strip_suffix('.').unwrap_or(name);
