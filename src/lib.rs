@@ -3,8 +3,8 @@
 //! A [`Network`] is a handle to a named network, which the program `cnet` serves. This crate is what
 //! a runtime embeds: it defines networks, starts their processes, and speaks their control API. It
 //! moves no packet.
+#![forbid(unsafe_code)]
 
-pub mod async_fd;
 pub mod control;
 pub mod definition;
 pub mod log;

@@ -9,7 +9,7 @@
 //!
 //! # Limits
 //!
-//! What the opener or a panic writes in that very moment may be lost. What they write is bounded
+//! What a helper process or a panic writes in that very moment may be lost. What they write is bounded
 //! with the next line that is logged, or when the next process starts.
 
 use std::fs::{self, File};

@@ -35,7 +35,6 @@ use rustix::fs::{Mode, OFlags};
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 
-use crate::async_fd::Watched;
 use crate::control::client::{self, AskError};
 use crate::control::{
     Action, Attach, Attached, Detach, Kind, NetworkReport, Nothing, PublishPorts, Published,
@@ -44,6 +43,7 @@ use crate::control::{
 use crate::definition::{Definition, Directories, HostRoutes, Request, Store, StoreError};
 use crate::start::{self, StartError};
 use crate::vm::VmAddress;
+use cnet_tap::async_fd::AsyncOwnedFd;
 
 /// How often an action is tried again when the network's process ends just then.
 const ATTEMPTS: usize = 3;
@@ -278,7 +278,7 @@ impl Network {
         loop {
             started(pid);
             let pidfd = watch::pidfd(pid as i32);
-            let watched = pidfd.map(|pidfd| Watched::new(pidfd, Interest::READABLE));
+            let watched = pidfd.map(|pidfd| AsyncOwnedFd::new(pidfd, Interest::READABLE));
             if let Ok(Ok(watched)) = &watched {
                 // An error is the event loop's own end.
                 let _ = watched.ready().await.map(drop);

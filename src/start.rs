@@ -27,7 +27,7 @@ pub const SUBCOMMAND: &str = "network-process";
 pub const READY: &str = "ready\n";
 
 /// How long a process may take until it serves: it takes up containers first, whose namespaces may
-/// hang for [`cnet_netd::opener::PATIENCE`].
+/// hang for [`cnet_tap::helper::ns_helper::REQUEST_TIMEOUT`].
 const READINESS: Duration = Duration::from_secs(20);
 
 /// Why there is no network process.

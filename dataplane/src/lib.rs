@@ -8,6 +8,7 @@
 //! There is one worker unless more are asked for ([`NetworkConfig::workers`]). The first is asked for
 //! everything and tells the others what concerns them ([`worker`]); they carry TCP alone, and hand the
 //! rest to it ([`handoff`]).
+#![forbid(unsafe_code)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
-use cnet_tap::Supplier;
+use cnet_tap::SocketHelper;
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 mod busy_poll;
@@ -52,7 +53,7 @@ enum Command {
     ),
     RemovePort(PortId, oneshot::Sender<Result<(), PortError>>),
     Statistics(oneshot::Sender<Statistics>),
-    Supply(PortId, Supplier),
+    Supply(PortId, SocketHelper),
     Delivered(oneshot::Sender<()>),
     Publish(Publish, oneshot::Sender<Result<ForwardId, PublishError>>),
     Unpublish(ForwardId, oneshot::Sender<Result<(), PublishError>>),
@@ -144,7 +145,7 @@ impl Control {
     /// Has `supplier`, which stands in the network namespace of `port`'s container, make the sockets
     /// to splice connections with that come to published TCP ports from the host's loopback. Without
     /// a supplier, and when it ends, they go through the container's device as others do.
-    pub fn supply(&self, port: PortId, supplier: Supplier) {
+    pub fn supply(&self, port: PortId, supplier: SocketHelper) {
         self.send(Command::Supply(port, supplier));
     }
 

@@ -12,13 +12,14 @@ use super::hub::{Hub, Key, Plugged};
 use super::life::{End, Pinned};
 use super::state::{self, Life, Port, Record};
 use crate::ipam::{IpamError, Wanted};
-use crate::opener::{OpenError, Request};
+use crate::ns_helper::OpenError;
 use crate::published::{self, Guests, Opened};
 use cnet::control::{Attach, Attached, Kind, PublishPorts, Published, Refusal};
 use cnet::definition::check_name;
 use cnet::publish::PublishSpec;
 use cnet::vm::VmAddress;
 use cnet_dataplane::{PortDevice, PortEnd, PortPlan, Publish, STOPPED};
+use cnet_tap::helper::TapRequest;
 use cnet_wire::Protocol;
 
 /// The interface's name unless another is asked for: the first free number.
@@ -329,9 +330,9 @@ impl Hub {
         if self.definition.internal {
             config.gateways.clear();
         }
-        let mut request = Request::new(interface, record.mac, config);
+        let mut request = TapRequest::new(interface, record.mac, config);
         request.take_over = take_over;
-        let tap = self.opener.open(pinned.net.as_fd(), &request).await;
+        let tap = self.ns_helper.open(pinned.net.as_fd(), &request).await;
         let tap = tap.map_err(|error| of_open(&error))?;
         let copy = tap.queues.first().map(|queue| queue.as_fd());
         let copy = copy.ok_or_else(|| internal(&"the TAP has no queue"))?;

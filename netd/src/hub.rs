@@ -41,7 +41,7 @@ use super::machine::Machine;
 use super::names::SharedNames;
 use super::state::{Life, Record, StateFile};
 use crate::ipam::Ipam;
-use crate::opener::Opener;
+use crate::ns_helper::NsHelperClient;
 use crate::published::{self, Opened};
 use crate::server::Actions;
 use cnet::control::{Action, Answer, Kind, Nothing, Refusal};
@@ -57,7 +57,7 @@ pub(super) struct Parts {
     pub(super) definition: Definition,
     pub(super) config: NetworkConfig,
     pub(super) control: Control,
-    pub(super) opener: Opener,
+    pub(super) ns_helper: NsHelperClient,
     pub(super) names: SharedNames,
     pub(super) ipam: Ipam,
 }
@@ -67,7 +67,7 @@ pub(super) struct Hub {
     pub(super) definition: Definition,
     pub(super) config: NetworkConfig,
     pub(super) control: Control,
-    pub(super) opener: Opener,
+    pub(super) ns_helper: NsHelperClient,
     pub(super) names: SharedNames,
     pub(super) state: StateFile,
     tables: Mutex<Tables>,
@@ -266,7 +266,7 @@ impl Hub {
             definition: parts.definition,
             config: parts.config,
             control: parts.control,
-            opener: parts.opener,
+            ns_helper: parts.ns_helper,
             names: parts.names,
             state: StateFile::new(parts.state),
             tables: Mutex::new(Tables {

@@ -23,7 +23,7 @@ use cnet_dataplane::{
     Control, Dataplane, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan, Publish,
     PublishError, Statistics,
 };
-use cnet_tap::Supplier;
+use cnet_tap::SocketHelper;
 
 use crate::dns::{self, LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
 use crate::published::{self, Guests, OpenError, Opened};
@@ -123,7 +123,7 @@ impl InstanceBuilder {
 pub struct Joining {
     plan: PortPlan,
     device: PortDevice,
-    socket_helper: Option<Supplier>,
+    socket_helper: Option<SocketHelper>,
 }
 
 impl Joining {
@@ -139,7 +139,7 @@ impl Joining {
     /// Has connections from the host's loopback to its published TCP ports spliced with sockets
     /// that `helper` makes in the container's network namespace.
     #[must_use]
-    pub fn socket_helper(mut self, helper: Option<Supplier>) -> Joining {
+    pub fn socket_helper(mut self, helper: Option<SocketHelper>) -> Joining {
         self.socket_helper = helper;
         self
     }

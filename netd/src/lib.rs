@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Whoever needs a network and finds nobody at its control socket starts this process
-//! ([`start`]). It forks the opener ([`crate::opener`]), starts the dataplane, takes up what a
+//! ([`start`]). It forks the namespace helper ([`crate::ns_helper`]), starts the dataplane, takes up what a
 //! process before it has left behind ([`state`]), binds the control socket and says that it is
 //! ready. From then on it does what clients ask for ([`hub`]) and notices when containers end
 //! ([`life`]).
@@ -15,7 +15,7 @@
 //!   serves on if one has come.
 //! - By the action `stop`, which takes out whoever is there, passes on what they have left behind
 //!   for [`FAREWELL`] at most, and takes its turn as well if it can.
-//! - By SIGTERM or SIGINT, or when its worker or opener fails: what is needed to go on stays, and
+//! - By SIGTERM or SIGINT, or when its worker or its namespace helper fails: what is needed to go on stays, and
 //!   the next process takes it up, as it does after SIGKILL.
 //!
 //! # Invariants
@@ -26,6 +26,7 @@
 //! # Limits
 //!
 //! A definition is read at the start. Changing it needs the network to be stopped.
+#![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -44,13 +45,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::dns::Nameserver;
 use crate::ipam::Ipam;
 use crate::logging::report;
-use crate::opener::Seat;
+use crate::ns_helper::NsHelperClient;
 use crate::server::Busy;
 use cnet::definition::{Definition, Directories, HostRoutes, Store, runtime};
 use cnet::log;
 use cnet::network::ENDING;
 use cnet::start::READY;
 use cnet_dataplane::NetworkConfig;
+use cnet_tap::helper::NsHelper;
 use cnet_tap::inherited_fd;
 
 mod answers;
@@ -64,7 +66,7 @@ pub mod logging;
 mod machine;
 mod names;
 mod neighbours;
-pub mod opener;
+pub mod ns_helper;
 pub mod published;
 pub mod server;
 pub mod state;
@@ -146,7 +148,7 @@ fn detach() -> anyhow::Result<bool> {
 
 fn live(network: &str) -> anyhow::Result<()> {
     // Before anything is opened that it should not have.
-    let seat = opener::start()?;
+    let helper = NsHelper::start()?;
     let directories = Directories::of_this_user()?;
     let made = directories.make_network_runtime(network);
     let unusable = |(path, e): (PathBuf, io::Error)| {
@@ -163,7 +165,7 @@ fn live(network: &str) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(serve(directories, definition, seat))
+    runtime.block_on(serve(directories, definition, helper))
 }
 
 /// What the dataplane is to be for this definition.
@@ -179,11 +181,15 @@ pub fn config(definition: &Definition) -> NetworkConfig {
     config
 }
 
-async fn serve(directories: Directories, definition: Definition, seat: Seat) -> anyhow::Result<()> {
+async fn serve(
+    directories: Directories,
+    definition: Definition,
+    helper: NsHelper,
+) -> anyhow::Result<()> {
     // Before anybody is told that we are ready, so that none of these is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let opener = seat.attend()?;
+    let ns_helper = NsHelperClient::new(helper)?;
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
     let names = SharedNames::new(&definition);
     let neighbours = Neighbours::new(Store::open(directories.clone()), &definition.name);
@@ -206,7 +212,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         definition,
         config,
         control: instance.control(),
-        opener: opener.clone(),
+        ns_helper: ns_helper.clone(),
         names,
         ipam,
     };
@@ -228,7 +234,7 @@ async fn serve(directories: Directories, definition: Definition, seat: Seat) -> 
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
         reason = instance.ended() => Some(reason),
-        () = opener.ended() => Some("the opener has ended".to_owned()),
+        () = ns_helper.ended() => Some("the namespace helper has ended".to_owned()),
     };
     hub.save().await;
     hub.flush().await;

@@ -10,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
 use super::state::{Life, Record, start_time};
-use cnet::async_fd::Watched;
 use cnet::control::{Kind, Refusal};
+use cnet_tap::async_fd::AsyncOwnedFd;
 
 /// A container's network namespace, and what tells of the container's end.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl End {
             End::Process(pidfd) => pidfd.try_clone(),
             End::Path(path) => std::os::fd::AsFd::as_fd(path).try_clone_to_owned(),
         };
-        let watched = fd.and_then(|fd| Watched::new(fd, Interest::READABLE));
+        let watched = fd.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE));
         let watched = match watched {
             Ok(watched) => watched,
             Err(error) => {

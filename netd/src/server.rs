@@ -4,21 +4,19 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use cnet_tap::unix;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -39,9 +37,6 @@ const MAX_CONNECTION_TIME: Duration = Duration::from_secs(30);
 /// How long to wait before accepting again when the process lacks descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 
-/// Bytes of `sun_path` with its terminator (unix(7)).
-const SUN_PATH: usize = 108;
-
 /// What stands behind the API.
 pub trait Actions: Send + Sync + 'static {
     /// Does one action.
@@ -59,11 +54,11 @@ pub trait Actions: Send + Sync + 'static {
 ///
 /// A path of 108 bytes or more, and what bind(2) says.
 pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    if path.as_os_str().as_bytes().len() >= SUN_PATH {
+    if path.as_os_str().len() > unix::MAX_PATH {
         bail!(
             "the path of the control socket, {}, is longer than the {} bytes a Unix socket allows; choose a shorter network name, or set XDG_RUNTIME_DIR to a shorter path",
             path.display(),
-            SUN_PATH - 1
+            unix::MAX_PATH
         );
     }
     match fs::remove_file(path) {
@@ -75,16 +70,8 @@ pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     listen(path).with_context(|| format!("cannot make the control socket {}", path.display()))
 }
 
-/// The mode has to be right from the start: chmod(2) afterwards would leave a moment in which others
-/// may connect, and a umask is that of all threads. The file gets the mode that the socket has when
-/// it is bound (`unix_bind_bsd` in net/unix/af_unix.c).
 fn listen(path: &Path) -> io::Result<UnixListener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    UnixListener::from_std(socket.into())
+    UnixListener::from_std(unix::listen_private(path, BACKLOG)?.into())
 }
 
 /// Counts the connections being served.
@@ -364,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_path_is_named() {
-        let path = std::env::temp_dir().join("x".repeat(SUN_PATH));
+        let path = std::env::temp_dir().join("x".repeat(unix::MAX_PATH + 1));
         let error = bind(&path).unwrap_err().to_string();
         assert!(error.contains("longer than"), "{error}");
     }

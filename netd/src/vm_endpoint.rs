@@ -30,10 +30,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Mode, fchmod};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
-};
+use cnet_tap::unix;
+use rustix::net::{SocketAddrUnix, SocketType, connect};
 
 use cnet::vm::VmAddress;
 use cnet_dataplane::PortDevice;
@@ -69,8 +67,7 @@ impl Endpoint {
         let listener = match &address {
             VmAddress::Stream(path) => {
                 clear(path, || UnixStream::connect(path).map(drop))?;
-                let socket = bound(SocketType::STREAM, path)?;
-                listen(&socket, BACKLOG)?;
+                let socket = unix::listen_private(path, BACKLOG)?;
                 Some(tokio::net::UnixListener::from_std(socket.into())?)
             }
             // Made anew for each machine.
@@ -144,7 +141,7 @@ fn meet(local: &Path, remote: &Path) -> io::Result<OwnedFd> {
     let there = |path: &Path| UnixDatagram::unbound()?.connect(path);
     there(remote)?;
     clear(local, || there(local))?;
-    let socket = bound(SocketType::DGRAM, local)?;
+    let socket = unix::bind_private(SocketType::DGRAM, local)?;
     connect(&socket, &SocketAddrUnix::new(remote)?)?;
     Ok(socket)
 }
@@ -171,16 +168,6 @@ fn clear(path: &Path, probe: impl FnOnce() -> io::Result<()>) -> io::Result<()> 
         }
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
-}
-
-/// A socket at `path`, for its owner alone.
-fn bound(kind: SocketType, path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    // The file takes its mode from the socket (`unix_bind_bsd` in net/unix/af_unix.c).
-    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::stream::DescriptorStream;
 use super::{Action, ErrorBody, Kind, MAX_ANSWER, PATH, Refusal};
 
 /// How long an answer may take. An interface that cannot be made takes the longest
-/// ([`cnet_netd::opener::PATIENCE`]).
+/// ([`cnet_tap::helper::ns_helper::REQUEST_TIMEOUT`]).
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// The same of an action that only looks.

@@ -4,17 +4,14 @@
 //! whichever read brought it, until somebody takes it. At most [`MAX_DESCRIPTORS`] are kept, and the
 //! rest is closed.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use cnet_tap::unix;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
@@ -30,7 +27,7 @@ impl Received {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(&self, fds: impl Iterator<Item = OwnedFd>) {
+    fn add(&self, fds: Vec<OwnedFd>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for fd in fds {
             if kept.len() < MAX_DESCRIPTORS {
@@ -65,35 +62,20 @@ impl DescriptorStream {
 }
 
 fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8], received: &Received) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut pieces = [IoSliceMut::new(bytes)];
-    let message = rustix::net::recvmsg(fd, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(fds) = part {
-            received.add(fds);
-        }
-    }
-    Ok(message.bytes)
+    let (length, fds) = unix::receive(fd, bytes, MAX_DESCRIPTORS, RecvFlags::empty())?;
+    received.add(fds);
+    Ok(length)
 }
 
 fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
-    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+    if fds.len() > MAX_DESCRIPTORS {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "too many descriptors for one request",
         ));
     }
-    let pieces = [IoSlice::new(bytes)];
-    Ok(rustix::net::sendmsg(
-        fd,
-        &pieces,
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?)
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    Ok(unix::send(fd, &[bytes], &borrowed, SendFlags::empty())?)
 }
 
 impl AsyncRead for DescriptorStream {

@@ -3,14 +3,19 @@
 //! The child of a fork(2) has the thread that forked and no other, but the locks of all: with more
 //! threads than one it might not even allocate. So a process forks first, and makes threads later.
 //!
-//! Source: fork(2), signal-safety(7).
+//! [`spawn`] makes a child that does one thing and ends: it shares a socket pair with its parent,
+//! never returns into its parent's frames, and dies with its parent if it asks for it
+//! ([`Parent::die_together`]). [`fork()`] is for a child that goes on as a program of its own.
+//!
+//! Source: fork(2), signal-safety(7), prctl(2).
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::error::TapError;
 
@@ -34,15 +39,87 @@ pub fn fork(what: &'static str) -> Result<Option<Pid>, TapError> {
     }
 }
 
+/// The process that forked, seen from its child.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent(Pid);
+
+impl Parent {
+    /// Asks the kernel to kill this process when its parent ends (`PR_SET_PDEATHSIG`), and fails if
+    /// that has happened. A change of credentials clears the request (`commit_creds` in
+    /// `kernel/cred.c`), so it is made again after each.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Io`] if the parent has ended.
+    pub fn die_together(self) -> Result<(), TapError> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(TapError::io("cannot tie a helper process to its parent"))?;
+        // Looked at afterwards: a parent that ended before the request sends no signal.
+        if rustix::process::getppid() == Some(self.0) {
+            return Ok(());
+        }
+        Err(TapError::Io {
+            what: "the parent process has ended",
+            source: io::Error::from_raw_os_error(libc::ESRCH),
+        })
+    }
+}
+
+/// Forks a child that runs `live` with its end of a socket pair and ends with the exit status that
+/// `live` gives, or 101 if it panics. Gives the child and the parent's end. Both ends are
+/// SOCK_SEQPACKET, so a message arrives whole.
+///
+/// # Errors
+///
+/// As [`fork()`], and [`TapError::Io`] at a limit of descriptors.
+pub fn spawn(
+    what: &'static str,
+    live: impl FnOnce(Parent, OwnedFd) -> u8,
+) -> Result<(Pid, OwnedFd), TapError> {
+    let (ours, theirs) = pair()?;
+    let parent = Parent(rustix::process::getpid());
+    match fork(what)? {
+        Some(child) => Ok((child, ours)),
+        None => {
+            drop(ours);
+            live_and_exit(|| live(parent, theirs))
+        }
+    }
+}
+
+/// As [`spawn`], for a child that talks over a descriptor which its parent has already.
+///
+/// # Errors
+///
+/// As [`fork()`].
+pub fn spawn_sharing(what: &'static str, live: impl FnOnce(Parent) -> u8) -> Result<Pid, TapError> {
+    let parent = Parent(rustix::process::getpid());
+    match fork(what)? {
+        Some(child) => Ok(child),
+        None => live_and_exit(|| live(parent)),
+    }
+}
+
+/// The child's part. A panic must not unwind into the parent's frames, of which this process has a
+/// copy, nor may the parent's destructors and exit handlers run twice: hence `_exit`.
+fn live_and_exit(live: impl FnOnce() -> u8) -> ! {
+    let status = std::panic::catch_unwind(AssertUnwindSafe(live)).unwrap_or(PANICKED);
+    // SAFETY: _exit(2) ends the process at once and takes no pointer.
+    unsafe { libc::_exit(status.into()) }
+}
+
+/// The exit status of a Rust program that panicked.
+const PANICKED: u8 = 101;
+
 /// The two ends of a conversation between parent and child.
-pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), TapError> {
+fn pair() -> Result<(OwnedFd, OwnedFd), TapError> {
     let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
     rustix::net::socketpair(family, SocketType::SEQPACKET, flags, None)
         .map_err(TapError::io("cannot make a socket pair"))
 }
 
 /// A thread that was joined a moment ago may still be listed: its end is announced before it is
-/// taken off the list. Hence the few milliseconds of patience.
+/// taken off the list. Hence the few milliseconds of waiting.
 fn require_one_thread() -> Result<(), TapError> {
     for _ in 0..20 {
         if threads() == 1 {
@@ -53,7 +130,7 @@ fn require_one_thread() -> Result<(), TapError> {
     Err(TapError::MultiThreaded)
 }
 
-/// The threads of this process.
+/// The threads of this process; 1 if /proc does not tell.
 pub(crate) fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }

@@ -13,13 +13,22 @@
 //!   queue.
 //! - [`netif`]: addresses, routes, MTU and link state over rtnetlink, in the current network
 //!   namespace.
+//! - [`namespace`]: namespaces pinned by descriptor, entered, and made.
 //! - [`fork()`](fork::fork): making a process, while there is one thread.
-//! - [`namespace`]: namespaces pinned by descriptor, entering them, and doing work inside one from
-//!   a helper process that hands descriptors back.
-//! - [`supplier`]: a process inside a network namespace that hands out TCP sockets made there.
+//! - [`helper`]: forked processes that work inside namespaces and hand descriptors back.
+//! - [`unix`]: private Unix sockets, and descriptors that cross them.
 //! - [`watch`]: noticing that a process or a bind-mounted namespace is gone.
-//! - [`sockets`]: peeking and discarding TCP data, UDP segmentation, the socket error queue,
+//! - [`signal`]: signals read as messages.
+//! - [`inherited_fd`]: descriptors that the calling program left open.
+//! - [`async_fd`]: descriptors that a tokio runtime waits for.
+//! - [`socket`]: peeking and discarding TCP data, UDP segmentation, the socket error queue,
 //!   `TCP_INFO`, ping sockets.
+//!
+//! # Features
+//!
+//! - `devices` (default): [`device`], [`netif`] and [`helper`], with their netlink codecs. A program
+//!   that only names namespaces does without.
+//! - `tokio`: [`async_fd`].
 //!
 //! # Invariants
 //!
@@ -27,19 +36,28 @@
 //! Kernel features are detected by asking the kernel, never by its version.
 #![deny(unsafe_op_in_unsafe_fn)]
 
-mod control;
+#[cfg(feature = "tokio")]
+pub mod async_fd;
+#[cfg(feature = "devices")]
 pub mod device;
 pub mod error;
 pub mod fork;
+#[cfg(feature = "devices")]
+pub mod helper;
 pub mod inherited_fd;
 pub mod namespace;
+#[cfg(feature = "devices")]
 pub mod netif;
-pub mod sockets;
-pub mod supplier;
+pub mod signal;
+pub mod socket;
+pub mod unix;
 pub mod watch;
 
+#[cfg(feature = "devices")]
 pub use device::{Limit, Offloads, Tap, TapInfo, TapQueue, VNET_HDR_LEN};
 pub use error::TapError;
-pub use namespace::{Namespaces, open_tap_in, run_in};
+#[cfg(feature = "devices")]
+pub use helper::{SocketHelper, open_tap_in, run_in};
+pub use namespace::Namespaces;
+#[cfg(feature = "devices")]
 pub use netif::InterfaceConfig;
-pub use supplier::Supplier;

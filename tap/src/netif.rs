@@ -156,6 +156,16 @@ pub fn loopback_up() -> Result<(), TapError> {
         })
 }
 
+/// Has the kernel ignore router advertisements on the interface, which is configured already: a
+/// second address that appears a second later would be used at random.
+///
+/// # Errors
+///
+/// What the file system says; `NotFound` where the kernel has no IPv6.
+pub fn ignore_router_advertisements(name: &str) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0")
+}
+
 /// The index of the interface `name` in the current network namespace.
 ///
 /// # Errors

@@ -156,7 +156,7 @@ fn resets_pass_both_ways() {
     });
     let mut stream = connect(&lab);
     stream.read_exact(&mut [0; 5]).expect("the server");
-    cnet_tap::sockets::reset_on_close(&stream).expect("an option");
+    cnet_tap::socket::reset_on_close(&stream).expect("an option");
     drop(stream);
     let met = seen.recv_timeout(Duration::from_secs(5)).expect("an end");
     assert_eq!(met, Err(ErrorKind::ConnectionReset));

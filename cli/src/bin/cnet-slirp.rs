@@ -1,4 +1,5 @@
 //! `cnet-slirp`: a drop-in for `slirp4netns`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -1,4 +1,5 @@
 //! `cnet`: networks of containers for a person at a terminal.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

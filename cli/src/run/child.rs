@@ -4,21 +4,20 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, anyhow};
-use cnet_tap::fork::fork;
+use cnet_tap::fork::{Parent, spawn};
 use cnet_tap::namespace::{NewNamespaces, unshare};
+use cnet_tap::signal::Mask;
 use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getegid, geteuid, getpid, getppid};
+use rustix::process::{getegid, geteuid};
 
 use super::drain::TcpTables;
-use super::handover::{self, Child, Parent};
+use super::handshake::{self, Child};
 use super::place::Spaces;
-use super::signals::Mask;
 use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
 use cnet_netd::logging::report;
 
@@ -39,22 +38,14 @@ pub(super) struct Setup<'a> {
 
 /// Forks the child, which sets itself up and reports.
 pub(super) fn start(setup: &Setup<'_>) -> anyhow::Result<Child> {
-    let (ours, theirs) = handover::pair()?;
-    let parent = getpid();
-    match fork("cannot fork")? {
-        Some(id) => Ok(Child::new(id, ours)),
-        None => {
-            drop(ours);
-            // A panic must not unwind into the parent's frames, of which this is a copy.
-            let lived = AssertUnwindSafe(|| live(setup, Parent::new(theirs), parent));
-            let code = std::panic::catch_unwind(lived).unwrap_or(OWN_FAILURE);
-            std::process::exit(code.into())
-        }
-    }
+    let (id, socket) = spawn("cannot fork", |parent, socket| {
+        live(setup, handshake::Parent::new(socket), parent)
+    })?;
+    Ok(Child::new(id, socket))
 }
 
 /// The child's life. Returns only if it does not become the command.
-fn live(setup: &Setup<'_>, socket: Parent, parent: Pid) -> u8 {
+fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
     match set_up(setup, parent) {
         Ok((tap, tables)) => {
             if let Err(error) = socket.send_ready(tap, &tables) {
@@ -76,7 +67,7 @@ fn live(setup: &Setup<'_>, socket: Parent, parent: Pid) -> u8 {
     }
 }
 
-fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTables)> {
+fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, TcpTables)> {
     die_with(parent)?;
     match &setup.spaces {
         // The host's sockets send what they have, whoever ends.
@@ -125,20 +116,20 @@ fn set_up(setup: &Setup<'_>, parent: Pid) -> anyhow::Result<(Option<Tap>, TcpTab
 fn private_tap(interface: &InterfaceConfig, queues: u16) -> anyhow::Result<Tap> {
     let tap = Tap::create(INTERFACE, queues)?;
     netif::loopback_up()?;
-    keep_to_our_addresses();
+    if let Err(error) = netif::ignore_router_advertisements(&tap.name) {
+        // Without IPv6 there is no such file.
+        tracing::info!(%error, "router advertisements cannot be switched off");
+    }
     netif::configure(tap.ifindex, &tap.name, interface)?;
     allow_ping();
     Ok(tap)
 }
 
 /// Asks the kernel to kill this process, and the command it becomes, when `parent` ends.
-fn die_with(parent: Pid) -> anyhow::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .context("cannot tie the command to cnet")?;
-    if getppid() != Some(parent) {
-        return Err(anyhow!("cnet has ended"));
-    }
-    Ok(())
+fn die_with(parent: Parent) -> anyhow::Result<()> {
+    parent
+        .die_together()
+        .context("cannot tie the command to cnet")
 }
 
 /// As root, a network and a mount namespace; as anybody else, and as a root who may not do that,
@@ -193,16 +184,6 @@ fn errno_of(error: &TapError) -> Option<Errno> {
     match error {
         TapError::Enter { source, .. } => Errno::from_io_error(source),
         _ => None,
-    }
-}
-
-/// Has the kernel ignore the gateway's router advertisements: the interface has its addresses and
-/// routes already, and a second address that appears a second later would be used at random.
-fn keep_to_our_addresses() {
-    let path = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/accept_ra");
-    if let Err(error) = fs::write(&path, "0") {
-        // Without IPv6 there is no such file.
-        tracing::info!(%error, path, "cannot be written");
     }
 }
 

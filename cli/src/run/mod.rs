@@ -31,7 +31,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::{Namespaces, Supplier, Tap};
+use cnet_tap::{Namespaces, SocketHelper, Tap};
 
 pub(crate) use crate::cnet::{OWN_FAILURE, tell};
 
@@ -44,7 +44,7 @@ pub mod args;
 mod child;
 mod drain;
 mod forbidden;
-mod handover;
+mod handshake;
 mod mounts;
 pub mod place;
 mod plan;
@@ -56,7 +56,7 @@ mod uplink;
 use args::RunOptions;
 use child::Setup;
 use drain::TcpTables;
-use handover::Child;
+use handshake::Child;
 use plan::{Identity, Uplink};
 use supervise::Supervisor;
 use uplink::Up;
@@ -129,7 +129,7 @@ fn bring_up(
 }
 
 /// What makes the sockets for published ports, if there are any.
-fn supplier(options: &RunOptions, child: &Child) -> Option<Supplier> {
+fn supplier(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
     let tcp = |spec: &PublishSpec| spec.protocol == Protocol::Tcp;
     if !options.publish.iter().any(tcp) {
         return None;
@@ -147,7 +147,7 @@ fn supplier(options: &RunOptions, child: &Child) -> Option<Supplier> {
 async fn attend(
     options: &RunOptions,
     uplink: Uplink,
-    (tap, supplier, tables): (Option<Tap>, Option<Supplier>, TcpTables),
+    (tap, supplier, tables): (Option<Tap>, Option<SocketHelper>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {

@@ -12,11 +12,8 @@ use rustix::process::{Pid, Signal, WaitOptions};
 /// than a moment, and then waiting does not help.
 const DEATH: Duration = Duration::from_secs(1);
 
-/// Makes orphaned descendants our children, so that we are told of them, and takes back the
-/// default of SIGCHLD, without which the kernel keeps no exit status.
+/// Makes orphaned descendants our children, so that we are told of them.
 pub(super) fn become_subreaper() -> io::Result<()> {
-    // SAFETY: SIG_DFL installs no code of ours, and no other thread is changing dispositions.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     Ok(rustix::process::set_child_subreaper(Some(
         rustix::process::getpid(),
     ))?)

@@ -24,13 +24,13 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getsid};
 use tokio::io::Interest;
 
 use super::process;
-use super::signals::{self, Received};
-use cnet::async_fd::Watched;
+use cnet_tap::async_fd::AsyncOwnedFd;
+use cnet_tap::signal::{self, Received};
 
 /// Looks after the command.
 pub(super) struct Supervisor {
     command: Pid,
-    signals: Watched,
+    signals: AsyncOwnedFd,
     /// Whether a shell would notice, and undo, that we stop.
     job: bool,
     /// Whether somebody has asked cnet to end.
@@ -45,10 +45,10 @@ enum Event {
 }
 
 impl Supervisor {
-    /// For the process `command`, with the descriptor from [`signals::block`].
+    /// For the process `command`, with the descriptor from [`super::signals::block`].
     pub(super) fn new(command: Pid, signals: OwnedFd) -> anyhow::Result<Supervisor> {
         let signals =
-            Watched::new(signals, Interest::READABLE).context("cannot wait for signals")?;
+            AsyncOwnedFd::new(signals, Interest::READABLE).context("cannot wait for signals")?;
         let session_leader = getsid(None).is_ok_and(|session| session == getpid());
         let job = !session_leader && fs::File::open("/dev/tty").is_ok();
         Ok(Supervisor {
@@ -95,7 +95,7 @@ impl Supervisor {
     async fn receive(&self) -> io::Result<Received> {
         loop {
             let mut ready = self.signals.ready().await?;
-            match signals::next(self.signals.fd())? {
+            match signal::next(self.signals.fd())? {
                 Some(received) => return Ok(received),
                 None => ready.clear_ready(),
             }
@@ -104,9 +104,9 @@ impl Supervisor {
 
     fn handle(&self, received: Received) -> anyhow::Result<Option<Event>> {
         match received.signal {
-            libc::SIGCHLD => return self.reap(),
+            Signal::CHILD => return self.reap(),
             // We do not use the terminal.
-            libc::SIGTTIN | libc::SIGTTOU => return Ok(None),
+            Signal::TTIN | Signal::TTOU => return Ok(None),
             _ => {}
         }
         let from_inside = || {
@@ -114,12 +114,16 @@ impl Supervisor {
             sender.is_some_and(|sender| sender == self.command || process::is_descendant(sender))
         };
         if received.by_process() && !from_inside() {
-            tracing::debug!(signal = received.signal, "passed on to the command");
-            signals::send(self.command, received.signal);
+            tracing::debug!(
+                signal = received.signal.as_raw(),
+                "passed on to the command"
+            );
+            // A command that is gone has no use for it.
+            let _ = rustix::process::kill_process(self.command, received.signal);
         }
         let ends = matches!(
             received.signal,
-            libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+            Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT
         );
         Ok(ends.then_some(Event::Impatience))
     }
@@ -149,7 +153,7 @@ impl Supervisor {
         }
         // Returns once somebody has continued us.
         let _ = rustix::process::kill_process(getpid(), Signal::STOP);
-        signals::send(self.command, libc::SIGCONT);
+        let _ = rustix::process::kill_process(self.command, Signal::CONT);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
-use cnet_tap::{Namespaces, Supplier, Tap, watch};
+use cnet_tap::{Namespaces, SocketHelper, Tap, watch};
 use rustix::process::{Pid, getpid};
 
 use super::args::RunOptions;
@@ -40,7 +40,7 @@ impl Up {
         options: &RunOptions,
         uplink: Uplink,
         tap: Option<Tap>,
-        supplier: Option<Supplier>,
+        supplier: Option<SocketHelper>,
         child: Pid,
     ) -> anyhow::Result<Up> {
         match uplink {
@@ -97,7 +97,7 @@ async fn private(
     options: &RunOptions,
     config: NetworkConfig,
     port: PortPlan,
-    (tap, supplier): (Tap, Option<Supplier>),
+    (tap, supplier): (Tap, Option<SocketHelper>),
 ) -> anyhow::Result<Instance> {
     let guests = Guests {
         ipv4: port.ipv4,

@@ -20,14 +20,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::fs::Mode;
+use cnet_tap::unix;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,8 +46,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Connections served at a time; further ones wait in the listen queue.
 pub const MAX_CONNECTIONS: usize = 32;
 
-/// Bytes of `sun_path` with its terminator (unix(7)).
-const SUN_PATH: usize = 108;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// How much of a request that is too large is still read, so that the client, which writes before
 /// it reads, gets the answer instead of a reset connection.
@@ -91,8 +90,11 @@ impl ApiSocket {
     ///
     /// A path of 108 bytes or more, a file there that is no socket, or what bind(2) says.
     pub fn bind(path: &Path) -> anyhow::Result<ApiSocket> {
-        if path.as_os_str().as_bytes().len() >= SUN_PATH {
-            bail!("the specified API socket path is too long (>= {SUN_PATH})");
+        if path.as_os_str().len() > unix::MAX_PATH {
+            bail!(
+                "the specified API socket path is too long (>= {})",
+                unix::MAX_PATH + 1
+            );
         }
         let shown = path.display();
         match fs::symlink_metadata(path) {
@@ -103,11 +105,9 @@ impl ApiSocket {
             Ok(_) => bail!("cannot make the API socket {shown}: a file of that name exists"),
             Err(_) => {}
         }
-        // The mode has to be right from the start: chmod(2) afterwards would leave a moment in
-        // which others may connect.
-        let old_mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = UnixListener::bind(path);
-        rustix::process::umask(old_mask);
+        let bound = unix::listen_private(path, BACKLOG)
+            .map_err(io::Error::from)
+            .and_then(|socket| UnixListener::from_std(socket.into()));
         let listener = bound.with_context(|| format!("cannot make the API socket {shown}"))?;
         let file = fs::symlink_metadata(path)
             .with_context(|| format!("cannot look at the API socket {shown}"))?;
@@ -652,7 +652,7 @@ mod tests {
     #[tokio::test]
     async fn paths_that_will_not_do() {
         let scratch = Scratch::new("paths");
-        let fill = SUN_PATH - scratch.0.as_os_str().len() - 1;
+        let fill = unix::MAX_PATH - scratch.0.as_os_str().len();
         let error = |path: &Path| match ApiSocket::bind(path) {
             Err(error) => format!("{error:#}"),
             Ok(_) => panic!("{}", path.display()),

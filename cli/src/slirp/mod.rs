@@ -30,14 +30,14 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::{Supplier, Tap};
+use cnet_tap::{SocketHelper, Tap};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cnet::async_fd::Watched;
 use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
 use cnet_netd::logging::report;
 use cnet_netd::{Instance, Joining};
+use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::inherited_fd;
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
 
@@ -166,7 +166,7 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
 async fn serve(
     options: &Options,
     (config, port): (NetworkConfig, PortPlan),
-    (tap, supplier): (Tap, Option<Supplier>),
+    (tap, supplier): (Tap, Option<SocketHelper>),
     target: Target,
     exit_fd: Option<OwnedFd>,
     ready_fd: Option<OwnedFd>,
@@ -248,7 +248,7 @@ fn summary(options: &Options) -> String {
 }
 
 /// The exit descriptor.
-struct ExitEvent(Option<Watched>);
+struct ExitEvent(Option<AsyncOwnedFd>);
 
 /// Data, end of file, or an error such as a pipe without readers.
 const ANY_EVENT: Interest = Interest::READABLE.add(Interest::ERROR);
@@ -258,7 +258,7 @@ impl ExitEvent {
         let Some(fd) = fd else {
             return Ok(ExitEvent(None));
         };
-        match Watched::new(fd, ANY_EVENT) {
+        match AsyncOwnedFd::new(fd, ANY_EVENT) {
             Ok(fd) => Ok(ExitEvent(Some(fd))),
             // A file, or /dev/null: nothing ever happens to those.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(ExitEvent(None)),

@@ -9,7 +9,7 @@ use cnet_tap::{Namespaces, TapError};
 use tokio::io::Interest;
 
 use super::args;
-use cnet::async_fd::Watched;
+use cnet_tap::async_fd::AsyncOwnedFd;
 
 /// What is watched.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Target {
     /// When it cannot be watched.
     pub(super) fn watch(self) -> anyhow::Result<impl Future<Output = ()>> {
         let fd = self.as_fd().try_clone_to_owned();
-        let fd = fd.and_then(|fd| Watched::new(fd, Interest::READABLE));
+        let fd = fd.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE));
         let fd = fd.context("cannot watch the target")?;
         Ok(async move {
             loop {

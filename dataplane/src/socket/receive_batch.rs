@@ -10,7 +10,7 @@ use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
 use cnet_nat::host::{HostError, Received, SocketId};
-use cnet_tap::sockets::{BatchSpace, Datagram, MAX_BATCH, recv_datagram, recv_datagrams};
+use cnet_tap::socket::{BatchSpace, Datagram, MAX_BATCH, recv_datagram, recv_datagrams};
 
 use super::table::from_io;
 

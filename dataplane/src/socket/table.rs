@@ -17,7 +17,7 @@ use cnet_nat::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
     SocketId, Token,
 };
-use cnet_tap::sockets as sys;
+use cnet_tap::socket as sys;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use cnet_tap::Supplier;
+use cnet_tap::SocketHelper;
 use cnet_wire::time::Instant;
 use cnet_wire::{DropReason, PortId};
 
@@ -50,7 +50,7 @@ impl Worker {
     }
 
     /// Splices connections from the host's loopback to a port, with sockets from `supplier`.
-    pub(crate) fn supply(&mut self, port: PortId, supplier: Supplier) {
+    pub(crate) fn supply(&mut self, port: PortId, supplier: SocketHelper) {
         // A port that is gone again needs none.
         if let Some(guests) = self.ports.addresses(port) {
             self.splices.supply(port, guests, supplier);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use cnet_tap::namespace::MAX_REPLY;
+use cnet_tap::helper::MAX_ANSWER;
 use cnet_tap::netif::{index_of, mac_of};
 use cnet_tap::watch::{has_ended, pidfd};
 use cnet_tap::{Namespaces, TapError, open_tap_in, run_in};
@@ -76,7 +76,7 @@ fn a_handover_comes_whole_and_errors_with_their_text() {
     alone(|| {
         let container = Container::start();
         let ns = Namespaces::of_process(container.raw_pid()).unwrap();
-        let most = vec![7; MAX_REPLY];
+        let most = vec![7; MAX_ANSWER];
         let (reader, writer) = std::io::pipe().unwrap();
         let (fds, bytes) = run_in(&ns, || Ok((vec![reader.into()], most.clone()))).unwrap();
         assert_eq!(bytes, most);
@@ -105,7 +105,7 @@ fn a_handover_comes_whole_and_errors_with_their_text() {
         assert!(matches!(error, TapError::Helper(_)));
         assert_eq!(error.to_string(), same.to_string());
 
-        let error = run_in(&ns, || Ok((vec![], vec![0; MAX_REPLY + 1]))).unwrap_err();
+        let error = run_in(&ns, || Ok((vec![], vec![0; MAX_ANSWER + 1]))).unwrap_err();
         assert!(error.to_string().contains("too long"), "{error}");
         let error = run_in(&ns, || panic!("on purpose")).unwrap_err();
         assert!(error.to_string().contains("panicked"), "{error}");

@@ -4,7 +4,7 @@ use std::io::{IoSlice, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use cnet_tap::sockets::send_datagram;
+use cnet_tap::socket::send_datagram;
 use cnet_tap::{Limit, Tap, TapQueue, VNET_HDR_LEN};
 
 use crate::stage::{eventually, in_new_namespaces};

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 
 use cnet_tap::namespace::{NewNamespaces, current_net, unshare};
 use cnet_tap::netif::{index_of, loopback_up, mac_of};
-use cnet_tap::sockets::{ping_socket, receive_details, recv_datagram, send_datagram};
+use cnet_tap::socket::{ping_socket, receive_details, recv_datagram, send_datagram};
 use cnet_tap::{InterfaceConfig, Limit, Namespaces, Offloads, Tap, TapError, open_tap_in};
 
 use crate::stage::{alone, eventually, in_new_namespaces};

@@ -164,7 +164,7 @@ impl<'a> Place<'a> {
         Member::read(&row, Some(process), namespace)
     }
 
-    /// A network's process: the one that has a child, the opener, which looks the same.
+    /// A network's process: the one that has a child, the namespace helper, which looks the same.
     pub fn process(&self, network: &str) -> Option<Pid> {
         let runtime = format!("XDG_RUNTIME_DIR={}", self.runtime.display());
         let found = processes().find(|pid| {

@@ -25,7 +25,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use cnet_tap::sockets as sys;
+use cnet_tap::socket as sys;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};

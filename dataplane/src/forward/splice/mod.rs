@@ -5,7 +5,7 @@
 //! Client and server are on one machine, so no packet is needed between them: two kernel sockets,
 //! one accepted on the host and one connected inside the container's network namespace, and
 //! splice(2) from one to the other ([`connection`]). The second comes from the port's
-//! [`Supplier`], through a small stock that is refilled while connections come, so that a
+//! [`SocketHelper`], through a small stock that is refilled while connections come, so that a
 //! connection waits for nobody in the ordinary case. The stock is empty until the first.
 //!
 //! # Which connections
@@ -39,8 +39,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use cnet_nat::host::{Token, TokenKind};
-use cnet_tap::sockets as sys;
-use cnet_tap::{Namespaces, Supplier};
+use cnet_tap::socket as sys;
+use cnet_tap::{Namespaces, SocketHelper};
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventFlags};
@@ -80,11 +80,11 @@ const SUPPLY: u32 = 1 << 23;
 /// environment variable `CNET_WITHOUT` names `splice`: published ports work without.
 ///
 /// To be called while the process has one thread.
-pub fn supplier(namespaces: &Namespaces) -> Option<Supplier> {
+pub fn supplier(namespaces: &Namespaces) -> Option<SocketHelper> {
     if !allowed("splice") {
         return None;
     }
-    match Supplier::start(namespaces) {
+    match SocketHelper::start(namespaces) {
         Ok(supplier) => Some(supplier),
         Err(error) => {
             tracing::warn!(%error, "connections from the host's loopback are not spliced");
@@ -110,7 +110,7 @@ struct Supply {
     generation: u32,
     port: PortId,
     guests: Vec<IpAddr>,
-    supplier: Supplier,
+    supplier: SocketHelper,
     /// IPv4, IPv6.
     stocks: [Stock; 2],
 }
@@ -164,7 +164,7 @@ impl Splices {
     }
 
     /// Has `supplier` make the sockets for connections to `guests`, which are addresses of `port`.
-    pub(crate) fn supply(&mut self, port: PortId, guests: Vec<IpAddr>, supplier: Supplier) {
+    pub(crate) fn supply(&mut self, port: PortId, guests: Vec<IpAddr>, supplier: SocketHelper) {
         let index = match self.supplies.iter().position(Option::is_none) {
             Some(free) => free,
             None => {

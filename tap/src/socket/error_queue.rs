@@ -12,8 +12,8 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 
+use super::ancillary::{Control, receive, socket_address};
 use super::options::set_int;
-use crate::control::{Control, receive, socket_address};
 
 // include/uapi/linux/errqueue.h
 const SO_EE_ORIGIN_LOCAL: u8 = 1;
@@ -139,7 +139,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sockets::set_dont_fragment;
+    use crate::socket::set_dont_fragment;
 
     fn wait_for_report(socket: &UdpSocket, quote: &mut [u8]) -> SocketErrorReport {
         for _ in 0..2000 {

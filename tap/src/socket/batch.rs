@@ -7,8 +7,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::ancillary::{AddressSpace, Control, empty_message};
 use super::udp::{Datagram, SendOptions, describe, write_options};
-use crate::control::{AddressSpace, Control, empty_message};
 
 /// The most datagrams in one call.
 pub const MAX_BATCH: usize = 32;
@@ -164,7 +164,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::sockets::{receive_details, set_udp_gro};
+    use crate::socket::{receive_details, set_udp_gro};
 
     #[test]
     fn a_batch_goes_out_and_comes_in() {

@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::AddressFamily;
 
+use super::ancillary::{Control, int, is_ipv4, receive, send};
 use super::options::set_int;
-use crate::control::{Control, int, is_ipv4, receive, send};
 
 // include/uapi/linux/udp.h
 const SOL_UDP: libc::c_int = 17;

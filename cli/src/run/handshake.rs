@@ -1,20 +1,15 @@
-//! The conversation between parent and child before the command starts.
+//! The handshake between parent and child before the command starts.
 //!
-//! One socket pair, one message each way. The child reports: its TAP, if it made one, and the tables of its TCP
-//! sockets as descriptors, or the text of an error. The parent answers with one byte: go. A side
-//! that finds the other gone ends.
+//! One message each way over the socket pair of [`spawn`](cnet_tap::fork::spawn). The child reports:
+//! its TAP, if it made one, and the tables of its TCP sockets as descriptors, or the text of an
+//! error. The parent answers with one byte: go. A side that finds the other gone ends.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, bail};
-use cnet_tap::{Tap, TapInfo};
+use cnet_tap::{Tap, TapInfo, unix};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::Pid;
 
 use super::drain::TcpTables;
@@ -33,13 +28,6 @@ const MAX_REPORT: usize = 16 * 1024;
 /// The TAP's queues and the tables of two address families.
 const MAX_DESCRIPTORS: usize = MAX_WORKERS as usize + 2;
 
-/// Makes the two ends: the parent's and the child's.
-pub(super) fn pair() -> anyhow::Result<(OwnedFd, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC;
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .context("cannot make a socket pair")
-}
-
 /// The child, seen from the parent.
 pub(super) struct Child {
     id: Pid,
@@ -57,8 +45,11 @@ impl Child {
 
     /// Waits for the child's report.
     pub(super) fn receive(&mut self) -> anyhow::Result<(Option<Tap>, TcpTables)> {
-        let (bytes, mut fds) = receive(&self.socket).context("cannot hear from the child")?;
-        match bytes.split_first() {
+        let mut bytes = vec![0; MAX_REPORT];
+        let most = MAX_DESCRIPTORS;
+        let (length, mut fds) = unix::receive(&self.socket, &mut bytes, most, RecvFlags::empty())
+            .context("cannot hear from the child")?;
+        match bytes[..length].split_first() {
             Some((&READY, [queues, info @ ..])) if fds.len() >= usize::from(*queues) => {
                 let info = TapInfo::from_bytes(info).context("the child sent no TAP")?;
                 let tables = fds.split_off(usize::from(*queues));
@@ -113,14 +104,8 @@ impl Parent {
     }
 
     fn send(&self, kind: u8, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> anyhow::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            bail!("too many descriptors to hand over");
-        }
-        let kind = [kind];
-        let pieces = [IoSlice::new(&kind), IoSlice::new(bytes)];
-        rustix::net::sendmsg(&self.socket, &pieces, &mut control, SendFlags::NOSIGNAL)
+        let pieces: [&[u8]; 2] = [&[kind], bytes];
+        unix::send(&self.socket, &pieces, fds, SendFlags::empty())
             .context("cannot report to the parent")?;
         Ok(())
     }
@@ -138,37 +123,17 @@ impl Parent {
     }
 }
 
-fn receive(socket: &OwnedFd) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut bytes = vec![0; MAX_REPORT];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let length = loop {
-        let mut pieces = [IoSliceMut::new(&mut bytes)];
-        match rustix::net::recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC) {
-            Ok(message) => break message.bytes,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error),
-        }
-    };
-    bytes.truncate(length);
-    let mut fds = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            fds.extend(rights);
-        }
-    }
-    Ok((bytes, fds))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn ends() -> (Child, Parent) {
-        let (ours, theirs) = pair().unwrap();
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
         (
-            Child::new(rustix::process::getpid(), ours),
-            Parent::new(theirs),
+            Child::new(rustix::process::getpid(), ours.into()),
+            Parent::new(theirs.into()),
         )
     }
 

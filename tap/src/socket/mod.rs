@@ -5,10 +5,12 @@
 //! - [`batch`]: many datagrams, of any flows, in one call.
 //! - [`error_queue`]: what ICMP and the kernel said about what was sent.
 //! - [`options`]: the socket options of both.
+//! - `ancillary`: the control messages that datagrams and the error queue need.
 //!
 //! Nothing here waits: every call that could is made with `MSG_DONTWAIT`, whatever the socket's
 //! own mode. `EINTR` cannot occur for such calls. Errors are the kernel's, unchanged.
 
+mod ancillary;
 pub mod batch;
 pub mod error_queue;
 pub mod options;

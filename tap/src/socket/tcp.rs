@@ -154,7 +154,7 @@ fn peek_pieces(
         iov_base: buf.as_mut_ptr().cast(),
         iov_len: buf.len(),
     });
-    let mut message = crate::control::empty_message();
+    let mut message = super::ancillary::empty_message();
     message.msg_iov = pieces.as_mut_ptr();
     message.msg_iovlen = pieces.len() as _;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;

@@ -1,0 +1,309 @@
+//! The namespace helper: the process that enters containers' namespaces for a program with threads.
+//!
+//! # Theory of operation
+//!
+//! A program forks the helper before it has any thread. The helper waits on its socket for requests,
+//! each with the descriptor of a network namespace, and forks once more for every one: that child
+//! enters, makes the TAP, configures it, and answers on the socket itself, under the request's
+//! number. Requests therefore run beside each other, and a namespace in which something hangs
+//! delays no other: its child is killed after [`REQUEST_TIMEOUT`].
+//!
+//! A TAP that a network process left behind when it was killed is taken over as it is: nothing in
+//! it is configured again, since the container may have changed its routes since.
+//!
+//! # Invariants
+//!
+//! - The helper dies with the program that forked it, its children with the helper.
+//! - Every request gets one answer; a child that ends without one is answered for.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use super::{Output, answer, outcome, receive, tap_of, tap_output, work_in};
+use crate::device::Tap;
+use crate::error::TapError;
+use crate::fork::{Parent, spawn, spawn_sharing};
+use crate::namespace::Namespaces;
+use crate::netif::{self, InterfaceConfig};
+use crate::unix;
+
+/// How long one request may take before its child is killed. What it does takes milliseconds; the
+/// kernel's RTNL lock, which it needs, may be held by others for some hundred.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often children are looked after while there are any.
+const REAP_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// What is to be made in a namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TapRequest {
+    /// The interface's name; with `%d` in it the kernel chooses the first free number.
+    pub interface: String,
+    /// How many queues it has.
+    pub queues: u16,
+    /// Whether it is there already and is taken over, not made.
+    pub take_over: bool,
+    /// Bytes of an IP packet.
+    pub mtu: u32,
+    /// The hardware address of the container's side.
+    pub mac: [u8; 6],
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Where default routes lead.
+    pub gateways: Vec<IpAddr>,
+    /// Packets that the interface's queue holds; `None` for the kernel's own number.
+    pub tx_queue_len: Option<u32>,
+}
+
+impl TapRequest {
+    /// For an interface of that name, one queue, that is to look like `config`.
+    pub fn new(interface: String, mac: [u8; 6], config: InterfaceConfig) -> TapRequest {
+        TapRequest {
+            interface,
+            queues: 1,
+            take_over: false,
+            mtu: config.mtu,
+            mac,
+            addresses: config.addresses,
+            gateways: config.gateways,
+            tx_queue_len: config.tx_queue_len,
+        }
+    }
+
+    fn config(&self) -> InterfaceConfig {
+        InterfaceConfig {
+            mtu: self.mtu,
+            mac: Some(self.mac),
+            addresses: self.addresses.clone(),
+            gateways: self.gateways.clone(),
+            tx_queue_len: self.tx_queue_len,
+            joins_others: true,
+        }
+    }
+}
+
+/// A running helper, seen from the program that forked it. It ends when this is dropped.
+#[derive(Debug)]
+pub struct NsHelper {
+    socket: OwnedFd,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    /// The request's number.
+    pub number: u64,
+    outcome: Result<Output, TapError>,
+}
+
+impl Answer {
+    /// The TAP, which has the `queues` queues that were asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Helper`] with the reason why there is none.
+    pub fn into_tap(self, queues: u16) -> Result<Tap, TapError> {
+        tap_of(self.outcome?, queues)
+            .ok_or_else(|| TapError::Helper("the helper process sent no TAP".to_owned()))
+    }
+}
+
+impl NsHelper {
+    /// Forks the helper.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::MultiThreaded`] if this process has more threads than one; [`TapError::Io`] at a
+    /// limit of descriptors or processes.
+    pub fn start() -> Result<NsHelper, TapError> {
+        let (_, socket) = spawn("cannot fork the namespace helper", |parent, socket| {
+            live(socket.as_fd(), parent);
+            0
+        })?;
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(TapError::io("cannot talk to the namespace helper"))?;
+        Ok(NsHelper { socket })
+    }
+
+    /// Asks for a TAP in the network namespace `net`, under a number that the answer will bear. Does
+    /// not wait.
+    ///
+    /// # Errors
+    ///
+    /// As sendmsg(2): `EPIPE` and `ECONNRESET` when the helper has ended.
+    pub fn ask(&self, number: u64, net: BorrowedFd<'_>, request: &TapRequest) -> io::Result<()> {
+        let request = serde_json::to_vec(request)?;
+        let pieces: [&[u8]; 2] = [&number.to_ne_bytes(), &request];
+        unix::send(&self.socket, &pieces, &[net], SendFlags::empty())?;
+        Ok(())
+    }
+
+    /// Takes the next answer, `None` once the helper has ended. Does not wait; the descriptor polls
+    /// readable when there is one.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is no answer yet; `InvalidData` for a message that is none.
+    pub fn take(&self) -> io::Result<Option<Answer>> {
+        let Some((descriptors, bytes)) = receive(self.socket.as_fd())? else {
+            return Ok(None);
+        };
+        let (number, rest) = bytes
+            .split_first_chunk()
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Some(Answer {
+            number: u64::from_ne_bytes(*number),
+            outcome: outcome(descriptors, rest),
+        }))
+    }
+}
+
+impl AsFd for NsHelper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A request under way.
+struct Running {
+    number: u64,
+    child: Pid,
+    started: Instant,
+}
+
+/// The helper's life: serves requests until the program has ended.
+fn live(socket: BorrowedFd<'_>, parent: Parent) {
+    if parent.die_together().is_err() {
+        return;
+    }
+    let mut running: Vec<Running> = Vec::new();
+    loop {
+        running.retain(|child| !is_over(socket, child));
+        let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        let limit = (!running.is_empty()).then_some(&REAP_INTERVAL);
+        match rustix::event::poll(&mut fds, limit) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(_) => return,
+        }
+        match receive(socket) {
+            Ok(Some(message)) => running.extend(begin(socket, message)),
+            // The program is gone.
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// Starts on a request. One that cannot be begun is answered at once.
+fn begin(socket: BorrowedFd<'_>, (descriptors, bytes): Output) -> Option<Running> {
+    let (number, request) = bytes.split_first_chunk::<8>()?;
+    let begun = || -> Result<Pid, TapError> {
+        let request: TapRequest =
+            serde_json::from_slice(request).map_err(|e| TapError::Helper(e.to_string()))?;
+        let no_descriptor = || TapError::Helper("the request has no descriptor".to_owned());
+        let net = descriptors.into_iter().next().ok_or_else(no_descriptor)?;
+        let namespaces = Namespaces::of_net(net)?;
+        spawn_sharing("cannot fork a helper process", |parent| {
+            let outcome = work_in(&namespaces, parent, || make(&request));
+            u8::from(answer(socket, number, outcome).is_err())
+        })
+    };
+    match begun() {
+        Ok(child) => Some(Running {
+            number: u64::from_ne_bytes(*number),
+            child,
+            started: Instant::now(),
+        }),
+        Err(error) => {
+            // If that fails, the program is gone.
+            let _ = answer(socket, number, Err(error));
+            None
+        }
+    }
+}
+
+/// Reaps a child that has ended, and kills one that takes too long.
+fn is_over(socket: BorrowedFd<'_>, running: &Running) -> bool {
+    match rustix::process::waitpid(Some(running.child), WaitOptions::NOHANG) {
+        Ok(Some((_, status))) => {
+            if status.exit_status() != Some(0) {
+                let text = match running.started.elapsed() > REQUEST_TIMEOUT {
+                    true => "setting up the interface took too long: the namespace does not answer",
+                    false => "the process that set up the interface was ended",
+                };
+                let failed = Err(TapError::Helper(text.to_owned()));
+                let _ = answer(socket, &running.number.to_ne_bytes(), failed);
+            }
+            true
+        }
+        Ok(None) => {
+            if running.started.elapsed() > REQUEST_TIMEOUT {
+                let _ = rustix::process::kill_process(running.child, Signal::KILL);
+            }
+            false
+        }
+        Err(Errno::INTR) => false,
+        Err(_) => true,
+    }
+}
+
+/// Inside the namespaces: makes the TAP, or takes over one that is there.
+fn make(request: &TapRequest) -> Result<Output, TapError> {
+    let name = &request.interface;
+    match (netif::index_of(name), request.take_over) {
+        (Ok(_), true) => return Tap::create(name, request.queues).map(tap_output),
+        (Ok(_), false) => return Err(TapError::NameTaken { name: name.clone() }),
+        // The container has removed the TAP, or never had one.
+        (Err(missing), true) => return Err(missing),
+        (Err(_), false) => {}
+    }
+    let mut tap = Tap::create(name, request.queues)?;
+    netif::loopback_up()?;
+    // Without IPv6 there are none.
+    let _ = netif::ignore_router_advertisements(&tap.name);
+    netif::configure(tap.ifindex, &tap.name, &request.config())?;
+    tap.mac = request.mac;
+    Ok(tap_output(tap))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_cross_unchanged_and_unknown_fields_are_refused() {
+        let config = InterfaceConfig {
+            mtu: 1500,
+            addresses: vec![("10.89.0.2".parse().unwrap(), 24)],
+            gateways: vec!["10.89.0.1".parse().unwrap()],
+            ..InterfaceConfig::default()
+        };
+        let request = TapRequest::new("eth%d".to_owned(), [2, 0, 0, 0, 0, 1], config.clone());
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<TapRequest>(&text).unwrap(), request);
+        assert!(request.config().joins_others);
+        assert_eq!(request.config().addresses, config.addresses);
+        let more = text.replacen('{', "{\"more\":1,", 1);
+        assert!(serde_json::from_str::<TapRequest>(&more).is_err());
+    }
+
+    #[test]
+    fn it_is_not_forked_by_a_process_with_threads() {
+        // This thread is one more than the test's own.
+        let tried = std::thread::spawn(|| NsHelper::start().map(drop)).join();
+        let error = tried.unwrap().unwrap_err();
+        assert!(matches!(error, TapError::MultiThreaded), "{error}");
+    }
+}

@@ -1,0 +1,216 @@
+//! The socket helper: a small process that stands in a container's network namespace and makes TCP
+//! sockets there.
+//!
+//! # Theory of operation
+//!
+//! A socket belongs for good to the network namespace it is made in, whichever process holds it; but
+//! only a process inside can make one. The helper enters and stays. It sleeps in recvmsg(2) until
+//! sockets are asked for, makes as many as were asked for, and sends them over (`SCM_RIGHTS`,
+//! unix(7)). The program that asked uses them in its own namespace: no byte of a connection passes
+//! the helper.
+//!
+//! # Invariants
+//!
+//! - The helper never outlives its parent: the kernel kills it at the parent's death
+//!   (`PR_SET_PDEATHSIG`), and it ends when the other end of its socket is closed.
+//! - Code that breaks into the helper gains nothing, and a container's root cannot break in: the
+//!   helper shares the container's user namespace but not its file system, so the container's root
+//!   must not trace it. It is not dumpable, which reserves ptrace(2) and `/proc/PID` to the user
+//!   namespace of the program that was executed, cnet's; it holds no capability and no descriptor
+//!   but its socket, and is in a session of its own.
+//! - It is reaped, at the latest when its [`SocketHelper`] is dropped.
+//!
+//! # Limits
+//!
+//! It holds the namespaces as an open TAP does: its user must notice the container's end by
+//! [`watch`](crate::watch). Where the container sees the host's processes, it may kill the helper
+//! as it may kill cnet; [`SocketHelper::take`] tells.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::process::{DumpableBehavior, Signal, WaitId, WaitIdOptions};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::error::TapError;
+use crate::fork::{Parent, spawn};
+use crate::namespace::Namespaces;
+use crate::unix;
+
+/// The most sockets asked for at once; fewer than [`unix::MAX_DESCRIPTORS`].
+pub const MAX_SOCKETS: u8 = 64;
+
+/// The first byte of a request and of its answer: the family.
+const V4: u8 = 4;
+const V6: u8 = 6;
+
+/// Sockets that came together in one answer.
+#[derive(Debug)]
+pub struct Supply {
+    /// Whether they are for IPv6.
+    pub v6: bool,
+    /// Unconnected TCP sockets, non-blocking and close-on-exec. Fewer than were asked for where a
+    /// limit of descriptors is reached.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// A running helper. Dropping it ends it.
+#[derive(Debug)]
+pub struct SocketHelper {
+    socket: OwnedFd,
+    /// A pidfd: names this one process even after another wait has reaped it.
+    process: OwnedFd,
+}
+
+impl SocketHelper {
+    /// Starts a helper in the namespaces. Does not wait: a helper that could not enter closes its
+    /// socket, which [`take`](SocketHelper::take) tells.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::MultiThreaded`] if this process has more threads than one; [`TapError::Io`] at
+    /// a limit of descriptors or processes, and before Linux 5.3, which has no pidfd.
+    pub fn start(ns: &Namespaces) -> Result<SocketHelper, TapError> {
+        let (child, socket) = spawn("cannot fork a socket helper", |parent, socket| {
+            // What failed is not told: the parent sees the socket close, and does without.
+            u8::from(live(ns, &socket, parent).is_err())
+        })?;
+        // The child was not reaped, so the number is its own. Without a pidfd it ends by itself,
+        // since our end of the socket is closed.
+        let process = crate::watch::pidfd(child.as_raw_nonzero().get())?;
+        Ok(SocketHelper { socket, process })
+    }
+
+    /// Asks for `count` sockets, at most [`MAX_SOCKETS`], of one family. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As send(2): `EPIPE` when the helper has ended, `EAGAIN` when it does not listen.
+    pub fn ask(&self, v6: bool, count: u8) -> io::Result<()> {
+        let request = [if v6 { V6 } else { V4 }, count.min(MAX_SOCKETS)];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::send(&self.socket, &request, flags)?;
+        Ok(())
+    }
+
+    /// Takes one answer, `None` if there is none yet. Does not wait; the descriptor polls readable
+    /// when there is one.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` when the helper has ended, and as recvmsg(2).
+    pub fn take(&self) -> io::Result<Option<Supply>> {
+        let mut family = [0];
+        let most = usize::from(MAX_SOCKETS);
+        match unix::receive(&self.socket, &mut family, most, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((_, sockets)) => Ok(Some(Supply {
+                v6: family == [V6],
+                sockets,
+            })),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl AsFd for SocketHelper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for SocketHelper {
+    fn drop(&mut self) {
+        // It would end by itself, unless it was stopped. Both calls fail if it has ended and was
+        // reaped by a wait for any child.
+        let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
+        let _ = rustix::process::waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
+    }
+}
+
+/// The helper's life.
+fn live(ns: &Namespaces, socket: &OwnedFd, parent: Parent) -> Result<(), TapError> {
+    parent.die_together()?;
+    ns.enter()?;
+    parent.die_together()?;
+    confine(socket).map_err(TapError::io("cannot confine the socket helper"))?;
+    while serve(socket).is_ok() {}
+    Ok(())
+}
+
+/// Gives up what the helper does not need; see the module's invariants.
+fn confine(socket: &OwnedFd) -> rustix::io::Result<()> {
+    // The terminal's ^C goes to its session.
+    rustix::process::setsid()?;
+    rustix::process::chdir("/")?;
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        // A reader that waits for the end of the parent's output must not wait for the helper.
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+    }
+    close_all_but(socket.as_raw_fd());
+    rustix::thread::set_no_new_privs(true)?;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none)?;
+    // Last: a change of credentials sets it anew.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+}
+
+/// Closes every descriptor from 3 on but `kept`.
+fn close_all_but(kept: RawFd) {
+    let close = |first: RawFd, last: libc::c_uint| {
+        // SAFETY: the descriptors are closed under their owners, but those are on the stack of a
+        // parent of which this process is a copy that never returns to it: they are not used again.
+        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, 0) == 0 }
+    };
+    const FIRST: RawFd = 3;
+    let below = kept <= FIRST || close(FIRST, kept as libc::c_uint - 1);
+    if below && close(kept + 1, libc::c_uint::MAX) {
+        return;
+    }
+    // Before Linux 5.9 there is no such call.
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    // Collected first: the directory's own descriptor is among them.
+    let open: Vec<RawFd> = open.filter(|&fd| fd >= FIRST && fd != kept).collect();
+    for fd in open {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Answers one request.
+fn serve(socket: &OwnedFd) -> rustix::io::Result<()> {
+    let mut request = [0; 2];
+    let length = loop {
+        match rustix::net::recv(socket, &mut request, RecvFlags::empty()) {
+            Ok((_, length)) => break length,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    };
+    let (V4 | V6, 2) = (request[0], length) else {
+        return Err(Errno::INVAL);
+    };
+    let family = match request[0] {
+        V6 => AddressFamily::INET6,
+        _ => AddressFamily::INET,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let sockets = (0..request[1].min(MAX_SOCKETS))
+        .map_while(|_| rustix::net::socket_with(family, SocketType::STREAM, flags, None).ok());
+    let sockets: Vec<OwnedFd> = sockets.collect();
+    let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    unix::send(socket, &[&request[..1]], &borrowed, SendFlags::empty()).map(drop)
+}

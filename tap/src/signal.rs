@@ -1,0 +1,150 @@
+//! Signals as messages, with what the kernel knows of their origin.
+//!
+//! The caller's signals are blocked, in this thread and in all that it starts, and read from a
+//! signalfd(2). That tells what a handler could hardly: whether the terminal sent the signal, in
+//! which case every process of the foreground group has it too, or a process did.
+//!
+//! Source: signalfd(2), sigaction(2), pthread_sigmask(3).
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+/// Bytes of `struct signalfd_siginfo` (signalfd(2)).
+const INFO_LEN: usize = 128;
+
+/// One signal, as it was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// Which one.
+    pub signal: Signal,
+    /// `si_code`: where it comes from.
+    pub code: i32,
+    /// The PID of the sender, where a process sent it.
+    pub sender: i32,
+}
+
+impl Received {
+    /// Whether a process sent it, by kill(2), tgkill(2) or sigqueue(3); their codes are not
+    /// positive (sigaction(2)). The kernel's own, such as those of the terminal, are.
+    pub fn by_process(&self) -> bool {
+        self.code <= 0
+    }
+}
+
+/// The signals that a thread had blocked before [`block`].
+#[derive(Clone, Copy)]
+pub struct Mask(libc::sigset_t);
+
+impl std::fmt::Debug for Mask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mask").finish_non_exhaustive()
+    }
+}
+
+impl Mask {
+    /// Blocks these signals, and no others, in this thread. What came meanwhile is delivered.
+    pub fn restore(&self) {
+        // SAFETY: the set was filled in by pthread_sigmask, the pointer lives through the call, and
+        // no old mask is asked for. It fails for an unknown `how` alone.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Blocks the signals in this thread, and gives the descriptor they are read from, which does not
+/// block, and the mask that was in force: a program started with ours would never hear of ^C.
+///
+/// # Errors
+///
+/// As signalfd(2), at a limit of descriptors.
+pub fn block(signals: &[Signal]) -> io::Result<(OwnedFd, Mask)> {
+    // SAFETY: sigset_t is plain C data, for which zeros are a value and which sigemptyset makes a
+    // valid set; the pointers are to two such sets and live through the calls. The descriptor that
+    // signalfd returns is new, so nobody else owns it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, signal.as_raw());
+        }
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut old);
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok((OwnedFd::from_raw_fd(fd), Mask(old))),
+        }
+    }
+}
+
+/// The next signal from a descriptor of [`block`], if one waits.
+///
+/// # Errors
+///
+/// As read(2), for a descriptor of another kind.
+pub fn next(fd: impl AsFd) -> io::Result<Option<Received>> {
+    let mut info = [0; INFO_LEN];
+    match rustix::io::read(fd, &mut info) {
+        Ok(_) => Ok(parse(&info)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// `ssi_signo`, `ssi_errno`, `ssi_code` and `ssi_pid` stand in front, 32 bits each.
+fn parse(info: &[u8]) -> Option<Received> {
+    let word = |at: usize| -> Option<i32> {
+        let bytes = info.get(at..at + 4)?;
+        Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    Some(Received {
+        signal: Signal::from_named_raw(word(0)?)?,
+        code: word(8)?,
+        sender: word(12)?,
+    })
+}
+
+/// Gives a signal its default action again (`SIG_DFL`, signal(2)). A program inherits which signals
+/// are ignored from who starts it.
+pub fn restore_default(signal: Signal) {
+    // SAFETY: SIG_DFL installs no code of ours. The call fails for numbers alone that no `Signal`
+    // has, and for SIGKILL and SIGSTOP, which have no other action.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_is_told() {
+        // On a thread of its own, which the mask ends with.
+        std::thread::spawn(|| {
+            let (fd, old) = block(&[Signal::USR1, Signal::WINCH]).unwrap();
+            assert_eq!(next(&fd).unwrap(), None);
+            // SAFETY: both functions take plain values; the thread is this one.
+            unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR1) };
+            let received = next(&fd).unwrap().unwrap();
+            assert_eq!(received.signal, Signal::USR1);
+            assert_eq!(received.sender, std::process::id() as i32);
+            assert!(received.by_process());
+            assert_eq!(next(&fd).unwrap(), None);
+            old.restore();
+            // SAFETY: as above. SIGWINCH is ignored by default, and no longer kept for the reader.
+            unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGWINCH) };
+            assert_eq!(next(&fd).unwrap(), None);
+        })
+        .join()
+        .unwrap();
+        let terminal = Received {
+            signal: Signal::INT,
+            code: 0x80,
+            sender: 0,
+        };
+        assert!(!terminal.by_process(), "SI_KERNEL");
+    }
+}
