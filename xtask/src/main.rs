@@ -6,6 +6,8 @@
 //! otherwise (see [`machine`]). The stages are listed in [`mod@test`]; each runs under a time limit, so
 //! the command ends whatever a test does.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod machine;
 mod stage;

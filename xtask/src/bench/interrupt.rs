@@ -4,28 +4,29 @@
 //! The handler sets a flag and nothing else. Every wait of a run is short or goes through
 //! [`sleep`], so the flag is seen soon.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// How long a sleep goes without a look at the flag.
 const SLICE: Duration = Duration::from_millis(50);
 
-extern "C" fn note(_signal: libc::c_int) {
-    INTERRUPTED.store(true, Ordering::Relaxed);
-}
-
 /// Takes over the signals that ask a program to end.
-pub fn watch() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        let handler = note as extern "C" fn(libc::c_int);
-        // SAFETY: the handler stores to an atomic, which is async-signal-safe, and lives for ever.
-        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+///
+/// # Errors
+/// The kernel refuses a handler.
+pub fn watch() -> io::Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED))?;
     }
+    Ok(())
 }
 
 /// Whether the run is to end.

@@ -32,6 +32,7 @@ mod program;
 mod report;
 mod svg;
 mod usage;
+mod way;
 mod work;
 
 use std::fs;
@@ -83,7 +84,7 @@ fn measure(options: &Options) -> anyhow::Result<bool> {
         namespace::choose_congestion_control(name);
     }
     let programs = programs(options)?;
-    interrupt::watch();
+    interrupt::watch()?;
     let mut hosts = Hosts::create()?;
     let contenders = choose(options, &programs, &hosts)?;
     let machine = Machine::describe(&contenders);

@@ -17,12 +17,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sched::{CloneFlags, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, chmod, makedev, mknodat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::namespace::Namespace;
 
@@ -175,9 +175,8 @@ fn tun_is_closed() -> bool {
 
 /// Gives the calling thread, and what it starts, an open `/dev/net/tun`.
 fn open_tun() -> anyhow::Result<()> {
-    // SAFETY: the flag leaves file descriptors and memory shared; this thread alone moves, and ends
-    // soon.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.context("unshare(CLONE_NEWNS)")?;
+    // This thread alone moves, and ends soon.
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare(CLONE_NEWNS)")?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).context("mount --make-rprivate /")?;
     mount(c"tmpfs", c"/dev/net", c"tmpfs", MountFlags::empty(), None)

@@ -7,23 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::contenders::{Arena, Chosen, Contender, Kind, Request};
+use super::contenders::{Arena, Chosen, Contender, Kind, Request, Route};
 use super::hosts::{Family, Hosts};
 use super::load::{Direction, Window, attach, connect, datagram, flows, round_trip, stream};
 use super::usage;
-
-/// How load flows between the namespaces.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Way {
-    /// From the container to the remote.
-    Outbound,
-    /// From the remote to a published port of the container.
-    Published,
-    /// From the host's loopback to a published port of the container.
-    Loopback,
-    /// From one container to another.
-    Neighbour,
-}
+use super::way::Way;
 
 /// The kind of load.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -420,20 +408,7 @@ impl Work {
                     (&CPU_PROGRAM, outcome.programs),
                 ]
             }
-            Load::RoundTrip => {
-                let stolen = usage::stolen_time()?;
-                let outcome = round_trip::measure(&route, port, window)?;
-                let stolen = usage::stolen_time()?.saturating_sub(stolen);
-                let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
-                vec![
-                    (&TRIPS, outcome.rate),
-                    (&TRIP_MEDIAN, micros(outcome.median)),
-                    (&TRIP_P99, micros(outcome.p99)),
-                    (&TRIP_LONGEST, micros(outcome.longest)),
-                    (&TRIP_STALLS, outcome.stalls as f64),
-                    (&STOLEN, stolen.as_secs_f64() * 1e3),
-                ]
-            }
+            Load::RoundTrip => round_trips(&route, port, window)?,
             Load::Connect => vec![(&CONNECTIONS, connect::measure(&route, port, window)?)],
             Load::Datagram { size, direction } => {
                 let outcome = datagram::measure(&route, port, size, direction, window)?;
@@ -445,14 +420,12 @@ impl Work {
             }
             Load::Start => {
                 let startup = arena.startup().context("nothing was started")?;
-                let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
                 let ready = startup.ready.map(|ready| (&READY, millis(ready)));
                 let works = (&WORKS, millis(startup.works));
                 std::iter::once(works).chain(ready).collect()
             }
             Load::Attach => {
                 let outcome = attach::measure(arena, window)?;
-                let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
                 vec![
                     (&JOINED, millis(outcome.median)),
                     (&JOINED_LAST, millis(outcome.longest)),
@@ -460,23 +433,7 @@ impl Work {
                 ]
             }
             Load::Idle => self.idle(arena, pace)?,
-            Load::Flows(count) => {
-                let routed =
-                    |arena| Ok((arena, Arena::route(arena, hosts, self.way, self.family)?));
-                let all = arenas
-                    .iter()
-                    .map(routed)
-                    .collect::<anyhow::Result<Vec<_>>>()?;
-                let outcome = flows::measure(&all, port, count, pace.opening, pace.watch)?;
-                vec![
-                    (&RESIDENT, mebibytes(outcome.resident)),
-                    (&ANONYMOUS, mebibytes(outcome.anonymous)),
-                    (&OPEN, outcome.open as f64),
-                    (&PROGRAMS, all.len() as f64),
-                    (&EACH, outcome.each),
-                    (&WAKE_UPS, outcome.wake_ups),
-                ]
-            }
+            Load::Flows(count) => self.flows(hosts, arenas, port, count, pace)?,
         })
     }
 
@@ -492,6 +449,47 @@ impl Work {
             (&WAKE_UPS, sleeps / pace.watch.as_secs_f64()),
         ])
     }
+
+    fn flows(
+        &self,
+        hosts: &Hosts,
+        arenas: &[Arena],
+        port: u16,
+        count: usize,
+        pace: &Pace,
+    ) -> anyhow::Result<Figures> {
+        let routed = |arena| Ok((arena, Arena::route(arena, hosts, self.way, self.family)?));
+        let all = arenas.iter().map(routed);
+        let all = all.collect::<anyhow::Result<Vec<_>>>()?;
+        let outcome = flows::measure(&all, port, count, pace.opening, pace.watch)?;
+        Ok(vec![
+            (&RESIDENT, mebibytes(outcome.resident)),
+            (&ANONYMOUS, mebibytes(outcome.anonymous)),
+            (&OPEN, outcome.open as f64),
+            (&PROGRAMS, all.len() as f64),
+            (&EACH, outcome.each),
+            (&WAKE_UPS, outcome.wake_ups),
+        ])
+    }
+}
+
+fn round_trips(route: &Route<'_>, port: u16, window: Window) -> anyhow::Result<Figures> {
+    let stolen = usage::stolen_time()?;
+    let outcome = round_trip::measure(route, port, window)?;
+    let stolen = usage::stolen_time()?.saturating_sub(stolen);
+    let micros = |duration: Duration| duration.as_secs_f64() * 1e6;
+    Ok(vec![
+        (&TRIPS, outcome.rate),
+        (&TRIP_MEDIAN, micros(outcome.median)),
+        (&TRIP_P99, micros(outcome.p99)),
+        (&TRIP_LONGEST, micros(outcome.longest)),
+        (&TRIP_STALLS, outcome.stalls as f64),
+        (&STOLEN, millis(stolen)),
+    ])
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 fn mebibytes(bytes: u64) -> f64 {

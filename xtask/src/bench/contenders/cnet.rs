@@ -15,7 +15,7 @@ use super::{Arena, Container, Inside, PATIENCE, Setup, slirp};
 use crate::bench::daemon::Daemon;
 use crate::bench::namespace::Namespace;
 use crate::bench::program::Launch;
-use crate::bench::work::Way;
+use crate::bench::way::Way;
 
 /// What the network is called.
 const NAME: &str = "bench";

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Arena, Inside, Setup};
 use crate::bench::namespace::Namespace;
-use crate::bench::work::Way;
+use crate::bench::way::Way;
 
 /// The MTU of the cable between the hosts.
 const CABLE_MTU: u32 = 1500;

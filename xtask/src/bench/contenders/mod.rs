@@ -29,7 +29,7 @@ use super::interrupt;
 use super::namespace::Namespace;
 use super::program::{Launch, Program};
 use super::usage::Usage;
-use super::work::Way;
+use super::way::Way;
 
 /// Which side of the comparison a contender stands on.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -7,8 +7,7 @@
 //! by the clock, and counted at the other end by the step that they belong to, so that stragglers
 //! of one step do not count for the next.
 
-use std::io::{ErrorKind, IoSlice};
-use std::mem::MaybeUninit;
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
 use rustix::io::Errno;
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
@@ -275,6 +275,7 @@ fn receive(socket: &UdpSocket, meter: &Meter) -> anyhow::Result<()> {
 
 /// Room for the datagrams of one recvmmsg(2).
 struct Batch {
+    headers: MultiHeaders<()>,
     buffers: Vec<[u8; LARGEST]>,
     lengths: Vec<usize>,
 }
@@ -282,6 +283,7 @@ struct Batch {
 impl Batch {
     fn new() -> Self {
         Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
             buffers: vec![[0; LARGEST]; BATCH],
             lengths: Vec::with_capacity(BATCH),
         }
@@ -289,43 +291,18 @@ impl Batch {
 
     /// Waits for one datagram, and takes what else is there. Returns how many.
     fn receive(&mut self, socket: &UdpSocket) -> std::io::Result<usize> {
-        let mut vectors: Vec<libc::iovec> = self
-            .buffers
-            .iter_mut()
-            .map(|buffer| libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            })
-            .collect();
-        let mut headers: Vec<libc::mmsghdr> = vectors
-            .iter_mut()
-            .map(|vector| {
-                // SAFETY: the structure holds integers and pointers alone, for which zero is valid.
-                let mut header: libc::mmsghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-                header.msg_hdr.msg_iov = vector;
-                header.msg_hdr.msg_iovlen = 1;
-                header
-            })
-            .collect();
-        // SAFETY: there are BATCH headers; each points to one vector, and that to one buffer of the
-        // length it gives. All of them live until after the call, which alone writes to them.
-        let count = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
-                libc::MSG_WAITFORONE,
-                std::ptr::null_mut(),
-            )
-        };
-        let Ok(count) = usize::try_from(count) else {
-            return Err(std::io::Error::last_os_error());
-        };
-        let filled = headers.iter().take(count);
+        let buffers = self.buffers.iter_mut();
+        let mut vectors: Vec<_> = buffers.map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let received = recvmmsg(
+            socket.as_raw_fd(),
+            &mut self.headers,
+            vectors.iter_mut(),
+            MsgFlags::MSG_WAITFORONE,
+            None,
+        )?;
         self.lengths.clear();
-        self.lengths
-            .extend(filled.map(|header| header.msg_len as usize));
-        Ok(count)
+        self.lengths.extend(received.map(|message| message.bytes));
+        Ok(self.lengths.len())
     }
 
     fn datagrams(&self, count: usize) -> impl Iterator<Item = &[u8]> {
