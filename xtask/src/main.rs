@@ -1,5 +1,5 @@
-//! The project's scripts: `cargo xtask test` is the one test command, `cargo xtask bench` the
-//! comparison with peers.
+//! The project's scripts: `cargo xtask test` is the one test command, `cargo xtask fuzz` lets the
+//! fuzz targets run, and `cargo xtask bench` compares cnet with its peers.
 //!
 //! It needs a Rust toolchain and a Linux kernel, and nothing else: what the namespace tests use
 //! besides is installed with apt when run as root, and named with the command to install it
@@ -9,6 +9,9 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cargo;
+mod deny;
+mod fuzz;
 mod machine;
 mod stage;
 mod test;
@@ -18,6 +21,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages named
        cargo xtask test --list      name the stages
+       cargo xtask fuzz --minutes N [TARGET…]  let the fuzz targets run
        cargo xtask bench [OPTION…]  compare cnet with its peers; --help names the options";
 
 fn main() -> ExitCode {
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         ["test", stages @ ..] => test::run(stages),
+        ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

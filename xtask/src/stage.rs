@@ -17,8 +17,8 @@ use anyhow::Context;
 pub enum Outcome {
     /// Every command of it succeeded.
     Passed,
-    /// It is not part of the verdict: what it checks with is not there, for the reason given.
-    Skipped(String),
+    /// What could be checked is in order. What could not be, and why, is given.
+    Partly(String),
     /// It failed or could not run, for the reason given.
     Failed(String),
 }

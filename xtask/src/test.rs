@@ -1,177 +1,166 @@
 //! `cargo xtask test`: formatting, lints, documentation, dependencies, and the tests at their
 //! three heights, in stages.
 //!
-//! A failed stage does not keep the next from running. Only what cannot be checked on the machine
-//! at all, and is checked elsewhere, is skipped; a test that cannot run is a failure.
+//! The stages stand in [`PARTS`], each part with the minutes that it may take on two cores; a new
+//! stage is an entry there and nowhere else. What needs longer has a short form here and a long one
+//! by name.
+//!
+//! A failed stage does not keep the next from running. A test that cannot run is a failure.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
-use crate::machine;
-use crate::stage::{self, Outcome};
+use crate::stage::Outcome;
+use crate::{cargo, deny, machine};
+
+/// Stages that are planned together.
+struct Part {
+    name: &'static str,
+    /// How many minutes its stages take together, as planned.
+    minutes: u64,
+    stages: &'static [Stage],
+}
 
 /// A stage of the test command.
 struct Stage {
     name: &'static str,
     about: &'static str,
-    limit: Duration,
+    /// How many minutes it takes, as planned: on a fresh clone, on two cores.
+    minutes: u64,
     run: fn(Duration) -> anyhow::Result<Outcome>,
 }
 
-const fn minutes(minutes: u64) -> Duration {
-    Duration::from_secs(60 * minutes)
+impl Stage {
+    /// When it is ended. A machine may be half as fast as planned and slow to begin.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(60 * (2 * self.minutes + 5))
+    }
 }
 
 /// The stages in the order they run in: what is quick to fail first, then by height.
-const STAGES: &[Stage] = &[
+const PARTS: &[Part] = &[
+    Part {
+        name: "build and lint",
+        minutes: 15,
+        stages: BUILD_AND_LINT,
+    },
+    Part {
+        name: "unit, simulation, corpus",
+        minutes: 12,
+        stages: UNIT_AND_SIMULATION,
+    },
+    Part {
+        name: "end to end",
+        minutes: 15,
+        stages: END_TO_END,
+    },
+    Part {
+        name: "hostile and faults",
+        minutes: 8,
+        stages: &[],
+    },
+    Part {
+        name: "clients",
+        minutes: 8,
+        stages: &[],
+    },
+    Part {
+        name: "several hosts and CNI",
+        minutes: 6,
+        stages: &[],
+    },
+];
+
+const BUILD_AND_LINT: &[Stage] = &[
     Stage {
         name: "fmt",
         about: "rustfmt finds nothing to change",
-        limit: minutes(2),
-        run: |limit| cargo(limit, &[], "fmt --all --check"),
+        minutes: 1,
+        run: |limit| cargo(limit, "fmt --all --check"),
     },
     Stage {
         name: "clippy",
         about: "no warning from the compiler or clippy, in any target",
-        limit: minutes(15),
+        minutes: 4,
         run: |limit| {
             let arguments = "clippy --locked --workspace --all-targets -- -D warnings";
-            cargo(limit, &[], arguments)
+            cargo(limit, arguments)
         },
     },
     Stage {
         name: "doc",
         about: "the documentation builds without a warning",
-        limit: minutes(10),
+        minutes: 2,
         run: |limit| {
             // For those who work on the project: private items too, and links to them.
             let flags = "-D warnings -A rustdoc::private_intra_doc_links";
             let flags = [("RUSTDOCFLAGS", flags)];
             let arguments = "doc --locked --workspace --no-deps --document-private-items";
-            cargo(limit, &flags, arguments)
+            cargo::run(limit, &flags, arguments)
         },
     },
     Stage {
         name: "deny",
         about: "licences, advisories, sources and duplicates of the dependencies (cargo-deny)",
-        limit: minutes(5),
-        run: deny,
+        minutes: 3,
+        run: deny::check,
     },
     Stage {
+        name: "build",
+        about: "the two binaries, with optimization",
+        minutes: 4,
+        run: build,
+    },
+];
+
+const UNIT_AND_SIMULATION: &[Stage] = &[
+    Stage {
         name: "unit",
-        about: "plain `cargo test --workspace`; of the simulation a part, the rest is its own stage",
-        limit: minutes(15),
+        about: "plain `cargo test --workspace`, the fuzz corpus with it; of the simulation a part",
+        minutes: 7,
         run: |limit| {
             let few = [("CNET_SIM_SEEDS", "1000")];
-            cargo(limit, &few, "test --locked --workspace --no-fail-fast")
+            cargo::run(limit, &few, "test --locked --workspace --no-fail-fast")
         },
     },
     Stage {
         name: "sim",
         about: "the pure core: ten thousand seeds on virtual time, a million mutated frames",
-        limit: minutes(10),
+        minutes: 5,
         run: |limit| {
             let seeds = [("CNET_SIM_SEEDS", "10000")];
-            cargo(limit, &seeds, "test --locked --release --test sim")
+            let arguments = "test --locked --release --package cnet-tests --test sim";
+            cargo::run(limit, &seeds, arguments)
         },
     },
-    Stage {
-        name: "build",
-        about: "the two binaries, with optimization",
-        limit: minutes(15),
-        run: |limit| cargo(limit, &[], "build --locked --release --bins"),
-    },
+];
+
+const END_TO_END: &[Stage] = &[
     Stage {
         name: "tap",
         about: "the tap crate in namespaces of its own",
-        limit: minutes(10),
+        minutes: 2,
         run: |limit| {
             machine::prepare()?;
             let arguments = "test --locked --package cnet-tap -- --ignored --test-threads=1";
-            cargo(limit, &[], arguments)
+            cargo(limit, arguments)
         },
     },
     Stage {
         name: "e2e",
         about: "the two binaries between real namespaces, with real programs (as root)",
-        limit: minutes(25),
+        minutes: 13,
         run: end_to_end,
     },
 ];
 
-/// Prints the stages and what each shows.
-pub fn list() {
-    for stage in STAGES {
-        println!("{:8} {}", stage.name, stage.about);
-    }
+fn cargo(limit: Duration, arguments: &str) -> anyhow::Result<Outcome> {
+    cargo::run::<&str>(limit, &[], arguments)
 }
 
-/// Runs the stages named, or all of them, and prints a summary. Returns whether none failed.
-///
-/// # Errors
-/// A name that is no stage's.
-pub fn run(names: &[&str]) -> anyhow::Result<bool> {
-    for name in names {
-        if !STAGES.iter().any(|stage| stage.name == *name) {
-            bail!("no stage is called {name}; cargo xtask test --list names them");
-        }
-    }
-    let chosen = STAGES
-        .iter()
-        .filter(|stage| names.is_empty() || names.contains(&stage.name));
-    let mut results = Vec::new();
-    for stage in chosen {
-        println!("\n==== {}: {}", stage.name, stage.about);
-        let started = Instant::now();
-        let outcome =
-            (stage.run)(stage.limit).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
-        results.push((stage.name, started.elapsed(), outcome));
-    }
-    Ok(summarize(&results))
-}
-
-fn summarize(results: &[(&str, Duration, Outcome)]) -> bool {
-    println!("\n==== summary");
-    for (name, elapsed, outcome) in results {
-        let verdict = match outcome {
-            Outcome::Passed => "passed".to_owned(),
-            Outcome::Skipped(reason) => format!("skipped: {reason}"),
-            Outcome::Failed(reason) => format!("FAILED: {reason}"),
-        };
-        println!("{name:8} {:6.1} s  {verdict}", elapsed.as_secs_f64());
-    }
-    let count = |wanted: fn(&Outcome) -> bool| {
-        let outcomes = results.iter().map(|(_, _, outcome)| outcome);
-        outcomes.filter(|outcome| wanted(outcome)).count()
-    };
-    let passed = count(|outcome| matches!(outcome, Outcome::Passed));
-    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped(_)));
-    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
-    let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    println!("test result: {verdict}. {passed} stages passed, {failed} failed, {skipped} skipped");
-    failed == 0
-}
-
-/// Runs cargo, the one that runs this program, with `arguments` split at spaces.
-fn cargo(limit: Duration, variables: &[(&str, &str)], arguments: &str) -> anyhow::Result<Outcome> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let mut command = Command::new(cargo);
-    command
-        .current_dir(workspace)
-        .args(arguments.split_whitespace())
-        .envs(variables.iter().copied());
-    stage::run(&mut command, limit)
-}
-
-fn deny(limit: Duration) -> anyhow::Result<Outcome> {
-    let installed = Command::new("cargo-deny").arg("--version").output().is_ok();
-    if !installed {
-        return Ok(Outcome::Skipped("cargo-deny is not installed".to_owned()));
-    }
-    cargo(limit, &[], "deny check")
+fn build(limit: Duration) -> anyhow::Result<Outcome> {
+    cargo(limit, "build --locked --release --package cnet-cli --bins")
 }
 
 fn end_to_end(limit: Duration) -> anyhow::Result<Outcome> {
@@ -179,6 +168,154 @@ fn end_to_end(limit: Duration) -> anyhow::Result<Outcome> {
         bail!("makes network namespaces and their uplinks: run as root, cargo xtask test e2e");
     }
     machine::prepare()?;
-    let arguments = "test --locked --release --test e2e -- --ignored --test-threads=1";
-    cargo(limit, &[], arguments)
+    // The stage may have been asked for alone.
+    let built = build(limit)?;
+    if built != Outcome::Passed {
+        return Ok(built);
+    }
+    let binaries = [("CNET_BIN_DIR", cargo::release_directory()?)];
+    let arguments = "test --locked --release --package cnet-tests --test e2e -- --ignored \
+                     --test-threads=1";
+    cargo::run(limit, &binaries, arguments)
+}
+
+/// Prints the stages, what each shows, and the minutes planned for it.
+pub fn list() {
+    for part in PARTS {
+        for stage in part.stages {
+            println!("{:8} {:3} min  {}", stage.name, stage.minutes, stage.about);
+        }
+    }
+}
+
+/// What became of a stage, and how long it took.
+type Report = (&'static str, Duration, Outcome);
+
+/// Runs the stages named, or all of them, and prints a summary. Returns whether none failed.
+///
+/// # Errors
+/// A name that is no stage's.
+pub fn run(names: &[&str]) -> anyhow::Result<bool> {
+    let stages = || PARTS.iter().flat_map(|part| part.stages);
+    for name in names {
+        if !stages().any(|stage| stage.name == *name) {
+            bail!("no stage is called {name}; cargo xtask test --list names them");
+        }
+    }
+    let mut reports: Vec<Report> = Vec::new();
+    for stage in stages().filter(|stage| names.is_empty() || names.contains(&stage.name)) {
+        println!("\n==== {}: {}", stage.name, stage.about);
+        let started = Instant::now();
+        let outcome = (stage.run)(stage.limit());
+        let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+        reports.push((stage.name, started.elapsed(), outcome));
+    }
+    print!("\n{}", summary(PARTS, &reports));
+    let failed = |(_, _, outcome): &Report| matches!(outcome, Outcome::Failed(_));
+    Ok(!reports.iter().any(failed))
+}
+
+/// The minutes of each stage and each part, taken and planned, and the verdict.
+fn summary(parts: &[Part], reports: &[Report]) -> String {
+    let mut lines = vec!["==== summary: minutes taken, minutes planned".to_owned()];
+    let mut line = |name: &str, taken: Duration, planned: u64, verdict: &str| {
+        let taken = taken.as_secs_f64() / 60.0;
+        let line = format!("{name:26} {taken:6.1} {planned:4}  {verdict}");
+        lines.push(line.trim_end().to_owned());
+    };
+    for part in parts {
+        let find = |stage: &Stage| reports.iter().find(|(name, ..)| *name == stage.name);
+        let ran: Vec<(&Stage, &Report)> = part
+            .stages
+            .iter()
+            .filter_map(|stage| Some((stage, find(stage)?)))
+            .collect();
+        let taken = ran.iter().map(|(_, (_, taken, _))| *taken).sum();
+        let verdict = match (part.stages.is_empty(), ran.is_empty()) {
+            (true, _) => "no stage yet",
+            (false, true) => "not asked for",
+            (false, false) => "",
+        };
+        line(part.name, taken, part.minutes, verdict);
+        for (stage, (name, taken, outcome)) in ran {
+            line(
+                &format!("  {name}"),
+                *taken,
+                stage.minutes,
+                &verdict_of(outcome),
+            );
+        }
+    }
+    let taken = reports.iter().map(|(_, taken, _)| *taken).sum();
+    line(
+        "all",
+        taken,
+        parts.iter().map(|part| part.minutes).sum(),
+        "",
+    );
+    let count = |failed: bool| {
+        let outcomes = reports.iter().map(|(_, _, outcome)| outcome);
+        let matching = outcomes.filter(|one| matches!(one, Outcome::Failed(_)) == failed);
+        matching.count()
+    };
+    let (passed, failed) = (count(false), count(true));
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    lines.push(format!(
+        "test result: {verdict}. {passed} stages passed, {failed} failed\n"
+    ));
+    lines.join("\n")
+}
+
+fn verdict_of(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Passed => "passed".to_owned(),
+        Outcome::Partly(rest) => format!("passed; {rest}"),
+        Outcome::Failed(reason) => format!("FAILED: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stages_of_a_part_fit_into_its_minutes() {
+        for part in PARTS {
+            let planned: u64 = part.stages.iter().map(|stage| stage.minutes).sum();
+            assert!(planned <= part.minutes, "{}", part.name);
+        }
+    }
+
+    #[test]
+    fn the_summary_has_minutes_by_stage_and_by_part() {
+        let seconds = Duration::from_secs;
+        let reports = [
+            ("fmt", seconds(6), Outcome::Passed),
+            (
+                "deny",
+                seconds(120),
+                Outcome::Partly("advisories not checked".to_owned()),
+            ),
+            (
+                "unit",
+                seconds(300),
+                Outcome::Failed("exit status: 101".to_owned()),
+            ),
+        ];
+        let expected = "\
+==== summary: minutes taken, minutes planned
+build and lint                2.1   15
+  fmt                         0.1    1  passed
+  deny                        2.0    3  passed; advisories not checked
+unit, simulation, corpus      5.0   12
+  unit                        5.0    7  FAILED: exit status: 101
+end to end                    0.0   15  not asked for
+hostile and faults            0.0    8  no stage yet
+clients                       0.0    8  no stage yet
+several hosts and CNI         0.0    6  no stage yet
+all                           7.1   64
+test result: FAILED. 2 stages passed, 1 failed
+";
+        assert_eq!(summary(PARTS, &reports), expected);
+    }
 }

@@ -48,8 +48,7 @@ use hosts::Hosts;
 use machine::Machine;
 use report::{Record, Report, figure};
 
-/// The workspace.
-const TREE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use crate::cargo;
 
 /// Runs the command with the words after `bench`. Returns whether every sample succeeded.
 ///
@@ -171,27 +170,16 @@ fn programs(options: &Options) -> anyhow::Result<Vec<(String, PathBuf)>> {
 /// Builds a program of this project's with optimization, and returns its path.
 fn build(contender: &Contender) -> anyhow::Result<PathBuf> {
     let needed = contender.program.as_ref().context("nothing to build")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut arguments = vec!["build", "--locked", "--release", "--bin", needed.name];
+    let mut command = cargo::command("build --locked --release --package cnet-cli");
+    command.args(["--bin", needed.name]);
     if let Some(companion) = needed.companion {
-        arguments.extend(["--bin", companion]);
+        command.args(["--bin", companion]);
     }
-    let status = Command::new(cargo)
-        .current_dir(TREE)
-        .args(&arguments)
-        .stdin(Stdio::null())
-        .status()?;
+    let status = command.stdin(Stdio::null()).status()?;
     if !status.success() {
-        bail!("cargo {}: {status}", arguments.join(" "));
+        bail!("cargo build of {}: {status}", needed.name);
     }
-    Ok(target_directory().join("release").join(needed.name))
-}
-
-fn target_directory() -> PathBuf {
-    match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(path) => path.into(),
-        None => Path::new(TREE).join("target"),
-    }
+    Ok(cargo::release_directory()?.join(needed.name))
 }
 
 /// Finds the contenders' programs. One that is not installed is left out, unless it was asked for.
@@ -249,9 +237,9 @@ fn installed(needed: &contenders::Needed) -> bool {
 
 /// Writes the report into the target directory, and into the tree if it is to be kept.
 fn write(report: &Report, keep: bool) -> anyhow::Result<()> {
-    let mut directories = vec![target_directory().join("bench")];
+    let mut directories = vec![cargo::metadata()?.target_directory.join("bench")];
     if keep {
-        directories.push(Path::new(TREE).join("benches").join("results"));
+        directories.push(Path::new(cargo::ROOT).join("benches").join("results"));
     }
     let files = [
         ("report.md", report.markdown()),

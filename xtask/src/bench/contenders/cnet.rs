@@ -93,7 +93,9 @@ impl Network {
         let hosts = setup.request.hosts;
         let program = setup.program.with_file_name("cnet");
         if !program.exists() {
-            bail!("there was no `cnet` beside `cnet-slirp`: cargo build --release --bins");
+            bail!(
+                "there was no `cnet` beside `cnet-slirp`: cargo build --release --package cnet-cli --bins"
+            );
         }
         let network = Self {
             host: hosts.host.clone(),
