@@ -38,8 +38,43 @@ pub fn run<V: AsRef<OsStr>>(
 /// The workspace as `cargo metadata` describes it, without the packages of others.
 #[derive(Debug, Deserialize)]
 pub struct Metadata {
+    /// The packages of the workspace.
+    pub packages: Vec<Package>,
     /// Where cargo builds, whichever of its settings said so.
     pub target_directory: PathBuf,
+    /// The root of the workspace, an absolute path.
+    pub workspace_root: PathBuf,
+}
+
+/// A package of the workspace.
+#[derive(Debug, Deserialize)]
+pub struct Package {
+    /// Its name, which others depend on it by.
+    pub name: String,
+    /// Its `Cargo.toml`, an absolute path.
+    pub manifest_path: PathBuf,
+    /// What it depends on, in the workspace and outside.
+    pub dependencies: Vec<Dependency>,
+    /// What cargo builds from it.
+    pub targets: Vec<Target>,
+}
+
+/// A dependency of a package.
+#[derive(Debug, Deserialize)]
+pub struct Dependency {
+    /// The name of the package depended on.
+    pub name: String,
+    /// `dev` or `build`; none for an ordinary one.
+    pub kind: Option<String>,
+}
+
+/// A library, program, test, benchmark or example of a package.
+#[derive(Debug, Deserialize)]
+pub struct Target {
+    /// `lib`, `bin`, `test`, `bench`, `example` or `custom-build`, and further kinds of library.
+    pub kind: Vec<String>,
+    /// The file that it starts with, an absolute path.
+    pub src_path: PathBuf,
 }
 
 /// Asks cargo to describe the workspace.

@@ -86,7 +86,7 @@ fn install(limit: Duration) -> anyhow::Result<PathBuf> {
     match stage::run(&mut command, limit)? {
         Outcome::Failed(reason) => bail!("cannot install cargo-deny {VERSION}: {reason}"),
         _ => {
-            // Half a gigabyte that nobody needs again.
+            // The build directory is not needed any more, and is half a gigabyte.
             let _ = fs::remove_dir_all(&build);
             Ok(tools.join("bin").join("cargo-deny"))
         }

@@ -1,5 +1,6 @@
-//! The project's scripts: `cargo xtask test` is the one test command, `cargo xtask fuzz` lets the
-//! fuzz targets run, and `cargo xtask bench` compares cnet with its peers.
+//! The project's scripts: `cargo xtask test` is the one test command, `cargo xtask house` the part
+//! of it that reads the sources, `cargo xtask fuzz` lets the fuzz targets run, and `cargo xtask
+//! bench` compares cnet with its peers.
 //!
 //! It needs a Rust toolchain and a Linux kernel, and nothing else: what the namespace tests use
 //! besides is installed with apt when run as root, and named with the command to install it
@@ -12,6 +13,7 @@ mod bench;
 mod cargo;
 mod deny;
 mod fuzz;
+mod house;
 mod machine;
 mod stage;
 mod test;
@@ -21,6 +23,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages named
        cargo xtask test --list      name the stages
+       cargo xtask house            print what breaks the rules of the house
        cargo xtask fuzz --minutes N [TARGET…]  let the fuzz targets run
        cargo xtask bench [OPTION…]  compare cnet with its peers; --help names the options";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         ["test", stages @ ..] => test::run(stages),
+        ["house"] => house::run().map(|findings| findings == 0),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["help" | "--help" | "-h"] => {

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: formatting, lints, documentation, dependencies, and the tests at their
-//! three heights, in stages.
+//! `cargo xtask test`: formatting, the rules of the house, lints, documentation, dependencies, and
+//! the tests at their three heights, in stages.
 //!
 //! The stages stand in [`PARTS`], each part with the minutes that it may take on two cores; a new
 //! stage is an entry there and nowhere else. What needs longer has a short form here and a long one
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::stage::Outcome;
-use crate::{cargo, deny, machine};
+use crate::{cargo, deny, house, machine};
 
 /// Stages that are planned together.
 struct Part {
@@ -78,6 +78,17 @@ const BUILD_AND_LINT: &[Stage] = &[
         about: "rustfmt finds nothing to change",
         minutes: 1,
         run: |limit| cargo(limit, "fmt --all --check"),
+    },
+    Stage {
+        name: "house",
+        about: "the arrows between packages, and what each kind of package may hold",
+        minutes: 1,
+        run: |_| {
+            Ok(match house::run()? {
+                0 => Outcome::Passed,
+                count => Outcome::Failed(format!("{count} findings")),
+            })
+        },
     },
     Stage {
         name: "clippy",
