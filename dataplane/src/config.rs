@@ -53,7 +53,7 @@ pub struct NetworkConfig {
     pub search: Vec<String>,
     /// What one container may hold; with several workers each has its part of the TCP flows. All
     /// together hold no more than the process has descriptors for,
-    /// and no container takes what the others need ([`cnet_nat::flow::Share`]).
+    /// and no container takes what the others need ([`cnet_nat::flow::FairShare`]).
     pub limits: Limits,
     /// How long the worker polls on after the last event before it sleeps; zero for never. See
     /// [`DEFAULT_BUSY_POLL`].

@@ -72,7 +72,7 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
             mtu: usize::from(config.mtu),
             max_flows: totals.tcp_flows / workers,
             max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
-            stash_limit: alone.stash_limit / workers,
+            unsent_limit: alone.unsent_limit / workers,
             gateway_v4: gateway_v4.map(Into::into),
             gateway_v6: gateway_v6.map(Into::into),
             ..alone

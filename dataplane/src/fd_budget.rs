@@ -31,7 +31,7 @@ pub(super) fn totals(descriptors: usize) -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use cnet_nat::flow::Share;
+    use cnet_nat::flow::FairShare;
 
     use super::*;
 
@@ -56,7 +56,7 @@ mod tests {
                 (each.udp_mappings, totals.udp_mappings),
                 (each.ping_mappings, totals.ping_mappings),
             ] {
-                assert!(Share { each, total }.admits(each - 1, each - 1));
+                assert!(FairShare { each, total }.admits(each - 1, each - 1));
             }
         }
     }

@@ -23,10 +23,9 @@ use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
-use crate::datagram::{
-    DatagramConfig, Expired, PingEngine, PublishError, Quote, Reassembly, SocketOutcome, UdpEngine,
-};
+use crate::datagram::{DatagramConfig, PingEngine, PublishError, Quote, SocketOutcome, UdpEngine};
 use crate::flow::Handle;
+use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
@@ -160,7 +159,7 @@ impl Router {
     /// Whether all that containers have sent over TCP, and that was acknowledged to them, was taken
     /// by the host's sockets.
     pub fn is_delivered(&self) -> bool {
-        self.tcp.stashed() == 0
+        self.tcp.unsent() == 0
     }
 
     /// The TCP engine, for its counters.

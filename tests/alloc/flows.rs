@@ -74,7 +74,7 @@ fn sockets_that_are_full_for_a_moment() {
         flows.world.end_batch();
         flows.world.assert_no_drops();
         assert_eq!(flows.world.hosts.sent, 2 * PACKETS * each);
-        assert_eq!(flows.world.router.tcp().stashed(), 0);
+        assert_eq!(flows.world.router.tcp().unsent(), 0);
         assert_eq!(flows.world.hosts.refusals, 2 * PACKETS);
     }
 }

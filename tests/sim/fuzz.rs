@@ -7,7 +7,7 @@
 //! # Properties
 //! No panic; every frame the router refuses is counted once, under the reason the parser names
 //! where it is the parser that refuses; every frame it emits itself stands up to the oracle; flows,
-//! sockets and stashed bytes stay within their limits; what a port had is given back when it goes, and
+//! sockets and unsent bytes stay within their limits; what a port had is given back when it goes, and
 //! all in the end.
 
 use std::cell::RefCell;
@@ -46,7 +46,7 @@ const LIMITS: Limits = Limits {
     udp_mappings: 50,
     ping_mappings: 20,
 };
-const STASH_LIMIT: usize = 100_000;
+const UNSENT_LIMIT: usize = 100_000;
 /// TCP flows of one port.
 const FLOWS_PER_PORT: usize = 60;
 /// Segments for open connections that are kept for mutation.
@@ -157,7 +157,7 @@ impl Bench {
         let mut config = world::router_config(MTU);
         config.tcp.max_flows = LIMITS.tcp_flows;
         config.tcp.max_flows_per_port = FLOWS_PER_PORT;
-        config.tcp.stash_limit = STASH_LIMIT;
+        config.tcp.unsent_limit = UNSENT_LIMIT;
         config.datagram.limits = LIMITS;
         config.datagram.uso = rng.chance(500);
         let gateway = &mut config.gateway;
@@ -305,7 +305,7 @@ impl Bench {
             self.router.flows()
         );
         assert!(self.host.open_sockets() <= flows);
-        assert!(self.router.tcp().stashed() <= STASH_LIMIT);
+        assert!(self.router.tcp().unsent() <= UNSENT_LIMIT);
     }
 
     /// One container goes, or both do, and others come in their places.
@@ -482,7 +482,7 @@ impl Bench {
         let left = (
             self.router.flows(),
             self.host.open_sockets(),
-            self.router.tcp().stashed(),
+            self.router.tcp().unsent(),
         );
         assert_eq!(left, (0, 0, 0), "flows, sockets and bytes left");
     }

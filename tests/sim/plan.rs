@@ -64,7 +64,7 @@ pub struct Plan {
     pub offloads: Offloads,
     pub host: HostPlan,
     /// Bytes the core may keep that the host's sockets do not take.
-    pub stash_limit: usize,
+    pub unsent_limit: usize,
     /// The port drops what does not come from its own addresses.
     pub guarded: bool,
     pub flows: Vec<FlowPlan>,
@@ -97,7 +97,7 @@ impl Plan {
                 event_delay: Duration::from_micros(rng.pick(&[1, 50, 5_000])),
                 leak: false,
             },
-            stash_limit: rng.pick(&[64 << 20, 64 << 20, 200_000]),
+            unsent_limit: rng.pick(&[64 << 20, 64 << 20, 200_000]),
             guarded: rng.chance(500),
             flows: (0..flows).map(|n| draw_flow(rng, v6, n)).collect(),
             hostiles: Vec::new(),
@@ -122,7 +122,7 @@ impl Plan {
                 event_delay: Duration::from_micros(1),
                 leak: false,
             },
-            stash_limit: 64 << 20,
+            unsent_limit: 64 << 20,
             guarded: true,
             flows,
             hostiles: Vec::new(),

@@ -96,10 +96,10 @@ fn a_thousand_connects_to_a_black_hole_do_not_stop_others() {
     assert!(disturbed < undisturbed() * 2, "{disturbed:?}");
 }
 
-/// When stalled flows hold all that may be stashed, others lose what their sockets do not take at
+/// When stalled flows hold all the unsent bytes there may be, others lose what their sockets do not take at
 /// once. They get on all the same, at the pace of retransmission at worst.
 #[test]
-fn an_exhausted_stash_stops_nobody_for_good() {
+fn an_exhausted_budget_stops_nobody_for_good() {
     let stopped = |n| {
         let mut flow = FlowPlan::fair(n, 1_000_000, 0);
         flow.far.stalls = vec![(0, Duration::from_secs(600))];
@@ -107,7 +107,7 @@ fn an_exhausted_stash_stops_nobody_for_good() {
         flow
     };
     let mut plan = Plan::fair((0..5).map(stopped).chain(others(5)).collect());
-    plan.stash_limit = 200_000;
+    plan.unsent_limit = 200_000;
     for flow in &mut plan.flows[5..] {
         flow.send_buffer = 20_000;
         flow.far.pace = Duration::from_micros(100);

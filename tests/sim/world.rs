@@ -113,7 +113,7 @@ pub fn port_config(guarded: bool) -> PortConfig {
 /// A router as the plan wants it.
 fn router(plan: &Plan, rng: &mut Rng) -> Router {
     let mut config = router_config(plan.mtu);
-    config.tcp.stash_limit = plan.stash_limit;
+    config.tcp.unsent_limit = plan.unsent_limit;
     let mut secret = [0; 32];
     secret.copy_from_slice(&rng.bytes(32));
     let mut router = Router::new(config, secret, Instant::ZERO);

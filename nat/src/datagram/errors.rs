@@ -23,7 +23,7 @@ use cnet_wire::time::Instant;
 use cnet_wire::{Frame, FrameSink, IpHeader, PortId, VnetHeader};
 
 use super::DatagramConfig;
-use super::fragment::IP_OFFSET;
+use crate::fragment::IP_OFFSET;
 use crate::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, SocketId,
 };

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
 
-use crate::flow::{FlowTable, Handle, Share, TimerWheel};
+use crate::flow::{FairShare, FlowTable, Handle, TimerWheel};
 use crate::host::{DatagramKind, HostError, HostSockets, SocketId, Token, TokenKind};
 use cnet_wire::headers::Link;
 
@@ -66,7 +66,7 @@ pub(super) enum NoMapping {
 #[derive(Debug)]
 pub(super) struct Mappings {
     kind: DatagramKind,
-    share: Share,
+    share: FairShare,
     timeout: Duration,
     table: FlowTable<Key, Mapping>,
     timers: TimerWheel,
@@ -80,7 +80,7 @@ impl Mappings {
     pub(super) fn new(
         now: Instant,
         kind: DatagramKind,
-        share: Share,
+        share: FairShare,
         timeout: Duration,
         seed: u64,
     ) -> Mappings {

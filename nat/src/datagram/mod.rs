@@ -7,11 +7,11 @@
 //! It opens no more than a program of the host opens that binds a port for itself; a container that
 //! wants less has `connect(2)`.
 //!
-//! `mapping` holds the mappings, their quota and their expiry; `engine` what both protocols do
+//! `mapping` holds the mappings, their quota and their expiry; `session` what both protocols do
 //! with them (admission, sending, receiving); `errors` turns what the host's sockets report into
 //! ICMP. On top of these stand [`udp`] with its published ports (`forward`), and [`ping`].
-//! [`fragment`] cuts what is too long for the container's MTU, and [`reassembly`] puts together what
-//! the container's kernel cut. [`quote`] reads the ICMP errors that containers send.
+//! [`icmp_quote`] reads the ICMP errors that containers send. What is too long for the container's MTU
+//! leaves in fragments ([`crate::fragment`]).
 //!
 //! Limits. The host's kernel does not tell the hop limit a datagram arrived with: containers see
 //! 64. A datagram over IPv6 of more than 65,487 bytes of payload does not fit a frame buffer and is
@@ -26,22 +26,18 @@ use crate::flow::Limits;
 use crate::host::Readiness;
 use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
-mod engine;
 mod errors;
 mod forward;
-pub mod fragment;
+pub mod icmp_quote;
 mod mapping;
 pub mod ping;
-pub mod quote;
-pub mod reassembly;
+mod session;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod udp;
 
-pub use fragment::{emit_in_place, emit_ip_payload};
+pub use icmp_quote::Quote;
 pub use ping::PingEngine;
-pub use quote::Quote;
-pub use reassembly::{Expired, ReassembledFrame, Reassembly};
 pub use udp::{PublishError, UdpEngine};
 
 /// Shortest life of a UDP mapping (RFC 4787 REQ-5).
@@ -56,7 +52,7 @@ pub struct DatagramConfig {
     pub mtu: usize,
     /// Mappings a container may hold.
     pub limits: Limits,
-    /// Mappings all containers together may hold, shared by [`crate::flow::Share`].
+    /// Mappings all containers together may hold, shared by [`crate::flow::FairShare`].
     pub totals: Limits,
     /// Life of a UDP mapping after the last packet the container sent; raised to
     /// [`MIN_UDP_TIMEOUT`].

@@ -21,17 +21,16 @@ use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortFull, PortId, checksum};
 
-use super::engine::{Engine, HOP_LIMIT, Outward};
 use super::errors::{Inside, Sent};
-use super::quote::{self, Quote};
-use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, emit_in_place, must_stay_whole};
+use super::icmp_quote::{self, Quote};
+use super::session::{Engine, HOP_LIMIT, Outward};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
+use crate::fragment::{IP_OFFSET, emit_in_place};
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, Received};
 use crate::io::Io;
 use crate::policy::Policy;
 use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
-
-use super::fragment::IP_OFFSET;
 
 /// Bytes of an echo message's header.
 const HEADER_LEN: usize = 8;
@@ -91,7 +90,7 @@ impl PingEngine {
             _ => return Err(DropReason::UnknownProtocol),
         };
         if (icmp_type, code) != (request, 0) {
-            return Err(quote::judge(frame, ip, |q| {
+            return Err(icmp_quote::judge(frame, ip, |q| {
                 self.owns(link.port, q) || owns(q)
             }));
         }

@@ -8,7 +8,7 @@ use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{Frame, FrameSink, L3, MacAddr, PortFull, PortId, VnetHeader, checksum};
 
-use super::reassembly::Reassembly;
+use crate::fragment::Reassembly;
 use crate::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
     SocketId, Token,

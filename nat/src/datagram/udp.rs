@@ -19,7 +19,7 @@
 //!   and the other way round but for the sender's address: loopback is shown as a gateway address
 //!   ([`DatagramConfig::host_alias_v4`]), and nobody else is (CVE-2021-20199).
 //! - DF is asked of the host only if the packet had it. What came in fragments did not
-//!   ([`super::ReassembledFrame::parse`]).
+//!   ([`crate::fragment::ReassembledFrame::parse`]).
 //!
 //! Limits. When a container reaches the host's loopback by two addresses from one port, answers come
 //! from the one it used last.
@@ -34,10 +34,10 @@ use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
 use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
 use thiserror::Error;
 
-use super::engine::{Engine, Outward};
 use super::errors::{Inside, Sent};
 use super::forward::{Forwards, PeerKey};
-use super::quote::Quote;
+use super::icmp_quote::Quote;
+use super::session::{Engine, Outward};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};

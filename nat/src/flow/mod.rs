@@ -4,11 +4,11 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-pub mod share;
+pub mod fair_share;
 pub mod table;
 pub mod timer;
 
-pub use share::Share;
+pub use fair_share::FairShare;
 pub use table::{CACHED_FLOWS, FlowTable, Handle, LOOK_AHEAD, TableFull};
 pub use timer::TimerWheel;
 

@@ -12,7 +12,7 @@ use cnet_wire::icmp::IcmpMessage;
 use cnet_wire::vnet::VnetHeader;
 use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
 
-use crate::datagram::fragment::emit_in_place;
+use crate::fragment::emit_in_place;
 
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;

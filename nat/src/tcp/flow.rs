@@ -8,8 +8,8 @@ use cnet_wire::time::{Duration, Instant};
 
 use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use super::seq::Seq;
-use super::stash::{Stash, StashBudget};
-use super::{TcpConfig, rtt::RttEstimator};
+use super::unsent::{Unsent, UnsentBudget};
+use super::{TcpConfig, rto::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
 use crate::io::Io;
 use cnet_wire::headers::Link;
@@ -21,7 +21,7 @@ pub(super) const INITIAL_GRANT: u32 = 256 * 1024;
 /// Smallest receive window while the host's socket takes data at all, in bytes.
 pub(super) const MIN_GRANT: u32 = 64 * 1024;
 /// Smallest receive window of a flow whose socket takes data, when other flows have used the room
-/// for stashed bytes up.
+/// for unsent bytes up.
 const LEAST_GRANT: u32 = 16 * 1024;
 /// Largest receive window, in bytes: what a fast host path needs to stay busy.
 pub(super) const MAX_GRANT: u32 = 8 * 1024 * 1024;
@@ -89,7 +89,7 @@ pub(super) struct Cx<'a, 'io, S, H> {
     pub io: &'a mut Io<'io, S, H>,
     pub route: Route,
     pub config: &'a TcpConfig,
-    pub stash: &'a mut StashBudget,
+    pub unsent: &'a mut UnsentBudget,
 }
 
 /// One spliced TCP connection.
@@ -111,7 +111,7 @@ pub struct TcpFlow {
     /// Bytes the socket took since `grant` last changed.
     pub(super) taken: u32,
     /// Bytes acknowledged to the container that the host's socket has not taken yet.
-    pub(super) stash: Stash,
+    pub(super) unsent: Unsent,
     pub(super) fin_received: bool,
     /// Our end of the host's stream is shut.
     pub(super) host_shut: bool,
@@ -159,11 +159,11 @@ pub struct TcpFlow {
     pub(super) last_heard: Instant,
     /// What the timer wheel holds for this flow.
     pub(super) wheel_at: Option<Instant>,
-    /// Listed among the retransmissions to come: woken within the shortest timeout from then.
-    pub(super) repeat_listed: bool,
+    /// Has an entry in the [`rto_queue`](super::rto_queue), which wakes it within the shortest timeout.
+    pub(super) in_rto_queue: bool,
     /// Listed for service at the end of the batch.
     pub(super) dirty: bool,
-    /// Listed among those with more to send.
+    /// In the backlog.
     pub(super) queued: bool,
 }
 
@@ -178,7 +178,7 @@ impl TcpFlow {
             rcv_scale: 0,
             grant: INITIAL_GRANT,
             taken: 0,
-            stash: Stash::default(),
+            unsent: Unsent::default(),
             fin_received: false,
             host_shut: false,
             ack_due: false,
@@ -207,7 +207,7 @@ impl TcpFlow {
             stalls: 0,
             last_heard: now,
             wheel_at: None,
-            repeat_listed: false,
+            in_rto_queue: false,
             dirty: false,
             queued: false,
         }
@@ -242,10 +242,10 @@ impl TcpFlow {
 
     // ---- segments to the container ----
 
-    /// The window field to send, and the edge it announces. `room` is what could be stashed.
+    /// The window field to send, and the edge it announces. `room` is the unsent buffer could take.
     fn window_field(&mut self, room: usize) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
-        let window = if self.stash.is_empty() {
+        let window = if self.unsent.is_empty() {
             let room = u32::try_from(room).unwrap_or(u32::MAX);
             open.max(self.grant.min(room.max(LEAST_GRANT)))
         } else {
@@ -253,7 +253,7 @@ impl TcpFlow {
         };
         // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6), and there
         // are stacks that never repeat what a window has closed over. So the edge of a window that
-        // stands still may yet follow small segments, until the budget of stashed bytes stops it.
+        // stands still may yet follow small segments, until the budget of unsent bytes stops it.
         let scaled = window
             .div_ceil(1 << self.rcv_scale)
             .min(u32::from(u16::MAX));
@@ -273,7 +273,7 @@ impl TcpFlow {
         payload_len: usize,
     ) -> bool {
         let Some(link) = self.link else { return false };
-        let room = cx.stash.room(0);
+        let room = cx.unsent.room(0);
         let seg = SegmentOut {
             seq,
             ack: self.rcv_nxt,
@@ -419,13 +419,13 @@ impl TcpFlow {
 
     /// Frees what the flow holds.
     fn finish<S, H>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        self.stash.consume(self.stash.len(), cx.stash);
+        self.unsent.consume(self.unsent.len(), cx.unsent);
         self.alarm = None;
         self.state = State::Closed;
     }
 
     /// The container has sent its FIN and acknowledged ours: for it the connection is over, whatever
-    /// is still stashed for the host.
+    /// the host has yet to take.
     pub(super) fn container_done(&self) -> bool {
         self.fin_received && self.fin.is_some_and(|fin| self.snd_una == fin + 1)
     }
@@ -492,13 +492,13 @@ impl TcpFlow {
     }
 
     /// Will wait for acknowledgements no longer than the shortest timeout.
-    pub(super) fn waits_shortest(&self) -> bool {
+    pub(super) fn has_shortest_rto(&self) -> bool {
         self.tries == 0 && self.rtt.is_shortest()
     }
 
     /// Waits for an acknowledgement, and not a moment longer than the shortest timeout.
-    pub(super) fn repeats_soonest(&self) -> bool {
-        self.waits_shortest() && matches!(self.alarm, Some((Alarm::Retransmit, _)))
+    pub(super) fn awaits_shortest_rto(&self) -> bool {
+        self.has_shortest_rto() && matches!(self.alarm, Some((Alarm::Retransmit, _)))
     }
 
     /// Waits for the port: the one deadline that may come before the shortest timeout.

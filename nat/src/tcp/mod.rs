@@ -13,15 +13,15 @@
 //!   just that. **Inwards**, an accepted client becomes a SYN with the client's own address.
 //! - **Container to host** ([`receive`]): payload goes from the frame into the socket.
 //! - **Host to container** ([`transmit`]): bytes are peeked from the socket, and discarded there
-//!   when the container acknowledged them. A flow with much to send takes turns (`turns`).
+//!   when the container acknowledged them. A flow with much to send goes on in the `backlog`.
 //! - **Ends.** A FIN of either side becomes the other side's FIN once all bytes before it are
 //!   through; a RST of either side resets the other. The flow is over when both FINs are
 //!   acknowledged. There is no TIME-WAIT here: whichever kernel closed first keeps it.
 //!
 //! # What an ACK means
 //!
-//! That the host's kernel has the bytes, or that they are in the flow's stash (see [`receive`]),
-//! not that the far end has them: waiting for `tcpi_bytes_acked` would cost a system call a batch
+//! That the host's kernel has the bytes, or that they are in the flow's unsent buffer (see
+//! [`receive`]), not that the far end has them: waiting for `tcpi_bytes_acked` would cost a system call a batch
 //! and tie the container's window to the far round trip. If the far end then resets, the container
 //! gets the RST, as with any proxy.
 //!
@@ -29,7 +29,7 @@
 //!
 //! One deadline a flow ([`flow`]). An established flow that is silent for
 //! [`TcpConfig::established_timeout`] is probed and ends only if the container does not answer. When
-//! a port has as many flows as it may (`holders`) its oldest flow whose handshake is not done makes
+//! a port has as many flows as it may (`quotas`) its oldest flow whose handshake is not done makes
 //! room, and then the oldest one whose container is gone (`orphan`); an established flow never does,
 //! nor does one of another port.
 //!
@@ -46,7 +46,7 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, FrameSink, IpHeader, PortId};
 use siphasher::sip::SipHasher24;
 
-use crate::flow::{Ends, FlowTable, Handle, LOOK_AHEAD, Share, TimerWheel};
+use crate::flow::{Ends, FairShare, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
 use crate::host::{HostSockets, Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::io::Io;
@@ -60,7 +60,7 @@ macro_rules! with_flow {
         let TcpEngine {
             config,
             flows,
-            stash,
+            unsent,
             ..
         } = &mut *$self;
         flows.entry_mut($handle).map(|(ends, $flow)| {
@@ -69,7 +69,7 @@ macro_rules! with_flow {
                 io: $io,
                 route: Route::from(ends),
                 config,
-                stash,
+                unsent,
             };
             let $cx = &mut cx;
             $body
@@ -77,32 +77,32 @@ macro_rules! with_flow {
     }};
 }
 
+mod backlog;
 pub mod flow;
-mod holders;
 mod isn;
 mod open;
 mod orphan;
+mod quota;
 pub mod receive;
-mod repeats;
-mod rtt;
+mod rto;
+mod rto_queue;
 pub mod segment;
 mod seq;
-mod stash;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 pub mod transmit;
-mod turns;
+mod unsent;
 
+use backlog::Backlog;
 use flow::{Cx, State, TcpFlow};
-use holders::Holders;
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
-use repeats::Repeats;
+use quota::Quotas;
+use rto_queue::RtoQueue;
 use segment::{Route, Segment};
-use stash::StashBudget;
-use turns::Backlog;
+use unsent::UnsentBudget;
 
 /// Constants of the engine.
 #[derive(Clone, Debug)]
@@ -117,8 +117,8 @@ pub struct TcpConfig {
     pub established_timeout: Duration,
     /// Silence after which a half-open or half-closed flow is probed or dropped; at least 4 min.
     pub transitory_timeout: Duration,
-    /// Bytes all stashes together may hold.
-    pub stash_limit: usize,
+    /// Bytes all unsent buffers together may hold.
+    pub unsent_limit: usize,
     /// Source of ICMP errors, and what a client on the host's loopback looks like.
     pub gateway_v4: Option<IpAddr>,
     /// The same for IPv6.
@@ -133,7 +133,7 @@ impl Default for TcpConfig {
             max_flows_per_port: usize::MAX,
             established_timeout: Duration::from_secs(2 * 3600 + 4 * 60),
             transitory_timeout: Duration::from_secs(240),
-            stash_limit: 64 << 20,
+            unsent_limit: 64 << 20,
             gateway_v4: None,
             gateway_v6: None,
         }
@@ -182,13 +182,13 @@ pub struct TcpEngine {
     config: TcpConfig,
     flows: FlowTable<Ends, TcpFlow>,
     timers: TimerWheel,
-    repeats: Repeats,
+    rto_queue: RtoQueue,
     isn: IsnGenerator,
-    stash: StashBudget,
+    unsent: UnsentBudget,
     /// Flows to be served at the end of the batch.
     dirty: Vec<Handle>,
     backlog: Backlog,
-    holders: Holders,
+    quotas: Quotas,
     /// Flows whose container is gone, oldest first.
     orphans: VecDeque<Handle>,
     counters: TcpCounters,
@@ -205,13 +205,13 @@ impl TcpEngine {
         TcpEngine {
             flows: FlowTable::new(config.max_flows, seed.finish()),
             timers: TimerWheel::new(now),
-            repeats: Repeats::default(),
+            rto_queue: RtoQueue::default(),
             isn: IsnGenerator::new(secret),
-            holders: Holders::new(Share {
+            quotas: Quotas::new(FairShare {
                 each: config.max_flows_per_port,
                 total: config.max_flows,
             }),
-            stash: StashBudget::new(config.stash_limit),
+            unsent: UnsentBudget::new(config.unsent_limit),
             config,
             dirty: Vec::new(),
             backlog: Backlog::new(),
@@ -232,7 +232,7 @@ impl TcpEngine {
 
     /// Flows of `port`.
     pub fn held(&self, port: PortId) -> usize {
-        self.holders.flows(Some(port))
+        self.quotas.flows(Some(port))
     }
 
     /// Whether a container has a flow between these two ends. One whose container is gone is
@@ -248,9 +248,9 @@ impl TcpEngine {
         self.counters
     }
 
-    /// Bytes in all stashes.
-    pub fn stashed(&self) -> usize {
-        self.stash.used()
+    /// Bytes in all unsent buffers.
+    pub fn unsent(&self) -> usize {
+        self.unsent.used()
     }
 
     /// Reads flows ahead of their packets ([`FlowTable::look_ahead`]).
@@ -267,7 +267,7 @@ impl TcpEngine {
         let mut timed = [0; LOOK_AHEAD];
         let uses_wheel = |&&slot: &&u32| {
             let flow = self.flows.at(slot).and_then(|h| self.flows.get(h));
-            flow.is_some_and(|f| !f.waits_shortest())
+            flow.is_some_and(|f| !f.has_shortest_rto())
         };
         let slots = slots.iter().filter(uses_wheel);
         let count = timed.iter_mut().zip(slots).map(|(t, s)| *t = *s).count();
@@ -447,9 +447,9 @@ impl TcpEngine {
             return;
         }
         if flow.wheel_at.is_some() {
-            let listed = flow.repeat_listed && !flow.is_stalled();
-            if listed || flow.repeats_soonest() && self.repeats.push(at, handle.index) {
-                flow.repeat_listed = true;
+            let listed = flow.in_rto_queue && !flow.is_stalled();
+            if listed || flow.awaits_shortest_rto() && self.rto_queue.push(at, handle.index) {
+                flow.in_rto_queue = true;
                 return;
             }
         }
@@ -460,13 +460,13 @@ impl TcpEngine {
     fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
         let taken = self.flows.remove(handle)?;
         self.timers.cancel(handle.index);
-        self.holders.leave(taken.1.link.map(|link| link.port));
+        self.quotas.leave(taken.1.link.map(|link| link.port));
         if taken.1.link.is_none() && !self.orphans.is_empty() {
             self.orphans.retain(|&orphan| orphan != handle);
         }
         if self.flows.is_empty() {
-            self.repeats.clear();
-            self.stash.forget_spares();
+            self.rto_queue.clear();
+            self.unsent.forget_spares();
         }
         Some(taken)
     }
@@ -478,11 +478,10 @@ impl TcpEngine {
             return Some(Instant::ZERO);
         }
         let wheel = self.timers.next();
-        wheel.into_iter().chain(self.repeats.next()).min()
+        wheel.into_iter().chain(self.rto_queue.next()).min()
     }
 
-    /// Acts on passed deadlines, and gives a few flows that had more to send than their turn allowed
-    /// another one (`turns`).
+    /// Acts on passed deadlines, and serves a few flows of the `backlog`.
     pub fn handle_timeout<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
@@ -491,8 +490,8 @@ impl TcpEngine {
         self.act_on_due(
             now,
             io,
-            |engine| engine.repeats.expire(now),
-            |flow| flow.repeat_listed = false,
+            |engine| engine.rto_queue.expire(now),
+            |flow| flow.in_rto_queue = false,
         );
         self.act_on_due(
             now,
@@ -500,7 +499,7 @@ impl TcpEngine {
             |engine| engine.timers.expire(now),
             |flow| flow.wheel_at = None,
         );
-        self.give_turns(now, io);
+        self.serve_backlog(now, io);
     }
 
     /// Takes slots from `expire` until there are no more. The time of the flow in each has come, or
@@ -557,7 +556,7 @@ impl TcpEngine {
             let handles: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
             self.disown(now, &handles, io);
         }
-        self.holders.remove_port(port);
+        self.quotas.remove_port(port);
     }
 
     /// Ends all flows, because the network ends.

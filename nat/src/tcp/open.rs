@@ -12,7 +12,7 @@ use cnet_wire::{DropReason, FrameSink};
 
 use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
-use super::holders::HolderId;
+use super::quota::Owner;
 use super::segment::{self, Flags, Route, Segment, SegmentOut, write_segment};
 use super::seq::Seq;
 use crate::flow::{Ends, Handle};
@@ -36,7 +36,7 @@ impl TcpEngine {
         flow.rcv_nxt = seg.seq + 1;
         flow.rcv_adv = flow.rcv_nxt;
         {
-            let TcpEngine { config, stash, .. } = &mut *self;
+            let TcpEngine { config, unsent, .. } = &mut *self;
             flow.take_syn_options(
                 seg,
                 &Cx {
@@ -44,7 +44,7 @@ impl TcpEngine {
                     io,
                     route: Route::from(&ends),
                     config,
-                    stash,
+                    unsent,
                 },
             );
         }
@@ -55,9 +55,9 @@ impl TcpEngine {
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
         let to = SocketAddr::new(host, ends.remote().port());
         let mut result = io.hosts.tcp_connect(token, to);
-        let holder = Some(link.port);
+        let owner = Some(link.port);
         if result == Err(HostError::Exhausted)
-            && (self.evict(now, holder, Some(handle), io) || self.end_orphan(now, io))
+            && (self.evict(now, owner, Some(handle), io) || self.end_orphan(now, io))
         {
             result = io.hosts.tcp_connect(token, to);
         }
@@ -89,55 +89,55 @@ impl TcpEngine {
         flow: TcpFlow,
         io: &mut Io<'_, S, H>,
     ) -> Option<Handle> {
-        let holder = flow.link.map(|link| link.port);
-        if !self.holders.admits(holder, self.flows.len()) && !self.make_room(now, holder, io) {
+        let owner = flow.link.map(|link| link.port);
+        if !self.quotas.admits(owner, self.flows.len()) && !self.make_room(now, owner, io) {
             return None;
         }
         let handle = self.flows.insert(ends, flow).ok()?;
-        self.list(holder, handle);
+        self.list(owner, handle);
         Some(handle)
     }
 
-    /// Ends a flow in whose place `holder` may have another. `false` if there is none.
+    /// Ends a flow in whose place `owner` may have another. `false` if there is none.
     fn make_room<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
-        holder: HolderId,
+        owner: Owner,
         io: &mut Io<'_, S, H>,
     ) -> bool {
-        if self.evict(now, holder, None, io) {
+        if self.evict(now, owner, None, io) {
             return true;
         }
         // An orphan is no use to a port that is far over its share.
-        let helps = self.holders.admits_for_an_orphan(holder, self.flows.len());
+        let helps = self.quotas.admits_for_an_orphan(owner, self.flows.len());
         helps && self.end_orphan(now, io)
     }
 
-    /// Enters a half-open flow with its holder.
-    fn list(&mut self, holder: HolderId, handle: Handle) {
+    /// Enters a half-open flow with its owner.
+    fn list(&mut self, owner: Owner, handle: Handle) {
         let flows = &self.flows;
         let current = |h| {
             let flow = flows.get(h);
-            flow.is_some_and(|f| f.is_embryonic() && f.link.map(|link| link.port) == holder)
+            flow.is_some_and(|f| f.is_embryonic() && f.link.map(|link| link.port) == owner)
         };
-        self.holders.enter(holder, handle, current);
+        self.quotas.enter(owner, handle, current);
     }
 
-    /// Ends the oldest half-open flow of `holder` other than `but`. `false` if there is none.
+    /// Ends the oldest half-open flow of `owner` other than `but`. `false` if there is none.
     pub(super) fn evict<S: FrameSink, H: HostSockets>(
         &mut self,
         now: Instant,
-        holder: HolderId,
+        owner: Owner,
         but: Option<Handle>,
         io: &mut Io<'_, S, H>,
     ) -> bool {
-        while let Some(handle) = self.holders.pop_oldest(holder) {
+        while let Some(handle) = self.quotas.pop_oldest(owner) {
             if Some(handle) == but {
-                self.holders.put_back(holder, handle);
+                self.quotas.put_back(owner, handle);
                 return false;
             }
             let evicted = with_flow!(self, handle, now, io, |flow, cx| {
-                let current = flow.is_embryonic() && flow.link.map(|link| link.port) == holder;
+                let current = flow.is_embryonic() && flow.link.map(|link| link.port) == owner;
                 if current {
                     flow.abort(cx);
                 }
@@ -213,13 +213,13 @@ impl TcpEngine {
         link: Link,
         io: &mut Io<'_, S, H>,
     ) {
-        let holder = Some(link.port);
+        let owner = Some(link.port);
         for handle in self.waiting_for(address) {
             let admitted = self
-                .holders
-                .admits(holder, self.flows.len().saturating_sub(1));
+                .quotas
+                .admits(owner, self.flows.len().saturating_sub(1));
             if admitted {
-                self.holders.leave(None);
+                self.quotas.leave(None);
             }
             with_flow!(self, handle, now, io, |flow, cx| {
                 if !admitted {
@@ -231,7 +231,7 @@ impl TcpEngine {
                 flow.open_handshake(cx);
             });
             if admitted {
-                self.list(holder, handle);
+                self.list(owner, handle);
             }
             self.settle(handle);
         }
@@ -258,7 +258,7 @@ impl TcpEngine {
                 .is_some_and(|flow| flow.link.is_none() && flow.is_embryonic())
                 && (self.flows.key(h)).is_some_and(|ends| ends.container().ip() == address)
         };
-        self.holders.listed(None).filter(|&h| waits(h)).collect()
+        self.quotas.listed(None).filter(|&h| waits(h)).collect()
     }
 
     /// Tells the container that its connection will not be, and forgets it.

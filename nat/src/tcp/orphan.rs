@@ -4,7 +4,7 @@
 //!
 //! An acknowledgement tells the container that its bytes are on their way. So what it had sent to
 //! its end goes on without it: a socket that has taken all is closed, and its kernel delivers; one
-//! that has not keeps its flow, an *orphan*, until it has taken the stash. Whatever else a container
+//! that has not keeps its flow, an *orphan*, until it has taken the unsent bytes. Whatever else a container
 //! leaves behind was cut short, and is reset, so that nobody takes it for whole.
 //!
 //! An orphan belongs to no port: nothing is sent for it, and of the packets between its ends, which
@@ -15,7 +15,7 @@
 //!
 //! A container that comes and goes shall not hold more than one that stays, nor its far ends hold
 //! the memory of those that are there. So orphans have a part of the table ([`MOST`], [`PART_OF_FLOWS`],
-//! and no more than the share of a port) and of the stash budget ([`PART_OF_STASH`]); past it flows
+//! and no more than the share of a port) and of the budget of unsent bytes ([`PART_OF_UNSENT`]); past it flows
 //! are reset, though what they carried was acknowledged. A far end that takes nothing for
 //! [`PATIENCE`] is reset, and any after [`LIFETIME`]. The oldest orphan ends when a new flow finds no
 //! room otherwise, in the table or, if it goes out, among the host's descriptors. When the process ends, so do its
@@ -44,9 +44,9 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const MOST: usize = 1024;
 /// Orphans are at most one of so many flows that the table has room for.
 const PART_OF_FLOWS: usize = 16;
-/// All orphans' stashes together are at most one of so many parts of the budget: with less than half
+/// All orphans' unsent buffers together are at most one of so many parts of the budget: with less than half
 /// of it used, windows may still grow.
-const PART_OF_STASH: usize = 4;
+const PART_OF_UNSENT: usize = 4;
 
 impl TcpEngine {
     /// Ends `flows`, whose port is gone, but for those that become orphans.
@@ -58,20 +58,20 @@ impl TcpEngine {
     ) {
         let most = MOST.min(self.config.max_flows / PART_OF_FLOWS);
         let held = self.orphans.iter().filter_map(|&h| self.flows.get(h));
-        let held: usize = held.map(|flow| flow.stash.len()).sum();
-        let mut room = (self.config.stash_limit / PART_OF_STASH).saturating_sub(held);
+        let held: usize = held.map(|flow| flow.unsent.len()).sum();
+        let mut room = (self.config.unsent_limit / PART_OF_UNSENT).saturating_sub(held);
         for &handle in flows {
             // It is in the table already.
             let others = self.flows.len().saturating_sub(1);
-            let admitted = self.orphans.len() < most && self.holders.admits(None, others);
+            let admitted = self.orphans.len() < most && self.quotas.admits(None, others);
             let room_here = if admitted { room } else { 0 };
             let kept = with_flow!(self, handle, now, io, |flow, cx| {
                 flow.lose_container(room_here, cx);
-                flow.stash.len()
+                flow.unsent.len()
             });
             if let Some(kept) = kept.filter(|&kept| kept > 0) {
                 room -= kept;
-                self.holders.adopt(None);
+                self.quotas.adopt(None);
                 self.orphans.push_back(handle);
             }
             self.settle(handle);
@@ -103,7 +103,7 @@ impl TcpFlow {
         cx: &mut Cx<'_, '_, S, H>,
     ) {
         let whole = self.state == State::Established && self.fin_received;
-        if whole && !self.stash.is_empty() && self.stash.len() <= room {
+        if whole && !self.unsent.is_empty() && self.unsent.len() <= room {
             self.state = State::Orphaned;
             self.link = None;
             self.ack_due = false;
@@ -122,17 +122,17 @@ impl TcpFlow {
         self.alarm = Some((Alarm::Orphan, until));
     }
 
-    /// The host's socket may have taken something of an orphan's stash.
+    /// The host's socket may have taken some of an orphan's unsent bytes.
     pub(super) fn on_readiness_orphaned<S: FrameSink, H: HostSockets>(
         &mut self,
         ready: Readiness,
         cx: &mut Cx<'_, '_, S, H>,
     ) {
-        let before = self.stash.len();
+        let before = self.unsent.len();
         if ready.error || ready.writable && self.on_writable(cx).is_err() {
             return self.reset_host(cx);
         }
-        if self.stash.len() < before {
+        if self.unsent.len() < before {
             self.wait_for_host(cx.now);
         }
         if self.host_shut {

@@ -5,12 +5,12 @@
 //! the container repeats, and of overlapping bytes the first wins.
 //!
 //! Payload goes from the frame straight into the socket. An ACK means that the host's kernel has
-//! the bytes, or that they stand in the flow's *stash*: the socket's buffer fills up in every
+//! the bytes, or that they are in the flow's *unsent* buffer: the socket's buffer fills up in every
 //! upload to a slower network, and what was on its way at that moment within the window we
 //! announced is kept rather than dropped, because the container would notice the drop only by its
-//! timer. While the stash is not empty the window's right edge stands still. How much window is
+//! timer. While that buffer is not empty the window's right edge stands still. How much window is
 //! announced (the *grant*) follows the socket: doubled when that many bytes passed without a
-//! stop, halved at each stop. All stashes of an engine share one budget, and no more window is
+//! stop, halved at each stop. All unsent buffers of an engine share one budget, and no more window is
 //! announced than the budget has room for; past it bytes are dropped unacknowledged, as any
 //! receiver may.
 
@@ -229,14 +229,14 @@ impl TcpFlow {
         Ok(())
     }
 
-    /// Hands bytes to the socket, the rest to the stash. Returns how many were taken in all.
+    /// Hands bytes to the socket, the rest to the unsent buffer. Returns how many were taken in all.
     fn take<S: FrameSink, H: HostSockets>(
         &mut self,
         data: &[u8],
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<usize, HostError> {
         let mut sent = 0;
-        if self.stash.is_empty() && !data.is_empty() {
+        if self.unsent.is_empty() && !data.is_empty() {
             sent = self.send_to_host(data, cx)?;
             self.grow_grant(sent, cx);
             if sent < data.len() {
@@ -245,7 +245,7 @@ impl TcpFlow {
             }
         }
         let rest = &data[sent..];
-        Ok(sent + self.stash.append(rest, cx.stash))
+        Ok(sent + self.unsent.append(rest, cx.unsent))
     }
 
     fn send_to_host<S: FrameSink, H: HostSockets>(
@@ -271,30 +271,30 @@ impl TcpFlow {
 
     fn grow_grant<S, H>(&mut self, sent: usize, cx: &Cx<'_, '_, S, H>) {
         self.taken = self.taken.saturating_add(sent as u32);
-        if self.taken >= self.grant && cx.stash.is_relaxed() {
+        if self.taken >= self.grant && cx.unsent.is_relaxed() {
             self.grant = (self.grant * 2).min(MAX_GRANT);
             self.taken = 0;
         }
     }
 
-    /// The socket has room again: give it what is stashed.
+    /// The socket has room again: give it the unsent bytes.
     pub(super) fn on_writable<S: FrameSink, H: HostSockets>(
         &mut self,
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<(), HostError> {
-        if self.stash.is_empty() {
+        if self.unsent.is_empty() {
             return Ok(());
         }
-        let stash = std::mem::take(&mut self.stash);
-        let sent = self.send_to_host(&stash, cx);
-        self.stash = stash;
+        let unsent = std::mem::take(&mut self.unsent);
+        let sent = self.send_to_host(&unsent, cx);
+        self.unsent = unsent;
         let sent = sent?;
         if self.state == State::Established && self.container_done() && sent > 0 {
             // Nothing else shows that the flow is alive.
             self.last_heard = cx.now;
         }
-        self.stash.consume(sent, cx.stash);
-        if !self.stash.is_empty() {
+        self.unsent.consume(sent, cx.unsent);
+        if !self.unsent.is_empty() {
             return Ok(());
         }
         // The window may open again.
@@ -305,7 +305,7 @@ impl TcpFlow {
 
     /// Passes the end of the container's stream on, once everything before it is passed on.
     fn shut_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
-        if self.fin_received && self.stash.is_empty() && !self.host_shut {
+        if self.fin_received && self.unsent.is_empty() && !self.host_shut {
             self.host_shut = true;
             if let Some(socket) = self.socket {
                 cx.io.hosts.tcp_shutdown(socket);

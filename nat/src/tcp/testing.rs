@@ -1,5 +1,5 @@
 //! The far sides of the TCP engine for its tests, and a bench that holds the engine between the
-//! [`wire`] and the [`host`]. After each step the bench compares the engine's books: stash, sockets,
+//! [`wire`] and the [`host`]. After each step the bench compares the engine's books: unsent, sockets,
 //! deadlines.
 
 use std::net::{IpAddr, SocketAddr};
@@ -127,7 +127,7 @@ impl Bench {
         if self.engine.len() > 100 {
             return;
         }
-        let mut stashed = 0;
+        let mut unsent = 0;
         let mut with_socket = 0;
         let mut orphans = 0;
         for (handle, _, flow) in self.engine.flows.iter() {
@@ -135,7 +135,7 @@ impl Bench {
                 orphans += 1;
                 assert!(self.engine.orphans.contains(&handle) && flow.link.is_none());
             }
-            stashed += flow.stash.len();
+            unsent += flow.unsent.len();
             with_socket += usize::from(flow.socket.is_some());
             if flow.state != State::Closed {
                 assert!(
@@ -159,7 +159,7 @@ impl Bench {
             }
         }
         assert_eq!(orphans, self.engine.orphans.len());
-        assert_eq!(stashed, self.engine.stashed());
+        assert_eq!(unsent, self.engine.unsent());
         assert_eq!(
             with_socket,
             self.host.sockets.len(),
@@ -337,7 +337,7 @@ impl Bench {
     pub(super) fn finish(mut self) {
         self.run(|e, now, _, io| e.shut_down(now, io));
         assert!(self.engine.is_empty() && self.host.sockets.is_empty());
-        assert_eq!(self.engine.stashed(), 0);
+        assert_eq!(self.engine.unsent(), 0);
         assert_eq!(self.engine.timers.next(), None);
     }
 }

@@ -21,8 +21,8 @@ use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
 const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;
 /// Segments in the largest super-frame: bounds what a tiny MSS makes the container's kernel do.
 const MAX_SEGMENTS: usize = 128;
-/// Frames one flow may send before others get their turn.
-const PUMP_BUDGET: usize = 16;
+/// Frames one flow may send in a round.
+pub(super) const ROUND_FRAMES: usize = 16;
 /// Duplicate ACKs that mean a loss (RFC 5681).
 const DUP_ACK_THRESHOLD: u8 = 3;
 /// The congestion window never falls below this many bytes.
@@ -102,7 +102,7 @@ impl TcpFlow {
         &mut self,
         cx: &mut Cx<'_, '_, S, H>,
     ) -> Result<bool, HostError> {
-        for _ in 0..PUMP_BUDGET {
+        for _ in 0..ROUND_FRAMES {
             if self.fin.is_some_and(|fin| self.snd_nxt.after(fin)) {
                 return Ok(false);
             }

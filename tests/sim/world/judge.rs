@@ -18,11 +18,11 @@ impl World {
     /// What the core still holds.
     pub(super) fn leftovers(&self) -> Option<String> {
         let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
-        let stash = self.router.tcp().stashed();
+        let unsent = self.router.tcp().unsent();
         let timer = self.router.poll_timeout();
-        let nothing = flows == 0 && sockets == 0 && stash == 0 && timer.is_none();
+        let nothing = flows == 0 && sockets == 0 && unsent == 0 && timer.is_none();
         (!nothing).then(|| {
-            format!("{flows} flows, {sockets} sockets, {stash} bytes stashed, timer {timer:?}")
+            format!("{flows} flows, {sockets} sockets, {unsent} bytes unsent, timer {timer:?}")
         })
     }
 

@@ -12,9 +12,9 @@ use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, VNET_HDR_LEN};
 use cnet_wire::{DropReason, FrameSink, PortFull, VnetHeader, checksum};
 
 use super::HEADER_LEN;
-use crate::datagram::emit_in_place;
-use crate::datagram::engine::{Engine, HOP_LIMIT};
-use crate::datagram::fragment::IP_OFFSET;
+use crate::datagram::session::{Engine, HOP_LIMIT};
+use crate::fragment::IP_OFFSET;
+use crate::fragment::emit_in_place;
 use crate::host::Received;
 use crate::io::Io;
 use cnet_wire::headers::{

@@ -567,9 +567,9 @@ fn a_60000_byte_datagram_passes_both_ways() {
                 tos: 0,
             };
             let l4 = udp_datagram(src, dst, &data);
-            crate::datagram::emit_ip_payload(&mut wire, &mut b.buf, &LINK, &ip, 1500, 5, &l4)
+            crate::fragment::emit_ip_payload(&mut wire, &mut b.buf, &LINK, &ip, 1500, 5, &l4)
                 .unwrap();
-            let mut reassembly = crate::datagram::Reassembly::new();
+            let mut reassembly = crate::fragment::Reassembly::new();
             let mut whole = None;
             for f in &wire.frames {
                 let frame = Frame::parse(f, 1500).unwrap();

@@ -216,9 +216,9 @@ proptest! {
     fn any_sequence_of_steps_leaves_nothing_over(
         steps in proptest::collection::vec(step(), 1..120),
         max_flows in 1usize..5,
-        stash_limit in prop_oneof![Just(0usize), 1usize..100_000, Just(64 << 20)],
+        unsent_limit in prop_oneof![Just(0usize), 1usize..100_000, Just(64 << 20)],
     ) {
-        let mut b = Bench::with(TcpConfig { max_flows, stash_limit, ..TcpConfig::default() });
+        let mut b = Bench::with(TcpConfig { max_flows, unsent_limit, ..TcpConfig::default() });
         for step in steps {
             apply(&mut b, step);
             prop_assert!(b.engine.len() <= max_flows);

@@ -94,7 +94,7 @@ fn the_list_of_half_open_flows_stays_near_their_number() {
             .unwrap();
     }
     assert_eq!(b.engine.len(), 1);
-    let listed = b.engine.holders.listed(Some(LINK.port)).count();
+    let listed = b.engine.quotas.listed(Some(LINK.port)).count();
     assert!(listed <= 200, "{listed}");
     // The oldest is still known as such.
     assert_eq!(b.host.gone.len(), 20_000);
@@ -164,7 +164,7 @@ fn a_port_that_goes_takes_its_flows_along_and_no_others() {
     b.host.socket(conn.socket).room = 0;
     b.send(&conn, seg(ACK, conn.seq, conn.ack).data(&[7; 1000]))
         .unwrap();
-    assert!(b.engine.stashed() > 0);
+    assert!(b.engine.unsent() > 0);
     b.syn(1001).unwrap();
     syn_on(&mut b, OTHER, 1002).unwrap();
     b.out();
@@ -173,12 +173,12 @@ fn a_port_that_goes_takes_its_flows_along_and_no_others() {
         (b.engine.held(LINK.port), b.engine.held(OTHER.port)),
         (0, 1)
     );
-    assert_eq!((b.engine.len(), b.engine.stashed()), (1, 0));
+    assert_eq!((b.engine.len(), b.engine.unsent()), (1, 0));
     assert!(b.silent(), "nobody is there to be told");
     let fates: Vec<_> = b.host.gone.iter().map(|g| g.1).collect();
     assert_eq!(fates, [Fate::Reset; 2]);
     b.end_batch();
-    // The number's next holder has none of it.
+    // The number's next owner has none of it.
     assert_eq!(
         b.send_from(1000, &seg(ACK, conn.seq, conn.ack)),
         Err(DropReason::NoFlow)
@@ -212,7 +212,7 @@ fn a_client_passes_to_the_port_of_its_guest_once_that_is_found() {
         b.run(|e, now, _, io| e.handle_accept(now, None, guest, client, socket, io))
     };
     accept(&mut b, "198.51.100.7:1").unwrap();
-    // As of any holder, the oldest that waits makes room.
+    // As of any owner, the oldest that waits makes room.
     accept(&mut b, "198.51.100.7:2").unwrap();
     assert_eq!((b.engine.len(), b.engine.held(LINK.port)), (1, 0));
     let address = b.container;
@@ -244,11 +244,11 @@ fn ten_thousand_connections_leave_nothing_behind() {
         b.wire = Wire::default();
     }
     assert!(b.engine.is_empty() && b.host.sockets.is_empty());
-    assert_eq!(b.engine.stashed(), 0);
+    assert_eq!(b.engine.unsent(), 0);
     assert_eq!(b.engine.poll_timeout(), None);
     let e = &b.engine;
     assert!(e.dirty.capacity() < 100 && e.backlog.capacity() < 100);
-    let capacity = e.holders.list_capacity();
+    let capacity = e.quotas.list_capacity();
     assert!(capacity <= 1024, "{capacity}");
 }
 

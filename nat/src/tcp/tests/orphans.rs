@@ -106,7 +106,7 @@ fn a_far_end_that_takes_a_byte_now_and_then_has_a_minute() {
             b.pass(Duration::from_secs(8));
             take(&mut b, &conn, 1);
         }
-        assert_eq!((b.fate(&conn), b.engine.stashed()), (None, 993));
+        assert_eq!((b.fate(&conn), b.engine.unsent()), (None, 993));
         b.pass(Duration::from_secs(5));
         assert_eq!(b.fate(&conn), Some(Fate::Reset));
         assert!(b.engine.is_empty());
@@ -188,7 +188,7 @@ fn orphans_have_a_part_of_the_table_and_make_room_oldest_first() {
         .map(|port| sent_to_its_end(&mut b, port, b"x"))
         .collect();
     remove_port(&mut b);
-    assert_eq!((b.engine.len(), b.engine.stashed()), (4, 4));
+    assert_eq!((b.engine.len(), b.engine.unsent()), (4, 4));
     let fates = |b: &Bench| conns.iter().map(|c| b.fate(c)).collect::<Vec<_>>();
     let reset = Some(Fate::Reset);
     assert_eq!(fates(&b), [None, None, None, None, reset, reset]);
@@ -245,15 +245,15 @@ fn orphans_give_their_descriptors_up() {
 }
 
 #[test]
-fn orphans_have_a_part_of_the_stash() {
+fn orphans_have_a_part_of_the_unsent_budget() {
     let mut b = Bench::with(TcpConfig {
-        stash_limit: 40_000,
+        unsent_limit: 40_000,
         ..TcpConfig::default()
     });
     let conns = [6000, 4001, 4000].map(|n| sent_to_its_end(&mut b, n, &vec![7; n.into()]));
     remove_port(&mut b);
     assert_eq!(conns.map(|c| b.fate(&c)), [None, Some(Fate::Reset), None]);
-    assert_eq!(b.engine.stashed(), 10_000);
+    assert_eq!(b.engine.unsent(), 10_000);
     // What they have yet to take counts, not what they had.
     take(&mut b, &conns[0], 5000);
     let next = [5001, 5000].map(|n| sent_to_its_end(&mut b, n, &vec![7; n.into()]));

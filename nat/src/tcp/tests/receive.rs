@@ -1,4 +1,4 @@
-//! Container to host: order, overlap, back pressure, the stash and its budget.
+//! Container to host: order, overlap, back pressure, the unsent buffer and its budget.
 
 use cnet_wire::DropReason;
 use cnet_wire::time::Duration;
@@ -107,7 +107,7 @@ fn a_stalled_socket_stops_the_window_and_loses_nothing() {
         assert!(beyond < 256, "the edge stands still: {beyond}");
     }
     assert_eq!(conn.seq, edge);
-    assert_eq!(b.engine.stashed(), data.len() - 5000);
+    assert_eq!(b.engine.unsent(), data.len() - 5000);
     // Past the edge nothing is taken, least of all a FIN; the container probes.
     b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(b"!"))
         .unwrap();
@@ -122,7 +122,7 @@ fn a_stalled_socket_stops_the_window_and_loses_nothing() {
     b.host.socket(conn.socket).room = usize::MAX;
     b.ready(conn.socket, WRITABLE);
     assert_eq!(b.host.socket(conn.socket).tx[1..], data);
-    assert_eq!(b.engine.stashed(), 0);
+    assert_eq!(b.engine.unsent(), 0);
     let opened = b.only();
     assert_eq!(u32::from(opened.window) << 8, INITIAL_GRANT / 2);
     b.finish();
@@ -133,7 +133,7 @@ fn the_edge_of_a_window_never_moves_back_and_small_segments_are_bounded() {
     // An edge that moves back by the rounding of a scaled window leaves bytes behind that smoltcp,
     // for one, never repeats.
     let mut b = Bench::with(TcpConfig {
-        stash_limit: 400_000,
+        unsent_limit: 400_000,
         ..TcpConfig::default()
     });
     let mut conn = b.open(1000);
@@ -150,7 +150,7 @@ fn the_edge_of_a_window_never_moves_back_and_small_segments_are_bounded() {
         edge = Some(right);
         conn.seq = ack.ack;
     }
-    assert!(b.engine.stashed() <= 200_000);
+    assert!(b.engine.unsent() <= 200_000);
     // The same once all is through.
     b.host.socket(conn.socket).room = usize::MAX;
     b.ready(conn.socket, WRITABLE);
@@ -193,7 +193,7 @@ fn the_window_follows_the_pace_of_the_socket() {
 }
 
 #[test]
-fn a_fin_waits_for_the_stash() {
+fn a_fin_waits_for_unsent_bytes() {
     let mut b = Bench::new();
     let conn = b.open(1000);
     b.host.socket(conn.socket).room = 2;
@@ -214,7 +214,7 @@ fn a_fin_waits_for_the_stash() {
 #[test]
 fn past_the_budget_bytes_are_dropped_unacknowledged() {
     let mut b = Bench::with(TcpConfig {
-        stash_limit: 1000,
+        unsent_limit: 1000,
         ..TcpConfig::default()
     });
     let first = b.open(1000);
@@ -229,7 +229,7 @@ fn past_the_budget_bytes_are_dropped_unacknowledged() {
     )
     .unwrap();
     // Each may hold half of what is free.
-    assert_eq!(b.engine.stashed(), 500 + 250);
+    assert_eq!(b.engine.unsent(), 500 + 250);
     let acks: Vec<u32> = b.out().iter().map(|o| o.ack).collect();
     let partly = second.seq.wrapping_add(250);
     assert_eq!(acks, [first.seq.wrapping_add(500), partly]);
@@ -251,7 +251,7 @@ fn past_the_budget_bytes_are_dropped_unacknowledged() {
         b.host.socket(conn.socket).room = usize::MAX;
         b.ready(conn.socket, WRITABLE);
     }
-    assert_eq!(b.engine.stashed(), 0);
+    assert_eq!(b.engine.unsent(), 0);
     b.out();
     b.send(&third, lost).unwrap();
     b.send(
@@ -266,14 +266,14 @@ fn past_the_budget_bytes_are_dropped_unacknowledged() {
 }
 
 #[test]
-fn every_way_out_gives_the_stash_back() {
+fn every_way_out_frees_the_unsent_buffer() {
     for way in 0..5 {
         let mut b = Bench::new();
         let conn = b.open(1000);
         b.host.socket(conn.socket).room = 0;
         b.send(&conn, seg(ACK, conn.seq, conn.ack).data(&[1; 800]))
             .unwrap();
-        assert_eq!(b.engine.stashed(), 800);
+        assert_eq!(b.engine.unsent(), 800);
         let next = conn.seq.wrapping_add(800);
         match way {
             0 => b.send(&conn, seg(RST, next, 0)).unwrap(),
@@ -292,7 +292,7 @@ fn every_way_out_gives_the_stash_back() {
             }
             _ => b.run(|e, now, _, io| e.shut_down(now, io)),
         }
-        assert_eq!(b.engine.stashed(), 0, "way {way}");
+        assert_eq!(b.engine.unsent(), 0, "way {way}");
         assert!(b.is_gone(&conn));
         assert_eq!(b.fate(&conn), Some(Fate::Reset));
         b.finish();

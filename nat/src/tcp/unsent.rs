@@ -1,50 +1,49 @@
 //! Bytes that were acknowledged to a container and that the host's socket has not taken yet, and
-//! the budget that all flows' stashes share.
+//! the budget that the unsent buffers of all flows share.
 //!
-//! Few flows have any at a time, so what stands in every flow is one pointer, and an empty stash
-//! holds no memory: its buffer goes back to the budget, which keeps a few for the next flow whose
-//! socket is full. An upload to a slow network stops and goes on all the time, and shall not ask the
-//! allocator each time.
+//! Few flows have unsent bytes at a time. So a flow holds one pointer, and an empty buffer holds no
+//! memory: its allocation goes back to the budget, which keeps a few for the next flow whose socket is
+//! full. An upload to a slow network stops and resumes often, and must not call the allocator each time.
 //!
-//! The budget counts bytes and not memory, so a buffer may not be much larger than what stands in it:
-//! one of which most was taken off gives its memory back ([`SLACK`]). Otherwise a far end that takes
-//! all but one byte of each stash would leave the budget unused and the memory full.
+//! The budget counts bytes and not memory. So an allocation may not be much larger than the bytes in
+//! it: one from which most bytes were taken is shrunk ([`SLACK`]). Otherwise a far end that takes all
+//! but one byte of each buffer would fill the memory and leave the budget unused.
 
 use std::ops::Deref;
 
 /// Buffers kept.
 const SPARES: usize = 4;
-/// Bytes that a buffer may have to be kept: all that is on its way when a socket of ordinary speed
-/// stops.
+/// Largest capacity of a buffer that is kept, in bytes: what is in flight when a socket of ordinary
+/// speed stops.
 const SPARE_LEN: usize = 256 * 1024;
-/// How many times the bytes that stand in it a buffer of up to [`SPARE_LEN`] may have room for; wide,
-/// as it is likely to be filled again soon. A larger one may twice.
+/// A buffer of up to [`SPARE_LEN`] bytes has at most this many times the capacity of what it holds:
+/// generous, as it will likely be filled again soon. For a larger one the factor is 2.
 const SLACK: usize = 16;
-/// Bytes that a buffer may have whatever stands in it: less than the flow's socket costs the kernel.
+/// Capacity in bytes that a buffer may always have: less than the kernel needs for the flow's socket.
 const LEAST_LEN: usize = 4096;
 
-/// The bytes all stashes of an engine share. A flow may hold as many as are still free (the dynamic
+/// The bytes that all unsent buffers of an engine share. A flow may hold as many as are still free (the dynamic
 /// threshold of shared-memory switches: Choudhury and Hahne, 1998): however many flows are stalled,
 /// something is left for the next, and a single one cannot take it all.
 #[derive(Debug)]
-pub(super) struct StashBudget {
+pub(super) struct UnsentBudget {
     limit: usize,
     used: usize,
     #[expect(clippy::vec_box, reason = "the box itself goes to the flow and back")]
     spares: Vec<Box<Buffer>>,
 }
 
-impl StashBudget {
+impl UnsentBudget {
     /// A budget of `limit` bytes.
-    pub(super) fn new(limit: usize) -> StashBudget {
-        StashBudget {
+    pub(super) fn new(limit: usize) -> UnsentBudget {
+        UnsentBudget {
             limit,
             used: 0,
             spares: Vec::with_capacity(SPARES),
         }
     }
 
-    /// Bytes in all stashes.
+    /// Bytes in all unsent buffers.
     pub(super) fn used(&self) -> usize {
         self.used
     }
@@ -54,12 +53,12 @@ impl StashBudget {
         (self.limit - self.used).saturating_sub(held) / 2
     }
 
-    /// Less than half is used: windows may grow.
+    /// Less than half of the budget is used: receive windows may grow.
     pub(super) fn is_relaxed(&self) -> bool {
         self.used < self.limit / 2
     }
 
-    /// Gives up the buffers that are kept.
+    /// Frees the buffers that are kept.
     pub(super) fn forget_spares(&mut self) {
         self.spares.clear();
     }
@@ -106,13 +105,13 @@ impl Buffer {
     }
 }
 
-/// A flow's stash.
+/// The unsent bytes of one flow.
 #[derive(Debug, Default)]
-pub(super) struct Stash(Option<Box<Buffer>>);
+pub(super) struct Unsent(Option<Box<Buffer>>);
 
-impl Stash {
-    /// Puts as many of `bytes` behind what is there as the budget has room for; returns how many.
-    pub(super) fn append(&mut self, bytes: &[u8], budget: &mut StashBudget) -> usize {
+impl Unsent {
+    /// Appends as many of `bytes` as the budget has room for; returns how many.
+    pub(super) fn append(&mut self, bytes: &[u8], budget: &mut UnsentBudget) -> usize {
         let kept = bytes.len().min(budget.room(self.len()));
         if kept > 0 {
             budget.used += kept;
@@ -124,7 +123,7 @@ impl Stash {
     }
 
     /// Takes `n` bytes off the start, or all if there are fewer.
-    pub(super) fn consume(&mut self, n: usize, budget: &mut StashBudget) {
+    pub(super) fn consume(&mut self, n: usize, budget: &mut UnsentBudget) {
         if n < self.len() {
             budget.used -= n;
             if let Some(buffer) = &mut self.0 {
@@ -139,7 +138,7 @@ impl Stash {
     }
 }
 
-impl Deref for Stash {
+impl Deref for Unsent {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -154,88 +153,88 @@ mod tests {
 
     #[test]
     fn is_a_queue_that_frees_itself() {
-        let mut budget = StashBudget::new(1000);
-        let mut stash = Stash::default();
-        assert_eq!(stash.append(&[], &mut budget), 0);
-        assert!(stash.is_empty() && stash.0.is_none());
-        assert_eq!(stash.append(b"ab", &mut budget), 2);
-        assert_eq!(stash.append(b"cde", &mut budget), 3);
-        stash.consume(3, &mut budget);
-        assert_eq!((&*stash, budget.used()), (&b"de"[..], 2));
-        stash.consume(2, &mut budget);
-        assert!(stash.is_empty() && stash.0.is_none());
+        let mut budget = UnsentBudget::new(1000);
+        let mut unsent = Unsent::default();
+        assert_eq!(unsent.append(&[], &mut budget), 0);
+        assert!(unsent.is_empty() && unsent.0.is_none());
+        assert_eq!(unsent.append(b"ab", &mut budget), 2);
+        assert_eq!(unsent.append(b"cde", &mut budget), 3);
+        unsent.consume(3, &mut budget);
+        assert_eq!((&*unsent, budget.used()), (&b"de"[..], 2));
+        unsent.consume(2, &mut budget);
+        assert!(unsent.is_empty() && unsent.0.is_none());
         assert_eq!((budget.used(), budget.spares.len()), (0, 1));
     }
 
     #[test]
     fn what_passes_through_takes_no_more_room_than_what_stands() {
-        let mut budget = StashBudget::new(usize::MAX);
-        let (mut stash, mut sent, mut got) = (Stash::default(), Vec::new(), Vec::new());
+        let mut budget = UnsentBudget::new(usize::MAX);
+        let (mut unsent, mut sent, mut got) = (Unsent::default(), Vec::new(), Vec::new());
         for n in 0..10_000_u32 {
             sent.extend_from_slice(&n.to_le_bytes());
-            stash.append(&n.to_le_bytes(), &mut budget);
-            if stash.len() > 100 {
+            unsent.append(&n.to_le_bytes(), &mut budget);
+            if unsent.len() > 100 {
                 let take = n as usize % 13 + 1;
-                got.extend_from_slice(&stash[..take]);
-                stash.consume(take, &mut budget);
+                got.extend_from_slice(&unsent[..take]);
+                unsent.consume(take, &mut budget);
             }
         }
-        got.extend_from_slice(&stash);
+        got.extend_from_slice(&unsent);
         assert_eq!(got, sent);
-        let capacity = stash.0.as_ref().map(|b| b.bytes.capacity());
-        assert!(capacity < Some(4 * stash.len() + 400), "{capacity:?}");
+        let capacity = unsent.0.as_ref().map(|b| b.bytes.capacity());
+        assert!(capacity < Some(4 * unsent.len() + 400), "{capacity:?}");
     }
 
     #[test]
     fn what_is_taken_off_gives_its_memory_back() {
-        let mut budget = StashBudget::new(usize::MAX);
-        let capacity = |stash: &Stash| stash.0.as_ref().map_or(0, |b| b.bytes.capacity());
+        let mut budget = UnsentBudget::new(usize::MAX);
+        let capacity = |unsent: &Unsent| unsent.0.as_ref().map_or(0, |b| b.bytes.capacity());
         for len in [8 << 20, SPARE_LEN, 3 * LEAST_LEN] {
             let bytes: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
-            let mut stash = Stash::default();
-            stash.append(&bytes, &mut budget);
-            stash.consume(len - 1, &mut budget);
-            assert_eq!((&*stash, budget.used()), (&bytes[len - 1..], 1));
-            assert!(capacity(&stash) <= LEAST_LEN, "{}", capacity(&stash));
-            stash.append(&bytes, &mut budget);
-            assert!(stash[0] == bytes[len - 1] && stash[1..] == bytes);
+            let mut unsent = Unsent::default();
+            unsent.append(&bytes, &mut budget);
+            unsent.consume(len - 1, &mut budget);
+            assert_eq!((&*unsent, budget.used()), (&bytes[len - 1..], 1));
+            assert!(capacity(&unsent) <= LEAST_LEN, "{}", capacity(&unsent));
+            unsent.append(&bytes, &mut budget);
+            assert!(unsent[0] == bytes[len - 1] && unsent[1..] == bytes);
             // Bit by bit as well, and few of the bits move anything.
             let mut changes = 0;
-            while stash.len() > 100 {
-                let before = capacity(&stash);
-                stash.consume(100, &mut budget);
-                assert_eq!(stash[stash.len() - 1], bytes[len - 1]);
+            while unsent.len() > 100 {
+                let before = capacity(&unsent);
+                unsent.consume(100, &mut budget);
+                assert_eq!(unsent[unsent.len() - 1], bytes[len - 1]);
                 let slack = if before > SPARE_LEN { 4 } else { 2 * SLACK };
-                assert!(capacity(&stash) <= LEAST_LEN.max(slack * stash.len()));
-                changes += usize::from(capacity(&stash) != before);
+                assert!(capacity(&unsent) <= LEAST_LEN.max(slack * unsent.len()));
+                changes += usize::from(capacity(&unsent) != before);
             }
             assert!((1..=12).contains(&changes), "{changes} of {len}");
-            stash.consume(usize::MAX, &mut budget);
+            unsent.consume(usize::MAX, &mut budget);
             assert_eq!(budget.used(), 0);
         }
     }
 
     #[test]
     fn takes_no_more_than_the_budget_leaves_and_lends_few_buffers_again() {
-        let mut budget = StashBudget::new(1000);
-        let mut stash = Stash::default();
-        assert_eq!(stash.append(&[1; 900], &mut budget), 500);
-        assert_eq!(stash.append(&[1; 900], &mut budget), 0);
-        stash.consume(usize::MAX, &mut budget);
-        let mut budget = StashBudget::new(usize::MAX);
-        let mut stashes: Vec<_> = (0..SPARES + 2).map(|_| Stash::default()).collect();
-        for stash in &mut stashes {
-            stash.append(b"x", &mut budget);
+        let mut budget = UnsentBudget::new(1000);
+        let mut unsent = Unsent::default();
+        assert_eq!(unsent.append(&[1; 900], &mut budget), 500);
+        assert_eq!(unsent.append(&[1; 900], &mut budget), 0);
+        unsent.consume(usize::MAX, &mut budget);
+        let mut budget = UnsentBudget::new(usize::MAX);
+        let mut buffers: Vec<_> = (0..SPARES + 2).map(|_| Unsent::default()).collect();
+        for unsent in &mut buffers {
+            unsent.append(b"x", &mut budget);
         }
-        for stash in &mut stashes {
-            stash.consume(1, &mut budget);
+        for unsent in &mut buffers {
+            unsent.consume(1, &mut budget);
         }
         assert_eq!(budget.spares.len(), SPARES);
-        stashes[0].append(&vec![1; SPARE_LEN + 1], &mut budget);
+        buffers[0].append(&vec![1; SPARE_LEN + 1], &mut budget);
         assert_eq!(budget.spares.len(), SPARES - 1);
-        stashes[0].consume(SPARE_LEN + 1, &mut budget);
+        buffers[0].consume(SPARE_LEN + 1, &mut budget);
         assert_eq!(budget.spares.len(), SPARES - 1, "too large to be kept");
         budget.forget_spares();
-        assert!(stashes[0].append(b"new", &mut budget) == 3 && *stashes[0] == *b"new");
+        assert!(buffers[0].append(b"new", &mut budget) == 3 && *buffers[0] == *b"new");
     }
 }

@@ -1,19 +1,18 @@
-//! Deadlines of first retransmissions, in their order.
+//! Retransmission deadlines of flows that wait for the shortest timeout, in order.
 //!
-//! Nearly every flow that sends to its container waits equally long for the acknowledgement: the
-//! shortest timeout ([`super::rtt`]), because the way is short. Deadlines that are all as far away
-//! come in their order, so they stand in a queue rather than in the timer wheel: to set one touches
-//! the queue's end and no other flow's memory, and the wheel keeps the flow's distant deadline as it
-//! is.
+//! Nearly every flow that sends to its container waits for the acknowledgement equally long: the
+//! shortest timeout ([`super::rto`]), because the TAP has no delay. Deadlines that are all equally far
+//! away arise in order, so they are kept in a queue rather than in the timer wheel. Setting one touches
+//! the queue's end and no other flow's memory, and the wheel keeps the flow's distant deadline.
 //!
-//! A flow is listed once at a time. Whatever it waits for after that, but for a full port, comes no
-//! sooner than its entry, which then brings the wheel up to date. Nothing is taken out but at the
-//! front: an entry whose flow was answered, or is gone, wakes for nothing, once; so may one whose
-//! slot is another flow's by then.
+//! A flow has at most one entry. Every later deadline of the flow, except the wait for a full port,
+//! comes no sooner than its entry, and the entry then updates the wheel. Entries are removed only at
+//! the front. An entry whose flow was acknowledged or has ended wakes the engine once for nothing, and
+//! so may one whose slot belongs to another flow by then.
 //!
-//! When many flows fall silent, nearly all entries wake for nothing, each at a time of its own. So the
-//! queue asks to be woken only at whole multiples of [`GRAIN`], for all that is due by then: a
-//! repetition is late by no more than a timer of an ordinary kernel makes it.
+//! When many flows fall silent, nearly all entries wake for nothing, each at its own time. So the queue
+//! asks to be woken only at whole multiples of [`GRAIN`], for everything that is due by then. A
+//! retransmission is late by no more than an ordinary kernel's timer.
 
 use std::collections::VecDeque;
 
@@ -27,12 +26,12 @@ const KEPT: usize = 1024;
 
 /// The queue.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
+pub(super) struct RtoQueue {
     queue: VecDeque<(Instant, u32)>,
 }
 
-impl Repeats {
-    /// Has the flow in `slot` woken at `at`; `false` if that is out of order.
+impl RtoQueue {
+    /// Wakes the flow in `slot` at `at`; `false` if `at` is before the last entry.
     pub(super) fn push(&mut self, at: Instant, slot: u32) -> bool {
         let in_order = self.queue.back().is_none_or(|last| last.0 <= at);
         if in_order {
@@ -41,14 +40,14 @@ impl Repeats {
         in_order
     }
 
-    /// When [`Repeats::expire`] wants to be called.
+    /// When [`RtoQueue::expire`] wants to be called.
     pub(super) fn next(&self) -> Option<Instant> {
         let first = self.queue.front()?.0.as_nanos();
         let wake = first.div_ceil(GRAIN).saturating_mul(GRAIN);
         Some(Instant::from_nanos(wake))
     }
 
-    /// Takes out one slot whose time has come. Call until `None`.
+    /// Removes one slot whose deadline has passed. Call until `None`.
     pub(super) fn expire(&mut self, now: Instant) -> Option<u32> {
         if self.queue.front().is_some_and(|first| first.0 <= now) {
             return self.queue.pop_front().map(|first| first.1);
@@ -59,7 +58,7 @@ impl Repeats {
         None
     }
 
-    /// Forgets all; gives back what a crowd of flows took.
+    /// Removes all entries and frees the memory that many flows needed.
     pub(super) fn clear(&mut self) {
         self.queue.clear();
         if self.queue.capacity() > KEPT {
@@ -78,7 +77,7 @@ mod tests {
 
     #[test]
     fn keeps_order_and_leaves_the_rest_to_the_wheel() {
-        let mut r = Repeats::default();
+        let mut r = RtoQueue::default();
         assert!(r.push(at(5), 1) && r.push(at(5), 2) && r.push(at(7), 3));
         assert!(!r.push(at(6), 4));
         assert_eq!((r.next(), r.expire(at(4))), (Some(at(8)), None));
@@ -90,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_falls_silent_wakes_a_few_times() {
-        let mut r = Repeats::default();
+        let mut r = RtoQueue::default();
         // 200 ms of traffic, a flow every 10 µs.
         (0..20_000).for_each(|n| assert!(r.push(Instant::from_nanos(u64::from(n) * 10_000), n)));
         let (mut wakes, mut woken) = (0, 0);
@@ -104,7 +103,7 @@ mod tests {
 
     #[test]
     fn gives_back_what_a_crowd_took() {
-        let mut r = Repeats::default();
+        let mut r = RtoQueue::default();
         (0..10_000).for_each(|slot| assert!(r.push(at(1), slot)));
         while r.expire(at(1)).is_some() {}
         assert_eq!(r.queue.capacity(), 0);

@@ -30,7 +30,7 @@ use std::ops::Range;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, L3, PortId, VnetHeader};
 
-use super::fragment::{IP_OFFSET, set_ipv4_fragment};
+use super::emit::{IP_OFFSET, set_ipv4_fragment};
 use cnet_wire::headers::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
@@ -457,8 +457,8 @@ impl Datagram {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datagram::fragment::emit_ip_payload;
     use crate::datagram::testing::{LINK, Wire, udp_datagram};
+    use crate::fragment::emit_ip_payload;
     use cnet_wire::headers::FRAME_BUFFER_LEN;
     use cnet_wire::vnet::VNET_HDR_LEN;
     use etherparse::{

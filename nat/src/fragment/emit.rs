@@ -25,7 +25,7 @@ pub(super) const FRAGMENT_HEADER_LEN: usize = 8;
 /// Next Header value of the IPv6 fragment header.
 pub(super) const FRAGMENT_HEADER: u8 = 44;
 /// Where the IP header stands in a frame buffer.
-pub(super) const IP_OFFSET: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN;
+pub(crate) const IP_OFFSET: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN;
 /// More-fragments bit of the IPv4 flags and offset field.
 const IPV4_MORE_FRAGMENTS: u16 = 0x2000;
 

@@ -10,14 +10,14 @@ const FACTOR: usize = 8;
 
 /// The division of one table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Share {
+pub struct FairShare {
     /// What one port may hold at most.
     pub each: usize,
     /// What all may hold together.
     pub total: usize,
 }
 
-impl Share {
+impl FairShare {
     /// Whether a port that holds `held` of the `used` entries may have one more.
     pub fn admits(&self, held: usize, used: usize) -> bool {
         let free = self.total.saturating_sub(used);
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     /// Ports that take what they can, one after another; what each got.
-    fn greedy(share: Share, ports: usize) -> Vec<usize> {
+    fn greedy(share: FairShare, ports: usize) -> Vec<usize> {
         let mut held = vec![0; ports];
         let mut used = 0;
         for port in &mut held {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn something_is_left_for_the_next() {
-        let share = |each, total| Share { each, total };
+        let share = |each, total| FairShare { each, total };
         assert_eq!(greedy(share(100, 9_000), 3), [100, 100, 100]);
         assert_eq!(greedy(share(usize::MAX, 9_000), 2), [8_000, 889]);
         let many = greedy(share(usize::MAX, 1 << 20), 5);

@@ -19,7 +19,7 @@ use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
 use super::mapping::{Mappings, NoMapping};
-use crate::flow::{Handle, Limits, Share};
+use crate::flow::{FairShare, Handle, Limits};
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
 };
@@ -76,7 +76,7 @@ impl Engine {
             DatagramKind::Udp => limits.udp_mappings,
             DatagramKind::Ping => limits.ping_mappings,
         };
-        let share = Share {
+        let share = FairShare {
             each: of_kind(config.limits),
             total: of_kind(config.totals),
         };
