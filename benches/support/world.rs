@@ -183,13 +183,9 @@ impl World {
 
     fn with_io<T>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, NullSink, NullHosts>) -> T,
+        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, (NullSink, NullHosts)>) -> T,
     ) -> T {
-        let mut io = Io {
-            sink: &mut self.sink,
-            hosts: &mut self.hosts,
-            buf: &mut self.out,
-        };
+        let mut io = Io::new(&mut self.sink, &mut self.hosts, &mut self.out);
         f(&mut self.router, self.now, &mut io)
     }
 

@@ -29,7 +29,7 @@ use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
-use crate::io::Io;
+use crate::io::{Env, Io};
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 use cnet_wire::headers::Link;
@@ -175,24 +175,24 @@ impl Router {
     // ---- frames ----
 
     /// A frame from a container, virtio-net header first.
-    pub fn handle_frame<S: FrameSink, H: HostSockets>(
+    pub fn handle_frame<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
         bytes: &[u8],
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let parsed = Frame::parse(bytes, self.mtu);
         self.handle_parsed(now, port, bytes, parsed, io);
     }
 
-    fn handle_parsed<S: FrameSink, H: HostSockets>(
+    fn handle_parsed<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
         bytes: &[u8],
         parsed: Result<Frame<'_>, DropReason>,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let outcome = match parsed {
             Ok(frame) if self.is_sibling && self.is_for_the_first(&frame) => {
@@ -212,13 +212,13 @@ impl Router {
 
     /// Does with a frame what the switch says. The bytes go on as they came, virtio-net header
     /// included.
-    fn switch_frame<S: FrameSink, H: HostSockets>(
+    fn switch_frame<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
         bytes: &[u8],
         frame: &Frame<'_>,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         match self.switch.handle_frame(now, port, frame) {
             Verdict::Gateway => self.route_frame(now, port, frame, io),
@@ -243,12 +243,7 @@ impl Router {
         }
     }
 
-    fn forward<S: FrameSink, H: HostSockets>(
-        &mut self,
-        egress: PortId,
-        bytes: &[u8],
-        io: &mut Io<'_, S, H>,
-    ) {
+    fn forward<E: Env>(&mut self, egress: PortId, bytes: &[u8], io: &mut Io<'_, E>) {
         let written = io.sink.emit(egress, bytes);
         self.switch
             .handle_written(egress, bytes.len() - VNET_HDR_LEN, written);
@@ -257,16 +252,16 @@ impl Router {
         }
     }
 
-    fn route_frame<S: FrameSink, H: HostSockets>(
+    fn route_frame<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
         frame: &Frame<'_>,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         match frame.l3 {
             L3::Arp => {
-                let result = self.gateway.handle_frame(now, port, frame, io.sink);
+                let result = self.gateway.handle_frame(now, port, frame, io);
                 self.meet_solicited(now, io);
                 result
             }
@@ -293,13 +288,13 @@ impl Router {
         }
     }
 
-    fn route_packet<S: FrameSink, H: HostSockets>(
+    fn route_packet<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let link = self.link(port, frame);
         self.learn(ip.src, link);
@@ -327,10 +322,9 @@ impl Router {
             protocol::TCP => self
                 .tcp
                 .handle_packet(now, &link, frame.l4(ip), ip, &self.policy, io),
-            protocol::UDP => {
-                self.udp
-                    .handle_packet(now, &link, frame, ip, &self.policy, io.reborrow())
-            }
+            protocol::UDP => self
+                .udp
+                .handle_packet(now, &link, frame, ip, &self.policy, io),
             protocol::ICMP | protocol::ICMPV6 => {
                 let Router {
                     tcp,
@@ -343,7 +337,7 @@ impl Router {
                     protocol::TCP => tcp.owns(quote.destination, quote.source),
                     _ => udp.owns(port, quote),
                 };
-                ping.handle_packet(now, &link, frame, ip, policy, owns, io.reborrow())
+                ping.handle_packet(now, &link, frame, ip, policy, owns, io)
             }
             _ => {
                 self.report(
@@ -390,15 +384,15 @@ impl Router {
     }
 
     /// A packet for the gateway itself.
-    fn hairpin<S: FrameSink, H: HostSockets>(
+    fn hairpin<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let result = self.gateway.handle_frame(now, link.port, frame, io.sink);
+        let result = self.gateway.handle_frame(now, link.port, frame, io);
         self.meet_solicited(now, io);
         if !matches!(
             result,
@@ -427,14 +421,14 @@ impl Router {
         result
     }
 
-    fn report<S: FrameSink, H: HostSockets>(
+    fn report<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         frame: &Frame<'_>,
         ip: &IpHeader,
         kind: IcmpErrorKind,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let from = if ip.src.is_ipv4() {
             self.gateway_v4
@@ -451,20 +445,20 @@ impl Router {
 
     /// The router's turn at the end of a batch of frames (a few, so that acknowledgements are
     /// neither late nor many).
-    pub fn end_batch<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+    pub fn end_batch<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.tcp.end_batch(now, io);
-        self.udp.flush(now, io.reborrow());
+        self.udp.flush(now, io);
     }
 
     // ---- sockets ----
 
     /// Readiness of a flow's socket.
-    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+    pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
         ready: Readiness,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         match token.kind() {
             TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
@@ -496,20 +490,20 @@ impl Router {
         };
     }
 
-    fn handle_datagrams<S: FrameSink, H: HostSockets>(
+    fn handle_datagrams<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
         ready: Readiness,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let handle = Handle {
             index: token.index(),
             generation: token.generation(),
         };
         match token.kind() {
-            TokenKind::Udp => self.udp.handle_socket(now, handle, ready, io.reborrow()),
-            TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io.reborrow()),
+            TokenKind::Udp => self.udp.handle_socket(now, handle, ready, io),
+            TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io),
             _ => {
                 let Router {
                     gateway,
@@ -518,19 +512,19 @@ impl Router {
                     ..
                 } = self;
                 let link_to = |address| link_to(gateway, *gateway_mac, address);
-                udp.handle_forward(now, token, ready, link_to, io.reborrow())
+                udp.handle_forward(now, token, ready, link_to, io)
             }
         }
     }
 
     /// A client was accepted on the published TCP port of `guest`.
-    pub fn handle_accept<S: FrameSink, H: HostSockets>(
+    pub fn handle_accept<E: Env>(
         &mut self,
         now: Instant,
         guest: SocketAddr,
         peer: SocketAddr,
         socket: SocketId,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let Some(remote) = self.client_as_seen(peer, guest) else {
             io.hosts.tcp_reset(socket);
@@ -577,8 +571,8 @@ impl Router {
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.
-    pub fn unpublish_udp(&mut self, token: Token, hosts: &mut impl HostSockets) -> bool {
-        self.udp.unpublish_udp(token, hosts)
+    pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
+        self.udp.unpublish_udp(token, io)
     }
 
     // ---- DNS ----
@@ -589,14 +583,14 @@ impl Router {
     }
 
     /// Answers a query that [`Router::take_query`] gave.
-    pub fn answer_dns<S: FrameSink, H: HostSockets>(
+    pub fn answer_dns<E: Env>(
         &mut self,
         now: Instant,
         id: QueryId,
         message: &[u8],
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
-        self.gateway.answer(now, id, message, io.sink);
+        self.gateway.answer(now, id, message, io);
     }
 
     // ---- time ----
@@ -621,15 +615,11 @@ impl Router {
     }
 
     /// Acts on passed deadlines, and on work that had to wait for its turn.
-    pub fn handle_timeout<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.tcp.handle_timeout(now, io);
-        self.udp.handle_timeout(now, io.reborrow());
-        self.ping.handle_timeout(now, io.reborrow());
-        self.gateway.handle_timeout(now, io.sink);
+        self.udp.handle_timeout(now, io);
+        self.ping.handle_timeout(now, io);
+        self.gateway.handle_timeout(now, io);
         self.expire_fragments(now, io);
         self.repeat_solicitations(now, io);
         for _ in 0..TURNS.min(self.turns.len()) {
@@ -642,11 +632,7 @@ impl Router {
     }
 
     /// Gives up datagrams whose fragments did not all come, and tells their senders.
-    fn expire_fragments<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    fn expire_fragments<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let Router {
             reassembly,
             errors,
@@ -673,7 +659,7 @@ impl Router {
     }
 
     /// The network ends: closes connections that are through, and resets the rest.
-    pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+    pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.tcp.shut_down(now, io);
     }
 }

@@ -63,7 +63,7 @@ fn lease() -> Lease {
 }
 
 /// What the core is lent: sink and host, with the recorder before both.
-type CoreIo<'a, 'b> = Io<'a, Recorded<'a, Sink<'b>>, Recorded<'a, Host>>;
+type CoreIo<'a, 'b> = Io<'a, (Recorded<'a, Sink<'b>>, Recorded<'a, Host>)>;
 
 /// Takes the router's frames, checks them, and learns from them how to go on.
 struct Sink<'a> {

@@ -162,7 +162,7 @@ impl FrameSink for Sink<'_> {
 }
 
 /// What the core is lent: sink and host, with the recorder before both.
-type CoreIo<'a, 'b> = Io<'a, Recorded<'a, Sink<'b>>, Recorded<'a, Host>>;
+type CoreIo<'a, 'b> = Io<'a, (Recorded<'a, Sink<'b>>, Recorded<'a, Host>)>;
 
 /// One line for a frame without virtio-net header.
 fn trace(now: Instant, arrow: &str, frame: &[u8]) {

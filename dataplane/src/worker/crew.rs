@@ -114,11 +114,7 @@ impl Worker {
             channels,
             ..
         } = self;
-        let mut io = Io {
-            sink: ports,
-            hosts,
-            buf: out,
-        };
+        let mut io = Io::new(ports, hosts, out);
         let mut more = false;
         for inlet in &channels.crew.inlets {
             let (mut frames, mut large, mut waits) = (0, 0, true);

@@ -61,7 +61,7 @@ impl Worker {
                             .map_err(|e| format!("{e:?}"))
                     });
                 if let Err(reason) = published {
-                    self.router.unpublish_udp(token, &mut self.hosts);
+                    self.with_router(|router, io| router.unpublish_udp(token, io));
                     self.hosts.close(socket);
                     return Err(failed(reason));
                 }
@@ -90,7 +90,7 @@ impl Worker {
         }) = slot.take()
         {
             let token = Token::new(TokenKind::Forward, index as u32, id.0);
-            self.router.unpublish_udp(token, &mut self.hosts);
+            self.with_router(|router, io| router.unpublish_udp(token, io));
         }
         Ok(())
     }

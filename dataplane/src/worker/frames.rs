@@ -22,12 +22,11 @@ use std::io;
 use std::ops::Range;
 
 use cnet_nat::flow::LOOK_AHEAD;
-use cnet_nat::host::HostSockets;
-use cnet_nat::io::Io;
+use cnet_nat::io::{Env, Io};
 use cnet_nat::router::Router;
+use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
-use cnet_wire::{FrameSink, PortId};
 
 /// A frame of at most so many bytes, its virtio-net header counted in, may wait for others.
 pub(crate) const SMALL: usize = 2048;
@@ -93,11 +92,11 @@ impl Frames {
     }
 
     /// Has `router` handle the frames that wait, if there are any.
-    pub(crate) fn hand_on<S: FrameSink, H: HostSockets>(
+    pub(crate) fn hand_on<E: Env>(
         &mut self,
         now: Instant,
         router: &mut Router,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         if self.count == 0 {
             return;

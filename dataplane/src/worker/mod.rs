@@ -159,13 +159,9 @@ impl Worker {
     /// Lends the router the worker's effects.
     fn with_router<T>(
         &mut self,
-        f: impl FnOnce(&mut Router, &mut Io<'_, Ports, HostTable>) -> T,
+        f: impl FnOnce(&mut Router, &mut Io<'_, (Ports, HostTable)>) -> T,
     ) -> T {
-        let mut io = Io {
-            sink: &mut self.ports,
-            hosts: &mut self.hosts,
-            buf: &mut self.out,
-        };
+        let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
         f(&mut self.router, &mut io)
     }
 
@@ -296,11 +292,7 @@ impl Worker {
 
     /// Has the router handle the frames that were read.
     fn hand_on(&mut self, now: Instant) {
-        let mut io = Io {
-            sink: &mut self.ports,
-            hosts: &mut self.hosts,
-            buf: &mut self.out,
-        };
+        let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
         self.frames.hand_on(now, &mut self.router, &mut io);
     }
 

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
-use cnet_wire::{Frame, FrameSink, IpHeader, PortId, VnetHeader};
+use cnet_wire::{Frame, IpHeader, PortId, VnetHeader};
 
 use super::DatagramConfig;
 use crate::fragment::IP_OFFSET;
@@ -28,7 +28,7 @@ use crate::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, SocketId,
 };
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
-use crate::io::Io;
+use crate::io::{Env, Io};
 use cnet_wire::headers::{IpOut, Link, l4_offset, write_headers};
 
 /// Errors a second for one port, and how many at once; Linux's `icmp_msgs_per_sec` is 1,000 too.
@@ -106,10 +106,10 @@ impl Errors {
 
     /// Answers the packet `ip` of `frame` with an error from the gateway. If the port is full the
     /// error is lost, as any packet would be.
-    pub(super) fn refuse<S: FrameSink, H>(
+    pub(super) fn refuse<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         link: &Link,
         frame: &Frame<'_>,
         ip: &IpHeader,
@@ -126,10 +126,10 @@ impl Errors {
 
     /// Tells `inside` what became of a datagram it sent. `from` is who says so, the gateway if
     /// `None`.
-    pub(super) fn report<S: FrameSink, H>(
+    pub(super) fn report<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         inside: &Inside,
         sent: &Sent<'_>,
         kind: IcmpErrorKind,
@@ -151,10 +151,10 @@ impl Errors {
 
     /// Empties the error queue of `socket`, within a budget, and passes on what concerns `inside`.
     /// Without one the errors are lost.
-    pub(super) fn drain<S: FrameSink, H: HostSockets>(
+    pub(super) fn drain<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         socket: SocketId,
         inside: Option<&Inside>,
     ) -> Drained {
@@ -176,10 +176,10 @@ impl Errors {
         drained
     }
 
-    fn pass_on<S: FrameSink, H>(
+    fn pass_on<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         inside: &Inside,
         error: &DatagramError,
         payload: &[u8],

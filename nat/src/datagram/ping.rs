@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
-use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortFull, PortId, checksum};
+use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortFull, PortId, checksum};
 
 use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
@@ -27,8 +27,8 @@ use super::session::{Engine, HOP_LIMIT, Outward};
 use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
 use crate::fragment::{IP_OFFSET, emit_in_place};
-use crate::host::{DatagramKind, HostError, HostSockets, Readiness, Received};
-use crate::io::Io;
+use crate::host::{DatagramKind, HostError, Readiness, Received};
+use crate::io::{Env, Io};
 use crate::policy::Policy;
 use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
 
@@ -64,7 +64,7 @@ impl PingEngine {
     /// # Errors
     /// Why the packet was dropped. Where an ICMP error is due it has been sent.
     #[expect(clippy::too_many_arguments, reason = "as UdpEngine's, and `owns`")]
-    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+    pub fn handle_packet<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
@@ -72,7 +72,7 @@ impl PingEngine {
         ip: &IpHeader,
         policy: &Policy,
         owns: impl FnOnce(&Quote) -> bool,
-        mut io: Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         if ip.fragment.is_some() {
             return Err(DropReason::BadFragment);
@@ -94,7 +94,6 @@ impl PingEngine {
                 self.owns(link.port, q) || owns(q)
             }));
         }
-        let io = &mut io;
         let container = SocketAddr::new(ip.src, u16::from_be_bytes([i0, i1]));
         let admitted = self
             .engine
@@ -120,15 +119,14 @@ impl PingEngine {
     }
 
     /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Ping`].
-    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+    pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         handle: Handle,
         readiness: Readiness,
-        mut io: Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let offset = |inside: &Inside| l4_offset(inside.container.is_ipv6());
-        let io = &mut io;
         let left = self
             .engine
             .handle_socket(now, handle, readiness, offset, io, deliver);
@@ -173,13 +171,13 @@ impl PingEngine {
     }
 
     /// Ends mappings whose time is over.
-    pub fn handle_timeout<S, H: HostSockets>(&mut self, now: Instant, io: Io<'_, S, H>) {
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.engine.handle_timeout(now, io.hosts);
     }
 
     /// Ends all mappings of a port that is gone.
-    pub fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
-        self.engine.remove_port(port, hosts);
+    pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
+        self.engine.remove_port(port, io.hosts);
     }
 
     /// Mappings of `port`.
@@ -204,9 +202,9 @@ impl PingEngine {
 }
 
 /// Sends a reply, which stands at its place in `io.buf`, to the container.
-fn deliver<S: FrameSink, H>(
+fn deliver<E: Env>(
     engine: &mut Engine,
-    io: &mut Io<'_, S, H>,
+    io: &mut Io<'_, E>,
     inside: &Inside,
     received: &Received,
 ) -> Result<(), DropReason> {

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
 
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
@@ -24,7 +24,7 @@ use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
 };
 use crate::icmp_error::IcmpErrorKind;
-use crate::io::Io;
+use crate::io::{Env, Io};
 use crate::policy::{Decision, Policy, Refusal, is_routable};
 use cnet_wire::headers::Link;
 
@@ -103,10 +103,10 @@ impl Engine {
 
     /// The mapping for the packet `ip` of `frame`, which `container` sends, and its destination.
     /// A refusal is answered.
-    pub(super) fn admit<S: FrameSink, H: HostSockets>(
+    pub(super) fn admit<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         link: &Link,
         (frame, ip): (&Frame<'_>, &IpHeader),
         container: SocketAddr,
@@ -168,10 +168,10 @@ impl Engine {
     }
 
     /// Sends one datagram, and answers for it if the host refuses. `sent.payload` is all of it.
-    pub(super) fn send<S: FrameSink, H: HostSockets>(
+    pub(super) fn send<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         outward: &Outward,
         inside: &Inside,
         sent: &Sent<'_>,
@@ -217,14 +217,14 @@ impl Engine {
 
     /// Receives from `socket` to `offset` in the frame buffer and has each batch delivered, within a
     /// budget. Returns whether more may be there.
-    pub(super) fn receive<S: FrameSink, H: HostSockets>(
+    pub(super) fn receive<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         socket: SocketId,
         offset: usize,
         inside: Option<&Inside>,
-        mut deliver: impl FnMut(&mut Engine, &mut Io<'_, S, H>, &Received) -> Result<(), DropReason>,
+        mut deliver: impl FnMut(&mut Engine, &mut Io<'_, E>, &Received) -> Result<(), DropReason>,
     ) -> bool {
         let mut bytes = 0;
         for _ in 0..RECEIVE_BUDGET {
@@ -249,16 +249,16 @@ impl Engine {
 
     /// Takes in an event of a mapping's socket: errors first, then data as [`Engine::receive`].
     /// Returns what is left to do.
-    pub(super) fn handle_socket<S: FrameSink, H: HostSockets>(
+    pub(super) fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         handle: Handle,
         readiness: Readiness,
         offset: impl FnOnce(&Inside) -> usize,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         mut deliver: impl FnMut(
             &mut Engine,
-            &mut Io<'_, S, H>,
+            &mut Io<'_, E>,
             &Inside,
             &Received,
         ) -> Result<(), DropReason>,

@@ -31,7 +31,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
-use cnet_wire::{DropCounters, DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
 use thiserror::Error;
 
 use super::errors::{Inside, Sent};
@@ -41,7 +41,7 @@ use super::session::{Engine, Outward};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
 use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};
-use crate::io::Io;
+use crate::io::{Env, Io};
 use crate::policy::Policy;
 use cnet_wire::headers::{IPV6_HEADER_LEN, Link, MAX_IP_PACKET, l4_offset};
 
@@ -142,16 +142,15 @@ impl UdpEngine {
     /// # Errors
     /// Why the packet was dropped. Where an ICMP error is due it has been sent. Staged packets that
     /// are lost later are counted in [`UdpEngine::counters`] instead.
-    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+    pub fn handle_packet<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         frame: &Frame<'_>,
         ip: &IpHeader,
         policy: &Policy,
-        mut io: Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let io = &mut io;
         let packet = Packet::read(frame, ip)?;
         if self.join_run(link, ip, &packet) {
             return Ok(());
@@ -194,24 +193,24 @@ impl UdpEngine {
     }
 
     /// Sends what is staged. To be called at the end of every batch of packets.
-    pub fn flush<S: FrameSink, H: HostSockets>(&mut self, now: Instant, mut io: Io<'_, S, H>) {
-        self.flush_run(now, &mut io);
+    pub fn flush<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.flush_run(now, io);
     }
 
     /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Udp`].
-    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+    pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         handle: Handle,
         readiness: Readiness,
-        mut io: Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let left = self.engine.handle_socket(
             now,
             handle,
             readiness,
             |inside| l4_offset(inside.container.is_ipv6()) + HEADER_LEN,
-            &mut io,
+            io,
             |engine, io, inside, received| {
                 let from = shown_to(engine, received, inside.alias, inside.container)?;
                 deliver(engine, io, &inside.link, from, inside.container, received)
@@ -224,15 +223,14 @@ impl UdpEngine {
     }
 
     /// Takes in an event of a published port's socket. `neighbour` tells the way to an address.
-    pub fn handle_forward<S: FrameSink, H: HostSockets>(
+    pub fn handle_forward<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
         readiness: Readiness,
         neighbour: impl Fn(IpAddr) -> Option<Link>,
-        mut io: Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> SocketOutcome {
-        let io = &mut io;
         let mut outcome = SocketOutcome::default();
         let Some((handle, forward)) = self.forwards.find(token) else {
             return outcome;
@@ -291,11 +289,11 @@ impl UdpEngine {
     }
 
     /// Ends a published port and closes its socket; `false` if there was none of that token.
-    pub fn unpublish_udp(&mut self, token: Token, hosts: &mut impl HostSockets) -> bool {
+    pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
         let Some(forward) = self.forwards.unpublish(token) else {
             return false;
         };
-        hosts.close(forward.socket);
+        io.hosts.close(forward.socket);
         true
     }
 
@@ -330,19 +328,19 @@ impl UdpEngine {
     }
 
     /// Ends mappings and forgets clients whose time is over.
-    pub fn handle_timeout<S, H: HostSockets>(&mut self, now: Instant, io: Io<'_, S, H>) {
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.engine.handle_timeout(now, io.hosts);
         self.forwards.handle_timeout(now);
     }
 
     /// Ends all mappings of a port that is gone, forgets the clients of published ports that spoke
     /// to it, and drops what it has staged.
-    pub fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
+    pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
         if self.run.is_some_and(|run| run.link.port == port) {
             self.run = None;
             self.staging.clear();
         }
-        self.engine.remove_port(port, hosts);
+        self.engine.remove_port(port, io.hosts);
         self.forwards.remove_port(port);
     }
 
@@ -430,7 +428,7 @@ impl UdpEngine {
         }
     }
 
-    fn flush_run<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+    fn flush_run<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let Some(flow) = self.run.take() else {
             return;
         };
@@ -444,10 +442,10 @@ impl UdpEngine {
 
     /// Sends `payload`, one datagram or several of `flow.size` bytes. Of several, those that are
     /// lost are counted here.
-    fn send<S: FrameSink, H: HostSockets>(
+    fn send<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         flow: &Flow,
         payload: &[u8],
     ) -> Result<(), DropReason> {
@@ -461,10 +459,10 @@ impl UdpEngine {
         Ok(())
     }
 
-    fn send_several<S: FrameSink, H: HostSockets>(
+    fn send_several<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         flow: &Flow,
         payload: &[u8],
     ) {
@@ -510,10 +508,10 @@ impl UdpEngine {
         }
     }
 
-    fn send_one<S: FrameSink, H: HostSockets>(
+    fn send_one<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         flow: &Flow,
         payload: &[u8],
     ) -> Result<(), DropReason> {

@@ -7,8 +7,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::io::{Env, Io};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
-use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 
 use super::Gateway;
 
@@ -17,7 +18,7 @@ impl Gateway {
         &mut self,
         port: PortId,
         frame: &Frame<'_>,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
         let arp = frame.arp().ok_or(DropReason::BadArp)?;
@@ -35,7 +36,8 @@ impl Gateway {
             OP_REQUEST if self.owns_unicast(IpAddr::V4(arp.target_ip)) => {
                 let link = self.out.link(port, arp.sender_mac);
                 let target = (arp.sender_mac, arp.sender_ip);
-                self.out.arp(sink, &link, OP_REPLY, arp.target_ip, target)?;
+                self.out
+                    .arp(io.sink, &link, OP_REPLY, arp.target_ip, target)?;
                 self.counters.arp_replies += 1;
                 Ok(())
             }
@@ -48,12 +50,12 @@ impl Gateway {
         &mut self,
         port: PortId,
         ip: Ipv4Addr,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
         let link = self.out.link(port, MacAddr::BROADCAST);
         let target = (MacAddr::default(), ip);
-        self.out.arp(sink, &link, OP_REQUEST, v4.address, target)
+        self.out.arp(io.sink, &link, OP_REQUEST, v4.address, target)
     }
 }
 

@@ -11,10 +11,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::io::{Env, Io};
 use cnet_wire::dhcp::v4::{
     CLIENT_PORT, Configuration, MessageType, Options, Reply, Request, SERVER_PORT,
 };
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
 
 use super::{Gateway, Ipv4Gateway};
 
@@ -28,7 +29,7 @@ impl Gateway {
         frame: &Frame<'_>,
         ip: &IpHeader,
         message: &[u8],
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
         let request = Request::read(message)?;
@@ -42,7 +43,7 @@ impl Gateway {
         match options.kind.ok_or(DropReason::BadDhcp)? {
             MessageType::Discover => {
                 let yiaddr = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
-                self.send_dhcpv4(port, mac, asked, MessageType::Offer, yiaddr, sink)
+                self.send_dhcpv4(port, mac, asked, MessageType::Offer, yiaddr, io)
             }
             MessageType::Request if options.server.is_some_and(|s| s != v4.address) => {
                 // The client took another server's offer.
@@ -55,16 +56,16 @@ impl Gateway {
                 let wanted = options.requested.unwrap_or(request.ciaddr);
                 if wanted == lease {
                     self.learn(IpAddr::V4(lease), port, mac);
-                    self.send_dhcpv4(port, mac, asked, MessageType::Ack, lease, sink)
+                    self.send_dhcpv4(port, mac, asked, MessageType::Ack, lease, io)
                 } else {
-                    self.send_dhcpv4(port, mac, asked, MessageType::Nak, none, sink)
+                    self.send_dhcpv4(port, mac, asked, MessageType::Nak, none, io)
                 }
             }
             MessageType::Inform => {
                 if ip.src != IpAddr::V4(request.ciaddr) || !v4.is_host(request.ciaddr) {
                     return Err(DropReason::BadDhcp);
                 }
-                self.send_dhcpv4(port, mac, asked, MessageType::Ack, none, sink)
+                self.send_dhcpv4(port, mac, asked, MessageType::Ack, none, io)
             }
             kind @ (MessageType::Release | MessageType::Decline) => {
                 if options.server == Some(v4.address) {
@@ -90,7 +91,7 @@ impl Gateway {
         (request, options): (&Request<'_>, &Options<'_>),
         kind: MessageType,
         yiaddr: Ipv4Addr,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
         let refused = kind == MessageType::Nak;
@@ -116,7 +117,7 @@ impl Gateway {
         let link = self.out.link(port, to_mac);
         let from = SocketAddr::from((v4.address, SERVER_PORT));
         let to = SocketAddr::from((to, CLIENT_PORT));
-        self.out.udp(sink, &link, from, to, &reply)?;
+        self.out.udp(io.sink, &link, from, to, &reply)?;
         self.counters.dhcpv4_replies += 1;
         Ok(())
     }

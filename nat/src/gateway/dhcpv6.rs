@@ -12,11 +12,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::io::{Env, Io};
 use cnet_wire::dhcp::v6::{
     Association, AssociationReply, CLIENT_PORT, MessageType, Reply, Request, SERVER_PORT, Status,
     duid_ll,
 };
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
 
 use super::Gateway;
 use super::dhcpv4::LEASE_SECONDS;
@@ -76,7 +77,7 @@ impl Gateway {
         frame: &Frame<'_>,
         ip: &IpHeader,
         message: &[u8],
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let IpAddr::V6(client) = ip.src else {
             return Err(DropReason::BadDhcp);
@@ -94,7 +95,7 @@ impl Gateway {
         let link = self.out.link(port, frame.src);
         let from = SocketAddr::from((self.link_local, SERVER_PORT));
         let to = SocketAddr::from((client, CLIENT_PORT));
-        self.out.udp(sink, &link, from, to, &reply)?;
+        self.out.udp(io.sink, &link, from, to, &reply)?;
         self.counters.dhcpv6_replies += 1;
         Ok(())
     }

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::io::{Env, Io};
 use cnet_wire::dns::{is_query, truncate, udp_size};
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::GSO_UDP_L4;
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, PortId};
 
 use super::dns_tcp::{ConnectionId, DnsTcp, Segment};
 use super::output::{Output, UDP_HEADER_LEN};
@@ -175,10 +176,10 @@ impl Dns {
         now: Instant,
         out: &mut Output,
         counters: &mut GatewayCounters,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) {
         self.tcp
-            .handle_timeout(now, &mut self.queries, out, counters, sink);
+            .handle_timeout(now, &mut self.queries, out, counters, io);
     }
 
     pub(super) fn answer(
@@ -188,7 +189,7 @@ impl Dns {
         message: &[u8],
         out: &mut Output,
         counters: &mut GatewayCounters,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) {
         match self.queries.pending.remove(&id) {
             None => {}
@@ -196,7 +197,7 @@ impl Dns {
                 let queries = &mut self.queries;
                 if self.tcp.queue_answer(now, connection, message) {
                     counters.dns_answers += 1;
-                    self.tcp.handle_timeout(now, queries, out, counters, sink);
+                    self.tcp.handle_timeout(now, queries, out, counters, io);
                 }
             }
             Some(Pending::Udp {
@@ -216,7 +217,7 @@ impl Dns {
                 if message.len() <= limit {
                     let server = SocketAddr::new(server, PORT);
                     // A full port loses the answer as it would lose any frame.
-                    if out.udp(sink, &link, server, client, message).is_ok() {
+                    if out.udp(io.sink, &link, server, client, message).is_ok() {
                         counters.dns_answers += 1;
                     }
                 }
@@ -276,7 +277,7 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let l4 = frame.l4(ip);
         let Some((&[s0, s1, d0, d1], _)) = l4.split_first_chunk::<4>() else {
@@ -300,7 +301,7 @@ impl Gateway {
         };
         let Dns { queries, tcp, .. } = &mut self.dns;
         let (out, counters) = (&mut self.out, &mut self.counters);
-        tcp.handle_segment(now, &segment, queries, out, counters, sink)
+        tcp.handle_segment(now, &segment, queries, out, counters, io)
     }
 }
 

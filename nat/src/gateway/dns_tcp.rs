@@ -19,10 +19,11 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::io::{Env, Io};
 use cnet_wire::dns;
 use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, FrameSink, PortId};
+use cnet_wire::{DropReason, PortId};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -174,7 +175,7 @@ impl DnsTcp {
         queries: &mut Queries,
         out: &mut Output,
         counters: &mut GatewayCounters,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let tcp = TcpPacket::new_checked(segment.l4).map_err(|_| DropReason::BadTcpHeader)?;
         let opens = tcp.syn() && !tcp.ack() && !tcp.rst() && !tcp.fin();
@@ -206,7 +207,7 @@ impl DnsTcp {
             queries,
             out,
             counters,
-            sink,
+            io,
         );
         Ok(())
     }
@@ -218,9 +219,9 @@ impl DnsTcp {
         queries: &mut Queries,
         out: &mut Output,
         counters: &mut GatewayCounters,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) {
-        self.run(now, None, queries, out, counters, sink);
+        self.run(now, None, queries, out, counters, io);
     }
 
     /// Puts an answer on its way; false if the connection is gone.
@@ -307,7 +308,7 @@ impl DnsTcp {
         queries: &mut Queries,
         out: &mut Output,
         counters: &mut GatewayCounters,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) {
         let stack_now = stack_instant(now);
         let mut device = Device {
@@ -333,7 +334,7 @@ impl DnsTcp {
             let from = incoming.map(|(_, link)| link);
             if let Some((link, ethertype)) = self.way(&packet, from) {
                 // A full port loses a segment; TCP repeats it.
-                let _ = out.ip_packet(sink, &link, ethertype, &packet);
+                let _ = out.ip_packet(io.sink, &link, ethertype, &packet);
             }
         }
         for i in (0..self.connections.len()).rev() {

@@ -6,9 +6,10 @@
 
 use std::net::IpAddr;
 
+use crate::io::{Env, Io};
 use cnet_wire::icmp::{IcmpMessage, v4, v6};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, PortId};
 
 use super::output::HOP_LIMIT;
 use super::{ALL_NODES, ALL_ROUTERS, Gateway, is_station, ndp};
@@ -19,13 +20,13 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         match frame.l4(ip).first() {
             None => Err(DropReason::BadIcmp),
             // An echo to a broadcast address may be ignored (RFC 1122 section 3.2.2.6).
             Some(&v4::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, v4::ECHO_REPLY), sink)
+                self.reply_to_echo(port, frame, ip, (ip.dst, v4::ECHO_REPLY), io)
             }
             Some(_) => Err(DropReason::NotServed),
         }
@@ -37,18 +38,18 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let to_group = [ALL_NODES, ALL_ROUTERS].map(IpAddr::V6).contains(&ip.dst);
         match frame.l4(ip).first() {
             None => Err(DropReason::BadIcmp),
-            Some(&t) if ndp::TYPES.contains(&t) => self.handle_ndp(now, port, frame, ip, sink),
+            Some(&t) if ndp::TYPES.contains(&t) => self.handle_ndp(now, port, frame, ip, io),
             Some(&v6::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, v6::ECHO_REPLY), sink)
+                self.reply_to_echo(port, frame, ip, (ip.dst, v6::ECHO_REPLY), io)
             }
             Some(&v6::ECHO_REQUEST) if to_group => {
                 let from = IpAddr::V6(self.link_local);
-                self.reply_to_echo(port, frame, ip, (from, v6::ECHO_REPLY), sink)
+                self.reply_to_echo(port, frame, ip, (from, v6::ECHO_REPLY), io)
             }
             Some(_) => Err(DropReason::NotServed),
         }
@@ -60,7 +61,7 @@ impl Gateway {
         frame: &Frame<'_>,
         ip: &IpHeader,
         (from, reply): (IpAddr, u8),
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let request = IcmpMessage::read(frame.l4(ip)).ok_or(DropReason::BadIcmp)?;
         request.echo_identifier().ok_or(DropReason::BadIcmp)?;
@@ -73,7 +74,7 @@ impl Gateway {
             kind: reply,
             ..request
         };
-        self.out.icmp(sink, &link, ends, HOP_LIMIT, &message)?;
+        self.out.icmp(io.sink, &link, ends, HOP_LIMIT, &message)?;
         self.counters.echo_replies += 1;
         Ok(())
     }

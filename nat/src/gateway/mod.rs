@@ -50,10 +50,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::io::{Env, Io};
 use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, L3, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, PortId};
 
 pub use dns::{DnsQuery, QueryId, Transport};
 pub use lease::Lease;
@@ -306,15 +307,15 @@ impl Gateway {
     }
 
     /// Asks on every port who has `ip`; the answer comes in as a frame. Asking is rate limited.
-    pub fn solicit(&mut self, now: Instant, ip: IpAddr, sink: &mut impl FrameSink) {
+    pub fn solicit(&mut self, now: Instant, ip: IpAddr, io: &mut Io<'_, impl Env>) {
         if !is_station(ip) || self.owns_unicast(ip) || !self.solicits.allow(now) {
             return;
         }
         let ports: Vec<PortId> = self.ports.keys().copied().collect();
         for port in ports {
             let sent = match ip {
-                IpAddr::V4(ip) => self.send_arp_request(port, ip, sink),
-                IpAddr::V6(ip) => self.send_neighbour_solicitation(port, ip, sink),
+                IpAddr::V4(ip) => self.send_arp_request(port, ip, io),
+                IpAddr::V6(ip) => self.send_neighbour_solicitation(port, ip, io),
             };
             // A full port misses the question as it would miss any frame.
             if sent.is_ok() {
@@ -334,14 +335,14 @@ impl Gateway {
         now: Instant,
         port: PortId,
         frame: &Frame<'_>,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         if !self.ports.contains_key(&port) {
             return Err(DropReason::NoSuchPort);
         }
         match frame.l3 {
-            L3::Arp => self.handle_arp(port, frame, sink),
-            L3::Ip(ip) => self.handle_ip(now, port, frame, &ip, sink),
+            L3::Arp => self.handle_arp(port, frame, io),
+            L3::Ip(ip) => self.handle_ip(now, port, frame, &ip, io),
         }
     }
 
@@ -351,7 +352,7 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let enabled = match ip.dst {
             IpAddr::V4(_) => self.cfg.v4.is_some(),
@@ -373,10 +374,10 @@ impl Gateway {
             return Err(DropReason::BadChecksum);
         }
         match (ip.protocol, ip.dst) {
-            (protocol::ICMP, IpAddr::V4(_)) => self.handle_icmp(port, frame, ip, sink),
-            (protocol::ICMPV6, IpAddr::V6(_)) => self.handle_icmpv6(now, port, frame, ip, sink),
-            (protocol::UDP, _) => self.handle_udp(port, frame, ip, sink),
-            (protocol::TCP, _) => self.handle_tcp(now, port, frame, ip, sink),
+            (protocol::ICMP, IpAddr::V4(_)) => self.handle_icmp(port, frame, ip, io),
+            (protocol::ICMPV6, IpAddr::V6(_)) => self.handle_icmpv6(now, port, frame, ip, io),
+            (protocol::UDP, _) => self.handle_udp(port, frame, ip, io),
+            (protocol::TCP, _) => self.handle_tcp(now, port, frame, ip, io),
             _ => Err(DropReason::UnknownProtocol),
         }
     }
@@ -386,7 +387,7 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let l4 = frame.l4(ip);
         let Some((&[s0, s1, d0, d1, l0, l1, _, _], _)) = l4.split_first_chunk::<8>() else {
@@ -400,10 +401,10 @@ impl Gateway {
         match ports {
             [0, _] | [_, 0] => Err(DropReason::PortZero),
             [_, dhcp::v4::SERVER_PORT] if ip.dst.is_ipv4() => {
-                self.handle_dhcpv4(port, frame, ip, payload, sink)
+                self.handle_dhcpv4(port, frame, ip, payload, io)
             }
             [_, dhcp::v6::SERVER_PORT] if ip.dst == IpAddr::V6(ALL_DHCP_SERVERS) => {
-                self.handle_dhcpv6(port, frame, ip, payload, sink)
+                self.handle_dhcpv6(port, frame, ip, payload, io)
             }
             [source, dns::PORT] => self.handle_dns_udp(port, frame, ip, source, payload),
             _ => Err(DropReason::NotServed),
@@ -416,9 +417,9 @@ impl Gateway {
     }
 
     /// Acts on deadlines that have passed.
-    pub fn handle_timeout(&mut self, now: Instant, sink: &mut impl FrameSink) {
+    pub fn handle_timeout(&mut self, now: Instant, io: &mut Io<'_, impl Env>) {
         self.dns
-            .handle_timeout(now, &mut self.out, &mut self.counters, sink);
+            .handle_timeout(now, &mut self.out, &mut self.counters, io);
     }
 
     /// The next DNS query to be resolved.
@@ -429,9 +430,9 @@ impl Gateway {
     /// Sends `message` to whoever asked query `id`. Over UDP it is truncated (TC, RFC 2181
     /// section 9) where it is longer than the client said it takes or than fits the MTU. Nothing
     /// happens if the client is gone or the query was given up in favour of later ones.
-    pub fn answer(&mut self, now: Instant, id: QueryId, message: &[u8], sink: &mut impl FrameSink) {
+    pub fn answer(&mut self, now: Instant, id: QueryId, message: &[u8], io: &mut Io<'_, impl Env>) {
         self.dns
-            .answer(now, id, message, &mut self.out, &mut self.counters, sink);
+            .answer(now, id, message, &mut self.out, &mut self.counters, io);
     }
 }
 

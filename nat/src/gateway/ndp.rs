@@ -17,6 +17,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use crate::io::{Env, Io};
 use cnet_wire::icmp::IcmpMessage;
 use cnet_wire::icmp::v6::{
     NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT,
@@ -26,7 +27,7 @@ use cnet_wire::ndp::{
     self, NdpMessage, NeighbourAdvertisement, NeighbourSolicitation, RouterAdvertisement,
 };
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
 
 use super::{ALL_NODES, Gateway, group_mac, is_station, solicited_node};
 
@@ -49,7 +50,7 @@ impl Gateway {
         port: PortId,
         frame: &Frame<'_>,
         ip: &IpHeader,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let IpAddr::V6(src) = ip.src else {
             return Err(DropReason::BadIcmp);
@@ -60,17 +61,17 @@ impl Gateway {
         match NdpMessage::read(frame.l4(ip))? {
             NdpMessage::RouterSolicitation { source } => {
                 self.note_source(port, frame, src, source)?;
-                self.send_router_advertisement(now, port, frame.src, src, sink)
+                self.send_router_advertisement(now, port, frame.src, src, io)
             }
             NdpMessage::NeighbourSolicitation { target, source } => {
                 self.note_source(port, frame, src, source)?;
                 if !self.owns_unicast(IpAddr::V6(target)) {
                     return Ok(());
                 }
-                self.send_neighbour_advertisement(port, frame.src, src, target, sink)?;
+                self.send_neighbour_advertisement(port, frame.src, src, target, io)?;
                 let stale = self.ports.get(&port).and_then(|p| p.advertised);
                 if !src.is_unspecified() && stale.is_some_and(|t| now - t > REFRESH) {
-                    self.send_router_advertisement(now, port, frame.src, src, sink)?;
+                    self.send_router_advertisement(now, port, frame.src, src, io)?;
                 }
                 Ok(())
             }
@@ -114,7 +115,7 @@ impl Gateway {
         mac: MacAddr,
         to: Ipv6Addr,
         target: Ipv6Addr,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let solicited = !to.is_unspecified();
         let advertisement = NeighbourAdvertisement {
@@ -124,7 +125,7 @@ impl Gateway {
         };
         let ends = (target, if solicited { to } else { ALL_NODES });
         let rest = advertisement.write();
-        self.send_ndp(port, mac, ends, NEIGHBOUR_ADVERTISEMENT, &rest, sink)?;
+        self.send_ndp(port, mac, ends, NEIGHBOUR_ADVERTISEMENT, &rest, io)?;
         self.counters.neighbour_advertisements += 1;
         Ok(())
     }
@@ -133,7 +134,7 @@ impl Gateway {
         &mut self,
         port: PortId,
         ip: Ipv6Addr,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         if self.cfg.v6.is_none() {
             return Err(DropReason::FamilyDisabled);
@@ -146,7 +147,7 @@ impl Gateway {
         let group = solicited_node(ip);
         let ends = (self.link_local, group);
         let kind = NEIGHBOUR_SOLICITATION;
-        self.send_ndp(port, group_mac(group), ends, kind, &rest, sink)
+        self.send_ndp(port, group_mac(group), ends, kind, &rest, io)
     }
 
     fn send_router_advertisement(
@@ -155,13 +156,13 @@ impl Gateway {
         port: PortId,
         mac: MacAddr,
         to: Ipv6Addr,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let rest = self.router_advertisement(port, mac)?.write();
         // To a station without an address the group is sent in a frame to it alone (RFC 6085).
         let to = if to.is_unspecified() { ALL_NODES } else { to };
         let ends = (self.link_local, to);
-        self.send_ndp(port, mac, ends, ROUTER_ADVERTISEMENT, &rest, sink)?;
+        self.send_ndp(port, mac, ends, ROUTER_ADVERTISEMENT, &rest, io)?;
         self.counters.router_advertisements += 1;
         if let Some(p) = self.ports.get_mut(&port) {
             p.advertised = Some(now);
@@ -199,12 +200,13 @@ impl Gateway {
         (from, to): (Ipv6Addr, Ipv6Addr),
         kind: u8,
         rest: &[u8],
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let link = self.out.link(port, mac);
         let ends = (IpAddr::V6(from), IpAddr::V6(to));
         let message = IcmpMessage::ndp(kind, rest);
-        self.out.icmp(sink, &link, ends, ndp::HOP_LIMIT, &message)
+        self.out
+            .icmp(io.sink, &link, ends, ndp::HOP_LIMIT, &message)
     }
 }
 

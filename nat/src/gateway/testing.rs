@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::datagram::testing::FakeHost;
+use crate::io::Io;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
@@ -76,6 +78,11 @@ impl FrameSink for Wire {
     }
 }
 
+/// Effects for a gateway: it has the wire, and neither asks the host nor uses the frame buffer.
+pub(super) fn with_io<T>(wire: &mut Wire, f: impl FnOnce(&mut Io<'_, (Wire, FakeHost)>) -> T) -> T {
+    f(&mut Io::new(wire, &mut FakeHost::default(), &mut []))
+}
+
 /// A gateway with ports A and B.
 pub(super) struct Bench {
     pub(super) gw: Gateway,
@@ -113,7 +120,8 @@ impl Bench {
     ) -> Result<(), DropReason> {
         let buf = [&vnet.encode(), frame].concat();
         let frame = Frame::parse(&buf, 65535)?;
-        self.gw.handle_frame(self.now, port, &frame, &mut self.wire)
+        let (gw, now) = (&mut self.gw, self.now);
+        with_io(&mut self.wire, |io| gw.handle_frame(now, port, &frame, io))
     }
 
     /// The one frame that was sent, which went to `port`.
@@ -133,7 +141,8 @@ impl Bench {
     }
 
     pub(super) fn answer(&mut self, id: super::QueryId, message: &[u8]) {
-        self.gw.answer(self.now, id, message, &mut self.wire);
+        let (gw, now) = (&mut self.gw, self.now);
+        with_io(&mut self.wire, |io| gw.answer(now, id, message, io));
     }
 }
 

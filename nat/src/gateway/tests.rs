@@ -193,7 +193,7 @@ fn a_neighbour_scan_of_a_64_does_not_grow_the_table() {
 fn solicits_on_every_port_within_its_rate() {
     let mut bench = Bench::new();
     let now = bench.now;
-    bench.gw.solicit(now, B4.into(), &mut bench.wire);
+    with_io(&mut bench.wire, |io| bench.gw.solicit(now, B4.into(), io));
     let sent: Vec<_> = bench.wire.0.drain(..).collect();
     assert_eq!(sent.iter().map(|s| s.0).collect::<Vec<_>>(), [A, B]);
     let arp = smoltcp::wire::ArpPacket::new_checked(&sent[0].1[14..]).unwrap();
@@ -201,13 +201,13 @@ fn solicits_on_every_port_within_its_rate() {
     assert_eq!(arp.source_protocol_addr(), GW4.octets());
     assert_eq!(arp.target_protocol_addr(), B4.octets());
     assert_eq!(sent[0].1[..6], MacAddr::BROADCAST.0);
-    bench.gw.solicit(now, DNS4.into(), &mut bench.wire);
-    bench
-        .gw
-        .solicit(now, Ipv4Addr::BROADCAST.into(), &mut bench.wire);
+    with_io(&mut bench.wire, |io| bench.gw.solicit(now, DNS4.into(), io));
+    with_io(&mut bench.wire, |io| {
+        bench.gw.solicit(now, Ipv4Addr::BROADCAST.into(), io)
+    });
     bench.assert_silent();
     for _ in 0..10_000 {
-        bench.gw.solicit(now, B6.into(), &mut bench.wire);
+        with_io(&mut bench.wire, |io| bench.gw.solicit(now, B6.into(), io));
     }
     assert_eq!(bench.wire.0.len(), 2 * 99);
     assert_eq!(bench.gw.counters().solicitations, 200);
@@ -217,7 +217,7 @@ fn solicits_on_every_port_within_its_rate() {
 fn mutated(gw: &mut Gateway, buf: &[u8], wire: &mut Wire) {
     let now = cnet_wire::time::Instant::from_millis(5_000);
     if let Ok(frame) = Frame::parse(buf, 65535) {
-        let _ = gw.handle_frame(now, A, &frame, wire);
+        let _ = with_io(wire, |io| gw.handle_frame(now, A, &frame, io));
     }
     while gw.take_query().is_some() {}
     wire.0.clear();

@@ -12,12 +12,12 @@ use std::net::SocketAddr;
 
 use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, FrameSink, PortId};
+use cnet_wire::{DropReason, PortId};
 
 use super::Router;
 use crate::flow::{CACHED_FLOWS, Ends, LOOK_AHEAD};
-use crate::host::{HostSockets, Token, TokenKind};
-use crate::io::Io;
+use crate::host::{Token, TokenKind};
+use crate::io::{Env, Io};
 
 impl Router {
     /// Whether there are so many flows that to hand over several frames at a time is of use.
@@ -27,11 +27,11 @@ impl Router {
 
     /// Frames from containers, virtio-net headers first, in the order they came in: as many calls of
     /// [`Router::handle_frame`].
-    pub fn handle_frames<S: FrameSink, H: HostSockets>(
+    pub fn handle_frames<E: Env>(
         &mut self,
         now: Instant,
         frames: &[(PortId, &[u8])],
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         if !self.looks_ahead() {
             for &(port, bytes) in frames {

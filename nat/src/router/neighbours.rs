@@ -12,13 +12,12 @@
 
 use std::net::IpAddr;
 
+use cnet_wire::MacAddr;
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{FrameSink, MacAddr};
 
 use super::Router;
 use crate::gateway::Gateway;
-use crate::host::HostSockets;
-use crate::io::Io;
+use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
 
 /// Guests whose address may be waited for at once.
@@ -82,12 +81,7 @@ impl Router {
         link_to(&self.gateway, self.gateway_mac, address)
     }
 
-    pub(super) fn solicit<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn solicit<E: Env>(&mut self, now: Instant, address: IpAddr, io: &mut Io<'_, E>) {
         let solicited = &mut self.neighbours.solicited;
         if solicited.iter().any(|s| s.address == address) {
             return;
@@ -99,15 +93,11 @@ impl Router {
                 again: now + SOLICIT_INTERVAL,
             });
         }
-        self.gateway.solicit(now, address, io.sink);
+        self.gateway.solicit(now, address, io);
     }
 
     /// Asks again for guests that have not answered, and gives up those that never did.
-    pub(super) fn repeat_solicitations<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn repeat_solicitations<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.meet_solicited(now, io);
         let mut i = 0;
         while i < self.neighbours.solicited.len() {
@@ -118,7 +108,7 @@ impl Router {
             } else if waiting.tries < MAX_SOLICITS {
                 waiting.tries += 1;
                 waiting.again = now + SOLICIT_INTERVAL;
-                self.gateway.solicit(now, address, io.sink);
+                self.gateway.solicit(now, address, io);
                 i += 1;
             } else {
                 self.neighbours.solicited.swap_remove(i);
@@ -128,11 +118,7 @@ impl Router {
     }
 
     /// Connections to guests that have shown their address meanwhile go on.
-    pub(super) fn meet_solicited<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn meet_solicited<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let mut i = 0;
         while i < self.neighbours.solicited.len() {
             let address = self.neighbours.solicited[i].address;

@@ -2,13 +2,12 @@
 
 use cnet_vswitch::port::{PortConfig, PortCounters};
 use cnet_vswitch::switch::AddPortError;
+use cnet_wire::PortId;
 use cnet_wire::time::Instant;
-use cnet_wire::{FrameSink, PortId};
 
 use super::Router;
 use crate::gateway::Lease;
-use crate::host::HostSockets;
-use crate::io::Io;
+use crate::io::{Env, Io};
 
 /// What one port has in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,16 +56,16 @@ impl Router {
     /// counted there; `None` if there is no such port.
     ///
     /// Published ports themselves stay, as they lead to an address and not to a port.
-    pub fn remove_port<S: FrameSink, H: HostSockets>(
+    pub fn remove_port<E: Env>(
         &mut self,
         now: Instant,
         port: PortId,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Option<PortCounters> {
         let counters = self.switch.remove_port(port)?;
         self.tcp.remove_port(now, port, io);
-        self.udp.remove_port(port, io.hosts);
-        self.ping.remove_port(port, io.hosts);
+        self.udp.remove_port(port, io);
+        self.ping.remove_port(port, io);
         self.reassembly.remove_port(port);
         self.gateway.remove_port(port);
         self.neighbours.forget_told();
@@ -74,7 +73,7 @@ impl Router {
     }
 
     /// What came in from `port`, and what of it was dropped. Of what went out only the frames of
-    /// other ports are counted: whoever implements [`FrameSink`] sees them all.
+    /// other ports are counted: whoever implements [`cnet_wire::FrameSink`] sees them all.
     pub fn port_counters(&self, port: PortId) -> Option<&PortCounters> {
         self.switch.counters(port)
     }

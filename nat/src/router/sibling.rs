@@ -37,8 +37,7 @@ use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, FrameSink, PortId};
 
 use super::{Router, RouterConfig, ports};
-use crate::host::HostSockets;
-use crate::io::Io;
+use crate::io::{Env, Io};
 
 /// Where the flags stand in a TCP header, and those that tell an opening segment (RFC 9293).
 const TCP_FLAGS: usize = 13;
@@ -90,11 +89,11 @@ impl Router {
     }
 
     /// Leaves a frame to the first router, which counts it, unless there is no room.
-    pub(super) fn hand_over<S: FrameSink, H: HostSockets>(
+    pub(super) fn hand_over<E: Env>(
         &mut self,
         port: PortId,
         bytes: &[u8],
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         io.sink.hand_over(port, bytes).map_err(|_| {
             let reason = DropReason::WorkerFull;
@@ -179,11 +178,7 @@ mod tests {
 
         fn handle(&mut self, frame: &[u8]) {
             let mut buf = vec![0; FRAME_BUFFER_LEN];
-            let mut io = Io {
-                sink: &mut self.sink,
-                hosts: &mut self.host,
-                buf: &mut buf,
-            };
+            let mut io = Io::new(&mut self.sink, &mut self.host, &mut buf);
             self.router.handle_frame(NOW, LINK.port, frame, &mut io);
         }
 

@@ -71,11 +71,7 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
         readable: true,
         ..Readiness::default()
     };
-    let mut io = Io {
-        sink: &mut wire,
-        hosts: &mut host,
-        buf: &mut buf,
-    };
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
     router.handle_socket(NOW, token, ready, &mut io);
     let turn = io.sink.frames.len();
     assert!((1..250).contains(&turn), "{turn}");
@@ -117,11 +113,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     let mut left: Vec<usize> = vec![1000; sockets.len()];
     let mut served = Vec::new();
     for _ in 0..5 {
-        let mut io = Io {
-            sink: &mut wire,
-            hosts: &mut host,
-            buf: &mut buf,
-        };
+        let mut io = Io::new(&mut wire, &mut host, &mut buf);
         router.handle_timeout(NOW, &mut io);
         assert_eq!(router.poll_timeout(), Some(Instant::ZERO));
         for (i, socket) in sockets.iter().enumerate() {
@@ -180,11 +172,7 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
         readable: true,
         ..Readiness::default()
     };
-    let mut io = Io {
-        sink: &mut wire,
-        hosts: &mut host,
-        buf: &mut buf,
-    };
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
     router.handle_socket(NOW, token, ready, &mut io);
     router.handle_frame(NOW, LINK.port, &udp_frame("198.51.100.1:7"), &mut io);
     assert_eq!(router.udp.clients(), 1);
@@ -234,11 +222,7 @@ fn outcome(frames: &[Vec<u8>], at_once: bool) -> Outcome {
     let mut router = router();
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
-    let mut io = Io {
-        sink: &mut wire,
-        hosts: &mut host,
-        buf: &mut buf,
-    };
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
     for port in 0..crate::flow::CACHED_FLOWS as u16 {
         router.handle_frame(NOW, LINK.port, &datagram(port + 1, b"first"), &mut io);
         router.end_batch(NOW, &mut io);

@@ -17,15 +17,13 @@
 
 use std::collections::VecDeque;
 
-use cnet_wire::FrameSink;
 use cnet_wire::time::Instant;
 
 use super::TcpEngine;
 use super::flow::Cx;
 use super::segment::Route;
 use crate::flow::Handle;
-use crate::host::HostSockets;
-use crate::io::Io;
+use crate::io::{Env, Io};
 
 /// Flows of the backlog that one call serves.
 const BACKLOG_ROUNDS: usize = 4;
@@ -35,12 +33,7 @@ pub(super) type Backlog = VecDeque<Handle>;
 
 impl TcpEngine {
     /// Gives a flow one round; it joins the backlog if it has more to send.
-    pub(super) fn serve<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn serve<E: Env>(&mut self, now: Instant, handle: Handle, io: &mut Io<'_, E>) {
         let enlist = with_flow!(self, handle, now, io, |flow, cx| {
             flow.service(cx) && !std::mem::replace(&mut flow.queued, true)
         });
@@ -51,11 +44,7 @@ impl TcpEngine {
     }
 
     /// Serves the next flows of the backlog.
-    pub(super) fn serve_backlog<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn serve_backlog<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let mut rounds = 0;
         // No flow is served twice in one call: one with more to send goes to the end.
         for _ in 0..self.backlog.len() {

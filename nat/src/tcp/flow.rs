@@ -11,7 +11,7 @@ use super::seq::Seq;
 use super::unsent::{Unsent, UnsentBudget};
 use super::{TcpConfig, rto::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
-use crate::io::Io;
+use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
 
 /// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
@@ -84,9 +84,9 @@ pub(super) enum Alarm {
 }
 
 /// What every flow operation needs from outside.
-pub(super) struct Cx<'a, 'io, S, H> {
+pub(super) struct Cx<'a, 'io, E: Env> {
     pub now: Instant,
-    pub io: &'a mut Io<'io, S, H>,
+    pub io: &'a mut Io<'io, E>,
     pub route: Route,
     pub config: &'a TcpConfig,
     pub unsent: &'a mut UnsentBudget,
@@ -265,9 +265,9 @@ impl TcpFlow {
 
     /// Sends a segment whose payload of `payload_len` bytes stands in the frame buffer already.
     /// Acknowledges on the way. `false` when the port took it not.
-    pub(super) fn send_segment<S: FrameSink, H: HostSockets>(
+    pub(super) fn send_segment<E: Env>(
         &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
         seq: Seq,
         flags: Flags,
         payload_len: usize,
@@ -292,14 +292,14 @@ impl TcpFlow {
     }
 
     /// A pure acknowledgement.
-    pub(super) fn send_ack<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn send_ack<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.send_segment(cx, self.snd_nxt, Flags::ACK, 0);
         self.ack_due = false;
     }
 
     /// A segment that is not acceptable, so that the container answers with an ACK: zero-window
     /// and keepalive probe in the form Linux uses (`tcp_xmit_probe_skb`, net/ipv4/tcp_output.c).
-    pub(super) fn send_probe<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn send_probe<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.send_segment(cx, Seq(self.snd_una.0.wrapping_sub(1)), Flags::ACK, 0);
     }
 
@@ -317,11 +317,7 @@ impl TcpFlow {
 
     /// Answers a segment of another connection between the same ends, which its sender has not
     /// forgotten yet (RFC 9293, section 3.10.7.3).
-    pub(super) fn send_reset_for<S: FrameSink, H: HostSockets>(
-        &mut self,
-        ack: Seq,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    pub(super) fn send_reset_for<E: Env>(&mut self, ack: Seq, cx: &mut Cx<'_, '_, E>) {
         let flags = Flags {
             rst: true,
             ..Flags::default()
@@ -330,17 +326,14 @@ impl TcpFlow {
     }
 
     /// Sends our SYN or SYN/ACK and sets the alarm for its answer.
-    pub(super) fn open_handshake<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    pub(super) fn open_handshake<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.send_syn(cx);
         let wait = HANDSHAKE_RTO * (1 << self.tries.min(HANDSHAKE_TRIES));
         self.alarm = Some((Alarm::Handshake, cx.now + wait));
     }
 
     /// Sends our SYN (`SynSent`) or SYN/ACK (`SynReceived`).
-    pub(super) fn send_syn<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn send_syn<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         let answering = self.state == State::SynReceived;
         let options = SynOptions {
             mss: super::segment::mss_for(cx.config.mtu, cx.route.src.ip()) as u16,
@@ -375,7 +368,7 @@ impl TcpFlow {
     // ---- ends ----
 
     /// Ends the connection with a RST on both sides.
-    pub(super) fn abort<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn abort<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.state != State::Connecting {
             let flags = Flags {
                 rst: true,
@@ -391,7 +384,7 @@ impl TcpFlow {
     }
 
     /// Ends the host's side with a RST; the container knows already or needs no word.
-    pub(super) fn reset_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn reset_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if let Some(socket) = self.socket.take() {
             cx.io.hosts.tcp_reset(socket);
         }
@@ -400,16 +393,13 @@ impl TcpFlow {
 
     /// The network ends. What the container has sent to its end is still delivered by the host's
     /// kernel; a stream that was cut short is reset, so that nobody takes it for whole.
-    pub(super) fn shut_down<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    pub(super) fn shut_down<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.leave_to_host(cx);
         self.abort(cx);
     }
 
     /// Closes a socket that has all the container sent, so that its kernel delivers it.
-    pub(super) fn leave_to_host<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    pub(super) fn leave_to_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.host_shut
             && let Some(socket) = self.socket.take()
         {
@@ -418,7 +408,7 @@ impl TcpFlow {
     }
 
     /// Frees what the flow holds.
-    fn finish<S, H>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn finish<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.unsent.consume(self.unsent.len(), cx.unsent);
         self.alarm = None;
         self.state = State::Closed;
@@ -431,7 +421,7 @@ impl TcpFlow {
     }
 
     /// Both streams ended and both ends know: close without noise.
-    fn finish_if_done<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn finish_if_done<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.host_shut && self.container_done() {
             if let Some(socket) = self.socket.take() {
                 cx.io.hosts.close(socket);
@@ -445,10 +435,7 @@ impl TcpFlow {
     /// Brings the flow up to date after a batch of events: discards what was acknowledged, sends
     /// what may be sent, acknowledges what was received. Returns whether more could be sent at
     /// once.
-    pub(super) fn service<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> bool {
+    pub(super) fn service<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> bool {
         if self.state != State::Established {
             if self.ack_due && self.state == State::SynReceived {
                 self.send_ack(cx);
@@ -507,10 +494,7 @@ impl TcpFlow {
     }
 
     /// Acts on a deadline that has passed. Returns whether the flow wants service.
-    pub(super) fn on_timeout<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> bool {
+    pub(super) fn on_timeout<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> bool {
         let Some((alarm, at)) = self.alarm else {
             if cx.now >= self.last_heard + self.idle_limit(cx.config) {
                 self.on_idle(cx);
@@ -563,7 +547,7 @@ impl TcpFlow {
 
     /// The window is still closed. A container that answers probes may keep it closed for as long
     /// as it likes (RFC 9293, section 3.8.6.1).
-    fn on_probe_timeout<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn on_probe_timeout<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.tries >= UNANSWERED_PROBES {
             self.abort(cx);
             return;
@@ -589,7 +573,7 @@ impl TcpFlow {
 
     /// The container was silent for long: probe it, and give up when it does not answer. An
     /// established flow ends in no other way for want of traffic.
-    fn on_idle<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn on_idle<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         let silent = self.tries >= KEEPALIVE_PROBES || self.container_done();
         if self.state != State::Established || silent {
             self.abort(cx);
@@ -614,10 +598,10 @@ impl TcpFlow {
     }
 
     /// The host's socket may be readable, writable or failed. An error means that the flow is over.
-    pub(super) fn on_readiness<S: FrameSink, H: HostSockets>(
+    pub(super) fn on_readiness<E: Env>(
         &mut self,
         ready: Readiness,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), HostError> {
         if ready.error && self.has_unread(cx)? {
             // What came before the error is the container's. The error stands behind it.
@@ -633,10 +617,7 @@ impl TcpFlow {
     }
 
     /// Whether the host's socket has an error pending.
-    pub(super) fn check_host<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<(), HostError> {
+    pub(super) fn check_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<(), HostError> {
         let Some(socket) = self.socket else {
             return Ok(());
         };

@@ -43,13 +43,13 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, FrameSink, IpHeader, PortId};
+use cnet_wire::{DropReason, IpHeader, PortId};
 use siphasher::sip::SipHasher24;
 
 use crate::flow::{Ends, FairShare, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
-use crate::host::{HostSockets, Readiness, Token};
+use crate::host::{Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
-use crate::io::Io;
+use crate::io::{Env, Io};
 use crate::policy::{Decision, Policy, Refusal, is_routable};
 use cnet_wire::headers::Link;
 
@@ -275,14 +275,14 @@ impl TcpEngine {
     }
 
     /// A TCP packet from a container, its checksum verified.
-    pub fn handle_packet<S: FrameSink, H: HostSockets>(
+    pub fn handle_packet<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         l4: &[u8],
         ip: &IpHeader,
         policy: &Policy,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
         let ends = Ends::new(
@@ -316,12 +316,12 @@ impl TcpEngine {
     }
 
     /// A TCP packet to an address where nothing listens: refuses it.
-    pub fn refuse_packet<S: FrameSink, H: HostSockets>(
+    pub fn refuse_packet<E: Env>(
         &self,
         link: &Link,
         l4: &[u8],
         ip: &IpHeader,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let seg = Segment::parse(l4)?;
         if !seg.flags.rst {
@@ -335,14 +335,14 @@ impl TcpEngine {
     }
 
     /// A segment of no flow: a SYN opens one, anything else is told that there is none.
-    fn handle_stray<S: FrameSink, H: HostSockets>(
+    fn handle_stray<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         seg: &Segment<'_>,
         ends: Ends,
         policy: &Policy,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         if seg.flags.rst {
             return Err(DropReason::NoFlow);
@@ -369,12 +369,12 @@ impl TcpEngine {
     }
 
     /// Readiness of a flow's socket.
-    pub fn handle_socket<S: FrameSink, H: HostSockets>(
+    pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
         ready: Readiness,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let handle = Handle {
             index: token.index(),
@@ -406,7 +406,7 @@ impl TcpEngine {
     }
 
     /// The batch of frames is over: acknowledge, discard and send for the flows it touched.
-    pub fn end_batch<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+    pub fn end_batch<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         for i in 0..self.dirty.len() {
             let handle = self.dirty[i];
             if let Some(flow) = self.flows.get_mut(handle) {
@@ -482,11 +482,7 @@ impl TcpEngine {
     }
 
     /// Acts on passed deadlines, and serves a few flows of the `backlog`.
-    pub fn handle_timeout<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.act_on_due(
             now,
             io,
@@ -504,10 +500,10 @@ impl TcpEngine {
 
     /// Takes slots from `expire` until there are no more. The time of the flow in each has come, or
     /// was moved; `unset` notes that it is to be woken anew.
-    fn act_on_due<S: FrameSink, H: HostSockets>(
+    fn act_on_due<E: Env>(
         &mut self,
         now: Instant,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
         mut expire: impl FnMut(&mut Self) -> Option<u32>,
         unset: impl Fn(&mut TcpFlow),
     ) {
@@ -544,12 +540,7 @@ impl TcpEngine {
     /// Ends all flows of a port that is gone: the far ends are reset, but for those to whom it had
     /// sent all, its end included, as far as there is room for what they have yet to take
     /// (`orphan`).
-    pub fn remove_port<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub fn remove_port<E: Env>(&mut self, now: Instant, port: PortId, io: &mut Io<'_, E>) {
         if self.held(port) > 0 {
             let of_port = |flow: &TcpFlow| flow.link.is_some_and(|link| link.port == port);
             let flows = self.flows.iter().filter(|(_, _, flow)| of_port(flow));
@@ -560,7 +551,7 @@ impl TcpEngine {
     }
 
     /// Ends all flows, because the network ends.
-    pub fn shut_down<S: FrameSink, H: HostSockets>(&mut self, now: Instant, io: &mut Io<'_, S, H>) {
+    pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let handles: Vec<Handle> = self.flows.iter().map(|(handle, ..)| handle).collect();
         for handle in handles {
             with_flow!(self, handle, now, io, |flow, cx| flow.shut_down(cx));

@@ -18,18 +18,18 @@ use super::seq::Seq;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
-use crate::io::Io;
+use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
 
 impl TcpEngine {
-    pub(super) fn open<S: FrameSink, H: HostSockets>(
+    pub(super) fn open<E: Env>(
         &mut self,
         now: Instant,
         link: &Link,
         seg: &Segment<'_>,
         ends: Ends,
         host: IpAddr,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let iss = self.isn.isn(now, &ends);
         let mut flow = TcpFlow::new(now, State::Connecting, Some(*link), iss);
@@ -82,12 +82,12 @@ impl TcpEngine {
 
     /// Enters a half-open flow, if its port has as many flows as it may at the cost of its oldest
     /// half-open one, or of the oldest orphan.
-    fn insert<S: FrameSink, H: HostSockets>(
+    fn insert<E: Env>(
         &mut self,
         now: Instant,
         ends: Ends,
         flow: TcpFlow,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Option<Handle> {
         let owner = flow.link.map(|link| link.port);
         if !self.quotas.admits(owner, self.flows.len()) && !self.make_room(now, owner, io) {
@@ -99,12 +99,7 @@ impl TcpEngine {
     }
 
     /// Ends a flow in whose place `owner` may have another. `false` if there is none.
-    fn make_room<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        owner: Owner,
-        io: &mut Io<'_, S, H>,
-    ) -> bool {
+    fn make_room<E: Env>(&mut self, now: Instant, owner: Owner, io: &mut Io<'_, E>) -> bool {
         if self.evict(now, owner, None, io) {
             return true;
         }
@@ -124,12 +119,12 @@ impl TcpEngine {
     }
 
     /// Ends the oldest half-open flow of `owner` other than `but`. `false` if there is none.
-    pub(super) fn evict<S: FrameSink, H: HostSockets>(
+    pub(super) fn evict<E: Env>(
         &mut self,
         now: Instant,
         owner: Owner,
         but: Option<Handle>,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> bool {
         while let Some(handle) = self.quotas.pop_oldest(owner) {
             if Some(handle) == but {
@@ -155,14 +150,14 @@ impl TcpEngine {
     /// A client was accepted on a published port of `guest`. `link` is where the guest is, or
     /// `None` while its address is being resolved; then [`TcpEngine::link_resolved`] follows.
     /// `remote` is the client as the container shall see it.
-    pub fn handle_accept<S: FrameSink, H: HostSockets>(
+    pub fn handle_accept<E: Env>(
         &mut self,
         now: Instant,
         link: Option<Link>,
         guest: SocketAddr,
         remote: SocketAddr,
         socket: SocketId,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let Some(ends) = self.free_ends(guest, remote) else {
             io.hosts.tcp_reset(socket);
@@ -206,12 +201,12 @@ impl TcpEngine {
     }
 
     /// The container with `address` was found at `link`: SYNs that waited for it go out.
-    pub fn link_resolved<S: FrameSink, H: HostSockets>(
+    pub fn link_resolved<E: Env>(
         &mut self,
         now: Instant,
         address: IpAddr,
         link: Link,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let owner = Some(link.port);
         for handle in self.waiting_for(address) {
@@ -238,12 +233,7 @@ impl TcpEngine {
     }
 
     /// The container with `address` is not to be found: clients that wait for it are reset.
-    pub fn link_failed<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        address: IpAddr,
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub fn link_failed<E: Env>(&mut self, now: Instant, address: IpAddr, io: &mut Io<'_, E>) {
         for handle in self.waiting_for(address) {
             with_flow!(self, handle, now, io, |flow, cx| flow.reset_host(cx));
             self.settle(handle);
@@ -262,11 +252,11 @@ impl TcpEngine {
     }
 
     /// Tells the container that its connection will not be, and forgets it.
-    pub(super) fn connect_failed<S: FrameSink, H: HostSockets>(
+    pub(super) fn connect_failed<E: Env>(
         &mut self,
         handle: Handle,
         error: HostError,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let Some((ends, flow)) = self.take(handle) else {
             return;
@@ -290,13 +280,13 @@ impl TcpEngine {
         self.report_unreachable(&link, &ends, syn, kind, io);
     }
 
-    pub(super) fn report_unreachable<S: FrameSink, H: HostSockets>(
+    pub(super) fn report_unreachable<E: Env>(
         &self,
         link: &Link,
         ends: &Ends,
         syn: Seq,
         kind: IcmpErrorKind,
-        io: &mut Io<'_, S, H>,
+        io: &mut Io<'_, E>,
     ) {
         let Some(from) = self.config.gateway(ends.container().ip()) else {
             return;
@@ -318,9 +308,9 @@ impl TcpEngine {
 }
 
 /// The host's connect has ended, or has it?
-pub(super) fn on_connected<S: FrameSink, H: HostSockets>(
+pub(super) fn on_connected<E: Env>(
     flow: &mut TcpFlow,
-    cx: &mut Cx<'_, '_, S, H>,
+    cx: &mut Cx<'_, '_, E>,
 ) -> Result<(), HostError> {
     let Some(socket) = flow.socket else {
         return Ok(());
@@ -337,12 +327,7 @@ pub(super) fn on_connected<S: FrameSink, H: HostSockets>(
 }
 
 /// Answers a segment that belongs to no flow with a RST (RFC 9293, section 3.10.7.1).
-pub(super) fn refuse<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    seg: &Segment<'_>,
-    ends: &Ends,
-    io: &mut Io<'_, S, H>,
-) {
+pub(super) fn refuse<E: Env>(link: &Link, seg: &Segment<'_>, ends: &Ends, io: &mut Io<'_, E>) {
     if seg.flags.ack {
         emit_reset(link, ends, seg.ack, None, io);
     } else {
@@ -351,22 +336,11 @@ pub(super) fn refuse<S: FrameSink, H: HostSockets>(
 }
 
 /// Refuses a SYN: `ack` is the number behind it.
-fn reset_syn<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    ends: &Ends,
-    ack: Seq,
-    io: &mut Io<'_, S, H>,
-) {
+fn reset_syn<E: Env>(link: &Link, ends: &Ends, ack: Seq, io: &mut Io<'_, E>) {
     emit_reset(link, ends, Seq(0), Some(ack), io);
 }
 
-fn emit_reset<S: FrameSink, H: HostSockets>(
-    link: &Link,
-    ends: &Ends,
-    seq: Seq,
-    ack: Option<Seq>,
-    io: &mut Io<'_, S, H>,
-) {
+fn emit_reset<E: Env>(link: &Link, ends: &Ends, seq: Seq, ack: Option<Seq>, io: &mut Io<'_, E>) {
     let route = Route::from(ends);
     let seg = SegmentOut {
         seq,

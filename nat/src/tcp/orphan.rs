@@ -25,15 +25,14 @@
 //!
 //! The list has each orphan of the table once, in the order they became such, and nothing else.
 
-use cnet_wire::FrameSink;
 use cnet_wire::time::{Duration, Instant};
 
 use super::TcpEngine;
 use super::flow::{Alarm, Cx, State, TcpFlow};
 use super::segment::Route;
 use crate::flow::Handle;
-use crate::host::{HostSockets, Readiness};
-use crate::io::Io;
+use crate::host::Readiness;
+use crate::io::{Env, Io};
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,12 +49,7 @@ const PART_OF_UNSENT: usize = 4;
 
 impl TcpEngine {
     /// Ends `flows`, whose port is gone, but for those that become orphans.
-    pub(super) fn disown<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        flows: &[Handle],
-        io: &mut Io<'_, S, H>,
-    ) {
+    pub(super) fn disown<E: Env>(&mut self, now: Instant, flows: &[Handle], io: &mut Io<'_, E>) {
         let most = MOST.min(self.config.max_flows / PART_OF_FLOWS);
         let held = self.orphans.iter().filter_map(|&h| self.flows.get(h));
         let held: usize = held.map(|flow| flow.unsent.len()).sum();
@@ -79,11 +73,7 @@ impl TcpEngine {
     }
 
     /// Ends the oldest orphan. `false` if there is none.
-    pub(super) fn end_orphan<S: FrameSink, H: HostSockets>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, S, H>,
-    ) -> bool {
+    pub(super) fn end_orphan<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) -> bool {
         let Some(&handle) = self.orphans.front() else {
             return false;
         };
@@ -97,11 +87,7 @@ impl TcpEngine {
 impl TcpFlow {
     /// The container is gone: leaves to the host's kernel what it had sent to its end, and ends the
     /// flow unless some of that is still to be taken, at most `room` bytes.
-    fn lose_container<S: FrameSink, H: HostSockets>(
-        &mut self,
-        room: usize,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    fn lose_container<E: Env>(&mut self, room: usize, cx: &mut Cx<'_, '_, E>) {
         let whole = self.state == State::Established && self.fin_received;
         if whole && !self.unsent.is_empty() && self.unsent.len() <= room {
             self.state = State::Orphaned;
@@ -123,10 +109,10 @@ impl TcpFlow {
     }
 
     /// The host's socket may have taken some of an orphan's unsent bytes.
-    pub(super) fn on_readiness_orphaned<S: FrameSink, H: HostSockets>(
+    pub(super) fn on_readiness_orphaned<E: Env>(
         &mut self,
         ready: Readiness,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) {
         let before = self.unsent.len();
         if ready.error || ready.writable && self.on_writable(cx).is_err() {

@@ -14,19 +14,20 @@
 //! announced than the budget has room for; past it bytes are dropped unacknowledged, as any
 //! receiver may.
 
-use cnet_wire::{DropReason, FrameSink};
+use cnet_wire::DropReason;
 
 use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
 use super::segment::Segment;
 use super::seq::Seq;
 use crate::host::{HostError, HostSockets};
+use crate::io::Env;
 
 impl TcpFlow {
     /// Takes a segment of a connection whose handshake with the container is under way or done.
-    pub(super) fn on_segment<S: FrameSink, H: HostSockets>(
+    pub(super) fn on_segment<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), DropReason> {
         match self.state {
             State::Connecting => return self.on_segment_connecting(seg, cx),
@@ -71,10 +72,10 @@ impl TcpFlow {
         self.on_payload(seg, cx)
     }
 
-    fn on_segment_connecting<S: FrameSink, H: HostSockets>(
+    fn on_segment_connecting<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), DropReason> {
         if self.is_repeated_syn(seg) {
             // The container's kernel grows impatient; the host's is still trying.
@@ -88,10 +89,10 @@ impl TcpFlow {
         Err(DropReason::OutOfWindow)
     }
 
-    fn on_segment_syn_sent<S: FrameSink, H: HostSockets>(
+    fn on_segment_syn_sent<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), DropReason> {
         // Before the link was found no SYN was sent, and nothing can be its answer.
         let answer = self.link.is_some() && seg.flags.ack && seg.ack == self.snd_una + 1;
@@ -119,7 +120,7 @@ impl TcpFlow {
     }
 
     /// Takes what the container's SYN or SYN/ACK says of segments and windows.
-    pub(super) fn take_syn_options<S, H>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, S, H>) {
+    pub(super) fn take_syn_options<E: Env>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, E>) {
         let link = super::segment::mss_for(cx.config.mtu, cx.route.dst.ip());
         // Without the option 536 or 1220 bytes (RFC 9293, section 3.7.1).
         let default = if cx.route.is_v6() { 1220 } else { 536 };
@@ -133,7 +134,7 @@ impl TcpFlow {
     }
 
     /// The container has acknowledged our SYN.
-    fn establish<S, H>(&mut self, seg: &Segment<'_>, cx: &mut Cx<'_, '_, S, H>) {
+    fn establish<E: Env>(&mut self, seg: &Segment<'_>, cx: &mut Cx<'_, '_, E>) {
         self.state = State::Established;
         self.alarm = None;
         self.tries = 0;
@@ -174,10 +175,10 @@ impl TcpFlow {
     /// RFC 5961, section 3.2: only the exact next byte resets. A container that has closed both
     /// directions forgets the connection and answers a late duplicate's ACK with just that RST,
     /// while its last bytes still wait for the host's socket: it resets nothing.
-    fn on_reset<S: FrameSink, H: HostSockets>(
+    fn on_reset<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), DropReason> {
         if seg.seq != self.rcv_nxt {
             self.challenge(cx.now);
@@ -189,10 +190,10 @@ impl TcpFlow {
         Ok(())
     }
 
-    fn on_payload<S: FrameSink, H: HostSockets>(
+    fn on_payload<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), DropReason> {
         if seg.payload.is_empty() && !seg.flags.fin {
             // A pure ACK that is not where we expect it tells that something was lost on the way.
@@ -230,11 +231,7 @@ impl TcpFlow {
     }
 
     /// Hands bytes to the socket, the rest to the unsent buffer. Returns how many were taken in all.
-    fn take<S: FrameSink, H: HostSockets>(
-        &mut self,
-        data: &[u8],
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<usize, HostError> {
+    fn take<E: Env>(&mut self, data: &[u8], cx: &mut Cx<'_, '_, E>) -> Result<usize, HostError> {
         let mut sent = 0;
         if self.unsent.is_empty() && !data.is_empty() {
             sent = self.send_to_host(data, cx)?;
@@ -248,10 +245,10 @@ impl TcpFlow {
         Ok(sent + self.unsent.append(rest, cx.unsent))
     }
 
-    fn send_to_host<S: FrameSink, H: HostSockets>(
+    fn send_to_host<E: Env>(
         &mut self,
         data: &[u8],
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<usize, HostError> {
         let Some(socket) = self.socket else {
             return Err(HostError::Reset);
@@ -269,7 +266,7 @@ impl TcpFlow {
         Ok(sent)
     }
 
-    fn grow_grant<S, H>(&mut self, sent: usize, cx: &Cx<'_, '_, S, H>) {
+    fn grow_grant<E: Env>(&mut self, sent: usize, cx: &Cx<'_, '_, E>) {
         self.taken = self.taken.saturating_add(sent as u32);
         if self.taken >= self.grant && cx.unsent.is_relaxed() {
             self.grant = (self.grant * 2).min(MAX_GRANT);
@@ -278,10 +275,7 @@ impl TcpFlow {
     }
 
     /// The socket has room again: give it the unsent bytes.
-    pub(super) fn on_writable<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<(), HostError> {
+    pub(super) fn on_writable<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<(), HostError> {
         if self.unsent.is_empty() {
             return Ok(());
         }
@@ -304,7 +298,7 @@ impl TcpFlow {
     }
 
     /// Passes the end of the container's stream on, once everything before it is passed on.
-    fn shut_host<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn shut_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.fin_received && self.unsent.is_empty() && !self.host_shut {
             self.host_shut = true;
             if let Some(socket) = self.socket {

@@ -110,13 +110,9 @@ impl Bench {
     /// Runs an operation of the engine, then looks through its books.
     pub(super) fn run<T>(
         &mut self,
-        f: impl FnOnce(&mut TcpEngine, Instant, &Policy, &mut Io<'_, Wire, FakeHost>) -> T,
+        f: impl FnOnce(&mut TcpEngine, Instant, &Policy, &mut Io<'_, (Wire, FakeHost)>) -> T,
     ) -> T {
-        let mut io = Io {
-            sink: &mut self.wire,
-            hosts: &mut self.host,
-            buf: &mut self.buf,
-        };
+        let mut io = Io::new(&mut self.wire, &mut self.host, &mut self.buf);
         let result = f(&mut self.engine, self.now, &self.policy, &mut io);
         self.check();
         result

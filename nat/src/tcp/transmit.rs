@@ -9,12 +9,11 @@
 //! told by SACK where the container sends it; a timeout goes back to the first unacknowledged byte,
 //! and whatever the container held out of order is skipped as its ACK jumps.
 
-use cnet_wire::FrameSink;
-
 use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
 use super::segment::{Flags, Segment, TCP_HEADER_LEN};
 use super::seq::Seq;
 use crate::host::{HostError, HostSockets};
+use crate::io::Env;
 use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
 
 /// Payload of the largest super-frame, in bytes, either family.
@@ -45,9 +44,9 @@ impl TcpFlow {
         (MAX_PAYLOAD / mss).clamp(1, MAX_SEGMENTS) * mss
     }
 
-    fn peek<S: FrameSink, H: HostSockets>(
+    fn peek<E: Env>(
         &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
         from: Seq,
         max: usize,
     ) -> Result<Peeked, HostError> {
@@ -69,19 +68,13 @@ impl TcpFlow {
     }
 
     /// Whether the host's socket has bytes that were not sent yet.
-    pub(super) fn has_unread<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<bool, HostError> {
+    pub(super) fn has_unread<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<bool, HostError> {
         let end = self.fin.unwrap_or(self.snd_max);
         Ok(matches!(self.peek(cx, end, 1)?, Peeked::Bytes(_)))
     }
 
     /// Consumes from the socket what the container acknowledged.
-    pub(super) fn discard<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<(), HostError> {
+    pub(super) fn discard<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<(), HostError> {
         // Our FIN takes a sequence number but no byte of the socket's stream.
         let acked = self
             .fin
@@ -98,10 +91,7 @@ impl TcpFlow {
     }
 
     /// Sends what window, congestion window and socket allow. Returns whether more is left.
-    pub(super) fn pump<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<bool, HostError> {
+    pub(super) fn pump<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<bool, HostError> {
         for _ in 0..ROUND_FRAMES {
             if self.fin.is_some_and(|fin| self.snd_nxt.after(fin)) {
                 return Ok(false);
@@ -156,12 +146,7 @@ impl TcpFlow {
     }
 
     /// Sends `n` peeked bytes from `snd_nxt` on.
-    fn send_data<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-        n: usize,
-        last: bool,
-    ) -> bool {
+    fn send_data<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>, n: usize, last: bool) -> bool {
         let flags = Flags {
             psh: last,
             ..Flags::ACK
@@ -176,7 +161,7 @@ impl TcpFlow {
         true
     }
 
-    fn send_fin<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>) {
+    fn send_fin<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         let flags = Flags {
             fin: true,
             ..Flags::ACK
@@ -188,7 +173,7 @@ impl TcpFlow {
         }
     }
 
-    fn advance<S: FrameSink, H: HostSockets>(&mut self, cx: &mut Cx<'_, '_, S, H>, n: usize) {
+    fn advance<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>, n: usize) {
         if self.snd_una == self.snd_max {
             self.tries = 0;
         }
@@ -200,18 +185,12 @@ impl TcpFlow {
         }
     }
 
-    pub(super) fn arm_retransmit<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    pub(super) fn arm_retransmit<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.alarm = Some((Alarm::Retransmit, cx.now + self.rtt.backed_off(self.tries)));
     }
 
     /// Nothing may be sent. If nothing is on its way either, no ACK will come by itself: probe.
-    fn watch_window<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) -> Result<(), HostError> {
+    fn watch_window<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<(), HostError> {
         if self.in_flight() > 0 || self.alarm.is_some() {
             return Ok(());
         }
@@ -227,10 +206,10 @@ impl TcpFlow {
     }
 
     /// Takes the acknowledgement and window of an acceptable segment.
-    pub(super) fn on_ack<S: FrameSink, H: HostSockets>(
+    pub(super) fn on_ack<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), HostError> {
         if seg.ack.after(self.snd_una) {
             self.on_new_ack(seg, cx)?;
@@ -246,10 +225,10 @@ impl TcpFlow {
         Ok(())
     }
 
-    fn on_new_ack<S: FrameSink, H: HostSockets>(
+    fn on_new_ack<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), HostError> {
         let acked = seg.ack.bytes_since(self.snd_una) as u32;
         self.snd_una = seg.ack;
@@ -313,10 +292,10 @@ impl TcpFlow {
     }
 
     /// Repeats what is missing at `snd_una`, one frame at most.
-    fn repeat_hole<S: FrameSink, H: HostSockets>(
+    fn repeat_hole<E: Env>(
         &mut self,
         seg: &Segment<'_>,
-        cx: &mut Cx<'_, '_, S, H>,
+        cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), HostError> {
         if self.fin == Some(self.snd_una) {
             self.send_segment(
@@ -349,10 +328,7 @@ impl TcpFlow {
     }
 
     /// No ACK came in time: start again from the first unacknowledged byte.
-    pub(super) fn on_retransmit_timeout<S: FrameSink, H: HostSockets>(
-        &mut self,
-        cx: &mut Cx<'_, '_, S, H>,
-    ) {
+    pub(super) fn on_retransmit_timeout<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.tries += 1;
         if self.tries > MAX_RETRANSMITS || self.state != State::Established {
             self.abort(cx);

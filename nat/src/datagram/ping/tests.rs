@@ -100,14 +100,10 @@ impl Bench {
     fn handle_frame(&mut self, bytes: &[u8], owns: bool) -> Result<(), DropReason> {
         let frame = Frame::parse(bytes, 65535)?;
         let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
-        let io = Io {
-            sink: &mut self.wire,
-            hosts: &mut self.host,
-            buf: &mut self.buf,
-        };
+        let mut io = Io::new(&mut self.wire, &mut self.host, &mut self.buf);
         let owns = |_: &Quote| owns;
         self.ping
-            .handle_packet(self.now, &LINK, &frame, &ip, &self.policy, owns, io)
+            .handle_packet(self.now, &LINK, &frame, &ip, &self.policy, owns, &mut io)
     }
 
     fn send(&mut self, f: &Family, to: &str, ip: Ip, l4: &[u8]) -> Result<(), DropReason> {
@@ -129,12 +125,9 @@ impl Bench {
             index: token.index(),
             generation: token.generation(),
         };
-        let io = Io {
-            sink: &mut self.wire,
-            hosts: &mut self.host,
-            buf: &mut self.buf,
-        };
-        self.ping.handle_socket(self.now, handle, readiness, io)
+        let mut io = Io::new(&mut self.wire, &mut self.host, &mut self.buf);
+        self.ping
+            .handle_socket(self.now, handle, readiness, &mut io)
     }
 
     /// A reply as the host's kernel delivers it, to an identifier of its own.
@@ -202,14 +195,11 @@ fn an_identifier_has_one_socket() {
         b.now += MIN_PING_TIMEOUT - Duration::from_secs(1);
         b.request(&f, 2, b"x").unwrap();
         b.now += Duration::from_secs(1);
-        let io = Io {
-            sink: &mut b.wire,
-            hosts: &mut b.host,
-            buf: &mut b.buf,
-        };
-        b.ping.handle_timeout(b.now, io);
+        let mut io = Io::new(&mut b.wire, &mut b.host, &mut b.buf);
+        b.ping.handle_timeout(b.now, &mut io);
         assert_eq!((b.host.sockets.len(), b.ping.len()), (1, 1));
-        b.ping.remove_port(LINK.port, &mut b.host);
+        let mut io = Io::new(&mut b.wire, &mut b.host, &mut b.buf);
+        b.ping.remove_port(LINK.port, &mut io);
         assert!(b.host.sockets.is_empty() && b.ping.is_empty());
         assert_eq!(b.ping.poll_timeout(), None);
     }

@@ -16,7 +16,7 @@ use crate::datagram::session::{Engine, HOP_LIMIT};
 use crate::fragment::IP_OFFSET;
 use crate::fragment::emit_in_place;
 use crate::host::Received;
-use crate::io::Io;
+use crate::io::{Env, Io};
 use cnet_wire::headers::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
@@ -37,9 +37,9 @@ pub(super) fn shown_to(
 }
 
 /// Sends what was received, which stands behind the room for headers in `io.buf`, to a container.
-pub(super) fn deliver<S: FrameSink, H>(
+pub(super) fn deliver<E: Env>(
     engine: &mut Engine,
-    io: &mut Io<'_, S, H>,
+    io: &mut Io<'_, E>,
     link: &Link,
     src: SocketAddr,
     dst: SocketAddr,

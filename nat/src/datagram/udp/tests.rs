@@ -84,20 +84,16 @@ impl Bench {
 
     fn io<'a>(
         (wire, host, buf): (&'a mut Wire, &'a mut FakeHost, &'a mut Vec<u8>),
-    ) -> Io<'a, Wire, FakeHost> {
-        Io {
-            sink: wire,
-            hosts: host,
-            buf,
-        }
+    ) -> Io<'a, (Wire, FakeHost)> {
+        Io::new(wire, host, buf)
     }
 
     fn handle_frame(&mut self, link: &Link, bytes: &[u8]) -> Result<(), DropReason> {
         let frame = Frame::parse(bytes, 1500)?;
         let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
-        let io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
         self.udp
-            .handle_packet(self.now, link, &frame, &ip, &self.policy, io)
+            .handle_packet(self.now, link, &frame, &ip, &self.policy, &mut io)
     }
 
     fn stage_with(
@@ -118,8 +114,8 @@ impl Bench {
     }
 
     fn flush(&mut self) {
-        let io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
-        self.udp.flush(self.now, io);
+        let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        self.udp.flush(self.now, &mut io);
     }
 
     fn send(&mut self, src: &str, dst: &str, payload: &[u8]) -> Result<(), DropReason> {
@@ -135,8 +131,8 @@ impl Bench {
             index: token.index(),
             generation: token.generation(),
         };
-        let io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
-        self.udp.handle_socket(self.now, handle, readiness, io)
+        let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        self.udp.handle_socket(self.now, handle, readiness, &mut io)
     }
 
     fn forward_ready(
@@ -146,9 +142,9 @@ impl Bench {
         link: Option<Link>,
     ) -> SocketOutcome {
         let token = self.host.socket(socket).token;
-        let io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
         self.udp
-            .handle_forward(self.now, token, readiness, |_| link, io)
+            .handle_forward(self.now, token, readiness, |_| link, &mut io)
     }
 
     fn publish(&mut self, n: u32, guest: &str, v6: bool) -> SocketId {
@@ -160,8 +156,8 @@ impl Bench {
 
     fn advance(&mut self, d: Duration) {
         self.now += d;
-        let io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
-        self.udp.handle_timeout(self.now, io);
+        let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        self.udp.handle_timeout(self.now, &mut io);
     }
 
     fn got(&mut self) -> Got {
@@ -581,9 +577,9 @@ fn a_60000_byte_datagram_passes_both_ways() {
             let whole = whole.unwrap();
             let frame = whole.parse().unwrap();
             let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
-            let io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
+            let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
             b.udp
-                .handle_packet(b.now, &LINK, &frame, &ip, &b.policy, io)
+                .handle_packet(b.now, &LINK, &frame, &ip, &b.policy, &mut io)
                 .unwrap();
             let (_, options, payload) = b.host.sent.pop().unwrap();
             assert_eq!((payload, options.dont_fragment), (data, false));
@@ -770,7 +766,8 @@ fn a_quota_bounds_mappings_and_takes_none_away() {
         b.handle_frame(&elsewhere, &frame).unwrap();
         b.flush();
         assert_eq!(b.udp.len(), 3);
-        b.udp.remove_port(LINK.port, &mut b.host);
+        let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
+        b.udp.remove_port(LINK.port, &mut io);
         assert_eq!((b.udp.len(), b.host.sockets.len()), (1, 1));
         b.send(&port(3), a.remote, b"x").unwrap();
     }
@@ -830,10 +827,11 @@ fn a_stale_event_is_harmless() {
         index: token.index(),
         generation: token.generation(),
     };
-    b.udp.remove_port(LINK.port, &mut b.host);
+    let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
+    b.udp.remove_port(LINK.port, &mut io);
     b.send(V4.container, V4.remote, b"x").unwrap();
-    let io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
-    let outcome = b.udp.handle_socket(b.now, handle, READABLE, io);
+    let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
+    let outcome = b.udp.handle_socket(b.now, handle, READABLE, &mut io);
     assert_eq!(outcome, SocketOutcome::default());
 }
 
@@ -1006,8 +1004,9 @@ fn published_ports_answer_through_the_socket_they_were_spoken_to() {
         b.forward_ready(second, ERROR, Some(LINK));
         assert_eq!(b.got().error().0, icmp);
         let token = b.host.socket(second).token;
-        assert!(b.udp.unpublish_udp(token, &mut b.host));
-        assert!(!b.udp.unpublish_udp(token, &mut b.host));
+        let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
+        assert!(b.udp.unpublish_udp(token, &mut io));
+        assert!(!b.udp.unpublish_udp(token, &mut io));
         b.send(a.container, one, b"to 1").unwrap();
         assert_eq!(b.host.sent.pop().unwrap().0, sent[2].0);
     }

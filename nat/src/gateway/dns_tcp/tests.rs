@@ -89,7 +89,8 @@ impl Client {
             self.bench.now = next.min(step).max(self.bench.now + Duration::from_nanos(1));
             let now = self.bench.now;
             if self.bench.gw.poll_timeout().is_some_and(|t| t <= now) {
-                self.bench.gw.handle_timeout(now, &mut self.bench.wire);
+                let gw = &mut self.bench.gw;
+                with_io(&mut self.bench.wire, |io| gw.handle_timeout(now, io));
                 calls += 1;
             }
             self.talk();
@@ -312,7 +313,8 @@ fn a_port_that_goes_takes_its_connections_along() {
     c.answer(&q, &query(1, 20));
     assert_eq!(c.connections(), 0);
     let now = c.bench.now;
-    c.bench.gw.handle_timeout(now, &mut c.bench.wire);
+    let gw = &mut c.bench.gw;
+    with_io(&mut c.bench.wire, |io| gw.handle_timeout(now, io));
     c.assert_at_rest();
 }
 
@@ -379,7 +381,8 @@ fn a_syn_flood_takes_no_more_than_the_connections_there_are() {
     while let Some(t) = bench.gw.poll_timeout() {
         assert!(t > bench.now);
         bench.now = t;
-        bench.gw.handle_timeout(t, &mut bench.wire);
+        let gw = &mut bench.gw;
+        with_io(&mut bench.wire, |io| gw.handle_timeout(t, io));
         calls += 1;
         assert!(calls < 1_000, "deadlines without end");
     }
