@@ -15,9 +15,10 @@ pub mod datagram;
 pub mod flow;
 pub mod fragment;
 pub mod gateway;
-pub mod host;
 pub mod icmp_error;
 pub mod io;
 pub mod policy;
 pub mod router;
 pub mod tcp;
+
+pub use cnet_wire::host;

@@ -5,7 +5,9 @@
 //! to inside). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
 //! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
 //! [`icmp`], [`ndp`], [`dhcp`], [`dns`]. Vocabulary that all crates share: [`addr`], [`drops`],
-//! [`time`], and [`sink`], where frames leave the pure core.
+//! [`time`], and the two effects of the pure core as traits: [`sink`], where frames leave it, and
+//! [`host`], the sockets it asks for. They stand here, below the crates that use them and the kit that
+//! tests them, so that one fake host serves the unit tests of all.
 //!
 //! # The contract of the pure crates
 //!
@@ -28,6 +30,7 @@ pub mod dns;
 pub mod drops;
 pub mod frame;
 pub mod headers;
+pub mod host;
 pub mod icmp;
 mod ipv4;
 pub mod ipv6;
