@@ -7,9 +7,9 @@ use cnet_netd::dns::message::{Inspected, inspect};
 use cnet_netd::dns::{LocalNames, Transport};
 use criterion::{BenchmarkId, Criterion};
 
-use crate::support::craft::{self, GATEWAY_V4};
-use crate::support::world::World;
 use crate::{group, measure};
+use cnet_benches::load::world::World;
+use cnet_testkit::template::{self, GATEWAY_V4};
 
 const FOREIGN: &str = "www.example.org";
 const LOCAL: &str = "host.containers.internal";
@@ -18,13 +18,13 @@ pub fn gateway(c: &mut Criterion) {
     let mut group = group(c, "dns/gateway");
     let make = || {
         let names = LocalNames::new(Some(GATEWAY_V4), None);
-        let message = craft::dns_message(LOCAL);
+        let message = template::dns_message(LOCAL);
         let Inspected::Question(question) = inspect(&message) else {
             unreachable!("a question")
         };
         let answer = names.answer(&message, &question, Transport::Udp);
         let answer = answer.expect("an answer");
-        (World::new(1, 0), craft::dns_query(LOCAL), answer)
+        (World::new(1, 0), template::dns_query(LOCAL), answer)
     };
     let id = BenchmarkId::from_parameter("query_and_answer");
     measure(&mut group, id, &mut None, make, |(world, query, answer)| {
@@ -37,14 +37,14 @@ pub fn gateway(c: &mut Criterion) {
 pub fn service(c: &mut Criterion) {
     let mut group = group(c, "dns/service");
     let id = BenchmarkId::from_parameter("parse");
-    let make = || craft::dns_message(FOREIGN);
+    let make = || template::dns_message(FOREIGN);
     measure(&mut group, id, &mut None, make, |message| {
         let inspected = inspect(black_box(message));
         assert!(matches!(black_box(inspected), Inspected::Question(_)));
     });
     for (name, asked) in [("not_ours", FOREIGN), ("answer", LOCAL)] {
         let make = || {
-            let message = craft::dns_message(asked);
+            let message = template::dns_message(asked);
             let Inspected::Question(question) = inspect(&message) else {
                 unreachable!("a question")
             };

@@ -2,9 +2,9 @@
 
 use criterion::{BenchmarkId, Criterion};
 
-use crate::support::tcp::TcpFlows;
-use crate::support::udp::{Kind, Mappings};
 use crate::{group, is_test, measure};
+use cnet_benches::load::tcp::TcpFlows;
+use cnet_benches::load::udp::{Kind, Mappings};
 
 /// A family's name, and what is done for a packet of it.
 type Family<W> = (&'static str, fn(&mut W));

@@ -9,8 +9,10 @@ use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
 use cnet_wire::{PortId, Segments, VnetHeader, checksum};
 use criterion::{BenchmarkId, Criterion, Throughput};
 
-use crate::support::craft::{self, GATEWAY_MAC, GATEWAY_V4, MTU, SUPER_PAYLOAD, Template, station};
 use crate::{group, measure};
+use cnet_testkit::template::{
+    self, GATEWAY_MAC, GATEWAY_V4, MTU, SUPER_PAYLOAD, Template, station,
+};
 
 /// A family's name, and a frame of it.
 type Family = (&'static str, fn() -> Template);
@@ -18,15 +20,15 @@ type Family = (&'static str, fn() -> Template);
 pub fn parse(c: &mut Criterion) {
     let mut group = group(c, "parse");
     let families: [Family; 9] = [
-        ("tcp_data", craft::tcp_data),
-        ("tcp_data_v6", craft::tcp_data_v6),
-        ("tcp_ack", craft::tcp_ack),
-        ("tcp_syn", craft::tcp_syn),
-        ("udp_small", craft::udp_small),
-        ("udp_super", craft::udp_super),
-        ("ping", craft::ping),
-        ("arp", || craft::arp(GATEWAY_V4)),
-        ("broadcast", craft::broadcast),
+        ("tcp_data", template::tcp_data),
+        ("tcp_data_v6", template::tcp_data_v6),
+        ("tcp_ack", template::tcp_ack),
+        ("tcp_syn", template::tcp_syn),
+        ("udp_small", template::udp_small),
+        ("udp_super", template::udp_super),
+        ("ping", template::ping),
+        ("arp", || template::arp(GATEWAY_V4)),
+        ("broadcast", template::broadcast),
     ];
     for (name, make) in families {
         let id = BenchmarkId::from_parameter(name);
@@ -56,9 +58,9 @@ pub fn segment(c: &mut Criterion) {
     let mut group = group(c, "segment");
     group.throughput(Throughput::Bytes(SUPER_PAYLOAD as u64));
     let families: [Family; 3] = [
-        ("tcp_data", craft::tcp_data),
-        ("tcp_data_v6", craft::tcp_data_v6),
-        ("udp_super", craft::udp_super),
+        ("tcp_data", template::tcp_data),
+        ("tcp_data_v6", template::tcp_data_v6),
+        ("udp_super", template::udp_super),
     ];
     for (name, make) in families {
         let make = || (make(), Vec::with_capacity(2 * SUPER_PAYLOAD));
@@ -101,7 +103,7 @@ pub fn headers(c: &mut Criterion) {
         window: 8192,
         syn: None,
         payload_len: 0,
-        mss: craft::MSS,
+        mss: template::MSS,
     };
     let data = SegmentOut {
         payload_len: SUPER_PAYLOAD,
@@ -113,7 +115,7 @@ pub fn headers(c: &mut Criterion) {
             ..Flags::ACK
         },
         syn: Some(SynOptions {
-            mss: craft::MSS as u16,
+            mss: template::MSS as u16,
             window_scale: Some(8),
             sack_permitted: true,
         }),

@@ -4,9 +4,6 @@
 //! picks some. Behind each time stands how many allocations a packet took, warmed up. What grows
 //! with the number of flows is measured again by the bench `scale`, side by side in one run.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod dns;
 mod flows;
 mod frames;
@@ -17,11 +14,6 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
-
-use support::counting;
-
-#[global_allocator]
-static ALLOCATOR: counting::Counting = counting::Counting;
 
 /// Packets over which allocations are counted.
 const COUNTED: u64 = 4096;
@@ -59,11 +51,8 @@ fn measure<W>(
         return;
     }
     if let Some(state) = state {
-        let before = counting::calls();
-        for _ in 0..COUNTED {
-            step(state);
-        }
-        let calls = counting::calls() - before;
+        let counted = allocation_counter::measure(|| (0..COUNTED).for_each(|_| step(state)));
+        let calls = counted.count_total;
         let each = calls as f64 / COUNTED as f64;
         println!("{:24}allocs:  {each:.3} each ({calls} in {COUNTED})", "");
     }

@@ -6,10 +6,10 @@ use std::hint::black_box;
 use cnet_vswitch::Verdict;
 use criterion::{BenchmarkId, Criterion};
 
-use crate::support::containers::{Containers, Crowd, To};
-use crate::support::craft::{self, GATEWAY_V4, Template};
-use crate::support::world::World;
 use crate::{group, is_test, measure};
+use cnet_benches::load::containers::{Containers, Crowd, To};
+use cnet_benches::load::world::World;
+use cnet_testkit::template::{self, GATEWAY_V4, Template};
 
 fn ports() -> &'static [u32] {
     if is_test() { &[1, 64] } else { &[1, 64, 4096] }
@@ -55,7 +55,7 @@ pub fn verdict(c: &mut Criterion) {
 
 pub fn router(c: &mut Criterion) {
     let mut group = group(c, "router");
-    let make = || (World::new(1, 0), craft::arp(GATEWAY_V4));
+    let make = || (World::new(1, 0), template::arp(GATEWAY_V4));
     let id = BenchmarkId::new("arp", 1);
     measure(&mut group, id, &mut None, make, |(world, frame)| {
         let frame: &Template = frame;

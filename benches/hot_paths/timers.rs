@@ -6,8 +6,8 @@ use cnet_nat::flow::TimerWheel;
 use cnet_wire::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion};
 
-use crate::support::rng::Rng;
 use crate::{group, is_test, measure};
+use cnet_testkit::rng::Rng;
 
 /// A wheel whose keys have deadlines like those of flows: most of them idle for hours yet, each
 /// tenth about to be retransmitted.
@@ -22,7 +22,7 @@ impl Wheel {
     fn new(keys: usize) -> Wheel {
         let now = Instant::from_millis(1_000);
         let mut wheel = TimerWheel::new(now);
-        let mut rng = Rng::new(6);
+        let mut rng = Rng::from_state(6);
         for key in 0..keys as u32 {
             let span = if key % 10 == 0 { 200 } else { 7_440_000 };
             let at = now + Duration::from_millis(span + rng.next() % span);

@@ -11,18 +11,11 @@
 //! With the argument `--instructions FAMILY FLOWS PACKETS` it does just that much work, to be run
 //! under `valgrind --tool=callgrind`.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::time::Duration;
 
-use support::containers::{Containers, Crowd, To};
-use support::counting;
-use support::tcp::TcpFlows;
-use support::udp::{Kind, Mappings};
-
-#[global_allocator]
-static ALLOCATOR: counting::Counting = counting::Counting;
+use cnet_benches::load::containers::{Containers, Crowd, To};
+use cnet_benches::load::tcp::TcpFlows;
+use cnet_benches::load::udp::{Kind, Mappings};
 
 /// Packets in one turn.
 const TURN: u32 = 20_000;
@@ -98,11 +91,12 @@ fn in_turns<W>(states: &mut [W], step: fn(&mut W)) -> Vec<f64> {
 fn table<W>(sizes: &[usize], states: &mut [W], steps: &[Step<W>], overhead: &[f64]) {
     for &(name, step, frames) in steps {
         let times = in_turns(states, step);
-        let before = counting::calls();
-        for state in states.iter_mut() {
-            turn(state, step);
-        }
-        let calls = counting::calls() - before;
+        let counted = allocation_counter::measure(|| {
+            for state in states.iter_mut() {
+                turn(state, step);
+            }
+        });
+        let calls = counted.count_total;
         print!("{name:20}");
         let net: Vec<f64> = times
             .iter()
@@ -136,9 +130,9 @@ fn resident() -> u64 {
 
 /// Bytes a flow: those asked of the allocator, and those that became resident.
 fn memory(name: &str, count: usize, open: impl FnOnce()) {
-    let (held, rss) = (counting::held(), resident());
-    open();
-    let each = (counting::held() - held) as f64 / count as f64;
+    let rss = resident();
+    let held = allocation_counter::measure(open).bytes_current;
+    let each = held as f64 / count as f64;
     let rss = resident().saturating_sub(rss) as f64 / count as f64;
     println!("{name:20}{count:10}{each:12.1}{rss:12.1}");
 }

@@ -2,10 +2,10 @@
 
 use cnet_vswitch::Verdict;
 
-use crate::support::containers::{Containers, Crowd, To};
-use crate::support::craft::{self, GATEWAY_V4};
-use crate::support::world::World;
 use crate::{PACKETS, assert_none};
+use cnet_benches::load::containers::{Containers, Crowd, To};
+use cnet_benches::load::world::World;
+use cnet_testkit::template::{self, GATEWAY_V4};
 
 const PORTS: u32 = 64;
 
@@ -54,7 +54,7 @@ fn containers_in_turn() {
 
 #[test]
 fn arp() {
-    let mut state = (World::new(1, 0), craft::arp(GATEWAY_V4));
+    let mut state = (World::new(1, 0), template::arp(GATEWAY_V4));
     assert_none(&mut state, |(world, frame)| world.frame(1, frame.bytes()));
     state.0.assert_no_drops();
     assert_eq!(state.0.sink.frames, 2 * PACKETS);

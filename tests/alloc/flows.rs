@@ -1,9 +1,9 @@
 //! Frames and socket events of flows that exist, and connections that come and go.
 
-use crate::support::craft::{DATAGRAM, DATAGRAMS, SUPER_PAYLOAD, SUPER_PAYLOAD_V6};
-use crate::support::tcp::{INBOUND, TcpFlows, super_payload};
-use crate::support::udp::{Kind, Mappings, Published};
 use crate::{PACKETS, assert_none};
+use cnet_benches::load::tcp::{INBOUND, TcpFlows, super_payload};
+use cnet_benches::load::udp::{Kind, Mappings, Published};
+use cnet_testkit::template::{DATAGRAM, DATAGRAMS, SUPER_PAYLOAD, SUPER_PAYLOAD_V6};
 
 /// Flows of each test: more than a batch has frames.
 const FLOWS: usize = 100;

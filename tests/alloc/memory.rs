@@ -1,8 +1,7 @@
 //! What a flow costs in memory, as an upper bound that a change must mean to move.
 
-use crate::support::counting;
-use crate::support::tcp::TcpFlows;
-use crate::support::udp::{Kind, Mappings};
+use cnet_benches::load::tcp::TcpFlows;
+use cnet_benches::load::udp::{Kind, Mappings};
 
 /// Enough that what does not grow with the flows counts little.
 const FLOWS: usize = 20_000;
@@ -13,9 +12,7 @@ const TCP_FLOW: f64 = 320.0;
 const UDP_MAPPING: f64 = 200.0;
 
 fn each(open: impl FnOnce()) -> f64 {
-    let before = counting::held();
-    open();
-    (counting::held() - before) as f64 / FLOWS as f64
+    allocation_counter::measure(open).bytes_current as f64 / FLOWS as f64
 }
 
 #[test]

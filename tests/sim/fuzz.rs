@@ -1,6 +1,6 @@
 //! A quick fuzz of the pure core: a million mutated frames.
 //!
-//! Frames of every family ([`crate::corpus`]), and segments for the connections that are open at
+//! Frames of every family ([`cnet_testkit::corpus`]), and segments for the connections that are open at
 //! the moment, are mutated and given to the router. Half of them get their checksums put right
 //! again, so that the deeper code sees them too.
 //!
@@ -25,15 +25,16 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{FrameSink, PortFull, PortId};
 
-use crate::app::{App, AppPlan, Ending};
-use crate::corpus;
-use crate::craft::{self, Tcp, flag};
-use crate::host::{Fate, Host, HostPlan, Service};
-use crate::offload;
 use crate::record::{self, Keep, Recorded, Recorder};
-use crate::rng::Rng;
 use crate::seeds::number;
-use crate::world::{self, GATEWAY_MAC, PORT};
+use crate::world::{self, PORT};
+use cnet_testkit::addresses::{self, GATEWAY_MAC};
+use cnet_testkit::app::{App, AppPlan, Ending};
+use cnet_testkit::corpus;
+use cnet_testkit::frames::{self, Tcp, flag};
+use cnet_testkit::host::simulated::{Fate, Host, HostPlan, Service};
+use cnet_testkit::offload;
+use cnet_testkit::rng::Rng;
 
 /// Frames of the test command.
 const FRAMES: u64 = 1_000_000;
@@ -56,8 +57,8 @@ const LIVE: usize = 200;
 fn lease() -> Lease {
     Lease {
         port: Some(PORT),
-        v4: Some(crate::container::IPV4),
-        v6: Some(crate::container::IPV6),
+        v4: Some(addresses::IPV4),
+        v6: Some(addresses::IPV6),
         ..Lease::default()
     }
 }
@@ -162,11 +163,11 @@ impl Bench {
         config.datagram.uso = rng.chance(500);
         let gateway = &mut config.gateway;
         gateway.v4 = gateway.v4.map(|v4| Ipv4Gateway {
-            dns: Some(corpus::DNS_V4),
+            dns: Some(addresses::DNS_V4),
             ..v4
         });
         gateway.v6 = gateway.v6.map(|v6| Ipv6Gateway {
-            dns: Some(corpus::DNS_V6),
+            dns: Some(addresses::DNS_V6),
             ..v6
         });
         gateway.dhcp_range = Some(([10, 0, 2, 15].into(), [10, 0, 2, 30].into()));
@@ -194,7 +195,7 @@ impl Bench {
             now: Instant::ZERO,
             router,
             host,
-            corpus: corpus::frames(),
+            corpus: corpus::all(),
             live: Vec::new(),
             buf: vec![0; FRAME_BUFFER_LEN],
             emitted: 0,
@@ -345,7 +346,7 @@ impl Bench {
     /// A client of a published port.
     fn accept(&mut self) {
         let v6 = self.rng.chance(500);
-        let guest = (crate::container::address(v6), 80).into();
+        let guest = (addresses::address(v6), 80).into();
         let service = "192.0.2.1:1".parse().expect("an address");
         let peer = if v6 {
             "[2001:db8::9]:7"
@@ -372,7 +373,7 @@ impl Bench {
             self.mutate(&mut frame);
         }
         if self.rng.chance(500) {
-            craft::complete_ip(&mut frame);
+            frames::complete_ip(&mut frame);
             if frame.len() > VNET_HDR_LEN {
                 offload::complete_checksum(&mut frame[VNET_HDR_LEN..]);
             }

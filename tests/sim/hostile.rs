@@ -17,9 +17,9 @@ use std::rc::Rc;
 
 use cnet_wire::time::{Duration, Instant};
 
-use crate::craft::{Tcp, flag};
-use crate::offload::At;
-use crate::rng::Rng;
+use cnet_testkit::frames::{Tcp, flag};
+use cnet_testkit::offload::At;
+use cnet_testkit::rng::Rng;
 
 /// How the script ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

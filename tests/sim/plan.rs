@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use cnet_nat::host::HostError;
 use cnet_wire::time::Duration;
 
-use crate::app::{AppPlan, Ending};
-use crate::container::SocketPlan;
-use crate::host::{Fate, HostPlan};
-use crate::offload::Offloads;
-use crate::rng::Rng;
-use crate::wire::Schedule;
+use cnet_testkit::app::{AppPlan, Ending};
+use cnet_testkit::container::SocketPlan;
+use cnet_testkit::host::simulated::{Fate, HostPlan};
+use cnet_testkit::link::Schedule;
+use cnet_testkit::offload::Offloads;
+use cnet_testkit::rng::Rng;
 
 /// Who opens a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

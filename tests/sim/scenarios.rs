@@ -3,13 +3,13 @@
 use cnet_nat::host::HostError;
 use cnet_wire::time::Duration;
 
-use crate::app::Ending;
-use crate::container;
-use crate::craft::{Tcp, flag};
-use crate::host::Fate;
 use crate::plan::{FlowPlan, Plan};
-use crate::wire::Schedule;
 use crate::world::World;
+use cnet_testkit::addresses;
+use cnet_testkit::app::Ending;
+use cnet_testkit::frames::{Tcp, flag};
+use cnet_testkit::host::simulated::Fate;
+use cnet_testkit::link::Schedule;
 
 /// Others beside the offenders, who come a second later.
 const OTHERS: usize = 5;
@@ -80,7 +80,7 @@ fn a_thousand_connects_to_a_black_hole_do_not_stop_others() {
     let mut world = World::new(plan, false);
     for port in 0..1000 {
         let syn = Tcp {
-            from: (container::IPV4, 30_000 + port).into(),
+            from: (addresses::IPV4, 30_000 + port).into(),
             to,
             seq: u32::from(port) << 16,
             ack: 0,

@@ -8,10 +8,10 @@
 //! # Properties
 //! For every seed:
 //! - every byte arrives once and in order, both directions, and each end of file is the peer's own
-//!   ([`crate::app`] checks while it reads);
+//!   ([`cnet_testkit::app`] checks while it reads);
 //! - or the connection ends with the right error on both sides ([`World::judge`]);
-//! - every frame the core emits is one a kernel takes at its word ([`crate::offload::cut`]), and no
-//!   socket is misused ([`crate::host`]);
+//! - every frame the core emits is one a kernel takes at its word ([`cnet_testkit::offload::cut`]), and no
+//!   socket is misused ([`cnet_testkit::host::simulated`]);
 //! - all this in bounded virtual time and a bounded number of steps;
 //! - afterwards no flow, socket, timer or buffer is left.
 
@@ -31,22 +31,21 @@ use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::{FrameSink, PortFull, PortId};
 
-use crate::app::{App, End};
-use crate::container::{self, Container, Endpoint};
-use crate::host::{Fate, Host, Service};
 use crate::hostile::Hostile;
-use crate::offload;
 use crate::plan::{FlowPlan, HostilePlan, Opening, Plan};
 use crate::record::{Keep, Recorded, Recorder};
-use crate::rng::Rng;
-use crate::wire::Lane;
+use cnet_testkit::addresses::{self, GATEWAY_MAC};
+use cnet_testkit::app::{App, End};
+use cnet_testkit::container::{Container, Endpoint};
+use cnet_testkit::host::simulated::{Fate, Host, Service};
+use cnet_testkit::link::Lane;
+use cnet_testkit::offload;
+use cnet_testkit::rng::Rng;
 
 /// The port the container is plugged in.
 pub const PORT: PortId = PortId(1);
-/// The gateway's MAC address.
-pub const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 /// Virtual time within which every application has come to its end: established flows are probed
 /// after 2 h 4 min of silence and given up some minutes later.
 const TIME_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -67,12 +66,12 @@ pub fn router_config(mtu: usize) -> RouterConfig {
             mac: GATEWAY_MAC,
             mtu: mtu as u16,
             v4: Some(Ipv4Gateway {
-                address: container::GATEWAY_V4,
+                address: addresses::GATEWAY_V4,
                 prefix_len: 24,
                 dns: None,
             }),
             v6: Some(Ipv6Gateway {
-                address: container::GATEWAY_V6,
+                address: addresses::GATEWAY_V6,
                 prefix_len: 64,
                 dns: None,
                 advertise_default_route: true,
@@ -84,14 +83,14 @@ pub fn router_config(mtu: usize) -> RouterConfig {
         policy: Policy::default(),
         tcp: TcpConfig {
             mtu,
-            gateway_v4: Some(container::GATEWAY_V4.into()),
-            gateway_v6: Some(container::GATEWAY_V6.into()),
+            gateway_v4: Some(addresses::GATEWAY_V4.into()),
+            gateway_v6: Some(addresses::GATEWAY_V6.into()),
             ..TcpConfig::default()
         },
         datagram: DatagramConfig {
             mtu,
-            gateway_v4: Some(container::GATEWAY_V4),
-            gateway_v6: Some(container::GATEWAY_V6),
+            gateway_v4: Some(addresses::GATEWAY_V4),
+            gateway_v6: Some(addresses::GATEWAY_V6),
             ..DatagramConfig::default()
         },
     }
@@ -101,9 +100,9 @@ pub fn router_config(mtu: usize) -> RouterConfig {
 pub fn port_config(guarded: bool) -> PortConfig {
     PortConfig {
         lease: Lease {
-            mac: Some(container::MAC),
-            ipv4: vec![container::IPV4],
-            ipv6: vec![container::IPV6],
+            mac: Some(addresses::MAC),
+            ipv4: vec![addresses::IPV4],
+            ipv6: vec![addresses::IPV6],
         },
         spoof_protection: guarded,
         ..PortConfig::default()
@@ -230,14 +229,14 @@ pub struct World {
 impl World {
     pub fn new(plan: Plan, trace: bool) -> World {
         let mut rng = Rng::new(plan.seed ^ 0x5eed);
-        let (address, gateway) = (container::address(plan.v6), container::gateway(plan.v6));
+        let (address, gateway) = (addresses::address(plan.v6), addresses::gateway(plan.v6));
         let mut container = Container::new(
             plan.v6,
             plan.mtu,
             rng.next(),
             address,
             gateway,
-            container::MAC,
+            addresses::MAC,
         );
         let mut host = Host::new(plan.host, rng.fork());
         for (n, flow) in plan.flows.iter().enumerate() {
@@ -410,7 +409,7 @@ impl World {
         while let Some(i) = self.to_come.iter().position(|&n| due(self, n)) {
             let n = self.to_come.swap_remove(i);
             let flow = &self.plan.flows[n];
-            let guest = SocketAddr::new(container::address(self.plan.v6), flow.port);
+            let guest = SocketAddr::new(addresses::address(self.plan.v6), flow.port);
             let peer = flow.remote;
             let socket = self.host.incoming(peer);
             let recorder = self.recorder.get_mut();

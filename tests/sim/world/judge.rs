@@ -3,11 +3,11 @@
 use cnet_nat::host::HostError;
 
 use super::World;
-use crate::app::{App, End};
-use crate::container::Endpoint;
-use crate::host::Fate;
 use crate::hostile::Finale;
 use crate::plan::{FlowPlan, Opening};
+use cnet_testkit::app::{App, End};
+use cnet_testkit::container::Endpoint;
+use cnet_testkit::host::simulated::Fate;
 
 impl World {
     /// There are flows or sockets.

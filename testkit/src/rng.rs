@@ -12,17 +12,24 @@ use cnet_wire::time::Duration;
 pub struct Rng(u64);
 
 impl Rng {
+    /// A generator; neighbouring seeds start far apart.
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
         // Neighbouring seeds start far apart.
         Rng(rng.next())
     }
 
+    /// The next 64 bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31
+    }
+
+    /// A generator whose first state is `state`, unmixed.
+    pub fn from_state(state: u64) -> Self {
+        Rng(state)
     }
 
     /// An independent generator.
@@ -35,6 +42,7 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 
+    /// A number in `range`; its start if that is empty.
     pub fn within(&mut self, range: Range<usize>) -> usize {
         range.start + self.below(range.len().max(1))
     }
@@ -44,6 +52,7 @@ impl Rng {
         permille > 0 && self.next() % 1000 < u64::from(permille)
     }
 
+    /// One of `choices`, which are not empty.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
@@ -52,6 +61,13 @@ impl Rng {
     pub fn duration(&mut self, from: Duration, to: Duration) -> Duration {
         let span = to.saturating_sub(from).as_nanos() as u64;
         from + Duration::from_nanos(self.next() % (span + 1))
+    }
+
+    /// Puts `items` in an order of which every one is equally likely (Fisher and Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i + 1));
+        }
     }
 
     /// `len` bytes that repeat nowhere in sight, so that a shifted stream is noticed.

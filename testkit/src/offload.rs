@@ -21,8 +21,11 @@ const UDP: u8 = 17;
 /// Where things are in a frame without virtio-net header.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
+    /// Source address.
     pub src: IpAddr,
+    /// Destination address.
     pub dst: IpAddr,
+    /// Transport protocol number.
     pub protocol: u8,
     /// Transport header.
     pub l4: usize,
@@ -30,6 +33,7 @@ pub struct At {
     pub payload: usize,
     /// End of the IP packet.
     pub end: usize,
+    /// Part of a packet.
     pub fragment: bool,
 }
 

@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_nat::host::{Received, SocketId, Token, TokenKind};
 
-use super::craft::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
-use super::null::NullHosts;
-use super::rng::Rng;
 use super::world::{Inbox, Outbox, READABLE, World};
+use cnet_testkit::host::null::NullHosts;
+use cnet_testkit::rng::Rng;
+use cnet_testkit::template::{self, DATAGRAM, DATAGRAMS, Station, Template, station};
 
 /// Containers that share the mappings.
 pub const CONTAINERS: u32 = 20;
@@ -32,8 +32,11 @@ struct Peer {
 /// What is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
+    /// UDP over IPv4.
     Udp,
+    /// UDP over IPv6.
     UdpV6,
+    /// ICMP echo over IPv4.
     Ping,
 }
 
@@ -41,9 +44,9 @@ impl Kind {
     /// A small packet, and a super-frame.
     fn templates(self) -> (Template, Template) {
         match self {
-            Kind::Udp => (craft::udp_small(), craft::udp_super()),
-            Kind::UdpV6 => (craft::udp_small_v6(), craft::udp_super_v6()),
-            Kind::Ping => (craft::ping(), craft::udp_super()),
+            Kind::Udp => (template::udp_small(), template::udp_super()),
+            Kind::UdpV6 => (template::udp_small_v6(), template::udp_super_v6()),
+            Kind::Ping => (template::ping(), template::udp_super()),
         }
     }
 
@@ -57,6 +60,7 @@ impl Kind {
 
 /// A network with mappings.
 pub struct Mappings {
+    /// The network.
     pub world: World,
     kind: Kind,
     containers: u32,
@@ -111,7 +115,7 @@ impl Mappings {
         self.world.end_batch();
         assert_eq!(self.world.router.flows(), self.peers.len());
         self.world.assert_no_drops();
-        Rng::new(2).shuffle(&mut self.peers);
+        Rng::from_state(2).shuffle(&mut self.peers);
     }
 
     fn next(&mut self) -> usize {
@@ -194,6 +198,7 @@ impl Peer {
 
 /// A published UDP port of one container, with clients that are visited in turn.
 pub struct Published {
+    /// The network.
     pub world: World,
     token: Token,
     clients: u16,
@@ -213,7 +218,7 @@ impl Published {
             .publish_udp(token, SocketId(0), guest)
             .expect("the first published port");
         // The container is known by its first packet.
-        let mut hello = craft::arp(craft::GATEWAY_V4);
+        let mut hello = template::arp(template::GATEWAY_V4);
         hello.set_arp_sender(&station(1));
         world.frame(1, hello.bytes());
         let mut published = Published {
@@ -221,7 +226,7 @@ impl Published {
             token,
             clients,
             at: 0,
-            answer: craft::udp_small(),
+            answer: template::udp_small(),
         };
         for _ in 0..clients {
             published.ask();

@@ -30,9 +30,13 @@ pub trait Pipe {
 /// Outcome of [`Pipe::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Read {
+    /// So many bytes were read.
     Data(usize),
+    /// Nothing now; more may come.
     Empty,
+    /// The peer has ended its stream.
     Eof,
+    /// The connection was reset.
     Reset,
 }
 
@@ -44,9 +48,19 @@ pub enum Ending {
     /// Closes when the peer has.
     AfterPeer,
     /// Resets when this much was written and read.
-    Reset { sent: usize, received: usize },
+    Reset {
+        /// Bytes written.
+        sent: usize,
+        /// Bytes read.
+        received: usize,
+    },
     /// Falls silent when this much was written and read.
-    Vanish { sent: usize, received: usize },
+    Vanish {
+        /// Bytes written.
+        sent: usize,
+        /// Bytes read.
+        received: usize,
+    },
 }
 
 impl Ending {
@@ -71,6 +85,7 @@ pub struct AppPlan {
     pub stalls: Vec<(usize, Duration)>,
     /// At so many bytes written, no writing for so long. In order.
     pub rests: Vec<(usize, Duration)>,
+    /// How it ends.
     pub ending: Ending,
 }
 
@@ -101,7 +116,9 @@ pub struct App {
     out: Rc<[u8]>,
     /// The peer's stream; `None` takes whatever comes.
     expected: Option<Rc<[u8]>>,
+    /// Bytes written so far.
     pub sent: usize,
+    /// Bytes read and checked so far.
     pub received: usize,
     stalls_done: usize,
     stalled_until: Instant,
@@ -112,6 +129,7 @@ pub struct App {
     pub shut: bool,
     /// The peer's stream is ended.
     pub eof: bool,
+    /// How it went; `None` while it runs.
     pub end: Option<End>,
     /// When it came to its end.
     pub ended_at: Option<Instant>,
@@ -121,6 +139,7 @@ pub struct App {
 const ROUNDS: usize = 64;
 
 impl App {
+    /// A script that writes `out` and expects to read `expected`; `name` is for messages.
     pub fn new(name: String, plan: AppPlan, out: Rc<[u8]>, expected: Rc<[u8]>) -> Self {
         App {
             plan,

@@ -1,46 +1,11 @@
-//! A host and ports that take everything and keep nothing but counts.
+//! A host that takes everything and keeps nothing but counts.
 
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::host::{
+use cnet_wire::host::{
     DatagramError, DatagramKind, HostError, HostSockets, Received, SendOptions, SocketId, Token,
 };
-use cnet_wire::{FrameSink, PortFull, PortId};
-
-/// Bytes kept of the last frame: all headers, and a small payload.
-const KEPT: usize = 128;
-
-/// Ports without end.
-pub struct NullSink {
-    /// Frames taken.
-    pub frames: u64,
-    /// Whether to keep the start of each frame in `last`.
-    pub keep: bool,
-    pub last: [u8; KEPT],
-}
-
-impl NullSink {
-    pub fn new() -> NullSink {
-        NullSink {
-            frames: 0,
-            keep: false,
-            last: [0; KEPT],
-        }
-    }
-}
-
-impl FrameSink for NullSink {
-    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
-        black_box((port, frame));
-        self.frames += 1;
-        if self.keep {
-            let n = frame.len().min(KEPT);
-            self.last[..n].copy_from_slice(&frame[..n]);
-        }
-        Ok(())
-    }
-}
 
 /// A host whose sockets take all and hold what they are told to.
 pub struct NullHosts {
@@ -64,6 +29,7 @@ pub struct NullHosts {
     pub discarded: u64,
     /// Calls to send datagrams, and their bytes.
     pub sends: u64,
+    /// Bytes of all datagrams sent.
     pub sent_datagram_bytes: u64,
 }
 

@@ -15,8 +15,9 @@ use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
 
-use super::craft::{GATEWAY_MAC, GATEWAY_V4, MTU, Template};
-use super::null::{NullHosts, NullSink};
+use cnet_testkit::host::null::NullHosts;
+use cnet_testkit::sink::NullSink;
+use cnet_testkit::template::{GATEWAY_MAC, GATEWAY_V4, MTU, Template};
 
 /// Frames between two ends of a batch; the shell's worker reads as many.
 pub const BATCH: usize = 8;
@@ -77,6 +78,7 @@ pub struct Inbox {
 }
 
 impl Inbox {
+    /// A round without sockets.
     pub fn new() -> Inbox {
         Inbox {
             tokens: [Token::new(TokenKind::Shell, 0, 0); BATCH],
@@ -109,8 +111,11 @@ impl Inbox {
 
 /// A network.
 pub struct World {
+    /// The core.
     pub router: Router,
+    /// The host.
     pub sink: NullSink,
+    /// The ports.
     pub hosts: NullHosts,
     out: Box<[u8]>,
     now: Instant,

@@ -6,7 +6,7 @@
 //! has keepalives, so that an end whose RST the wire lost is noticed in bounded time.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::MacAddr;
 use cnet_wire::time::{Duration, Instant};
@@ -20,37 +20,19 @@ use crate::app::{App, End, Pipe, Read};
 use crate::offload;
 use crate::watch::Watch;
 
-/// The container's MAC address.
-pub const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0, 0, 1]);
-/// The container's addresses, and the gateway's.
-pub const IPV4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
-pub const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
-pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-
 /// How long a connect waits for an answer; Linux's six SYNs take 127 s (tcp(7), tcp_syn_retries).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
-
-/// The container's address in one family.
-pub fn address(v6: bool) -> IpAddr {
-    if v6 { IPV6.into() } else { IPV4.into() }
-}
-
-/// The gateway's address in one family.
-pub fn gateway(v6: bool) -> IpAddr {
-    if v6 {
-        GATEWAY_V6.into()
-    } else {
-        GATEWAY_V4.into()
-    }
-}
 
 /// Buffers and habits of a TCP socket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketPlan {
+    /// Bytes of the receive buffer.
     pub rx_buffer: usize,
+    /// Bytes of the send buffer.
     pub tx_buffer: usize,
+    /// Whether Nagle's algorithm is on (RFC 896).
     pub nagle: bool,
+    /// How long an ACK may wait for data to go with; `None` sends each at once.
     pub ack_delay: Option<Duration>,
 }
 
@@ -117,6 +99,7 @@ pub struct Endpoint {
     watch: Watch,
     /// The stack hangs by its own fault, and was told to give up.
     pub stuck: bool,
+    /// The application that has it.
     pub app: App,
 }
 
@@ -166,6 +149,7 @@ pub struct Container {
     card: Card,
     /// The last frame that told the gateway's MAC address, and when it was last believed.
     introduction: Option<(Vec<u8>, Instant)>,
+    /// What runs on it.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -186,6 +170,7 @@ fn smol(t: Instant) -> SmolInstant {
 }
 
 impl Container {
+    /// A container with one address of one family and a default route to `gateway`.
     pub fn new(
         v6: bool,
         mtu: usize,

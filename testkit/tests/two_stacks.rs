@@ -7,11 +7,12 @@ use std::rc::Rc;
 use cnet_wire::MacAddr;
 use cnet_wire::time::{Duration, Instant};
 
-use crate::app::{App, AppPlan, End, Ending};
-use crate::container::{self, Container, Endpoint, SocketPlan};
-use crate::offload::{self, Offloads};
-use crate::rng::Rng;
-use crate::wire::{Lane, Schedule};
+use cnet_testkit::addresses;
+use cnet_testkit::app::{App, AppPlan, End, Ending};
+use cnet_testkit::container::{Container, Endpoint, SocketPlan};
+use cnet_testkit::link::{Lane, Schedule};
+use cnet_testkit::offload::{self, Offloads};
+use cnet_testkit::rng::Rng;
 
 fn app(name: &str, out: &Rc<[u8]>, expected: &Rc<[u8]>, ending: Ending) -> App {
     let plan = AppPlan {
@@ -31,7 +32,7 @@ fn run(schedule: Schedule, client_ending: Ending) -> Result<[Option<End>; 2], St
     let mut rng = Rng::new(9);
     let (out, back): (Rc<[u8]>, Rc<[u8]>) = (rng.bytes(50_000).into(), rng.bytes(50_000).into());
     let (here, there): (IpAddr, IpAddr) =
-        (container::IPV4.into(), Ipv4Addr::new(10, 0, 2, 101).into());
+        (addresses::IPV4.into(), Ipv4Addr::new(10, 0, 2, 101).into());
     let socket = SocketPlan {
         rx_buffer: 20_000,
         tx_buffer: 20_000,
@@ -39,8 +40,8 @@ fn run(schedule: Schedule, client_ending: Ending) -> Result<[Option<End>; 2], St
         ack_delay: None,
     };
     let start = Instant::from_millis(1);
-    let gateway = container::GATEWAY_V4.into();
-    let mut a = Container::new(false, 1500, 1, here, gateway, container::MAC);
+    let gateway = addresses::GATEWAY_V4.into();
+    let mut a = Container::new(false, 1500, 1, here, gateway, addresses::MAC);
     let mut b = Container::new(
         false,
         1500,

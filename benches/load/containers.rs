@@ -6,9 +6,9 @@ use cnet_wire::PortId;
 use cnet_wire::frame::Frame;
 use cnet_wire::time::Instant;
 
-use super::craft::{self, GATEWAY_MAC, GATEWAY_V4, MTU, Template, station};
-use super::rng::Rng;
 use super::world::World;
+use cnet_testkit::rng::Rng;
+use cnet_testkit::template::{self, GATEWAY_MAC, GATEWAY_V4, MTU, Template, station};
 
 /// A switch with `n` ports whose containers hold leases.
 pub fn switch(ports: u32) -> Switch {
@@ -37,8 +37,11 @@ pub fn switch(ports: u32) -> Switch {
 /// Where the containers of a [`Crowd`] send to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum To {
+    /// To the world, by the gateway.
     Gateway,
+    /// To one other container.
     Neighbour,
+    /// To all of them.
     Everybody,
 }
 
@@ -50,17 +53,18 @@ pub struct Crowd {
 }
 
 impl Crowd {
+    /// A switch with `ports` containers, each of which sends to `to`.
     pub fn new(ports: u32, to: To) -> Crowd {
-        let mut rng = Rng::new(3);
+        let mut rng = Rng::from_state(3);
         let frames = (0..ports).map(|n| {
             let mut frame = match to {
-                To::Gateway => craft::udp_small(),
-                To::Everybody => craft::broadcast(),
+                To::Gateway => template::udp_small(),
+                To::Everybody => template::broadcast(),
                 To::Neighbour => {
                     // Any other.
                     let other = (u64::from(n) + 1 + rng.next() % u64::from(ports.max(2) - 1))
                         % u64::from(ports.max(2));
-                    craft::unicast(station(other as u32 + 1).mac)
+                    template::unicast(station(other as u32 + 1).mac)
                 }
             };
             let dst = match to {
@@ -71,7 +75,7 @@ impl Crowd {
             (PortId(n), frame)
         });
         let mut frames: Vec<_> = frames.collect();
-        Rng::new(4).shuffle(&mut frames);
+        Rng::from_state(4).shuffle(&mut frames);
         Crowd {
             switch: switch(ports),
             frames,
@@ -106,20 +110,25 @@ impl Crowd {
 
 /// A router whose containers, each with one UDP mapping, send in turn.
 pub struct Containers {
+    /// The network.
     pub world: World,
     frames: Vec<(u32, Template)>,
     at: usize,
 }
 
 impl Containers {
+    /// `count` containers, each of which sends to `to`.
     pub fn new(count: u32, to: To) -> Containers {
         let frames = (1..=count).map(|n| {
             let (mut frame, dst) = match to {
-                To::Gateway => (craft::udp_small(), std::net::Ipv4Addr::new(198, 18, 0, 1)),
-                To::Everybody => (craft::broadcast(), std::net::Ipv4Addr::BROADCAST),
+                To::Gateway => (
+                    template::udp_small(),
+                    std::net::Ipv4Addr::new(198, 18, 0, 1),
+                ),
+                To::Everybody => (template::broadcast(), std::net::Ipv4Addr::BROADCAST),
                 To::Neighbour => {
                     let other = station(n % count + 1);
-                    (craft::unicast(other.mac), other.v4)
+                    (template::unicast(other.mac), other.v4)
                 }
             };
             frame.set_ends(&station(n), 10_000, dst, 443);
@@ -132,13 +141,13 @@ impl Containers {
         };
         // Everybody is heard once before they are asked for.
         for (n, _) in containers.frames.clone() {
-            let mut hello = craft::arp(GATEWAY_V4);
+            let mut hello = template::arp(GATEWAY_V4);
             hello.set_arp_sender(&station(n));
             containers.world.frame(n, hello.bytes());
         }
         containers.world.end_batch();
         containers.world.assert_no_drops();
-        Rng::new(5).shuffle(&mut containers.frames);
+        Rng::from_state(5).shuffle(&mut containers.frames);
         containers
     }
 

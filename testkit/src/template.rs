@@ -20,17 +20,17 @@ pub const MSS: usize = MTU - 40;
 pub const SUPER_PAYLOAD: usize = 44 * MSS;
 /// The same over IPv6.
 pub const SUPER_PAYLOAD_V6: usize = 44 * (MSS - 20);
-/// Bytes of each datagram of a UDP super-frame, and how many there are.
+/// Bytes of each datagram of a UDP super-frame.
 pub const DATAGRAM: usize = 1400;
+/// How many datagrams there are in a UDP super-frame.
 pub const DATAGRAMS: usize = 40;
 
+/// The gateway's MAC address.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x52, 0x55, 10, 0, 0, 1]);
+/// The gateway's IPv4 address.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const ACK: u8 = 16;
+pub use crate::frames::flag::{ACK, FIN, RST, SYN};
 
 /// Where the IPv4 header stands in a frame with its virtio-net header.
 const IP: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN;
@@ -50,8 +50,11 @@ pub fn l4(frame: &[u8]) -> usize {
 /// The station behind switch port `n`.
 #[derive(Clone, Copy, Debug)]
 pub struct Station {
+    /// Its MAC address.
     pub mac: MacAddr,
+    /// Its IPv4 address.
     pub v4: Ipv4Addr,
+    /// Its IPv6 address.
     pub v6: Ipv6Addr,
 }
 
@@ -71,6 +74,7 @@ pub fn station(n: u32) -> Station {
 pub struct Template(Vec<u8>);
 
 impl Template {
+    /// The frame with its virtio-net header.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }

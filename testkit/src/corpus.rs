@@ -4,13 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_wire::MacAddr;
 
-use crate::container::{GATEWAY_V4, GATEWAY_V6, IPV4, IPV6, MAC};
-use crate::craft::{self, Tcp, flag};
-use crate::world::GATEWAY_MAC;
-
-/// The DNS addresses of the router under test.
-pub const DNS_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
-pub const DNS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3);
+use crate::addresses::{DNS_V4, DNS_V6, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, IPV4, IPV6, MAC};
+use crate::frames::{self, Tcp, flag};
+use crate::host::simulated::CLOSED_PORT;
 
 /// The container's and a far address in one family.
 fn ends(v6: bool) -> (IpAddr, IpAddr) {
@@ -23,14 +19,14 @@ fn ends(v6: bool) -> (IpAddr, IpAddr) {
 }
 
 /// A frame of each kind.
-pub fn frames() -> Vec<Vec<u8>> {
+pub fn all() -> Vec<Vec<u8>> {
     let mut all = vec![
-        craft::arp(1, IPV4, GATEWAY_V4),
-        craft::arp(1, IPV4, IPV4),
-        craft::arp(2, IPV4, GATEWAY_V4),
-        craft::arp(1, GATEWAY_V4, GATEWAY_V4),
-        craft::ethernet(GATEWAY_MAC, 0x88cc, &[0; 60]),
-        craft::ethernet(MacAddr::BROADCAST, 0x8100, &[0, 1, 8, 0, 0x45, 0, 0, 20]),
+        frames::arp(1, IPV4, GATEWAY_V4),
+        frames::arp(1, IPV4, IPV4),
+        frames::arp(2, IPV4, GATEWAY_V4),
+        frames::arp(1, GATEWAY_V4, GATEWAY_V4),
+        frames::ethernet(GATEWAY_MAC, 0x88cc, &[0; 60]),
+        frames::ethernet(MacAddr::BROADCAST, 0x8100, &[0, 1, 8, 0, 0x45, 0, 0, 20]),
     ];
     all.extend(dhcp());
     all.extend(discovery());
@@ -107,18 +103,18 @@ fn udp(v6: bool) -> Vec<Vec<u8>> {
     let (here, far) = ends(v6);
     let from = SocketAddr::new(here, 5000);
     let to = |ip, port| SocketAddr::new(ip, port);
-    let long = craft::udp(from, to(far, 7), &[7; 4000]);
+    let long = frames::udp(from, to(far, 7), &[7; 4000]);
     let mut all = vec![
-        craft::udp(from, to(far, 7), b"hello"),
-        craft::udp(from, to(far, 7), b""),
-        craft::udp(from, to(far, crate::host::CLOSED_PORT), b"hello"),
-        craft::udp(from, to(far, 123), &[1; 1400]),
+        frames::udp(from, to(far, 7), b"hello"),
+        frames::udp(from, to(far, 7), b""),
+        frames::udp(from, to(far, CLOSED_PORT), b"hello"),
+        frames::udp(from, to(far, 123), &[1; 1400]),
     ];
-    all.extend(craft::fragments(&long, 1400));
-    all.extend(craft::fragments(&long, 8).into_iter().take(3));
+    all.extend(frames::fragments(&long, 1400));
+    all.extend(frames::fragments(&long, 8).into_iter().take(3));
     for address in gateway_addresses(v6) {
-        all.push(craft::udp(from, to(address, 53), QUERY));
-        all.push(craft::udp(from, to(address, 9), b"nobody"));
+        all.push(frames::udp(from, to(address, 53), QUERY));
+        all.push(frames::udp(from, to(address, 9), b"nobody"));
     }
     all
 }
@@ -128,12 +124,12 @@ fn icmp(v6: bool) -> Vec<Vec<u8>> {
     let (echo, unreachable, too_big) = if v6 { (128, 1, 2) } else { (8, 3, 3) };
     let request = [echo, 0, 0, 0, 0, 9, 0, 1, b'p', b'i', b'n', b'g'];
     let mut all = vec![
-        craft::icmp(here, far, 64, &request),
-        craft::icmp(here, far, 1, &request),
-        craft::icmp(here, gateway_addresses(v6)[0], 64, &request),
+        frames::icmp(here, far, 64, &request),
+        frames::icmp(here, far, 1, &request),
+        frames::icmp(here, gateway_addresses(v6)[0], 64, &request),
     ];
     // Errors that quote a packet of the far end to us.
-    let back = craft::udp(
+    let back = frames::udp(
         SocketAddr::new(far, 7),
         SocketAddr::new(here, 5000),
         b"hello",
@@ -142,10 +138,10 @@ fn icmp(v6: bool) -> Vec<Vec<u8>> {
     for (kind, code) in [(unreachable, 3), (too_big, 4), (11, 0), (3, 0)] {
         let mut error = vec![kind, code, 0, 0, 0, 0, 5, 0];
         error.extend_from_slice(quote);
-        all.push(craft::icmp(here, far, 64, &error));
+        all.push(frames::icmp(here, far, 64, &error));
     }
-    let long = craft::icmp(here, far, 64, &[&request[..], &[3; 3000]].concat());
-    all.extend(craft::fragments(&long, 1400));
+    let long = frames::icmp(here, far, 64, &[&request[..], &[3; 3000]].concat());
+    all.extend(frames::fragments(&long, 1400));
     all
 }
 
@@ -163,33 +159,33 @@ fn discovery() -> Vec<Vec<u8>> {
     let all_routers: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2).into();
     let group: IpAddr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 2).into();
     vec![
-        craft::icmp(
+        frames::icmp(
             here,
             group,
             255,
             &message(135, Some(GATEWAY_V6), &link_layer),
         ),
-        craft::icmp(
+        frames::icmp(
             here,
             GATEWAY_V6.into(),
             255,
             &message(135, Some(GATEWAY_V6), &link_layer),
         ),
-        craft::icmp(
+        frames::icmp(
             here,
             GATEWAY_V6.into(),
             255,
             &message(136, Some(IPV6), &link_layer),
         ),
-        craft::icmp(here, all_routers, 255, &message(133, None, &link_layer)),
-        craft::icmp(here, all_nodes, 255, &message(134, None, &link_layer)),
-        craft::icmp(
+        frames::icmp(here, all_routers, 255, &message(133, None, &link_layer)),
+        frames::icmp(here, all_nodes, 255, &message(134, None, &link_layer)),
+        frames::icmp(
             here,
             GATEWAY_V6.into(),
             255,
             &message(137, Some(IPV6), &link_layer),
         ),
-        craft::icmp(here, all_routers, 1, &message(143, None, &[])),
+        frames::icmp(here, all_routers, 1, &message(143, None, &[])),
     ]
 }
 
@@ -208,7 +204,7 @@ fn dhcp() -> Vec<Vec<u8>> {
     let mut all: Vec<Vec<u8>> = [1, 3, 4, 7, 8]
         .iter()
         .map(|&kind| {
-            let mut frame = craft::udp(any, server, &message(kind));
+            let mut frame = frames::udp(any, server, &message(kind));
             frame[10..16].fill(0xff);
             frame
         })
@@ -220,7 +216,7 @@ fn dhcp() -> Vec<Vec<u8>> {
         b.extend_from_slice(&MAC.0);
         b.extend_from_slice(&[0, 3, 0, 12, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         b.extend_from_slice(&[0, 6, 0, 4, 0, 23, 0, 24, 0, 8, 0, 2, 0, 0]);
-        all.push(craft::udp(here, servers, &b));
+        all.push(frames::udp(here, servers, &b));
     }
     all
 }
@@ -229,7 +225,7 @@ fn dhcp() -> Vec<Vec<u8>> {
 fn extended() -> Vec<Vec<u8>> {
     let (here, far) = ends(true);
     let (from, to) = (SocketAddr::new(here, 5000), SocketAddr::new(far, 7));
-    let plain = craft::udp(from, to, b"hello");
+    let plain = frames::udp(from, to, b"hello");
     let with = |chain: &[u8], first: u8| {
         let mut f = plain[..64].to_vec();
         f[30] = first;
@@ -239,7 +235,7 @@ fn extended() -> Vec<Vec<u8>> {
         f[28..30].copy_from_slice(&len.to_be_bytes());
         f
     };
-    let mut v4 = craft::udp(
+    let mut v4 = frames::udp(
         SocketAddr::new(IPV4.into(), 1),
         SocketAddr::new(ends(false).1, 2),
         b"x",
@@ -250,7 +246,7 @@ fn extended() -> Vec<Vec<u8>> {
     v4.extend_from_slice(&rest);
     let len = (v4.len() - 24) as u16;
     v4[26..28].copy_from_slice(&len.to_be_bytes());
-    craft::complete_ip(&mut v4);
+    frames::complete_ip(&mut v4);
     vec![
         with(&[17, 0, 1, 4, 0, 0, 0, 0], 0),
         with(&[17, 0, 1, 4, 0, 0, 0, 0], 60),

@@ -1,4 +1,4 @@
-//! The wire between container and switch: it loses, doubles, delays and reorders frames, each
+//! The link between container and switch: it loses, doubles, delays and reorders frames, each
 //! direction by its own schedule, and corrupts them only where a test asks for it.
 
 use std::cmp::Reverse;
@@ -14,7 +14,9 @@ use crate::rng::Rng;
 /// What one direction does to frames. Rates are in thousandths.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
+    /// Frames that do not arrive.
     pub loss: u32,
+    /// Frames that arrive twice.
     pub duplicate: u32,
     /// Frames that may be overtaken.
     pub reorder: u32,
@@ -69,6 +71,7 @@ pub struct Lane {
     /// Arrival of the last frame that may not be overtaken.
     last: Instant,
     count: u64,
+    /// Frames that did not arrive, those of a full queue included.
     pub lost: u64,
 }
 
@@ -77,6 +80,7 @@ pub struct Lane {
 pub struct Full;
 
 impl Lane {
+    /// A direction with nothing under way.
     pub fn new(schedule: Schedule, rng: Rng) -> Self {
         Lane {
             schedule,
@@ -88,6 +92,7 @@ impl Lane {
         }
     }
 
+    /// Whether the next frame finds no room.
     pub fn is_full(&self) -> bool {
         self.under_way.len() >= self.schedule.queue
     }

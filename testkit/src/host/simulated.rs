@@ -27,7 +27,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::host::{
+use cnet_wire::host::{
     DatagramError, DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions,
     SocketId, Token,
 };
@@ -51,10 +51,13 @@ pub enum Fate {
 
 /// A remote address the container may connect to.
 pub struct Service {
+    /// How a connect ends.
     pub fate: Fate,
     /// Until the connect's end is known.
     pub delay: Duration,
+    /// Bytes that wait for the core.
     pub receive_buffer: usize,
+    /// Bytes that the core may send ahead of the remote application.
     pub send_buffer: usize,
     /// Starts the application for one connection.
     pub app: Box<dyn Fn() -> App>,
@@ -213,10 +216,12 @@ pub struct Host {
     open: usize,
     /// Refusals for want of descriptors, by the address they were for.
     pub refused_opens: Vec<SocketAddr>,
+    /// What the core did that no caller may do; the first of it.
     pub violations: Vec<String>,
 }
 
 impl Host {
+    /// A host without services.
     pub fn new(plan: HostPlan, rng: Rng) -> Self {
         Host {
             plan,
@@ -236,6 +241,7 @@ impl Host {
         }
     }
 
+    /// Puts a service at an address.
     pub fn add_service(&mut self, at: SocketAddr, service: Service) {
         self.services.insert(at, service);
     }

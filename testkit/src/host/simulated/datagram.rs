@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::host::{
+use cnet_wire::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HostError, Received, SendOptions, SocketId,
     Token,
 };

@@ -6,17 +6,22 @@ use cnet_wire::MacAddr;
 use cnet_wire::checksum;
 use cnet_wire::vnet::VNET_HDR_LEN;
 
-use crate::container;
+use crate::addresses::{GATEWAY_MAC, MAC};
 use crate::offload;
-use crate::world::GATEWAY_MAC;
 
 /// TCP control bits.
 pub mod flag {
+    /// No more data from sender.
     pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
     pub const SYN: u8 = 2;
+    /// Reset the connection.
     pub const RST: u8 = 4;
+    /// Push function.
     pub const PSH: u8 = 8;
+    /// The acknowledgement number is meant.
     pub const ACK: u8 = 16;
+    /// The urgent pointer is meant.
     pub const URG: u8 = 32;
 }
 
@@ -24,7 +29,7 @@ pub mod flag {
 pub fn ethernet(to: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; VNET_HDR_LEN];
     frame.extend_from_slice(&to.0);
-    frame.extend_from_slice(&container::MAC.0);
+    frame.extend_from_slice(&MAC.0);
     frame.extend_from_slice(&ethertype.to_be_bytes());
     frame.extend_from_slice(payload);
     frame
@@ -63,19 +68,28 @@ pub fn ip(src: IpAddr, dst: IpAddr, protocol: u8, hop_limit: u8, l4: &[u8]) -> V
 /// A TCP segment.
 #[derive(Clone, Debug)]
 pub struct Tcp<'a> {
+    /// The sender.
     pub from: SocketAddr,
+    /// The destination.
     pub to: SocketAddr,
+    /// Sequence number.
     pub seq: u32,
+    /// Acknowledgement number.
     pub ack: u32,
+    /// Control bits, of [`flag`].
     pub flags: u8,
+    /// Window, unscaled.
     pub window: u16,
+    /// Urgent pointer.
     pub urgent: u16,
     /// Padded to a multiple of four by the caller.
     pub options: &'a [u8],
+    /// The data.
     pub payload: &'a [u8],
 }
 
 impl Tcp<'_> {
+    /// The whole frame, checksums completed.
     pub fn frame(&self) -> Vec<u8> {
         let mut l4 = Vec::new();
         l4.extend_from_slice(&self.from.port().to_be_bytes());
@@ -119,7 +133,7 @@ pub fn icmp(from: IpAddr, to: IpAddr, hop_limit: u8, body: &[u8]) -> Vec<u8> {
 /// An ARP packet for IPv4: `operation` 1 asks, 2 answers.
 pub fn arp(operation: u8, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut b = vec![0, 1, 8, 0, 6, 4, 0, operation];
-    b.extend_from_slice(&container::MAC.0);
+    b.extend_from_slice(&MAC.0);
     b.extend_from_slice(&sender.octets());
     b.extend_from_slice(&[0; 6]);
     b.extend_from_slice(&target.octets());

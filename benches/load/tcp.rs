@@ -4,10 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnet_nat::host::Token;
 
-use super::craft::{self, MSS, SUPER_PAYLOAD, SUPER_PAYLOAD_V6, Station, Template, station};
-use super::null::NullHosts;
-use super::rng::Rng;
 use super::world::{BATCH, Inbox, Outbox, WRITABLE, World};
+use cnet_testkit::host::null::NullHosts;
+use cnet_testkit::rng::Rng;
+use cnet_testkit::template::{
+    self, MSS, SUPER_PAYLOAD, SUPER_PAYLOAD_V6, Station, Template, station,
+};
 
 /// Flows to one remote address, each from a port of its own.
 const FLOWS_PER_REMOTE: u32 = 50_000;
@@ -35,6 +37,7 @@ struct Peer {
 
 /// A network with established flows.
 pub struct TcpFlows {
+    /// The network.
     pub world: World,
     peers: Vec<Peer>,
     at: usize,
@@ -62,14 +65,14 @@ impl TcpFlows {
 
     /// The same over IPv6.
     pub fn new_v6(count: usize) -> TcpFlows {
-        let data = craft::tcp_data_v6();
+        let data = template::tcp_data_v6();
         let mut flows = TcpFlows {
             v6: true,
             data: Outbox::new(&data),
-            acks: Outbox::new(&craft::tcp_ack_v6()),
-            ack: craft::tcp_ack_v6(),
-            syn: craft::tcp_syn_v6(),
-            rst: craft::tcp_rst_v6(),
+            acks: Outbox::new(&template::tcp_ack_v6()),
+            ack: template::tcp_ack_v6(),
+            syn: template::tcp_syn_v6(),
+            rst: template::tcp_rst_v6(),
             alone: data,
             ..TcpFlows::unopened(count)
         };
@@ -92,14 +95,14 @@ impl TcpFlows {
             passed: 0,
             v6: false,
             container: station(1),
-            data: Outbox::new(&craft::tcp_data()),
-            acks: Outbox::new(&craft::tcp_ack()),
+            data: Outbox::new(&template::tcp_data()),
+            acks: Outbox::new(&template::tcp_ack()),
             inbox: Inbox::new(),
             receiving: Vec::with_capacity(BATCH),
-            ack: craft::tcp_ack(),
-            syn: craft::tcp_syn(),
-            rst: craft::tcp_rst(),
-            alone: craft::tcp_data(),
+            ack: template::tcp_ack(),
+            syn: template::tcp_syn(),
+            rst: template::tcp_rst(),
+            alone: template::tcp_data(),
         }
     }
 
@@ -118,7 +121,7 @@ impl TcpFlows {
         if self.peers.len() < BATCH {
             self.open_windows();
         }
-        Rng::new(1).shuffle(&mut self.peers);
+        Rng::from_state(1).shuffle(&mut self.peers);
     }
 
     /// Has few flows send frame by frame until their windows take a whole batch of super-frames.
@@ -142,7 +145,7 @@ impl TcpFlows {
         self.world.sink.keep = true;
         self.world.event(token, WRITABLE);
         self.world.sink.keep = false;
-        let at = craft::l4(&self.world.sink.last) + 4;
+        let at = template::l4(&self.world.sink.last) + 4;
         let iss = &self.world.sink.last[at..at + 4];
         let ack = u32::from_be_bytes([iss[0], iss[1], iss[2], iss[3]]).wrapping_add(1);
         self.ack
@@ -266,7 +269,7 @@ impl TcpFlows {
 impl Peer {
     /// Makes `frame` one of this flow's.
     fn write(&self, frame: &mut Template, from: &Station) {
-        let (port, remote) = ends(self.flow, craft::is_v6(frame.bytes()));
+        let (port, remote) = ends(self.flow, template::is_v6(frame.bytes()));
         frame.set_ends(from, port, remote, REMOTE_PORT);
         frame.set_tcp(self.seq, self.ack);
     }
