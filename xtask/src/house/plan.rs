@@ -83,7 +83,7 @@ pub const PLAN: &[PlannedPackage] = &[
         &["cnet-dataplane", "cnet"],
     ),
     planned("cnet-cli", "cli", Kind::Program, &["cnet-netd"]),
-    planned(TESTKIT, "testkit", Kind::Development, &["cnet-core"]),
+    planned(TESTKIT, "testkit", Kind::Development, &["cnet-wire"]),
     planned(
         "cnet-fuzz",
         "fuzz",
@@ -100,7 +100,7 @@ pub const PLAN: &[PlannedPackage] = &[
         "cnet-tests",
         "tests",
         Kind::Development,
-        &["cnet-cli", "cnet-fuzz", TESTKIT],
+        &["cnet-benches", "cnet-fuzz"],
     ),
     planned(
         "xtask",
