@@ -25,7 +25,7 @@ impl Wheel {
         let mut rng = Rng::from_state(6);
         for key in 0..keys as u32 {
             let span = if key % 10 == 0 { 200 } else { 7_440_000 };
-            let at = now + Duration::from_millis(span + rng.next() % span);
+            let at = now + Duration::from_millis(span + rng.next_u64() % span);
             wheel.set(key, at);
         }
         Wheel {
@@ -38,7 +38,7 @@ impl Wheel {
 
     /// A random key's deadline moves: to a retransmission timeout from its idle limit, and back.
     fn set(&mut self) {
-        let r = self.rng.next();
+        let r = self.rng.next_u64();
         let key = (r % self.keys as u64) as u32;
         let span = if r >> 63 == 0 { 200 } else { 7_440_000 };
         self.wheel.set(key, self.now + Duration::from_millis(span));
@@ -48,7 +48,7 @@ impl Wheel {
     fn expire(&mut self) {
         loop {
             if let Some(key) = self.wheel.expire(self.now) {
-                let span = Duration::from_micros(self.rng.next() % 4_000_000);
+                let span = Duration::from_micros(self.rng.next_u64() % 4_000_000);
                 self.wheel.set(key, self.now + span);
                 return;
             }

@@ -62,7 +62,7 @@ impl Crowd {
                 To::Everybody => template::broadcast(),
                 To::Neighbour => {
                     // Any other.
-                    let other = (u64::from(n) + 1 + rng.next() % u64::from(ports.max(2) - 1))
+                    let other = (u64::from(n) + 1 + rng.next_u64() % u64::from(ports.max(2) - 1))
                         % u64::from(ports.max(2));
                     template::unicast(station(other as u32 + 1).mac)
                 }

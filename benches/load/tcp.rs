@@ -97,7 +97,7 @@ impl TcpFlows {
             container: station(1),
             data: Outbox::new(&template::tcp_data()),
             acks: Outbox::new(&template::tcp_ack()),
-            inbox: Inbox::new(),
+            inbox: Inbox::default(),
             receiving: Vec::with_capacity(BATCH),
             ack: template::tcp_ack(),
             syn: template::tcp_syn(),

@@ -97,7 +97,7 @@ impl Mappings {
             at: 0,
             small: Outbox::new(&small),
             large: Outbox::new(&large),
-            inbox: Inbox::new(),
+            inbox: Inbox::default(),
         }
     }
 

@@ -77,15 +77,17 @@ pub struct Inbox {
     filled: usize,
 }
 
-impl Inbox {
+impl Default for Inbox {
     /// A round without sockets.
-    pub fn new() -> Inbox {
+    fn default() -> Inbox {
         Inbox {
             tokens: [Token::new(TokenKind::Shell, 0, 0); BATCH],
             filled: 0,
         }
     }
+}
 
+impl Inbox {
     /// A socket has become readable. If it is the last of a round, the round is handled, `fill`
     /// telling the host before each event what has arrived; returns whether it was.
     pub fn receive(
@@ -178,7 +180,7 @@ impl World {
         }
         World {
             router,
-            sink: NullSink::new(),
+            sink: NullSink::default(),
             hosts: NullHosts::new(sockets),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             now,

@@ -35,6 +35,9 @@ pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use forward::supplier;
 pub use forward::{ForwardId, Publish, PublishError};
+// For the fuzz targets alone.
+#[doc(hidden)]
+pub use port::VmSocket;
 pub use port::{PortDevice, PortEnd, PortError};
 pub use statistics::{PortStatistics, Statistics};
 

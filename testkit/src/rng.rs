@@ -16,11 +16,11 @@ impl Rng {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng(seed);
         // Neighbouring seeds start far apart.
-        Rng(rng.next())
+        Rng(rng.next_u64())
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -34,12 +34,12 @@ impl Rng {
 
     /// An independent generator.
     pub fn fork(&mut self) -> Rng {
-        Rng::new(self.next())
+        Rng::new(self.next_u64())
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.next_u64() % n as u64) as usize
     }
 
     /// A number in `range`; its start if that is empty.
@@ -49,7 +49,7 @@ impl Rng {
 
     /// True `permille` times in a thousand.
     pub fn chance(&mut self, permille: u32) -> bool {
-        permille > 0 && self.next() % 1000 < u64::from(permille)
+        permille > 0 && self.next_u64() % 1000 < u64::from(permille)
     }
 
     /// One of `choices`, which are not empty.
@@ -60,7 +60,7 @@ impl Rng {
     /// Between `from` and `to`, to the nanosecond.
     pub fn duration(&mut self, from: Duration, to: Duration) -> Duration {
         let span = to.saturating_sub(from).as_nanos() as u64;
-        from + Duration::from_nanos(self.next() % (span + 1))
+        from + Duration::from_nanos(self.next_u64() % (span + 1))
     }
 
     /// Puts `items` in an order of which every one is equally likely (Fisher and Yates).
@@ -74,7 +74,7 @@ impl Rng {
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
+            bytes.extend_from_slice(&self.next_u64().to_le_bytes());
         }
         bytes.truncate(len);
         bytes

@@ -17,9 +17,8 @@ pub struct NullSink {
     pub last: [u8; KEPT],
 }
 
-impl NullSink {
-    /// Ports that have taken nothing.
-    pub fn new() -> NullSink {
+impl Default for NullSink {
+    fn default() -> NullSink {
         NullSink {
             frames: 0,
             keep: false,

@@ -391,7 +391,7 @@ impl Bench {
         let at = self.rng.below(frame.len());
         match self.rng.below(9) {
             0 | 1 => frame[at] ^= 1 << self.rng.below(8),
-            2 => frame[at] = self.rng.next() as u8,
+            2 => frame[at] = self.rng.next_u64() as u8,
             3 => frame.truncate(at),
             4 => {
                 let more = self.rng.below(100);
@@ -432,7 +432,7 @@ impl Bench {
                 0 => byte.wrapping_add(1),
                 1 => byte.wrapping_sub(1),
                 2 => 0,
-                _ => self.rng.next() as u8,
+                _ => self.rng.next_u64() as u8,
             };
         }
     }
@@ -452,9 +452,9 @@ impl Bench {
             csum_offset: if at.protocol == 6 { 16 } else { 6 },
         };
         match self.rng.below(6) {
-            0 => header.hdr_len = self.rng.next() as u16,
-            1 => header.csum_start = self.rng.next() as u16,
-            2 => header.csum_offset = self.rng.next() as u16,
+            0 => header.hdr_len = self.rng.next_u64() as u16,
+            1 => header.csum_start = self.rng.next_u64() as u16,
+            2 => header.csum_offset = self.rng.next_u64() as u16,
             _ => {}
         }
         frame[..VNET_HDR_LEN].copy_from_slice(&header.encode());

@@ -88,7 +88,7 @@ impl Hostile {
             state: State::Opening(0),
             isn: rng
                 .pick(&[near_wrap, 0, u32::MAX / 2])
-                .wrapping_add(rng.next() as u32 % 2),
+                .wrapping_add(rng.next_u64() as u32 % 2),
             irs: None,
             acked: 0,
             sent: 0,
@@ -374,7 +374,7 @@ impl Hostile {
         let also = self.rng.pick(&[flag::ACK, flag::FIN, flag::RST]);
         let beyond = self.seq(self.out.len() + ahead);
         let here = self.seq(self.sent);
-        let anywhere = self.rng.next() as u32;
+        let anywhere = self.rng.next_u64() as u32;
         let frame = match self.rng.below(20) {
             0..6 => return self.progress(out),
             6 | 7 => self.other_bytes(),
@@ -445,7 +445,7 @@ impl Hostile {
             flag::ACK | flag::URG,
             &all[self.sent..end],
         );
-        s.urgent = self.rng.next() as u16;
+        s.urgent = self.rng.next_u64() as u16;
         self.sent = end;
         self.sent_max = self.sent_max.max(end);
         s.frame()

@@ -233,7 +233,7 @@ impl World {
         let mut container = Container::new(
             plan.v6,
             plan.mtu,
-            rng.next(),
+            rng.next_u64(),
             address,
             gateway,
             addresses::MAC,

@@ -9,3 +9,4 @@ mod vm;
 
 pub(crate) use table::{Device, Opened, Ports, Seat, Unplugged};
 pub use table::{PortDevice, PortEnd, PortError};
+pub use vm::VmSocket;

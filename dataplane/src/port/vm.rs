@@ -43,7 +43,7 @@ const OUTBOX: usize = 256 << 10;
 
 /// A virtual machine's end of the network.
 #[derive(Debug)]
-pub(crate) struct VmSocket {
+pub struct VmSocket {
     fd: OwnedFd,
     /// Of a stream alone.
     inbox: Option<Inbox>,
@@ -54,9 +54,11 @@ pub(crate) struct VmSocket {
 
 /// Frames and bytes, as they were after segmentation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Taken {
-    pub(crate) frames: u64,
-    pub(crate) bytes: u64,
+pub struct Taken {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 impl VmSocket {
@@ -65,7 +67,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// When it is something else.
-    pub(crate) fn stream(fd: OwnedFd) -> io::Result<VmSocket> {
+    pub fn stream(fd: OwnedFd) -> io::Result<VmSocket> {
         let inbox = Inbox {
             buffer: vec![0; INBOX].into_boxed_slice(),
             start: 0,
@@ -79,7 +81,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// When it is something else.
-    pub(crate) fn datagram(fd: OwnedFd) -> io::Result<VmSocket> {
+    pub fn datagram(fd: OwnedFd) -> io::Result<VmSocket> {
         VmSocket::new(fd, SocketType::DGRAM, None)
     }
 
@@ -101,7 +103,7 @@ impl VmSocket {
     /// # Errors
     ///
     /// `WouldBlock` when no whole frame is there; any other means that the machine is gone.
-    pub(crate) fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -118,7 +120,7 @@ impl VmSocket {
     }
 
     /// Sends `frame`, which starts with a virtio-net header, cut to `mtu`. `None` if it is lost.
-    pub(crate) fn write(&mut self, frame: &[u8], mtu: usize) -> Option<Taken> {
+    pub fn write(&mut self, frame: &[u8], mtu: usize) -> Option<Taken> {
         let segments = Segments::parse(frame, mtu).ok()?;
         let needed = segments.bytes() + LENGTH * segments.count();
         if self.failed.is_some() || !self.outbox.make_room(needed) {
@@ -136,7 +138,7 @@ impl VmSocket {
     }
 
     /// Sends what waits, as far as there is room.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         while !self.outbox.is_empty() && self.failed.is_none() {
             let sent = match self.inbox {
                 Some(_) => self.send(self.outbox.waiting()),
@@ -163,12 +165,12 @@ impl VmSocket {
     }
 
     /// Whether frames wait until the socket has room.
-    pub(crate) fn is_stuck(&self) -> bool {
+    pub fn is_stuck(&self) -> bool {
         !self.outbox.is_empty() && self.failed.is_none()
     }
 
     /// Whether the next read tells that the machine is gone.
-    pub(crate) fn has_failed(&self) -> bool {
+    pub fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 }
