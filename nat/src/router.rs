@@ -646,7 +646,9 @@ impl Router {
             } else {
                 *gateway_v6
             };
-            let Some(from) = from.filter(|_| errors.allow(now)) else {
+            // No error about what came in a frame to a group (RFC 1122, section 3.2.2).
+            let to_group = expired.link.gateway_mac.is_multicast();
+            let Some(from) = from.filter(|_| !to_group && errors.allow(now)) else {
                 return;
             };
             let kind = IcmpErrorKind::ReassemblyTimeExceeded;
