@@ -162,6 +162,11 @@ impl Router {
         self.tcp.unsent() == 0
     }
 
+    /// The gateway, for its counters.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
     /// The TCP engine, for its counters.
     pub fn tcp(&self) -> &TcpEngine {
         &self.tcp

@@ -1,44 +1,69 @@
 //! ARP (RFC 826) for the gateway's own IPv4 addresses.
 //!
+//! # Theory of operation
+//!
 //! A request for one of them is answered to its sender, an address probe (RFC 5227, sender
 //! 0.0.0.0) included, which is how our addresses are defended. Requests for others are none of
 //! our business. What a sender says of itself is learned, if the address lies in the subnet; a
-//! sender that claims one of our addresses or another port's is refused.
+//! sender that claims one of our addresses or another port's is refused. Our own requests are sent
+//! when a container is to be reached that has not spoken yet.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::io::{Env, Io};
-use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
+use cnet_wire::arp::{ArpPacket, OP_REPLY, OP_REQUEST};
 use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 
-use super::Gateway;
+use super::counters::ArpCounters;
+use super::{Endpoint, GatewayConfig, Ipv4Gateway};
+use crate::io::{Env, Io};
 
-impl Gateway {
-    pub(super) fn handle_arp(
+/// The protocol at the gateway.
+pub(super) struct Arp {
+    v4: Option<Ipv4Gateway>,
+    pub(super) counters: ArpCounters,
+}
+
+impl Arp {
+    pub(super) fn new(cfg: &GatewayConfig) -> Arp {
+        Arp {
+            v4: cfg.v4,
+            counters: ArpCounters::default(),
+        }
+    }
+
+    /// Takes a message in.
+    pub(super) fn handle_frame(
         &mut self,
         port: PortId,
         frame: &Frame<'_>,
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+        let v4 = self.v4.ok_or(DropReason::FamilyDisabled)?;
         let arp = frame.arp().ok_or(DropReason::BadArp)?;
         if arp.sender_mac != frame.src {
             return Err(DropReason::Spoofed);
         }
         let sender = IpAddr::V4(arp.sender_ip);
-        if self.owns_unicast(sender) {
+        if endpoint.addresses.owns_unicast(sender) {
             return Err(DropReason::Spoofed);
         }
-        if v4.contains(arp.sender_ip) && !self.learn(sender, port, arp.sender_mac) {
+        if v4.contains(arp.sender_ip) && !endpoint.learn(sender, port, arp.sender_mac) {
             return Err(DropReason::Spoofed);
         }
+        let target = IpAddr::V4(arp.target_ip);
         match arp.operation {
-            OP_REQUEST if self.owns_unicast(IpAddr::V4(arp.target_ip)) => {
-                let link = self.out.link(port, arp.sender_mac);
-                let target = (arp.sender_mac, arp.sender_ip);
-                self.out
-                    .arp(io.sink, &link, OP_REPLY, arp.target_ip, target)?;
-                self.counters.arp_replies += 1;
+            OP_REQUEST if endpoint.addresses.owns_unicast(target) => {
+                let reply = ArpPacket {
+                    operation: OP_REPLY,
+                    sender_mac: endpoint.emitter.mac,
+                    sender_ip: arp.target_ip,
+                    target_mac: arp.sender_mac,
+                    target_ip: arp.sender_ip,
+                };
+                let link = endpoint.emitter.link(port, arp.sender_mac);
+                endpoint.emitter.arp(io, &link, &reply)?;
+                self.counters.replies += 1;
                 Ok(())
             }
             OP_REQUEST | OP_REPLY => Ok(()),
@@ -46,16 +71,26 @@ impl Gateway {
         }
     }
 
-    pub(super) fn send_arp_request(
+    /// Asks on `port` who has `ip`.
+    pub(super) fn solicit(
         &mut self,
         port: PortId,
         ip: Ipv4Addr,
+        endpoint: &Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
-        let link = self.out.link(port, MacAddr::BROADCAST);
-        let target = (MacAddr::default(), ip);
-        self.out.arp(io.sink, &link, OP_REQUEST, v4.address, target)
+        let v4 = self.v4.ok_or(DropReason::FamilyDisabled)?;
+        let request = ArpPacket {
+            operation: OP_REQUEST,
+            sender_mac: endpoint.emitter.mac,
+            sender_ip: v4.address,
+            target_mac: MacAddr::default(),
+            target_ip: ip,
+        };
+        let link = endpoint.emitter.link(port, MacAddr::BROADCAST);
+        endpoint.emitter.arp(io, &link, &request)?;
+        self.counters.requests += 1;
+        Ok(())
     }
 }
 
@@ -104,7 +139,7 @@ mod tests {
             };
             assert_eq!(got, Ok(want));
         }
-        assert_eq!(bench.gw.counters().arp_replies, 4);
+        assert_eq!(bench.gw.counters().arp.replies, 4);
         assert_eq!(bench.gw.neighbour(B4.into()), Some((B, MAC_B)));
         let foreign = Ipv4Addr::new(192, 0, 2, 1);
         assert_eq!(bench.gw.neighbour(foreign.into()), None);

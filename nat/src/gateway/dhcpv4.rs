@@ -1,138 +1,168 @@
 //! A DHCPv4 server (RFC 2131, RFC 2132) for the ports of this gateway.
 //!
+//! # Theory of operation
+//!
 //! A port has one lease ([`super::lease`]); whatever is asked, that address is offered, confirmed,
 //! or the request for another one refused. An offer reserves the address at once, so there is
 //! nothing to time out, and a lease ends with its port. There are no relays. The answer goes to
 //! the MAC address the request came from.
-//!
-//! Messages are held against their real length: a short BOOTP header and options that run past
-//! the end are refused (CVE-2021-3592 to CVE-2021-3595). Option overload is not followed: no
-//! client uses it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use crate::io::{Env, Io};
 use cnet_wire::dhcp::v4::{
     CLIENT_PORT, Configuration, MessageType, Options, Reply, Request, SERVER_PORT,
 };
-use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, MacAddr, PortId};
 
-use super::{Gateway, Ipv4Gateway};
+use super::counters::Dhcpv4Counters;
+use super::{Endpoint, GatewayConfig, Ipv4Gateway, Packet};
+use crate::io::{Env, Io};
 
 /// Seconds a lease runs; renewals are always granted.
 pub(super) const LEASE_SECONDS: u32 = 86_400;
 
-impl Gateway {
-    pub(super) fn handle_dhcpv4(
+/// The server.
+pub(super) struct Dhcpv4 {
+    v4: Option<Ipv4Gateway>,
+    mtu: u16,
+    search: Arc<[String]>,
+    pub(super) counters: Dhcpv4Counters,
+}
+
+/// What became of a request.
+enum Outcome {
+    /// It is answered with a message of this kind, and an address unless that is unspecified.
+    Answer(MessageType, Ipv4Addr),
+    /// Nothing is to be said.
+    Silence,
+}
+
+impl Dhcpv4 {
+    pub(super) fn new(cfg: &GatewayConfig, search: Arc<[String]>) -> Dhcpv4 {
+        Dhcpv4 {
+            v4: cfg.v4,
+            mtu: cfg.mtu,
+            search,
+            counters: Dhcpv4Counters::default(),
+        }
+    }
+
+    /// Takes in the client's `message` in `packet`.
+    pub(super) fn handle_message(
         &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        packet: &Packet<'_>,
         message: &[u8],
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
+        let v4 = self.v4.ok_or(DropReason::FamilyDisabled)?;
         let request = Request::read(message)?;
         if !request.giaddr.is_unspecified() {
             return Err(DropReason::NotServed);
         }
-        let options = request.options()?;
-        let asked = (&request, &options);
-        let mac = frame.src;
-        let none = Ipv4Addr::UNSPECIFIED;
-        match options.kind.ok_or(DropReason::BadDhcp)? {
-            MessageType::Discover => {
-                let yiaddr = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
-                self.send_dhcpv4(port, mac, asked, MessageType::Offer, yiaddr, io)
-            }
-            MessageType::Request if options.server.is_some_and(|s| s != v4.address) => {
-                // The client took another server's offer.
-                self.leases.release(port, false);
-                Ok(())
-            }
-            MessageType::Request => {
-                let lease = self.lease_v4(port, mac, v4).ok_or(DropReason::NotServed)?;
-                // In a renewal the address is the client's own (RFC 2131 section 4.3.2).
-                let wanted = options.requested.unwrap_or(request.ciaddr);
-                if wanted == lease {
-                    self.learn(IpAddr::V4(lease), port, mac);
-                    self.send_dhcpv4(port, mac, asked, MessageType::Ack, lease, io)
-                } else {
-                    self.send_dhcpv4(port, mac, asked, MessageType::Nak, none, io)
-                }
-            }
-            MessageType::Inform => {
-                if ip.src != IpAddr::V4(request.ciaddr) || !v4.is_host(request.ciaddr) {
-                    return Err(DropReason::BadDhcp);
-                }
-                self.send_dhcpv4(port, mac, asked, MessageType::Ack, none, io)
-            }
-            kind @ (MessageType::Release | MessageType::Decline) => {
-                if options.server == Some(v4.address) {
-                    let declined = kind == MessageType::Decline;
-                    self.leases.release(port, declined);
-                }
-                Ok(())
-            }
-            MessageType::Offer | MessageType::Ack | MessageType::Nak => Err(DropReason::BadDhcp),
-        }
-    }
-
-    fn lease_v4(&mut self, port: PortId, mac: MacAddr, v4: Ipv4Gateway) -> Option<Ipv4Addr> {
-        let lease = self.leases.v4(port, mac, |a| v4.is_host(a))?;
-        self.neighbours.reserve(IpAddr::V4(lease), port);
-        Some(lease)
-    }
-
-    fn send_dhcpv4(
-        &mut self,
-        port: PortId,
-        mac: MacAddr,
-        (request, options): (&Request<'_>, &Options<'_>),
-        kind: MessageType,
-        yiaddr: Ipv4Addr,
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let v4 = self.cfg.v4.ok_or(DropReason::FamilyDisabled)?;
-        let refused = kind == MessageType::Nak;
+        let asked = request.options()?;
+        let station = (packet.ingress, packet.frame.src);
+        let (kind, yiaddr) = match decide(packet, v4, &request, &asked, endpoint)? {
+            Outcome::Answer(kind, yiaddr) => (kind, yiaddr),
+            Outcome::Silence => return Ok(()),
+        };
+        let granted = kind != MessageType::Nak;
         let reply = Reply {
             kind,
             yiaddr,
             server: v4.address,
             lease_time: (!yiaddr.is_unspecified()).then_some(LEASE_SECONDS),
-            configuration: (!refused).then(|| self.configuration(v4, port, mac)),
+            configuration: granted.then(|| self.configuration(v4, station, endpoint)),
         };
-        let reply = reply.write(request, options);
-        let broadcast = request.wants_broadcast();
-        // RFC 2131 section 4.1.
-        let (to, to_mac) = if refused {
-            (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
-        } else if !request.ciaddr.is_unspecified() {
-            (request.ciaddr, mac)
-        } else if broadcast || yiaddr.is_unspecified() {
-            (Ipv4Addr::BROADCAST, MacAddr::BROADCAST)
-        } else {
-            (yiaddr, mac)
-        };
-        let link = self.out.link(port, to_mac);
+        let message = reply.write(&request, &asked);
+        let (to, to_mac) = destination(&request, &reply, packet.frame.src);
+        let link = endpoint.emitter.link(packet.ingress, to_mac);
         let from = SocketAddr::from((v4.address, SERVER_PORT));
         let to = SocketAddr::from((to, CLIENT_PORT));
-        self.out.udp(io.sink, &link, from, to, &reply)?;
-        self.counters.dhcpv4_replies += 1;
+        endpoint.emitter.udp(io, &link, (from, to), &message)?;
+        self.counters.replies += 1;
         Ok(())
     }
 
-    fn configuration(&self, v4: Ipv4Gateway, port: PortId, mac: MacAddr) -> Configuration<'_> {
-        let lease = self.leases.fixed(port, mac);
+    /// What a client is told about the network.
+    fn configuration<'a>(
+        &'a self,
+        v4: Ipv4Gateway,
+        (port, mac): (PortId, MacAddr),
+        endpoint: &'a Endpoint,
+    ) -> Configuration<'a> {
+        let lease = endpoint.stations.fixed_lease(port, mac);
         Configuration {
-            mask: Ipv4Addr::from(v4.mask()),
+            mask: v4.mask(),
             router: v4.address,
             dns: v4.dns,
-            mtu: self.cfg.mtu,
+            mtu: self.mtu,
             broadcast: v4.broadcast(),
             host_name: lease.and_then(|l| l.hostname.as_deref()),
-            search: &self.cfg.search,
+            search: &self.search,
         }
+    }
+}
+
+/// What is answered to `request`, whose options are `asked`. Leases are given and taken here.
+fn decide(
+    packet: &Packet<'_>,
+    v4: Ipv4Gateway,
+    request: &Request<'_>,
+    asked: &Options<'_>,
+    endpoint: &mut Endpoint,
+) -> Result<Outcome, DropReason> {
+    let (port, mac) = (packet.ingress, packet.frame.src);
+    let lease = |endpoint: &mut Endpoint| {
+        let lease = endpoint.stations.lease_v4(port, mac, |a| v4.is_host(a));
+        lease.ok_or(DropReason::NotServed)
+    };
+    let none = Ipv4Addr::UNSPECIFIED;
+    match asked.kind.ok_or(DropReason::BadDhcp)? {
+        MessageType::Discover => Ok(Outcome::Answer(MessageType::Offer, lease(endpoint)?)),
+        MessageType::Request if asked.server.is_some_and(|s| s != v4.address) => {
+            // The client took another server's offer.
+            endpoint.stations.release_v4(port, false);
+            Ok(Outcome::Silence)
+        }
+        MessageType::Request => {
+            let lease = lease(endpoint)?;
+            // In a renewal the address is the client's own (RFC 2131 section 4.3.2).
+            if asked.requested.unwrap_or(request.ciaddr) != lease {
+                return Ok(Outcome::Answer(MessageType::Nak, none));
+            }
+            endpoint.learn(IpAddr::V4(lease), port, mac);
+            Ok(Outcome::Answer(MessageType::Ack, lease))
+        }
+        MessageType::Inform => {
+            if packet.ip.src != IpAddr::V4(request.ciaddr) || !v4.is_host(request.ciaddr) {
+                return Err(DropReason::BadDhcp);
+            }
+            Ok(Outcome::Answer(MessageType::Ack, none))
+        }
+        kind @ (MessageType::Release | MessageType::Decline) => {
+            if asked.server == Some(v4.address) {
+                let declined = kind == MessageType::Decline;
+                endpoint.stations.release_v4(port, declined);
+            }
+            Ok(Outcome::Silence)
+        }
+        MessageType::Offer | MessageType::Ack | MessageType::Nak => Err(DropReason::BadDhcp),
+    }
+}
+
+/// Where `reply` to a request from `mac` goes (RFC 2131 section 4.1).
+fn destination(request: &Request<'_>, reply: &Reply<'_>, mac: MacAddr) -> (Ipv4Addr, MacAddr) {
+    let everyone = (Ipv4Addr::BROADCAST, MacAddr::BROADCAST);
+    if reply.kind == MessageType::Nak {
+        everyone
+    } else if !request.ciaddr.is_unspecified() {
+        (request.ciaddr, mac)
+    } else if request.wants_broadcast() || reply.yiaddr.is_unspecified() {
+        everyone
+    } else {
+        (reply.yiaddr, mac)
     }
 }
 
@@ -234,7 +264,7 @@ mod tests {
         };
         let search: Vec<_> = search.iter().map(ToString::to_string).collect();
         assert_eq!(search, names);
-        assert_eq!(bench.gw.counters().dhcpv4_replies, 1);
+        assert_eq!(bench.gw.counters().dhcpv4.replies, 1);
     }
 
     #[test]
@@ -404,7 +434,7 @@ mod tests {
         let sent = send(&mut bench, B, MAC_B, &relayed);
         assert_eq!(sent, Err(DropReason::NotServed));
         bench.assert_silent();
-        assert_eq!(bench.gw.counters().dhcpv4_replies, 0);
+        assert_eq!(bench.gw.counters().dhcpv4.replies, 0);
     }
 
     #[test]
@@ -439,7 +469,7 @@ mod tests {
                 Some(Event::Deconfigured) => assert_eq!(second, 0, "the lease was lost"),
                 None => {}
             }
-            if bench.gw.counters().dhcpv4_replies >= 4 {
+            if bench.gw.counters().dhcpv4.replies >= 4 {
                 return;
             }
             bench.advance(Duration::from_secs(10));

@@ -1,26 +1,127 @@
 //! A DHCPv6 server (RFC 8415) for the ports of this gateway.
 //!
+//! # Theory of operation
+//!
 //! A port with an IPv6 lease gets that address, in the first IA_NA it asks with; a port without
 //! one is told that there is no address, and configures itself from the router advertisement.
 //! Everybody gets the DNS server and the search list (RFC 3646). The server keeps no state: a
 //! lease is a line of the configuration, so renewals are always granted and releases only
 //! acknowledged. Prefixes and temporary addresses are not given.
 //!
-//! Messages are held against their real length and options are read two levels deep, never by
-//! recursion. Messages without the identifiers that their kind must have are dropped
-//! (RFC 8415 section 16), and so are those not sent to the servers' group.
+//! Messages without the identifiers that their kind must have are dropped (RFC 8415 section 16),
+//! and so are those not sent to the servers' group.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
-use crate::io::{Env, Io};
+use cnet_wire::DropReason;
 use cnet_wire::dhcp::v6::{
     Association, AssociationReply, CLIENT_PORT, MessageType, Reply, Request, SERVER_PORT, Status,
     duid_ll,
 };
-use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
 
-use super::Gateway;
+use super::counters::Dhcpv6Counters;
 use super::dhcpv4::LEASE_SECONDS;
+use super::{Endpoint, GatewayConfig, Ipv6Gateway, Packet};
+use crate::io::{Env, Io};
+
+/// The server.
+pub(super) struct Dhcpv6 {
+    v6: Option<Ipv6Gateway>,
+    /// The server's identifier.
+    duid: [u8; 10],
+    search: Arc<[String]>,
+    pub(super) counters: Dhcpv6Counters,
+}
+
+impl Dhcpv6 {
+    pub(super) fn new(cfg: &GatewayConfig, search: Arc<[String]>) -> Dhcpv6 {
+        Dhcpv6 {
+            v6: cfg.v6,
+            duid: duid_ll(cfg.mac),
+            search,
+            counters: Dhcpv6Counters::default(),
+        }
+    }
+
+    /// Takes in the client's `message` in `packet`.
+    pub(super) fn handle_message(
+        &mut self,
+        packet: &Packet<'_>,
+        message: &[u8],
+        endpoint: &mut Endpoint,
+        io: &mut Io<'_, impl Env>,
+    ) -> Result<(), DropReason> {
+        let IpAddr::V6(client) = packet.ip.src else {
+            return Err(DropReason::BadDhcp);
+        };
+        // Clients speak from the link itself (RFC 8415 section 13).
+        if !client.is_unicast_link_local() {
+            return Err(DropReason::MartianSource);
+        }
+        let request = Request::read(message)?;
+        if !is_identified(&request, &self.duid) {
+            return Err(DropReason::BadDhcp);
+        }
+        let (port, mac) = (packet.ingress, packet.frame.src);
+        let lease = endpoint.stations.fixed_lease(port, mac);
+        let reply = self.reply(&request, lease.and_then(|l| l.v6))?.write();
+        let link = endpoint.emitter.link(port, mac);
+        let from = SocketAddr::from((endpoint.addresses.link_local, SERVER_PORT));
+        let to = SocketAddr::from((client, CLIENT_PORT));
+        endpoint.emitter.udp(io, &link, (from, to), &reply)?;
+        self.counters.replies += 1;
+        Ok(())
+    }
+
+    /// The answer to `request` from a station whose address is `lease`.
+    fn reply<'a>(
+        &'a self,
+        request: &Request<'a>,
+        mut lease: Option<Ipv6Addr>,
+    ) -> Result<Reply<'a>, DropReason> {
+        let v6 = self.v6.ok_or(DropReason::FamilyDisabled)?;
+        let solicited = request.kind == MessageType::Solicit;
+        let mut reply = Reply {
+            kind: if solicited && !request.rapid_commit {
+                MessageType::Advertise
+            } else {
+                MessageType::Reply
+            },
+            transaction: request.transaction,
+            client: request.client,
+            server: &self.duid,
+            status: None,
+            rapid_commit: solicited && request.rapid_commit,
+            associations: Vec::new(),
+            dns: v6.dns,
+            search: &self.search,
+        };
+        match request.kind {
+            MessageType::Confirm => reply.status = Some(confirm(request, v6)?),
+            MessageType::Release | MessageType::Decline => reply.status = Some(Status::Success),
+            kind => {
+                let asked = request.associations.iter();
+                let answers = asked.map(|ia| answer_association(ia, kind, lease.take()));
+                reply.associations = answers.collect();
+            }
+        }
+        Ok(reply)
+    }
+}
+
+/// Whether the client's addresses belong to the link. Without addresses there is nothing to confirm
+/// (RFC 8415 section 18.3.3).
+fn confirm(request: &Request<'_>, v6: Ipv6Gateway) -> Result<Status, DropReason> {
+    let mut all = request.associations.iter().flat_map(|ia| &ia.addresses);
+    if all.clone().next().is_none() {
+        return Err(DropReason::BadDhcp);
+    }
+    Ok(match all.all(|&a| v6.contains(a)) {
+        true => Status::Success,
+        false => Status::NotOnLink,
+    })
+}
 
 /// Whether `request` has the identifiers that its kind of message has (RFC 8415 section 16), the
 /// server's being `us`.
@@ -70,89 +171,12 @@ fn answer_association(
     }
 }
 
-impl Gateway {
-    pub(super) fn handle_dhcpv6(
-        &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
-        message: &[u8],
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let IpAddr::V6(client) = ip.src else {
-            return Err(DropReason::BadDhcp);
-        };
-        // Clients speak from the link itself (RFC 8415 section 13).
-        if !client.is_unicast_link_local() {
-            return Err(DropReason::MartianSource);
-        }
-        let request = Request::read(message)?;
-        let duid = duid_ll(self.cfg.mac);
-        if !is_identified(&request, &duid) {
-            return Err(DropReason::BadDhcp);
-        }
-        let reply = self.dhcpv6_reply(port, frame.src, &request, &duid)?.write();
-        let link = self.out.link(port, frame.src);
-        let from = SocketAddr::from((self.link_local, SERVER_PORT));
-        let to = SocketAddr::from((client, CLIENT_PORT));
-        self.out.udp(io.sink, &link, from, to, &reply)?;
-        self.counters.dhcpv6_replies += 1;
-        Ok(())
-    }
-
-    fn dhcpv6_reply<'a>(
-        &'a self,
-        port: PortId,
-        mac: MacAddr,
-        request: &Request<'a>,
-        duid: &'a [u8],
-    ) -> Result<Reply<'a>, DropReason> {
-        let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
-        let solicited = request.kind == MessageType::Solicit;
-        let mut reply = Reply {
-            kind: if solicited && !request.rapid_commit {
-                MessageType::Advertise
-            } else {
-                MessageType::Reply
-            },
-            transaction: request.transaction,
-            client: request.client,
-            server: duid,
-            status: None,
-            rapid_commit: solicited && request.rapid_commit,
-            associations: Vec::new(),
-            dns: v6.dns,
-            search: &self.cfg.search,
-        };
-        match request.kind {
-            MessageType::Confirm => {
-                let mut all = request.associations.iter().flat_map(|ia| &ia.addresses);
-                // Without addresses there is nothing to confirm (RFC 8415 section 18.3.3).
-                if all.clone().next().is_none() {
-                    return Err(DropReason::BadDhcp);
-                }
-                reply.status = Some(match all.all(|&a| v6.contains(a)) {
-                    true => Status::Success,
-                    false => Status::NotOnLink,
-                });
-            }
-            MessageType::Release | MessageType::Decline => reply.status = Some(Status::Success),
-            kind => {
-                let mut lease = self.leases.fixed(port, mac).and_then(|l| l.v6);
-                let asked = request.associations.iter();
-                let answers = asked.map(|ia| answer_association(ia, kind, lease.take()));
-                reply.associations = answers.collect();
-            }
-        }
-        Ok(reply)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::ALL_DHCP_SERVERS;
+    use crate::gateway::addresses::ALL_DHCP_SERVERS;
     use crate::gateway::testing::*;
+    use cnet_wire::PortId;
     use dhcproto::v6::{
         DhcpOption, IAAddr, IANA, Message, MessageType, OptionCode, Status, StatusCode,
     };
@@ -266,7 +290,7 @@ mod tests {
         };
         let search: Vec<_> = search.iter().map(ToString::to_string).collect();
         assert_eq!(search, ["net.example.", "example."]);
-        assert_eq!(bench.gw.counters().dhcpv6_replies, 2);
+        assert_eq!(bench.gw.counters().dhcpv6.replies, 2);
     }
 
     #[test]

@@ -1,253 +1,76 @@
-//! DNS queries to port 53 of the DNS addresses, over UDP and (in [`super::dns_tcp`]) TCP.
+//! DNS over UDP to port 53 of the DNS addresses.
 //!
-//! Every query gets a number under which its answer comes back. What must be remembered to send
-//! the answer is kept for the last [`MAX_PENDING`] queries of each port, so that a port that
-//! floods us only loses answers of its own, and answers that never come need no timer.
+//! # Theory of operation
+//!
+//! A datagram, or each segment of a super-frame, that is a query goes to the owner of the gateway
+//! ([`super::queries`]) as it came. The answer goes back to the port and MAC address that asked, from
+//! the address that was asked. An answer that is longer than the client said it takes (EDNS,
+//! RFC 6891), or than fits the MTU, is truncated (TC, RFC 2181 section 9); the client then comes by
+//! TCP.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::io::{Env, Io};
+use cnet_wire::DropReason;
 use cnet_wire::dns::{is_query, truncate, udp_size};
-use cnet_wire::time::Instant;
-use cnet_wire::vnet::GSO_UDP_L4;
-use cnet_wire::{DropReason, Frame, IpHeader, PortId};
-
-use super::dns_tcp::{ConnectionId, DnsTcp, Segment};
-use super::output::{Output, UDP_HEADER_LEN};
-use super::{Gateway, GatewayCounters, is_station};
 use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Link};
+use cnet_wire::vnet::GSO_UDP_L4;
 
-/// The DNS port.
+use super::addresses::is_station;
+use super::counters::DnsCounters;
+use super::emit::{Emitter, UDP_HEADER_LEN};
+use super::queries::{Queries, WayBack};
+use super::{Endpoint, GatewayConfig, Packet};
+use crate::io::{Env, Io};
+
+/// The DNS port, of UDP and TCP.
 pub(super) const PORT: u16 = 53;
-/// Queries of one port that may wait for their answer.
-const MAX_PENDING: usize = 1024;
-/// Queries of all ports that may wait to be taken.
-const MAX_QUEUED: usize = 1024;
 
-/// Names a query until it is answered. Numbers are not used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct QueryId(pub u64);
-
-/// How a query came.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Transport {
-    /// In a datagram.
-    Udp,
-    /// On a connection.
-    Tcp,
+/// Who waits for an answer.
+pub(super) struct Asker {
+    link: Link,
+    server: IpAddr,
+    client: SocketAddr,
+    /// Longest answer, in bytes.
+    limit: usize,
 }
 
-/// A query to be resolved.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DnsQuery {
-    /// For [`Gateway::answer`].
-    pub id: QueryId,
-    /// How it came.
-    pub transport: Transport,
-    /// Who asks.
-    pub client: SocketAddr,
-    /// Where it came from.
-    pub port: PortId,
-    /// The message, at least a DNS header with QR clear; nothing else of it is checked.
-    pub message: Vec<u8>,
-}
-
-/// The way back of an answer.
-enum Pending {
-    Udp {
-        link: Link,
-        server: IpAddr,
-        client: SocketAddr,
-        /// Longest answer, in bytes.
-        limit: usize,
-    },
-    Tcp(ConnectionId),
-}
-
-/// Queries on their way.
-#[derive(Default)]
-pub(super) struct Queries {
-    next: u64,
-    queue: VecDeque<DnsQuery>,
-    pending: BTreeMap<QueryId, Pending>,
-    /// The last queries of each port, the oldest first, answered ones included.
-    recent: BTreeMap<PortId, VecDeque<QueryId>>,
-}
-
-impl Queries {
-    fn push(
-        &mut self,
-        transport: Transport,
-        client: SocketAddr,
-        port: PortId,
-        message: Vec<u8>,
-        back: Pending,
-    ) -> Result<(), DropReason> {
-        if self.queue.len() >= MAX_QUEUED {
-            return Err(DropReason::RateLimit);
-        }
-        let id = QueryId(self.next);
-        self.next += 1;
-        let recent = self.recent.entry(port).or_default();
-        if recent.len() >= MAX_PENDING
-            && let Some(oldest) = recent.pop_front()
-        {
-            self.pending.remove(&oldest);
-        }
-        recent.push_back(id);
-        self.pending.insert(id, back);
-        self.queue.push_back(DnsQuery {
-            id,
-            transport,
-            client,
-            port,
-            message,
-        });
-        Ok(())
-    }
-
-    /// Takes in a query from a connection.
-    pub(super) fn push_tcp(
-        &mut self,
-        connection: ConnectionId,
-        client: SocketAddr,
-        port: PortId,
-        message: Vec<u8>,
-    ) -> Result<(), DropReason> {
-        let back = Pending::Tcp(connection);
-        self.push(Transport::Tcp, client, port, message, back)
-    }
-
-    fn remove_port(&mut self, port: PortId) {
-        for id in self.recent.remove(&port).into_iter().flatten() {
-            self.pending.remove(&id);
-        }
-        self.queue.retain(|q| q.port != port);
-    }
-}
-
-/// The DNS side of the gateway.
+/// The protocol at the gateway.
 pub(super) struct Dns {
-    queries: Queries,
-    tcp: DnsTcp,
+    /// The links' IP MTU in bytes.
     mtu: usize,
+    pub(super) counters: DnsCounters,
 }
 
 impl Dns {
-    pub(super) fn new(
-        addresses: (Option<Ipv4Addr>, Option<Ipv6Addr>),
-        mtu: usize,
-        seed: u64,
-        now: Instant,
-    ) -> Dns {
+    pub(super) fn new(cfg: &GatewayConfig) -> Dns {
         Dns {
-            queries: Queries::default(),
-            tcp: DnsTcp::new(addresses, mtu, seed, now),
-            mtu,
+            mtu: usize::from(cfg.mtu),
+            counters: DnsCounters::default(),
         }
     }
 
-    pub(super) fn take_query(&mut self) -> Option<DnsQuery> {
-        self.queries.queue.pop_front()
-    }
-
-    #[cfg(test)]
-    pub(super) fn tcp(&self) -> &DnsTcp {
-        &self.tcp
-    }
-
-    #[cfg(test)]
-    pub(super) fn queries_queued(&self) -> usize {
-        self.queries.queue.len()
-    }
-
-    pub(super) fn remove_port(&mut self, port: PortId) {
-        self.queries.remove_port(port);
-        self.tcp.remove_port(port);
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.tcp.poll_timeout()
-    }
-
-    pub(super) fn handle_timeout(
+    /// Takes in the datagrams in `packet`, which came from UDP port `source` and have `payload`
+    /// together.
+    pub(super) fn handle_datagram(
         &mut self,
-        now: Instant,
-        out: &mut Output,
-        counters: &mut GatewayCounters,
-        io: &mut Io<'_, impl Env>,
-    ) {
-        self.tcp
-            .handle_timeout(now, &mut self.queries, out, counters, io);
-    }
-
-    pub(super) fn answer(
-        &mut self,
-        now: Instant,
-        id: QueryId,
-        message: &[u8],
-        out: &mut Output,
-        counters: &mut GatewayCounters,
-        io: &mut Io<'_, impl Env>,
-    ) {
-        match self.queries.pending.remove(&id) {
-            None => {}
-            Some(Pending::Tcp(connection)) => {
-                let queries = &mut self.queries;
-                if self.tcp.queue_answer(now, connection, message) {
-                    counters.dns_answers += 1;
-                    self.tcp.handle_timeout(now, queries, out, counters, io);
-                }
-            }
-            Some(Pending::Udp {
-                link,
-                server,
-                client,
-                limit,
-            }) => {
-                let short = if message.len() > limit {
-                    counters.dns_truncated += 1;
-                    truncate(message, limit)
-                } else {
-                    None
-                };
-                let message = short.as_deref().unwrap_or(message);
-                // An answer that is too long and cannot be cut is none.
-                if message.len() <= limit {
-                    let server = SocketAddr::new(server, PORT);
-                    // A full port loses the answer as it would lose any frame.
-                    if out.udp(io.sink, &link, server, client, message).is_ok() {
-                        counters.dns_answers += 1;
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Gateway {
-    pub(super) fn handle_dns_udp(
-        &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        packet: &Packet<'_>,
         source: u16,
         payload: &[u8],
+        endpoint: &Endpoint,
+        queries: &mut Queries,
     ) -> Result<(), DropReason> {
-        if !self.is_dns(ip.dst) {
+        let Packet { frame, ip, .. } = packet;
+        if !endpoint.addresses.is_dns(ip.dst) {
             return Err(DropReason::NotServed);
         }
         if !is_station(ip.src) {
             return Err(DropReason::MartianSource);
         }
-        let header = UDP_HEADER_LEN
-            + if ip.src.is_ipv6() {
-                IPV6_HEADER_LEN
-            } else {
-                IPV4_HEADER_LEN
-            };
-        let room = self.dns.mtu.saturating_sub(header);
+        let header = match ip.src {
+            IpAddr::V4(_) => IPV4_HEADER_LEN + UDP_HEADER_LEN,
+            IpAddr::V6(_) => IPV6_HEADER_LEN + UDP_HEADER_LEN,
+        };
+        let room = self.mtu.saturating_sub(header);
         // A super-frame is several queries of one size.
         let size = match frame.vnet.gso() {
             GSO_UDP_L4 => usize::from(frame.vnet.gso_size).max(1),
@@ -258,56 +81,49 @@ impl Gateway {
         }
         let client = SocketAddr::new(ip.src, source);
         for query in payload.chunks(size) {
-            let back = Pending::Udp {
-                link: self.out.link(port, frame.src),
+            let asker = Asker {
+                link: endpoint.emitter.link(packet.ingress, frame.src),
                 server: ip.dst,
                 client,
                 limit: udp_size(query).min(room),
             };
-            let queries = &mut self.dns.queries;
-            queries.push(Transport::Udp, client, port, query.to_vec(), back)?;
-            self.counters.dns_udp_queries += 1;
+            let back = WayBack::Udp(asker);
+            queries.push(client, packet.ingress, query.to_vec(), back)?;
+            self.counters.queries += 1;
         }
         Ok(())
     }
 
-    pub(super) fn handle_tcp(
+    /// Sends the answer `message`. One that is too long and cannot be cut is none.
+    pub(super) fn answer(
         &mut self,
-        now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        asker: &Asker,
+        message: &[u8],
+        emitter: &mut Emitter,
         io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let l4 = frame.l4(ip);
-        let Some((&[s0, s1, d0, d1], _)) = l4.split_first_chunk::<4>() else {
-            return Err(DropReason::BadTcpHeader);
+    ) {
+        let short = match message.len() > asker.limit {
+            true => truncate(message, asker.limit),
+            false => None,
         };
-        let ports = [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])];
-        if ports.contains(&0) {
-            return Err(DropReason::PortZero);
+        let message = short.as_deref().unwrap_or(message);
+        if message.len() > asker.limit {
+            return;
         }
-        if ports[1] != PORT || !self.is_dns(ip.dst) {
-            return Err(DropReason::NotServed);
+        let server = SocketAddr::new(asker.server, PORT);
+        let ends = (server, asker.client);
+        // A full port loses the answer as it would lose any frame.
+        if emitter.udp(io, &asker.link, ends, message).is_ok() {
+            self.counters.answers += 1;
+            self.counters.truncated += u64::from(short.is_some());
         }
-        if !is_station(ip.src) {
-            return Err(DropReason::MartianSource);
-        }
-        let segment = Segment {
-            link: self.out.link(port, frame.src),
-            client: SocketAddr::new(ip.src, ports[0]),
-            server: ip.dst,
-            l4,
-        };
-        let Dns { queries, tcp, .. } = &mut self.dns;
-        let (out, counters) = (&mut self.out, &mut self.counters);
-        tcp.handle_segment(now, &segment, queries, out, counters, io)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::queries::{MAX_PENDING, MAX_QUEUED, QueryId, Transport};
     use crate::gateway::testing::*;
     use cnet_wire::MacAddr;
 
@@ -366,8 +182,8 @@ mod tests {
             // An answer is given once.
             bench.answer(q.id, &answer(7, 300));
             bench.assert_silent();
-            assert_eq!(bench.gw.counters().dns_udp_queries, 1);
-            assert_eq!(bench.gw.counters().dns_answers, 1);
+            assert_eq!(bench.gw.counters().dns.queries, 1);
+            assert_eq!(bench.gw.counters().dns.answers, 1);
         }
     }
 
@@ -391,7 +207,7 @@ mod tests {
             bench.answer(id, &answer(7, len));
             let reply = bench.reply(A);
             let message = &reply[header..];
-            assert_eq!(bench.gw.counters().dns_truncated, u64::from(!whole));
+            assert_eq!(bench.gw.counters().dns.truncated, u64::from(!whole));
             if whole {
                 assert_eq!(message, answer(7, len));
             } else {
@@ -430,7 +246,7 @@ mod tests {
             bench.send(A, &frame).unwrap();
             bench.gw.take_query().unwrap();
         }
-        assert_eq!(bench.gw.dns.queries.pending.len(), MAX_PENDING + 1);
+        assert_eq!(bench.gw.queries.pending(), MAX_PENDING + 1);
         bench.answer(id, &answer(1, 100));
         assert_eq!(bench.reply(B)[header..], answer(1, 100));
         // Without anybody to take them, queries are not hoarded.
@@ -438,7 +254,7 @@ mod tests {
         assert_eq!(refused.count(), MAX_QUEUED);
         bench.gw.remove_port(A);
         assert_eq!(bench.gw.take_query(), None);
-        assert_eq!(bench.gw.dns.queries.pending.len(), 0);
+        assert_eq!(bench.gw.queries.pending(), 0);
     }
 
     #[test]

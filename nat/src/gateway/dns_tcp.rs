@@ -1,6 +1,8 @@
 //! DNS over TCP (RFC 7766): connections to port 53, on smoltcp.
 //!
-//! Theory of operation. The stack sees IP packets only; [`DnsTcp`] remembers for each connection
+//! # Theory of operation
+//!
+//! The stack sees IP packets only; [`DnsTcp`] remembers for each connection
 //! which port and MAC address its SYN came from, and sends there. A socket is made for each SYN
 //! that opens a connection and dropped with the connection, so that at rest there are none.
 //! Queries on one connection are passed on as they come (pipelining), and their answers go back
@@ -11,32 +13,34 @@
 //! the handshake is done, with a query cut short (CVE-2026-35406, CVE-2024-8418), with an answer
 //! it does not read. An answer that does not come within [`ANSWER_WAIT`] ends it likewise.
 //!
-//! Limits. [`MAX_CONNECTIONS`] in all; one more takes the place of one that waits for nothing, of
+//! # Limits
+//!
+//! [`MAX_CONNECTIONS`] in all; one more takes the place of one that waits for nothing, of
 //! the port that has most. [`MAX_PIPELINE`] unanswered queries a connection, and no more are read
 //! while [`MAX_BACKLOG`] bytes of answers wait. A message may have 65,535 bytes; its memory grows
 //! with what has come of it.
 
 use std::cmp::Reverse;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use crate::io::{Env, Io};
 use cnet_wire::dns;
-use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
+use cnet_wire::headers::Link;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, PortId};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{
-    HardwareAddress, IpCidr, IpProtocol, IpRepr, IpVersion, Ipv4Packet, Ipv4Repr, Ipv6Packet,
-    Ipv6Repr, TcpPacket,
-};
+use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
 
-use super::GatewayCounters;
-use super::dns::{PORT, Queries};
-use super::output::{HOP_LIMIT, Output};
-use cnet_wire::headers::Link;
+use super::addresses::is_station;
+use super::counters::DnsTcpCounters;
+use super::dns::PORT;
+use super::emit::Emitter;
+use super::queries::{Queries, WayBack};
+use super::{Endpoint, GatewayConfig, Packet};
+use crate::io::{Env, Io};
+use stack::{Device, Ends, packet, stack_instant};
+
+mod stack;
 
 /// Connections of all ports.
 const MAX_CONNECTIONS: usize = 16;
@@ -60,11 +64,11 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 pub(super) struct ConnectionId(u64);
 
 /// A segment for port 53 of a DNS address, its checksum verified or to be trusted.
-pub(super) struct Segment<'a> {
-    pub(super) link: Link,
-    pub(super) client: SocketAddr,
-    pub(super) server: IpAddr,
-    pub(super) l4: &'a [u8],
+struct Segment<'a> {
+    link: Link,
+    client: SocketAddr,
+    server: IpAddr,
+    l4: &'a [u8],
 }
 
 struct Connection {
@@ -114,17 +118,13 @@ pub(super) struct DnsTcp {
     next_id: u64,
     mtu: usize,
     timeout: Option<Instant>,
+    pub(super) counters: DnsTcpCounters,
 }
 
 impl DnsTcp {
-    pub(super) fn new(
-        (v4, v6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
-        mtu: usize,
-        seed: u64,
-        now: Instant,
-    ) -> DnsTcp {
+    pub(super) fn new(cfg: &GatewayConfig, seed: u64, now: Instant) -> DnsTcp {
         // smoltcp subtracts header lengths from the MTU without a check.
-        let mtu = mtu.max(576);
+        let mtu = usize::from(cfg.mtu).max(576);
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut device = Device {
@@ -136,8 +136,9 @@ impl DnsTcp {
         // The prefix of length 0 makes every client directly reachable. Each family has one
         // address, which is smoltcp's limit of two.
         iface.update_ip_addrs(|addrs| {
-            let addresses = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
-            for a in addresses.filter(|&a| super::is_station(a)) {
+            let v4 = cfg.v4.and_then(|v4| v4.dns).map(IpAddr::V4);
+            let v6 = cfg.v6.and_then(|v6| v6.dns).map(IpAddr::V6);
+            for a in v4.into_iter().chain(v6).filter(|&a| is_station(a)) {
                 // Full only if the limit were one.
                 let _ = addrs.push(IpCidr::new(a.into(), 0));
             }
@@ -149,6 +150,7 @@ impl DnsTcp {
             next_id: 0,
             mtu,
             timeout: None,
+            counters: DnsTcpCounters::default(),
         }
     }
 
@@ -167,14 +169,44 @@ impl DnsTcp {
         });
     }
 
-    /// Takes a segment in.
-    pub(super) fn handle_segment(
+    /// Takes in the segment in `packet`.
+    pub(super) fn handle_packet(
+        &mut self,
+        packet: &Packet<'_>,
+        endpoint: &Endpoint,
+        queries: &mut Queries,
+        io: &mut Io<'_, impl Env>,
+    ) -> Result<(), DropReason> {
+        let Packet { frame, ip, .. } = packet;
+        let l4 = frame.l4(ip);
+        let Some((&[s0, s1, d0, d1], _)) = l4.split_first_chunk::<4>() else {
+            return Err(DropReason::BadTcpHeader);
+        };
+        let ports = [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])];
+        if ports.contains(&0) {
+            return Err(DropReason::PortZero);
+        }
+        if ports[1] != PORT || !endpoint.addresses.is_dns(ip.dst) {
+            return Err(DropReason::NotServed);
+        }
+        if !is_station(ip.src) {
+            return Err(DropReason::MartianSource);
+        }
+        let segment = Segment {
+            link: endpoint.emitter.link(packet.ingress, frame.src),
+            client: SocketAddr::new(ip.src, ports[0]),
+            server: ip.dst,
+            l4,
+        };
+        self.handle_segment(packet.now, &segment, &endpoint.emitter, queries, io)
+    }
+
+    fn handle_segment(
         &mut self,
         now: Instant,
         segment: &Segment<'_>,
+        emitter: &Emitter,
         queries: &mut Queries,
-        out: &mut Output,
-        counters: &mut GatewayCounters,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let tcp = TcpPacket::new_checked(segment.l4).map_err(|_| DropReason::BadTcpHeader)?;
@@ -194,21 +226,15 @@ impl DnsTcp {
                 // The client's port is used again.
                 Some(i) if ended(self.state(i)) => {
                     self.remove(i);
-                    self.listen(now, segment, counters)?;
+                    self.listen(now, segment)?;
                 }
                 Some(_) => {}
-                None => self.listen(now, segment, counters)?,
+                None => self.listen(now, segment)?,
             }
         }
         let packet = packet(segment);
-        self.run(
-            now,
-            Some((&packet, segment.link)),
-            queries,
-            out,
-            counters,
-            io,
-        );
+        let incoming = Some((&packet[..], segment.link));
+        self.run(now, incoming, emitter, queries, io);
         Ok(())
     }
 
@@ -216,12 +242,11 @@ impl DnsTcp {
     pub(super) fn handle_timeout(
         &mut self,
         now: Instant,
+        emitter: &Emitter,
         queries: &mut Queries,
-        out: &mut Output,
-        counters: &mut GatewayCounters,
         io: &mut Io<'_, impl Env>,
     ) {
-        self.run(now, None, queries, out, counters, io);
+        self.run(now, None, emitter, queries, io);
     }
 
     /// Puts an answer on its way; false if the connection is gone.
@@ -231,7 +256,9 @@ impl DnsTcp {
         };
         c.outstanding = c.outstanding.saturating_sub(1);
         c.active = now;
-        dns::put_with_length(&mut c.answers, message)
+        let fits = dns::put_with_length(&mut c.answers, message);
+        self.counters.answers += u64::from(fits);
+        fits
     }
 
     fn state(&self, i: usize) -> State {
@@ -247,17 +274,12 @@ impl DnsTcp {
     }
 
     /// Makes a socket for the connection that `segment` opens.
-    fn listen(
-        &mut self,
-        now: Instant,
-        segment: &Segment<'_>,
-        counters: &mut GatewayCounters,
-    ) -> Result<(), DropReason> {
+    fn listen(&mut self, now: Instant, segment: &Segment<'_>) -> Result<(), DropReason> {
         if self.connections.len() >= MAX_CONNECTIONS {
             let i = self.victim(segment.link.port).ok_or(DropReason::Quota)?;
             // Its client learns of it when it next speaks.
             self.remove(i);
-            counters.dns_tcp_aborts += 1;
+            self.counters.aborts += 1;
         }
         let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
         let mut socket = Socket::new(buffer(), buffer());
@@ -305,9 +327,8 @@ impl DnsTcp {
         &mut self,
         now: Instant,
         incoming: Option<(&[u8], Link)>,
+        emitter: &Emitter,
         queries: &mut Queries,
-        out: &mut Output,
-        counters: &mut GatewayCounters,
         io: &mut Io<'_, impl Env>,
     ) {
         let stack_now = stack_instant(now);
@@ -321,7 +342,7 @@ impl DnsTcp {
         for _ in 0..MAX_ROUNDS {
             for c in &mut self.connections {
                 let socket = self.sockets.get_mut::<Socket>(c.handle);
-                serve(now, c, socket, queries, counters);
+                serve(now, c, socket, queries, &mut self.counters);
             }
             let before = device.outgoing.len();
             self.iface
@@ -334,7 +355,7 @@ impl DnsTcp {
             let from = incoming.map(|(_, link)| link);
             if let Some((link, ethertype)) = self.way(&packet, from) {
                 // A full port loses a segment; TCP repeats it.
-                let _ = out.ip_packet(io.sink, &link, ethertype, &packet);
+                let _ = emitter.ip_packet(io, &link, ethertype, &packet);
             }
         }
         for i in (0..self.connections.len()).rev() {
@@ -352,21 +373,11 @@ impl DnsTcp {
     /// Where the stack's `packet` goes: to its connection's client, or, if it has none, back where
     /// the packet it answers came from.
     fn way(&self, packet: &[u8], from: Option<Link>) -> Option<(Link, u16)> {
-        let (server, client, l4, ethertype) = match IpVersion::of_packet(packet).ok()? {
-            IpVersion::Ipv4 => {
-                let ip = Ipv4Packet::new_checked(packet).ok()?;
-                let ends = (ip.src_addr().into(), ip.dst_addr().into());
-                (ends.0, ends.1, ip.payload(), ETHERTYPE_IPV4)
-            }
-            IpVersion::Ipv6 => {
-                let ip = Ipv6Packet::new_checked(packet).ok()?;
-                let ends = (ip.src_addr().into(), ip.dst_addr().into());
-                (ends.0, ends.1, ip.payload(), ETHERTYPE_IPV6)
-            }
-        };
-        let port = TcpPacket::new_checked(l4).ok()?.dst_port();
-        let client = SocketAddr::new(client, port);
-        let server: IpAddr = server;
+        let Ends {
+            server,
+            client,
+            ethertype,
+        } = Ends::of(packet)?;
         let known = self
             .connections
             .iter()
@@ -395,7 +406,7 @@ fn serve(
     c: &mut Connection,
     socket: &mut Socket<'static>,
     queries: &mut Queries,
-    counters: &mut GatewayCounters,
+    counters: &mut DnsTcpCounters,
 ) {
     if matches!(
         socket.state(),
@@ -405,7 +416,7 @@ fn serve(
     }
     if read_queries(now, c, socket, queries, counters).is_err() {
         socket.abort();
-        counters.dns_tcp_aborts += 1;
+        counters.aborts += 1;
         return;
     }
     if c.backlog() > 0 && socket.can_send() {
@@ -432,7 +443,7 @@ fn serve(
         socket.close();
     } else if expired {
         socket.abort();
-        counters.dns_tcp_aborts += 1;
+        counters.aborts += 1;
     }
 }
 
@@ -442,7 +453,7 @@ fn read_queries(
     c: &mut Connection,
     socket: &mut Socket<'static>,
     queries: &mut Queries,
-    counters: &mut GatewayCounters,
+    counters: &mut DnsTcpCounters,
 ) -> Result<(), DropReason> {
     while socket.can_recv() && c.outstanding < MAX_PIPELINE && c.backlog() < MAX_BACKLOG {
         let missing = dns::missing(&c.partial);
@@ -461,107 +472,14 @@ fn read_queries(
             if !dns::is_query(body) {
                 return Err(DropReason::BadDns);
             }
-            queries.push_tcp(c.id, c.client, c.link.port, body.to_vec())?;
-            counters.dns_tcp_queries += 1;
+            let back = WayBack::Tcp(c.id);
+            queries.push(c.client, c.link.port, body.to_vec(), back)?;
+            counters.queries += 1;
             c.outstanding += 1;
             c.partial = Vec::new();
         }
     }
     Ok(())
-}
-
-/// The segment behind a plain IP header: what stood there has been checked, and extension headers
-/// are nothing the stack should answer.
-fn packet(segment: &Segment<'_>) -> Vec<u8> {
-    let checksums = ChecksumCapabilities::default();
-    let payload_len = segment.l4.len();
-    let repr = match (segment.client.ip(), segment.server) {
-        (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => IpRepr::Ipv6(Ipv6Repr {
-            src_addr,
-            dst_addr,
-            next_header: IpProtocol::from(protocol::TCP),
-            payload_len,
-            hop_limit: HOP_LIMIT,
-        }),
-        (src, dst) => {
-            let v4 = |a| match a {
-                IpAddr::V4(a) => a,
-                IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
-            };
-            IpRepr::Ipv4(Ipv4Repr {
-                src_addr: v4(src),
-                dst_addr: v4(dst),
-                next_header: IpProtocol::from(protocol::TCP),
-                payload_len,
-                hop_limit: HOP_LIMIT,
-            })
-        }
-    };
-    let header_len = repr.header_len();
-    let mut packet = vec![0; header_len];
-    repr.emit(&mut packet, &checksums);
-    packet.extend(segment.l4);
-    packet
-}
-
-fn stack_instant(now: Instant) -> StackInstant {
-    StackInstant::from_micros((now.as_nanos() / 1000) as i64)
-}
-
-/// One packet in, any number out.
-struct Device<'a> {
-    incoming: Option<&'a [u8]>,
-    outgoing: Vec<Vec<u8>>,
-    mtu: usize,
-}
-
-struct Incoming<'a>(&'a [u8]);
-
-impl RxToken for Incoming<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
-}
-
-struct Outgoing<'a>(&'a mut Vec<Vec<u8>>);
-
-impl TxToken for Outgoing<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut packet = vec![0; len];
-        let result = f(&mut packet);
-        self.0.push(packet);
-        result
-    }
-}
-
-impl smoltcp::phy::Device for Device<'_> {
-    type RxToken<'t>
-        = Incoming<'t>
-    where
-        Self: 't;
-    type TxToken<'t>
-        = Outgoing<'t>
-    where
-        Self: 't;
-
-    fn receive(&mut self, _: StackInstant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        let packet = self.incoming.take()?;
-        Some((Incoming(packet), Outgoing(&mut self.outgoing)))
-    }
-
-    fn transmit(&mut self, _: StackInstant) -> Option<Outgoing<'_>> {
-        Some(Outgoing(&mut self.outgoing))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut caps = DeviceCapabilities::default();
-        caps.medium = Medium::Ip;
-        caps.max_transmission_unit = self.mtu;
-        // Incoming ones were verified, or hold only the pseudo-header's sum (NEEDS_CSUM).
-        caps.checksum.tcp = Checksum::Tx;
-        caps.checksum.ipv4 = Checksum::Tx;
-        caps
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Neighbour discovery (RFC 4861) and router advertisements for the gateway's IPv6 side.
 //!
+//! # Theory of operation
+//!
 //! Neighbour solicitations for our addresses are answered, duplicate address detection (RFC 4862,
 //! from the unspecified address) included, which defends them. Stations are learned from the
 //! link-layer options of what they send. Everything must come with hop limit 255, that is, from
@@ -14,25 +16,26 @@
 //!
 //! Advertisements and redirects from a container are refused: it is no router.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use crate::io::{Env, Io};
-use cnet_wire::icmp::IcmpMessage;
-use cnet_wire::icmp::v6::{
-    NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, REDIRECT, ROUTER_ADVERTISEMENT,
-    ROUTER_SOLICITATION,
-};
+use cnet_wire::icmp::{IcmpMessage, v6};
 use cnet_wire::ndp::{
     self, NdpMessage, NeighbourAdvertisement, NeighbourSolicitation, RouterAdvertisement,
 };
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, Frame, IpHeader, MacAddr, PortId};
+use cnet_wire::{DropReason, MacAddr, PortId};
 
-use super::{ALL_NODES, Gateway, group_mac, is_station, solicited_node};
+use super::addresses::{ALL_NODES, group_mac, is_station, solicited_node};
+use super::counters::NdpCounters;
+use super::emit::HOP_LIMIT;
+use super::{Endpoint, GatewayConfig, Ipv6Gateway, Packet};
+use crate::io::{Env, Io};
 
 /// The ICMPv6 types of NDP.
-pub(super) const TYPES: RangeInclusive<u8> = ROUTER_SOLICITATION..=REDIRECT;
+pub(super) const TYPES: RangeInclusive<u8> = v6::ROUTER_SOLICITATION..=v6::REDIRECT;
 
 /// The longest router lifetime, in seconds (RFC 8319).
 const ROUTER_LIFETIME: u16 = 65535;
@@ -43,15 +46,39 @@ const MIN_MTU: u16 = 1280;
 /// Age of a router advertisement after which a station that asks for us gets a new one.
 const REFRESH: Duration = Duration::from_secs(3600);
 
-impl Gateway {
-    pub(super) fn handle_ndp(
+/// The protocol at the gateway.
+pub(super) struct Ndp {
+    v6: Option<Ipv6Gateway>,
+    mtu: u16,
+    search: Arc<[String]>,
+    /// When each port last got a router advertisement.
+    advertised: BTreeMap<PortId, Instant>,
+    pub(super) counters: NdpCounters,
+}
+
+impl Ndp {
+    pub(super) fn new(cfg: &GatewayConfig, search: Arc<[String]>) -> Ndp {
+        Ndp {
+            v6: cfg.v6,
+            mtu: cfg.mtu,
+            search,
+            advertised: BTreeMap::new(),
+            counters: NdpCounters::default(),
+        }
+    }
+
+    pub(super) fn remove_port(&mut self, port: PortId) {
+        self.advertised.remove(&port);
+    }
+
+    /// Takes in a message of one of the [`TYPES`].
+    pub(super) fn handle_packet(
         &mut self,
-        now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        packet: &Packet<'_>,
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
+        let Packet { frame, ip, .. } = packet;
         let IpAddr::V6(src) = ip.src else {
             return Err(DropReason::BadIcmp);
         };
@@ -60,18 +87,18 @@ impl Gateway {
         }
         match NdpMessage::read(frame.l4(ip))? {
             NdpMessage::RouterSolicitation { source } => {
-                self.note_source(port, frame, src, source)?;
-                self.send_router_advertisement(now, port, frame.src, src, io)
+                learn_claim(packet, src, source, endpoint)?;
+                self.advertise_router(packet, src, endpoint, io)
             }
             NdpMessage::NeighbourSolicitation { target, source } => {
-                self.note_source(port, frame, src, source)?;
-                if !self.owns_unicast(IpAddr::V6(target)) {
+                learn_claim(packet, src, source, endpoint)?;
+                if !endpoint.addresses.owns_unicast(IpAddr::V6(target)) {
                     return Ok(());
                 }
-                self.send_neighbour_advertisement(port, frame.src, src, target, io)?;
-                let stale = self.ports.get(&port).and_then(|p| p.advertised);
-                if !src.is_unspecified() && stale.is_some_and(|t| now - t > REFRESH) {
-                    self.send_router_advertisement(now, port, frame.src, src, io)?;
+                self.advertise_neighbour(packet, src, target, endpoint, io)?;
+                let last = self.advertised.get(&packet.ingress);
+                if !src.is_unspecified() && last.is_some_and(|&t| packet.now - t > REFRESH) {
+                    self.advertise_router(packet, src, endpoint, io)?;
                 }
                 Ok(())
             }
@@ -84,89 +111,73 @@ impl Gateway {
                 if to_group && solicited {
                     return Err(DropReason::BadIcmp);
                 }
-                self.note_source(port, frame, target, Some(mac.unwrap_or(frame.src)))
+                learn_claim(packet, target, mac.or(Some(frame.src)), endpoint)
             }
             NdpMessage::RouterAdvertisement | NdpMessage::Redirect => Err(DropReason::RogueService),
         }
     }
 
-    /// Learns that `ip` is at `mac`, if the message says so at all.
-    fn note_source(
-        &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: Ipv6Addr,
-        mac: Option<MacAddr>,
-    ) -> Result<(), DropReason> {
-        match mac {
-            None => Ok(()),
-            // A station that has no address yet cannot tell its link-layer address
-            // (RFC 4861 sections 7.1.1 and 6.1.1).
-            Some(_) if !is_station(IpAddr::V6(ip)) => Err(DropReason::BadIcmp),
-            Some(mac) if mac != frame.src => Err(DropReason::Spoofed),
-            Some(mac) if self.learn(IpAddr::V6(ip), port, mac) => Ok(()),
-            Some(_) => Err(DropReason::Spoofed),
-        }
-    }
-
-    fn send_neighbour_advertisement(
-        &mut self,
-        port: PortId,
-        mac: MacAddr,
-        to: Ipv6Addr,
-        target: Ipv6Addr,
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let solicited = !to.is_unspecified();
-        let advertisement = NeighbourAdvertisement {
-            target,
-            solicited,
-            mac: self.cfg.mac,
-        };
-        let ends = (target, if solicited { to } else { ALL_NODES });
-        let rest = advertisement.write();
-        self.send_ndp(port, mac, ends, NEIGHBOUR_ADVERTISEMENT, &rest, io)?;
-        self.counters.neighbour_advertisements += 1;
-        Ok(())
-    }
-
-    pub(super) fn send_neighbour_solicitation(
+    /// Asks on `port` who has `ip`.
+    pub(super) fn solicit(
         &mut self,
         port: PortId,
         ip: Ipv6Addr,
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        if self.cfg.v6.is_none() {
+        if self.v6.is_none() {
             return Err(DropReason::FamilyDisabled);
         }
         let solicitation = NeighbourSolicitation {
             target: ip,
-            source: self.cfg.mac,
+            source: endpoint.emitter.mac,
         };
         let rest = solicitation.write();
+        let message = IcmpMessage::ndp(v6::NEIGHBOUR_SOLICITATION, &rest);
         let group = solicited_node(ip);
-        let ends = (self.link_local, group);
-        let kind = NEIGHBOUR_SOLICITATION;
-        self.send_ndp(port, group_mac(group), ends, kind, &rest, io)
+        let ends = (endpoint.addresses.link_local, group);
+        emit(endpoint, io, (port, group_mac(group)), ends, &message)?;
+        self.counters.solicitations += 1;
+        Ok(())
     }
 
-    fn send_router_advertisement(
+    /// Tells the sender of `packet`, which is `to`, where our address `target` is.
+    fn advertise_neighbour(
         &mut self,
-        now: Instant,
-        port: PortId,
-        mac: MacAddr,
+        packet: &Packet<'_>,
         to: Ipv6Addr,
+        target: Ipv6Addr,
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let rest = self.router_advertisement(port, mac)?.write();
-        // To a station without an address the group is sent in a frame to it alone (RFC 6085).
-        let to = if to.is_unspecified() { ALL_NODES } else { to };
-        let ends = (self.link_local, to);
-        self.send_ndp(port, mac, ends, ROUTER_ADVERTISEMENT, &rest, io)?;
+        let advertisement = NeighbourAdvertisement {
+            target,
+            solicited: !to.is_unspecified(),
+            mac: endpoint.emitter.mac,
+        };
+        let rest = advertisement.write();
+        let message = IcmpMessage::ndp(v6::NEIGHBOUR_ADVERTISEMENT, &rest);
+        let station = (packet.ingress, packet.frame.src);
+        emit(endpoint, io, station, (target, or_all(to)), &message)?;
+        self.counters.advertisements += 1;
+        Ok(())
+    }
+
+    /// Tells the sender of `packet`, which is `to`, about the network.
+    fn advertise_router(
+        &mut self,
+        packet: &Packet<'_>,
+        to: Ipv6Addr,
+        endpoint: &mut Endpoint,
+        io: &mut Io<'_, impl Env>,
+    ) -> Result<(), DropReason> {
+        let (port, mac) = (packet.ingress, packet.frame.src);
+        let rest = self.router_advertisement(port, mac, endpoint)?.write();
+        let message = IcmpMessage::ndp(v6::ROUTER_ADVERTISEMENT, &rest);
+        let ends = (endpoint.addresses.link_local, or_all(to));
+        emit(endpoint, io, (port, mac), ends, &message)?;
         self.counters.router_advertisements += 1;
-        if let Some(p) = self.ports.get_mut(&port) {
-            p.advertised = Some(now);
-        }
+        self.advertised.insert(port, packet.now);
         Ok(())
     }
 
@@ -174,46 +185,72 @@ impl Gateway {
         &self,
         port: PortId,
         mac: MacAddr,
+        endpoint: &Endpoint,
     ) -> Result<RouterAdvertisement<'_>, DropReason> {
-        let v6 = self.cfg.v6.ok_or(DropReason::FamilyDisabled)?;
-        let leased = self.leases.fixed(port, mac).is_some_and(|l| l.v6.is_some());
+        let v6 = self.v6.ok_or(DropReason::FamilyDisabled)?;
+        let lease = endpoint.stations.fixed_lease(port, mac);
         let route = v6.advertise_default_route;
         Ok(RouterAdvertisement {
-            hop_limit: super::output::HOP_LIMIT,
-            managed: leased,
+            hop_limit: HOP_LIMIT,
+            managed: lease.is_some_and(|l| l.v6.is_some()),
             lifetime: if route { ROUTER_LIFETIME } else { 0 },
-            mac: self.cfg.mac,
-            mtu: Some(self.cfg.mtu).filter(|&mtu| mtu >= MIN_MTU),
+            mac: endpoint.emitter.mac,
+            mtu: Some(self.mtu).filter(|&mtu| mtu >= MIN_MTU),
             prefix: v6.prefix(),
             prefix_len: v6.prefix_len,
             autonomous: v6.prefix_len == SLAAC_PREFIX_LEN,
             default_route: route,
             dns: v6.dns,
-            search: &self.cfg.search,
+            search: &self.search,
         })
     }
+}
 
-    fn send_ndp(
-        &mut self,
-        port: PortId,
-        mac: MacAddr,
-        (from, to): (Ipv6Addr, Ipv6Addr),
-        kind: u8,
-        rest: &[u8],
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let link = self.out.link(port, mac);
-        let ends = (IpAddr::V6(from), IpAddr::V6(to));
-        let message = IcmpMessage::ndp(kind, rest);
-        self.out
-            .icmp(io.sink, &link, ends, ndp::HOP_LIMIT, &message)
+/// Where an answer to `station` goes: to the group where it has no address yet. The frame is for it
+/// alone all the same (RFC 6085).
+fn or_all(station: Ipv6Addr) -> Ipv6Addr {
+    match station.is_unspecified() {
+        true => ALL_NODES,
+        false => station,
     }
+}
+
+/// Learns that `ip` is at `mac`, if the message `packet` says so at all.
+fn learn_claim(
+    packet: &Packet<'_>,
+    ip: Ipv6Addr,
+    mac: Option<MacAddr>,
+    endpoint: &mut Endpoint,
+) -> Result<(), DropReason> {
+    match mac {
+        None => Ok(()),
+        // A station that has no address yet cannot tell its link-layer address
+        // (RFC 4861 sections 7.1.1 and 6.1.1).
+        Some(_) if !is_station(IpAddr::V6(ip)) => Err(DropReason::BadIcmp),
+        Some(mac) if mac != packet.frame.src => Err(DropReason::Spoofed),
+        Some(mac) if endpoint.learn(IpAddr::V6(ip), packet.ingress, mac) => Ok(()),
+        Some(_) => Err(DropReason::Spoofed),
+    }
+}
+
+fn emit(
+    endpoint: &mut Endpoint,
+    io: &mut Io<'_, impl Env>,
+    (port, mac): (PortId, MacAddr),
+    (from, to): (Ipv6Addr, Ipv6Addr),
+    message: &IcmpMessage<'_>,
+) -> Result<(), DropReason> {
+    let link = endpoint.emitter.link(port, mac);
+    let ends = (IpAddr::V6(from), IpAddr::V6(to));
+    endpoint
+        .emitter
+        .icmp(io, &link, ends, ndp::HOP_LIMIT, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::ALL_ROUTERS;
+    use crate::gateway::addresses::ALL_ROUTERS;
     use crate::gateway::testing::*;
     use smoltcp::phy::ChecksumCapabilities;
     use smoltcp::wire::{
@@ -230,12 +267,18 @@ mod tests {
     fn solicitation(mac: MacAddr, src: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Vec<u8> {
         let body = [&target.octets(), options].concat();
         let ends = (src, solicited_node(target));
-        icmp6(mac, ends, 255, (NEIGHBOUR_SOLICITATION, 0, [0; 4]), &body)
+        icmp6(
+            mac,
+            ends,
+            255,
+            (v6::NEIGHBOUR_SOLICITATION, 0, [0; 4]),
+            &body,
+        )
     }
 
     fn advertisement(mac: MacAddr, target: Ipv6Addr) -> Vec<u8> {
         let body = [&target.octets()[..], &[2, 1], &mac.0].concat();
-        let kind = (NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
+        let kind = (v6::NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
         icmp6(mac, (target, ALL_NODES), 255, kind, &body)
     }
 
@@ -276,7 +319,7 @@ mod tests {
         // For another station's group, which the gateway does not listen to.
         assert_eq!(bench.send(B, &ns), Err(DropReason::NotServed));
         bench.assert_silent();
-        assert_eq!(bench.gw.counters().neighbour_advertisements, 3);
+        assert_eq!(bench.gw.counters().ndp.advertisements, 3);
     }
 
     #[test]
@@ -338,7 +381,7 @@ mod tests {
             panic!("{repr:?}");
         };
         assert_eq!(flags, NdiscRouterFlags::OTHER);
-        assert_eq!(bench.gw.counters().router_advertisements, 2);
+        assert_eq!(bench.gw.counters().ndp.router_advertisements, 2);
     }
 
     #[test]
@@ -380,7 +423,7 @@ mod tests {
         bench.advance(Duration::from_secs(1));
         bench.send(A, &ns).unwrap();
         assert_eq!(bench.wire.0.len(), 2);
-        assert_eq!(bench.wire.0[1].1[54], ROUTER_ADVERTISEMENT);
+        assert_eq!(bench.wire.0[1].1[54], v6::ROUTER_ADVERTISEMENT);
         bench.wire.0.clear();
         bench.send(A, &ns).unwrap();
         bench.reply(A);
@@ -393,7 +436,7 @@ mod tests {
         assert_eq!(bench.gw.neighbour(B6.into()), Some((B, MAC_B)));
         for target in [GW_LL, A6] {
             let body = [&target.octets()[..], &[2, 1], &MAC_B.0].concat();
-            let kind = (NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
+            let kind = (v6::NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
             let claim = icmp6(MAC_B, (B6, ALL_NODES), 255, kind, &body);
             assert_eq!(bench.send(B, &claim), Err(DropReason::Spoofed));
         }
@@ -409,7 +452,7 @@ mod tests {
     #[test]
     fn cve_2020_13401_and_10749_router_messages_of_a_container_are_refused() {
         let mut bench = Bench::new();
-        for kind in [ROUTER_ADVERTISEMENT, REDIRECT] {
+        for kind in [v6::ROUTER_ADVERTISEMENT, v6::REDIRECT] {
             let frame = icmp6(MAC_A, (A_LL, ALL_NODES), 255, (kind, 0, [0; 4]), &[0; 32]);
             assert_eq!(bench.send(A, &frame), Err(DropReason::RogueService));
         }

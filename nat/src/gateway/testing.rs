@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::datagram::testing::FakeHost;
 use crate::io::Io;
+use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
@@ -62,9 +63,9 @@ pub(super) fn config() -> GatewayConfig {
     }
 }
 
-/// Keeps the frames sent to each port, without their virtio-net headers.
+/// Keeps the frames sent to each port, without their virtio-net headers, and the frame buffer.
 #[derive(Default)]
-pub(super) struct Wire(pub(super) VecDeque<(PortId, Vec<u8>)>);
+pub(super) struct Wire(pub(super) VecDeque<(PortId, Vec<u8>)>, Vec<u8>);
 
 impl FrameSink for Wire {
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
@@ -78,9 +79,13 @@ impl FrameSink for Wire {
     }
 }
 
-/// Effects for a gateway: it has the wire, and neither asks the host nor uses the frame buffer.
+/// Effects for a gateway: it has the wire and the frame buffer, and does not ask the host.
 pub(super) fn with_io<T>(wire: &mut Wire, f: impl FnOnce(&mut Io<'_, (Wire, FakeHost)>) -> T) -> T {
-    f(&mut Io::new(wire, &mut FakeHost::default(), &mut []))
+    let mut buf = std::mem::take(&mut wire.1);
+    buf.resize(FRAME_BUFFER_LEN, 0);
+    let result = f(&mut Io::new(wire, &mut FakeHost::default(), &mut buf));
+    wire.1 = buf;
+    result
 }
 
 /// A gateway with ports A and B.

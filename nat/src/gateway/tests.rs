@@ -119,7 +119,7 @@ fn what_is_not_served_is_said_to_be_not_served() {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     assert_eq!(bench.send(A, &frame), Err(DropReason::UnknownProtocol));
     bench.assert_silent();
-    assert_eq!(*bench.gw.counters(), GatewayCounters::default());
+    assert_eq!(bench.gw.counters(), GatewayCounters::default());
     assert_eq!(bench.gw.poll_timeout(), None);
 }
 
@@ -186,7 +186,10 @@ fn a_neighbour_scan_of_a_64_does_not_grow_the_table() {
     for i in 0..100_000u128 {
         gw.learn(Ipv6Addr::from(u128::from(B6) + i).into(), B, MAC_B);
     }
-    assert_eq!(gw.neighbours.len(), super::neighbours::MAX_PER_PORT);
+    assert_eq!(
+        gw.endpoint.stations.neighbours(),
+        super::neighbours::MAX_PER_PORT
+    );
 }
 
 #[test]
@@ -210,7 +213,7 @@ fn solicits_on_every_port_within_its_rate() {
         with_io(&mut bench.wire, |io| bench.gw.solicit(now, B6.into(), io));
     }
     assert_eq!(bench.wire.0.len(), 2 * 99);
-    assert_eq!(bench.gw.counters().solicitations, 200);
+    assert_eq!(bench.gw.counters().ndp.solicitations, 198);
 }
 
 /// A gateway and frames that are nearly right.
@@ -231,7 +234,7 @@ fn samples() -> Vec<Vec<u8>> {
     dhcp[..3].copy_from_slice(&[1, 1, 6]);
     dhcp[236..].copy_from_slice(&[99, 130, 83, 99]);
     dhcp.extend([53, 1, 1, 61, 3, 1, 2, 3, 50, 4, 10, 0, 2, 100, 255]);
-    let all_dhcp = super::ALL_DHCP_SERVERS;
+    let all_dhcp = super::addresses::ALL_DHCP_SERVERS;
     let dhcp6 = [
         &[1, 0, 0, 1, 0, 1, 0, 10, 0, 3, 0, 1, 2, 2, 2, 2, 2, 2][..],
         &[0, 3, 0, 40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -348,6 +351,6 @@ fn queries_in_a_super_frame_are_all_taken() {
         csum_offset: 6,
     };
     assert_eq!(bench.send_vnet(A, vnet, &frame), Ok(()));
-    assert_eq!(bench.gw.counters().dns_udp_queries, 3);
+    assert_eq!(bench.gw.counters().dns.queries, 3);
     assert_eq!(bench.gw.take_query().unwrap().message.len(), 12);
 }

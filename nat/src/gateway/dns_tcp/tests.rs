@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use cnet_wire::frame::protocol;
 use cnet_wire::vnet::{F_NEEDS_CSUM, VnetHeader};
 use cnet_wire::{DropReason, MacAddr, PortId, checksum};
 use etherparse::PacketBuilder;
@@ -106,13 +107,13 @@ impl Client {
     }
 
     fn connections(&self) -> usize {
-        self.bench.gw.dns.tcp().connections.len()
+        self.bench.gw.dns_tcp.connections.len()
     }
 
     /// Nothing is left: no connection, no socket, no deadline.
     fn assert_at_rest(&self) {
         assert_eq!(self.connections(), 0);
-        assert_eq!(self.bench.gw.dns.tcp().sockets.iter().count(), 0);
+        assert_eq!(self.bench.gw.dns_tcp.sockets.iter().count(), 0);
         assert_eq!(self.bench.gw.poll_timeout(), None);
     }
 }
@@ -144,8 +145,8 @@ fn a_query_is_answered_over_both_families_and_nothing_is_left() {
         c.send(handle, &prefixed(&query(2, 12)));
         assert_eq!(c.take().unwrap().message, query(2, 12));
         let counters = c.bench.gw.counters();
-        assert_eq!((counters.dns_tcp_queries, counters.dns_answers), (2, 1));
-        assert_eq!(counters.dns_tcp_aborts, 0);
+        assert_eq!((counters.dns_tcp.queries, counters.dns_tcp.answers), (2, 1));
+        assert_eq!(counters.dns_tcp.aborts, 0);
     }
 }
 
@@ -180,7 +181,7 @@ fn more_queries_than_may_be_outstanding_wait_in_the_window() {
     let mut answered = 0;
     while let Some(q) = c.take() {
         assert_eq!(q.message, query(answered, 500));
-        assert!(c.bench.gw.dns.queries_queued() < MAX_PIPELINE as usize);
+        assert!(c.bench.gw.queries.queued() < MAX_PIPELINE as usize);
         answered += 1;
         c.answer(&q, &query(0, 12));
         c.pass(Duration::from_millis(50));
@@ -287,8 +288,8 @@ fn a_stuck_query_or_answer_ends_the_connection() {
     c.assert_at_rest();
     let late = c.take().unwrap();
     c.answer(&late, &query(1, 20));
-    assert_eq!(c.bench.gw.counters().dns_answers, 0);
-    assert_eq!(c.bench.gw.counters().dns_tcp_aborts, 2);
+    assert_eq!(c.bench.gw.counters().dns_tcp.answers, 0);
+    assert_eq!(c.bench.gw.counters().dns_tcp.aborts, 2);
 }
 
 #[test]
@@ -350,7 +351,7 @@ fn a_syn_flood_takes_no_more_than_the_connections_there_are() {
             bench.send(A, &segment(MAC_A, source, i, true, None, b"")),
             Ok(())
         );
-        assert!(bench.gw.dns.tcp().connections.len() <= MAX_CONNECTIONS);
+        assert!(bench.gw.dns_tcp.connections.len() <= MAX_CONNECTIONS);
         bench.wire.0.clear();
     }
     // Another port gets through all the same.
@@ -369,8 +370,7 @@ fn a_syn_flood_takes_no_more_than_the_connections_there_are() {
             .unwrap();
     }
     let of_b = |b: &Bench| {
-        b.gw.dns
-            .tcp()
+        b.gw.dns_tcp
             .connections
             .iter()
             .filter(|c| c.link.port == B)
@@ -386,7 +386,7 @@ fn a_syn_flood_takes_no_more_than_the_connections_there_are() {
         calls += 1;
         assert!(calls < 1_000, "deadlines without end");
     }
-    assert!(bench.gw.dns.tcp().connections.is_empty());
+    assert!(bench.gw.dns_tcp.connections.is_empty());
 }
 
 fn fix_checksums(frame: &mut [u8]) {
@@ -421,7 +421,7 @@ fn segments_of_no_connection_are_reset_and_keep_nothing() {
     let mut null = segment(MAC_A, 4000, 5, false, None, b"");
     fix_checksums(&mut null);
     let _ = bench.send(A, &null);
-    assert_eq!(bench.gw.dns.tcp().connections.len(), 0);
+    assert_eq!(bench.gw.dns_tcp.connections.len(), 0);
     assert_eq!(bench.gw.poll_timeout(), None);
     let mut short = segment(MAC_A, 4000, 5, true, None, b"");
     short[46] = 0x40;

@@ -1,89 +1,81 @@
 //! ICMP and ICMPv6 echo to the gateway's own addresses.
 //!
+//! # Theory of operation
+//!
 //! The reply is the request with its type changed: identifier, sequence number and data are the
 //! request's own bytes, and their number is the packet's, never a length field's (CVE-2020-10756).
-//! Requests of any size come back; what exceeds the MTU leaves in fragments.
+//! Requests of any size come back; what exceeds the MTU leaves in fragments. A request to all IPv6
+//! nodes or routers is answered from the link-local address. One to an IPv4 broadcast address may be
+//! ignored (RFC 1122 section 3.2.2.6), and is.
 
 use std::net::IpAddr;
 
-use crate::io::{Env, Io};
+use cnet_wire::DropReason;
 use cnet_wire::icmp::{IcmpMessage, v4, v6};
-use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, Frame, IpHeader, PortId};
 
-use super::output::HOP_LIMIT;
-use super::{ALL_NODES, ALL_ROUTERS, Gateway, is_station, ndp};
+use super::addresses::{ALL_NODES, ALL_ROUTERS, is_station};
+use super::counters::EchoCounters;
+use super::emit::HOP_LIMIT;
+use super::{Endpoint, Packet};
+use crate::io::{Env, Io};
 
-impl Gateway {
-    pub(super) fn handle_icmp(
+/// The protocol at the gateway.
+#[derive(Default)]
+pub(super) struct Echo {
+    pub(super) counters: EchoCounters,
+}
+
+impl Echo {
+    /// Takes in an ICMP or ICMPv6 message other than neighbour discovery.
+    pub(super) fn handle_packet(
         &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        packet: &Packet<'_>,
+        endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        match frame.l4(ip).first() {
-            None => Err(DropReason::BadIcmp),
-            // An echo to a broadcast address may be ignored (RFC 1122 section 3.2.2.6).
-            Some(&v4::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, v4::ECHO_REPLY), io)
-            }
-            Some(_) => Err(DropReason::NotServed),
+        let Packet { frame, ip, .. } = packet;
+        let (request, reply) = match ip.dst {
+            IpAddr::V4(_) => (v4::ECHO_REQUEST, v4::ECHO_REPLY),
+            IpAddr::V6(_) => (v6::ECHO_REQUEST, v6::ECHO_REPLY),
+        };
+        let l4 = frame.l4(ip);
+        if *l4.first().ok_or(DropReason::BadIcmp)? != request {
+            return Err(DropReason::NotServed);
         }
-    }
-
-    pub(super) fn handle_icmpv6(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let to_group = [ALL_NODES, ALL_ROUTERS].map(IpAddr::V6).contains(&ip.dst);
-        match frame.l4(ip).first() {
-            None => Err(DropReason::BadIcmp),
-            Some(&t) if ndp::TYPES.contains(&t) => self.handle_ndp(now, port, frame, ip, io),
-            Some(&v6::ECHO_REQUEST) if self.owns_unicast(ip.dst) => {
-                self.reply_to_echo(port, frame, ip, (ip.dst, v6::ECHO_REPLY), io)
-            }
-            Some(&v6::ECHO_REQUEST) if to_group => {
-                let from = IpAddr::V6(self.link_local);
-                self.reply_to_echo(port, frame, ip, (from, v6::ECHO_REPLY), io)
-            }
-            Some(_) => Err(DropReason::NotServed),
-        }
-    }
-
-    fn reply_to_echo(
-        &mut self,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
-        (from, reply): (IpAddr, u8),
-        io: &mut Io<'_, impl Env>,
-    ) -> Result<(), DropReason> {
-        let request = IcmpMessage::read(frame.l4(ip)).ok_or(DropReason::BadIcmp)?;
-        request.echo_identifier().ok_or(DropReason::BadIcmp)?;
+        let from = answering_address(ip.dst, endpoint).ok_or(DropReason::NotServed)?;
+        let message = IcmpMessage::read(l4).ok_or(DropReason::BadIcmp)?;
+        message.echo_identifier().ok_or(DropReason::BadIcmp)?;
         if !is_station(ip.src) {
             return Err(DropReason::MartianSource);
         }
-        let link = self.out.link(port, frame.src);
-        let ends = (from, ip.src);
         let message = IcmpMessage {
             kind: reply,
-            ..request
+            ..message
         };
-        self.out.icmp(io.sink, &link, ends, HOP_LIMIT, &message)?;
-        self.counters.echo_replies += 1;
+        let link = endpoint.emitter.link(packet.ingress, frame.src);
+        let ends = (from, ip.src);
+        endpoint
+            .emitter
+            .icmp(io, &link, ends, HOP_LIMIT, &message)?;
+        self.counters.replies += 1;
         Ok(())
     }
+}
+
+/// The address that answers an echo request to `dst`.
+fn answering_address(dst: IpAddr, endpoint: &Endpoint) -> Option<IpAddr> {
+    if endpoint.addresses.owns_unicast(dst) {
+        return Some(dst);
+    }
+    let to_group = [ALL_NODES, ALL_ROUTERS].map(IpAddr::V6).contains(&dst);
+    to_group.then_some(IpAddr::V6(endpoint.addresses.link_local))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gateway::testing::*;
+    use cnet_wire::Frame;
     use cnet_wire::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN, VnetHeader};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -102,7 +94,7 @@ mod tests {
             assert_eq!(reply[34..36], [0, 0]);
             assert_eq!(reply[38..], [&HEAD[4..], &data].concat());
         }
-        assert_eq!(bench.gw.counters().echo_replies, 2);
+        assert_eq!(bench.gw.counters().echo.replies, 2);
     }
 
     #[test]

@@ -1,40 +1,39 @@
-//! Frames from the gateway to a port, built in one buffer.
+//! Frames from the gateway to a port, built in the frame buffer of the core.
 //!
 //! Checksums are always real: the messages are small, and an echo reply may leave in fragments,
 //! which cannot be completed by anybody else.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::arp::{ARP_LEN, ArpPacket};
 use cnet_wire::frame::{ETHERTYPE_ARP, protocol};
-use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, l4_offset, write_link_header};
+use cnet_wire::headers::{IpOut, Link, l4_offset, write_link_header};
 use cnet_wire::icmp::IcmpMessage;
 use cnet_wire::vnet::VnetHeader;
 use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
 
 use crate::fragment::emit_in_place;
+use crate::io::{Env, Io};
 
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;
 /// Bytes of a UDP header.
 pub(super) const UDP_HEADER_LEN: usize = 8;
 
-/// The sending half of the gateway.
-pub(super) struct Output {
-    buf: Vec<u8>,
-    mac: MacAddr,
+/// How the gateway sends.
+pub(super) struct Emitter {
+    pub(super) mac: MacAddr,
     mtu: usize,
-    /// Identification of the next fragmented packet.
-    next_id: u32,
+    /// Identification of the last packet; it matters where the packet is fragmented.
+    id: u32,
 }
 
-impl Output {
-    pub(super) fn new(mac: MacAddr, mtu: usize, seed: u64) -> Output {
-        Output {
-            buf: vec![0; FRAME_BUFFER_LEN],
+impl Emitter {
+    pub(super) fn new(mac: MacAddr, mtu: usize, seed: u64) -> Emitter {
+        Emitter {
             mac,
             mtu,
-            next_id: seed as u32,
+            id: seed as u32,
         }
     }
 
@@ -47,41 +46,29 @@ impl Output {
         }
     }
 
-    /// Sends an ARP message from the gateway's MAC.
+    /// Sends an ARP message.
     pub(super) fn arp(
-        &mut self,
-        sink: &mut impl FrameSink,
+        &self,
+        io: &mut Io<'_, impl Env>,
         link: &Link,
-        operation: u16,
-        sender_ip: Ipv4Addr,
-        target: (MacAddr, Ipv4Addr),
+        arp: &ArpPacket,
     ) -> Result<(), DropReason> {
-        let arp = ArpPacket {
-            operation,
-            sender_mac: self.mac,
-            sender_ip,
-            target_mac: target.0,
-            target_ip: target.1,
-        };
-        let vnet = VnetHeader::default();
-        let start = write_link_header(&mut self.buf, vnet, link, ETHERTYPE_ARP);
-        let body = self.buf[start..].first_chunk_mut::<ARP_LEN>();
+        let start = write_link_header(io.buf, VnetHeader::default(), link, ETHERTYPE_ARP);
+        let body = io.buf[start..].first_chunk_mut::<ARP_LEN>();
         arp.write(body.ok_or(DropReason::FrameTooLong)?);
-        sink.emit(link.port, &self.buf[..start + ARP_LEN])
-            .map_err(port_full)
+        emit(io, link, start + ARP_LEN)
     }
 
     /// Sends a UDP datagram. `src` and `dst` are of one family.
     pub(super) fn udp(
         &mut self,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
         link: &Link,
-        src: SocketAddr,
-        dst: SocketAddr,
+        (src, dst): (SocketAddr, SocketAddr),
         payload: &[u8],
     ) -> Result<(), DropReason> {
         let len = UDP_HEADER_LEN + payload.len();
-        let l4 = self.l4(src.is_ipv6(), len)?;
+        let l4 = room(io.buf, src.is_ipv6(), len)?;
         l4[..2].copy_from_slice(&src.port().to_be_bytes());
         l4[2..4].copy_from_slice(&dst.port().to_be_bytes());
         l4[4..6].copy_from_slice(&(len as u16).to_be_bytes());
@@ -101,13 +88,13 @@ impl Output {
             hop_limit: HOP_LIMIT,
             tos: 0,
         };
-        self.send_l4(sink, link, &ip, len)
+        self.l4(io, link, &ip, len)
     }
 
-    /// Sends an ICMP or ICMPv6 message, filling in its checksum. It is fragmented if it must be.
+    /// Sends an ICMP or ICMPv6 message. It is fragmented if it must be.
     pub(super) fn icmp(
         &mut self,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
         link: &Link,
         (src, dst): (IpAddr, IpAddr),
         hop_limit: u8,
@@ -115,56 +102,56 @@ impl Output {
     ) -> Result<(), DropReason> {
         let v6 = src.is_ipv6();
         let len = message.wire_len();
-        message.write(self.l4(v6, len)?, src, dst);
-        let protocol = match v6 {
-            true => protocol::ICMPV6,
-            false => protocol::ICMP,
-        };
+        message.write(room(io.buf, v6, len)?, src, dst);
         let ip = IpOut {
             src,
             dst,
-            protocol,
+            protocol: if v6 { protocol::ICMPV6 } else { protocol::ICMP },
             hop_limit,
             tos: 0,
         };
-        self.send_l4(sink, link, &ip, len)
+        self.l4(io, link, &ip, len)
     }
 
     /// Sends a finished IP packet, which is within the MTU.
     pub(super) fn ip_packet(
-        &mut self,
-        sink: &mut impl FrameSink,
+        &self,
+        io: &mut Io<'_, impl Env>,
         link: &Link,
         ethertype: u16,
         packet: &[u8],
     ) -> Result<(), DropReason> {
-        let vnet = VnetHeader::default();
-        let start = write_link_header(&mut self.buf, vnet, link, ethertype);
+        let start = write_link_header(io.buf, VnetHeader::default(), link, ethertype);
         let end = start + packet.len();
-        let room = self.buf.get_mut(start..end);
-        room.ok_or(DropReason::FrameTooLong)?
+        let place = io.buf.get_mut(start..end);
+        place
+            .ok_or(DropReason::FrameTooLong)?
             .copy_from_slice(packet);
-        sink.emit(link.port, &self.buf[..end]).map_err(port_full)
+        emit(io, link, end)
     }
 
-    /// Room for a transport header and payload of `len` bytes.
-    fn l4(&mut self, v6: bool, len: usize) -> Result<&mut [u8], DropReason> {
-        let at = l4_offset(v6);
-        self.buf
-            .get_mut(at..at + len)
-            .ok_or(DropReason::FrameTooLong)
-    }
-
-    fn send_l4(
+    /// Sends `len` bytes of transport header and payload that stand in place.
+    fn l4(
         &mut self,
-        sink: &mut impl FrameSink,
+        io: &mut Io<'_, impl Env>,
         link: &Link,
         ip: &IpOut,
         len: usize,
     ) -> Result<(), DropReason> {
-        self.next_id = self.next_id.wrapping_add(1);
-        emit_in_place(sink, &mut self.buf, link, ip, self.mtu, self.next_id, len).map_err(port_full)
+        self.id = self.id.wrapping_add(1);
+        emit_in_place(io.sink, io.buf, link, ip, self.mtu, self.id, len).map_err(port_full)
     }
+}
+
+/// Room in `buf` for a transport header and payload of `len` bytes.
+fn room(buf: &mut [u8], v6: bool, len: usize) -> Result<&mut [u8], DropReason> {
+    let at = l4_offset(v6);
+    buf.get_mut(at..at + len).ok_or(DropReason::FrameTooLong)
+}
+
+/// Sends the frame that ends at `end`.
+fn emit(io: &mut Io<'_, impl Env>, link: &Link, end: usize) -> Result<(), DropReason> {
+    io.sink.emit(link.port, &io.buf[..end]).map_err(port_full)
 }
 
 fn port_full(_: PortFull) -> DropReason {

@@ -1,0 +1,117 @@
+//! The gateway's own addresses, and what can be an address on its links.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cnet_wire::MacAddr;
+
+use super::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+
+/// All nodes on the link (RFC 4291 section 2.7.1).
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// All routers on the link.
+pub(super) const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+/// All DHCPv6 servers and relays on the link (RFC 8415 section 7.1).
+pub(super) const ALL_DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+
+/// The addresses of one gateway.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    v4: Option<Ipv4Gateway>,
+    v6: Option<Ipv6Gateway>,
+    /// The address router advertisements come from: fe80:: and the EUI-64 of the MAC address.
+    pub(super) link_local: Ipv6Addr,
+}
+
+impl Addresses {
+    pub(super) fn new(cfg: &GatewayConfig) -> Addresses {
+        let iid = u64::from_be_bytes(cfg.mac.eui64());
+        Addresses {
+            v4: cfg.v4,
+            v6: cfg.v6,
+            link_local: Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(iid)),
+        }
+    }
+
+    /// Whether the gateway listens to `ip`: its addresses, groups and broadcast addresses.
+    pub(super) fn owns(&self, ip: IpAddr) -> bool {
+        self.owns_unicast(ip)
+            || match ip {
+                IpAddr::V4(a) => {
+                    let subnet = self.v4.map(|v4| v4.broadcast());
+                    subnet.is_some_and(|b| a.is_broadcast() || b == Some(a))
+                }
+                IpAddr::V6(a) => {
+                    self.v6.is_some()
+                        && ([ALL_NODES, ALL_ROUTERS, ALL_DHCP_SERVERS].contains(&a)
+                            || self.own_v6().any(|own| a == solicited_node(own)))
+                }
+            }
+    }
+
+    /// Whether `ip` is one of the addresses the gateway answers from.
+    pub(super) fn owns_unicast(&self, ip: IpAddr) -> bool {
+        self.unicast().any(|own| ip == own)
+    }
+
+    /// The addresses the gateway answers from.
+    pub(super) fn unicast(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.own_v6().map(IpAddr::V6);
+        self.own_v4().map(IpAddr::V4).chain(v6)
+    }
+
+    fn own_v4(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let v4 = self.v4.into_iter();
+        v4.flat_map(|v4| std::iter::once(v4.address).chain(v4.dns))
+    }
+
+    fn own_v6(&self) -> impl Iterator<Item = Ipv6Addr> + use<> {
+        let link_local = self.link_local;
+        let v6 = self.v6.into_iter();
+        v6.flat_map(move |v6| [v6.address, link_local].into_iter().chain(v6.dns))
+    }
+
+    /// Whether the network has the family of `ip`.
+    pub(super) fn has_family(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(_) => self.v4.is_some(),
+            IpAddr::V6(_) => self.v6.is_some(),
+        }
+    }
+
+    /// Whether a container looks for `ip` on its own link, without asking the gateway.
+    pub(super) fn is_on_link(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(a) => self.v4.is_some_and(|v4| v4.contains(a)),
+            IpAddr::V6(a) => a.is_unicast_link_local() || self.v6.is_some_and(|v6| v6.contains(a)),
+        }
+    }
+
+    /// Whether `ip` is a DNS address.
+    pub(super) fn is_dns(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(a) => self.v4.is_some_and(|v4| v4.dns == Some(a)),
+            IpAddr::V6(a) => self.v6.is_some_and(|v6| v6.dns == Some(a)),
+        }
+    }
+}
+
+/// The solicited-node group of `a` (RFC 4291 section 2.7.1).
+pub(super) fn solicited_node(a: Ipv6Addr) -> Ipv6Addr {
+    let low = u128::from(a) & 0xff_ffff;
+    Ipv6Addr::from(0xff02_0000_0000_0000_0000_0001_ff00_0000_u128 | low)
+}
+
+/// The MAC address of an IPv6 group (RFC 2464 section 7).
+pub(super) fn group_mac(group: Ipv6Addr) -> MacAddr {
+    let [.., a, b, c, d] = group.octets();
+    MacAddr([0x33, 0x33, a, b, c, d])
+}
+
+/// Whether `ip` can be a single station's address on a link.
+pub(super) fn is_station(ip: IpAddr) -> bool {
+    let special = match ip {
+        IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
+        IpAddr::V6(a) => a.is_unspecified() || a.is_multicast() || a.is_loopback(),
+    };
+    !special
+}
