@@ -1,7 +1,8 @@
 //! The little of the DNS message format that a gateway must know (RFC 1035, RFC 6891): how large an
 //! answer a client takes, how an answer is cut short, how messages follow each other on a
 //! connection, and names as DHCP and router advertisements carry them. Names are walked, never
-//! decoded; compression pointers are not followed, so nothing can loop.
+//! decoded; compression pointers are not followed, so nothing can loop. smoltcp's `DnsPacket` knows
+//! no OPT record.
 
 use std::ops::Range;
 
