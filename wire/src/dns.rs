@@ -215,6 +215,19 @@ mod tests {
     }
 
     #[test]
+    fn messages_on_a_connection_follow_their_lengths() {
+        let mut stream = Vec::new();
+        assert!(put_with_length(&mut stream, b"abc"));
+        assert!(!put_with_length(&mut stream, &[0; 65_536]));
+        for (len, left) in [(0, 2), (1, 1), (2, 3), (3, 2), (4, 1)] {
+            assert_eq!(missing(&stream[..len]), left);
+            assert_eq!(whole(&stream[..len]), None);
+        }
+        assert_eq!((missing(&stream), whole(&stream)), (0, Some(&b"abc"[..])));
+        assert_eq!(whole(&[0, 0]), Some(&[][..]));
+    }
+
+    #[test]
     fn names_are_encoded_or_left_out() {
         let names = ["a.example.", "", "b..c", &"x".repeat(64), "dns"].map(String::from);
         assert_eq!(
