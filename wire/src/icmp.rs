@@ -22,6 +22,8 @@ pub mod v4 {
     pub const ECHO_REPLY: u8 = 0;
     /// Destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// Code of [`UNREACHABLE`]: too large for the next link, and DF set.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Source quench, obsolete (RFC 6633).
     pub const SOURCE_QUENCH: u8 = 4;
     /// Redirect.
@@ -130,6 +132,16 @@ pub fn write_checksum(l4: &mut [u8], src: IpAddr, dst: IpAddr) {
 pub fn rewrite_echo(l4: &mut [u8], identifier: u16, src: IpAddr, dst: IpAddr) {
     l4[4..6].copy_from_slice(&identifier.to_be_bytes());
     write_checksum(l4, src, dst);
+}
+
+/// Puts another identifier into the echo message in `l4`, which is at least [`HEADER_LEN`] bytes of
+/// a message that may be cut short, and into its checksum (RFC 1624, equation 3).
+pub fn replace_identifier(l4: &mut [u8], identifier: u16) {
+    let word = |b: &[u8]| u32::from(u16::from_be_bytes([b[0], b[1]]));
+    let old = (!word(&l4[2..]) & 0xffff) + (!word(&l4[4..]) & 0xffff);
+    let sum = !checksum::fold(u64::from(old + u32::from(identifier)));
+    l4[2..4].copy_from_slice(&sum.to_be_bytes());
+    l4[4..6].copy_from_slice(&identifier.to_be_bytes());
 }
 
 /// Whether `kind` is an error in `protocol` (ICMP or ICMPv6). A redirect is none.
@@ -250,7 +262,11 @@ mod tests {
         let want = [&header.to_bytes()[..], b"payload"].concat();
         let mut l4 = write(&v6, A6.into(), B6.into());
         assert_eq!(l4, want);
-        l4[4..6].fill(0);
+        replace_identifier(&mut l4, 7);
+        assert_ne!(l4, want);
+        replace_identifier(&mut l4, 0x1234);
+        assert_eq!(l4, want);
+        l4[2..6].fill(0);
         rewrite_echo(&mut l4, 0x1234, A6.into(), B6.into());
         assert_eq!(l4, want);
     }

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::protocol;
+use cnet_wire::icmp::{self, v4, v6};
 use cnet_wire::time::Instant;
 use cnet_wire::{Frame, IpHeader, PortId, VnetHeader};
 
@@ -238,14 +239,19 @@ pub(super) fn too_big(v6: bool, mtu: Option<u32>) -> IcmpErrorKind {
 
 /// The error that says what a received ICMP message said; `None` if that is not passed on
 /// (RFC 5508 REQ-3 to REQ-5: errors are, redirects and queries are not).
-fn received_kind(v6: bool, icmp_type: u8, code: u8, info: u32) -> Option<IcmpErrorKind> {
-    match (v6, icmp_type, code) {
-        (false, 3, 4) | (true, 2, _) => Some(too_big(v6, Some(info))),
-        (false, 3 | 11 | 12, _) | (true, 1 | 3 | 4, _) => Some(IcmpErrorKind::Raw {
-            icmp_type,
-            code,
-            info: 0,
-        }),
+fn received_kind(is_v6: bool, icmp_type: u8, code: u8, info: u32) -> Option<IcmpErrorKind> {
+    match (is_v6, icmp_type, code) {
+        (false, v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) | (true, v6::PACKET_TOO_BIG, _) => {
+            Some(too_big(is_v6, Some(info)))
+        }
+        (false, v4::UNREACHABLE | v4::TIME_EXCEEDED | v4::PARAMETER_PROBLEM, _)
+        | (true, v6::UNREACHABLE | v6::TIME_EXCEEDED | v6::PARAMETER_PROBLEM, _) => {
+            Some(IcmpErrorKind::Raw {
+                icmp_type,
+                code,
+                info: 0,
+            })
+        }
         _ => None,
     }
 }
@@ -267,15 +273,15 @@ fn write_quote(
     let n = sent.payload.len().min(QUOTE_BUFFER - at - header);
     buf[at + header..at + header + n].copy_from_slice(&sent.payload[..n]);
     let l4 = &mut buf[at..at + header + n];
-    let port = inside.container.port().to_be_bytes();
+    let port = inside.container.port();
     match kind {
         DatagramKind::Udp => {
-            l4[0..2].copy_from_slice(&port);
+            l4[0..2].copy_from_slice(&port.to_be_bytes());
             l4[2..4].copy_from_slice(&sent.to.port().to_be_bytes());
             l4[4..6].copy_from_slice(&((header + sent.len) as u16).to_be_bytes());
         }
         // The kernel sent it with an identifier of its own.
-        DatagramKind::Ping if n >= 8 => replace_identifier(l4, port),
+        DatagramKind::Ping if n >= icmp::HEADER_LEN => icmp::replace_identifier(l4, port),
         DatagramKind::Ping => {}
     }
     let ip = IpOut {
@@ -288,15 +294,4 @@ fn write_quote(
     let vnet = VnetHeader::default();
     write_headers(buf, vnet, &inside.link, &ip, header + sent.len);
     at + header + n
-}
-
-/// Puts `identifier` into an echo message of at least eight bytes, and into its checksum
-/// (RFC 1624, equation 3).
-pub(super) fn replace_identifier(icmp: &mut [u8], identifier: [u8; 2]) {
-    let word = |b: &[u8]| u32::from(u16::from_be_bytes([b[0], b[1]]));
-    let new = u32::from(u16::from_be_bytes(identifier));
-    let sum = (!word(&icmp[2..]) & 0xffff) + (!word(&icmp[4..]) & 0xffff) + new;
-    let sum = !cnet_wire::checksum::fold(u64::from(sum));
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    icmp[4..6].copy_from_slice(&identifier);
 }

@@ -18,8 +18,9 @@
 use std::net::SocketAddr;
 
 use cnet_wire::frame::protocol;
+use cnet_wire::icmp::{self, IcmpMessage};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortFull, PortId, checksum};
+use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortFull, PortId};
 
 use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
@@ -31,14 +32,6 @@ use crate::host::{DatagramKind, HostError, Readiness, Received};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
 use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
-
-/// Bytes of an echo message's header.
-const HEADER_LEN: usize = 8;
-/// Types of echo messages (RFC 792; RFC 4443 section 4).
-const ECHO_REQUEST_V4: u8 = 8;
-const ECHO_REPLY_V4: u8 = 0;
-const ECHO_REQUEST_V6: u8 = 128;
-const ECHO_REPLY_V6: u8 = 129;
 
 /// Echo of all containers that one worker serves.
 #[derive(Debug)]
@@ -78,23 +71,22 @@ impl PingEngine {
             return Err(DropReason::BadFragment);
         }
         let l4 = frame.l4(ip);
-        let &[icmp_type, code, _, _, i0, i1, _, _, ..] = l4 else {
-            return Err(DropReason::BadIcmp);
-        };
+        let message = IcmpMessage::read(l4).ok_or(DropReason::BadIcmp)?;
+        let identifier = message.echo_identifier().ok_or(DropReason::BadIcmp)?;
         if !frame.l4_checksum_ok(ip) {
             return Err(DropReason::BadChecksum);
         }
         let request = match ip.protocol {
-            protocol::ICMP => ECHO_REQUEST_V4,
-            protocol::ICMPV6 => ECHO_REQUEST_V6,
+            protocol::ICMP => icmp::v4::ECHO_REQUEST,
+            protocol::ICMPV6 => icmp::v6::ECHO_REQUEST,
             _ => return Err(DropReason::UnknownProtocol),
         };
-        if (icmp_type, code) != (request, 0) {
+        if (message.kind, message.code) != (request, 0) {
             return Err(icmp_quote::judge(frame, ip, |q| {
                 self.owns(link.port, q) || owns(q)
             }));
         }
-        let container = SocketAddr::new(ip.src, u16::from_be_bytes([i0, i1]));
+        let container = SocketAddr::new(ip.src, identifier);
         let admitted = self
             .engine
             .admit(now, io, link, (frame, ip), container, policy)?;
@@ -211,27 +203,21 @@ fn deliver<E: Env>(
     let v6 = inside.container.is_ipv6();
     let (at, len) = (l4_offset(v6), received.len);
     let (reply, protocol) = match v6 {
-        true => (ECHO_REPLY_V6, protocol::ICMPV6),
-        false => (ECHO_REPLY_V4, protocol::ICMP),
+        true => (icmp::v6::ECHO_REPLY, protocol::ICMPV6),
+        false => (icmp::v4::ECHO_REPLY, protocol::ICMP),
     };
     let src = engine.config().shown(received.from.ip(), inside.alias);
     let src = src.ok_or(DropReason::MartianSource)?;
     if at - IP_OFFSET + len > MAX_IP_PACKET {
         return Err(DropReason::FrameTooLong);
     }
-    let icmp = &mut io.buf[at..at + len];
-    if len < HEADER_LEN || (icmp[0], icmp[1]) != (reply, 0) || src.is_ipv6() != v6 {
+    let l4 = &mut io.buf[at..at + len];
+    let is_reply = IcmpMessage::read(l4).is_some_and(|m| (m.kind, m.code) == (reply, 0));
+    if len < icmp::HEADER_LEN || !is_reply || src.is_ipv6() != v6 {
         return Err(DropReason::BadIcmp);
     }
     let dst = inside.container.ip();
-    icmp[2..4].copy_from_slice(&[0, 0]);
-    icmp[4..6].copy_from_slice(&inside.container.port().to_be_bytes());
-    let pseudo = match v6 {
-        true => checksum::pseudo_header(src, dst, protocol, len as u32),
-        false => 0,
-    };
-    let sum = checksum::finish(pseudo, icmp);
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    icmp::rewrite_echo(l4, inside.container.port(), src, dst);
     let ip = IpOut {
         src,
         dst,

@@ -56,7 +56,9 @@ impl IcmpErrorKind {
             IcmpErrorKind::ProtocolUnreachable => (v4::UNREACHABLE, 2, 0),
             IcmpErrorKind::PortUnreachable => (v4::UNREACHABLE, 3, 0),
             // RFC 1191: the MTU has 16 bits, behind 16 unused ones.
-            IcmpErrorKind::PacketTooBig { mtu } => (v4::UNREACHABLE, 4, mtu.min(0xffff)),
+            IcmpErrorKind::PacketTooBig { mtu } => {
+                (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED, mtu.min(0xffff))
+            }
             IcmpErrorKind::Prohibited => (v4::UNREACHABLE, 13, 0),
             IcmpErrorKind::TtlExceeded => (v4::TIME_EXCEEDED, 0, 0),
             IcmpErrorKind::ReassemblyTimeExceeded => (v4::TIME_EXCEEDED, 1, 0),

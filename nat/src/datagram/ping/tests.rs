@@ -3,6 +3,7 @@
 use super::*;
 use crate::datagram::testing::{FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from};
 use crate::host::{SendOptions, SocketId, TokenKind};
+use cnet_wire::checksum;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use cnet_wire::time::Duration;
 use cnet_wire::{L3, VnetHeader};
