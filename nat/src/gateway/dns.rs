@@ -12,27 +12,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::DropReason;
 use cnet_wire::dns::{is_query, truncate, udp_size};
-use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, Link};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use cnet_wire::vnet::GSO_UDP_L4;
 
 use super::addresses::is_station;
 use super::counters::DnsCounters;
 use super::emit::{Emitter, UDP_HEADER_LEN};
-use super::queries::{Queries, WayBack};
+use super::queries::{Asker, Queries, WayBack};
 use super::{Endpoint, GatewayConfig, Packet};
 use crate::io::{Env, Io};
 
 /// The DNS port, of UDP and TCP.
 pub(super) const PORT: u16 = 53;
-
-/// Who waits for an answer.
-pub(super) struct Asker {
-    link: Link,
-    server: IpAddr,
-    client: SocketAddr,
-    /// Longest answer, in bytes.
-    limit: usize,
-}
 
 /// The protocol at the gateway.
 pub(super) struct Dns {

@@ -35,7 +35,7 @@ use super::addresses::is_station;
 use super::counters::DnsTcpCounters;
 use super::dns::PORT;
 use super::emit::Emitter;
-use super::queries::{Queries, WayBack};
+use super::queries::{ConnectionId, Queries, WayBack};
 use super::{Endpoint, GatewayConfig, Packet};
 use crate::io::{Env, Io};
 use stack::{Device, Ends, packet, stack_instant};
@@ -58,10 +58,6 @@ const ANSWER_WAIT: Duration = Duration::from_secs(20);
 const MAX_ROUNDS: usize = 32;
 /// The least time to the next call, which keeps a stack that wants one at once from spinning.
 const MIN_WAIT: Duration = Duration::from_millis(1);
-
-/// Names a connection; not used twice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ConnectionId(u64);
 
 /// A segment for port 53 of a DNS address, its checksum verified or to be trusted.
 struct Segment<'a> {

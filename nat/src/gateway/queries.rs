@@ -7,12 +7,10 @@
 //! floods us only loses answers of its own, and answers that never come need no timer.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::headers::Link;
 use cnet_wire::{DropReason, PortId};
-
-use super::dns::Asker;
-use super::dns_tcp::ConnectionId;
 
 /// Queries of one port that may wait for their answer.
 pub(super) const MAX_PENDING: usize = 1024;
@@ -46,6 +44,20 @@ pub struct DnsQuery {
     /// The message, at least a DNS header with QR clear; nothing else of it is checked.
     pub message: Vec<u8>,
 }
+
+/// Who waits for an answer over UDP.
+pub(super) struct Asker {
+    pub(super) link: Link,
+    /// The address that was asked.
+    pub(super) server: IpAddr,
+    pub(super) client: SocketAddr,
+    /// Longest answer, in bytes.
+    pub(super) limit: usize,
+}
+
+/// Names a connection; not used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ConnectionId(pub(super) u64);
 
 /// The way back of an answer.
 pub(super) enum WayBack {
