@@ -47,18 +47,14 @@ impl Drop for Container {
 async fn main() -> anyhow::Result<()> {
     let mut own = None;
     let pid = match std::env::args().nth(1) {
-        Some(text) => text.parse().context("the argument is no PID")?,
+        Some(text) => text.parse().context("the argument is not a PID")?,
         None => own.insert(Container::start()?).0.id() as i32,
     };
 
     // The network's process starts with its first container.
     let network = Network::open("cnet")?;
-    let wish = Attach {
-        name: Some("example".to_owned()),
-        aliases: vec!["web".to_owned()],
-        ..Attach::default()
-    };
-    let joined = network.attach(Target::Process(pid), wish).await?;
+    let attach = Attach::new().name("example").alias("web");
+    let joined = network.attach(Target::Process(pid), attach).await?;
     println!(
         "{} has {} {:?} {:?}, and asks {:?} for names",
         joined.container.name,
@@ -68,7 +64,9 @@ async fn main() -> anyhow::Result<()> {
         joined.gateways
     );
 
-    let published = network.publish("example", &["127.0.0.1::80"]).await?;
+    let published = network
+        .publish("example", &["127.0.0.1::80".parse()?])
+        .await?;
     for port in &published.ports {
         println!("http://{} leads to {}", port.host, port.container);
     }

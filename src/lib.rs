@@ -13,8 +13,12 @@ pub mod publish;
 pub mod start;
 pub mod vm;
 
+pub use cnet_wire::{MacAddr, Protocol};
 pub use control::{
-    Attach, Attached, ContainerReport, ContainerStatistics, NetworkReport, Published,
-    PublishedPort, StatisticsReport,
+    Attach, Attached, ContainerReport, ContainerStatistics, Counters, Event, Events, NetworkReport,
+    Published, PublishedPort, StatisticsReport,
 };
+pub use definition::{Definition, Request};
 pub use network::{Network, NetworkError, Target};
+pub use publish::PublishSpec;
+pub use vm::VmAddress;

@@ -1,4 +1,4 @@
-//! The library face: networks, for programs that run containers.
+//! Networks, for programs that run containers.
 //!
 //! A [`Network`] is a handle to a named network. It holds no connection and no process: each call
 //! asks the network's process over its control socket, and starts that process where it is needed
@@ -7,14 +7,10 @@
 //! ```no_run
 //! use cnet::{Attach, Network, Target};
 //!
-//! # async fn example() -> Result<(), cnet::NetworkError> {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let network = Network::open("cnet")?;
-//! let wish = Attach {
-//!     name: Some("web".to_owned()),
-//!     publish: vec!["8080:80".to_owned()],
-//!     ..Attach::default()
-//! };
-//! let joined = network.attach(Target::Process(4711), wish).await?;
+//! let attach = Attach::new().name("web").publish("8080:80".parse()?);
+//! let joined = network.attach(Target::Process(4711), attach).await?;
 //! println!("{} has {:?}", joined.container.name, joined.container.ipv4);
 //! network.detach("web").await?;
 //! # Ok(())
@@ -37,10 +33,13 @@ use tokio::io::Interest;
 
 use crate::control::client::{self, AskError};
 use crate::control::{
-    Action, Attach, Attached, Detach, Kind, NetworkReport, Nothing, PublishPorts, Published,
-    Refusal, StatisticsReport, Stop,
+    Action, Attach, Attached, Detach, Events, Kind, NetworkReport, Nothing, PublishPorts,
+    Published, Refusal, StatisticsReport, Stop,
 };
-use crate::definition::{Definition, Directories, HostRoutes, Request, Store, StoreError};
+use crate::definition::{
+    Definition, Directories, DirectoriesError, HostRoutes, Request, Store, StoreError,
+};
+use crate::publish::PublishSpec;
 use crate::start::{self, StartError};
 use crate::vm::VmAddress;
 use cnet_tap::async_fd::AsyncOwnedFd;
@@ -51,22 +50,23 @@ const ATTEMPTS: usize = 3;
 /// How long a network's process that is ending is waited for, and how long between two looks. It
 /// takes its containers out, which takes the kernel some milliseconds for each, and passes on what
 /// they have left behind.
-pub const ENDING: Duration = Duration::from_secs(5);
+pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client waits before it asks a network's process again that is ending.
-pub const PAUSE: Duration = Duration::from_millis(10);
+pub const END_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long to wait before looking again for a network's process that does not come back.
-const KEEPING: Duration = Duration::from_secs(1);
+const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who is to join a network.
+/// What is to join a network.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Target {
     /// The container that this process is in; it leaves when the process ends.
     Process(i32),
     /// The network namespace of this path; it leaves when the path is removed.
     Path(PathBuf),
     /// A virtual machine that meets the network there; it stays until it is detached.
-    Machine(VmAddress),
+    Vm(VmAddress),
     /// The network namespace of this descriptor; it leaves when the process behind the pidfd ends.
     /// It is taken up again after a crash of the network's process only by way of a process in the
     /// namespace: that one, or `member`.
@@ -82,10 +82,11 @@ pub enum Target {
 
 /// What can go wrong with a network.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NetworkError {
     /// There is no place for networks.
-    #[error("{0}")]
-    Directories(String),
+    #[error(transparent)]
+    Directories(#[from] DirectoriesError),
     /// The definition cannot be had or made.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -130,7 +131,7 @@ impl Network {
     ///
     /// [`NetworkError::Store`] if there is none.
     pub fn open(name: &str) -> Result<Network, NetworkError> {
-        let store = Store::open(directories()?);
+        let store = Store::open(Directories::of_this_user()?);
         let definition = store.get(name)?;
         Ok(Network::new(definition, store.directories().clone()))
     }
@@ -141,9 +142,54 @@ impl Network {
     ///
     /// [`NetworkError::Store`] if there is one of that name, or its subnets are taken.
     pub fn create(request: Request) -> Result<Network, NetworkError> {
-        let store = Store::open(directories()?);
+        let store = Store::open(Directories::of_this_user()?);
         let definition = store.create(request, &HostRoutes::read())?;
         Ok(Network::new(definition, store.directories().clone()))
+    }
+
+    /// All networks of this user, by name, the default one among them. A network whose file cannot be
+    /// understood is an error beside the others.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Directories`], and [`NetworkError::Store`] if the directory of the definitions
+    /// cannot be read.
+    pub fn list() -> Result<Vec<Result<Network, StoreError>>, NetworkError> {
+        let store = Store::open(Directories::of_this_user()?);
+        let handle = |definition| Network::new(definition, store.directories().clone());
+        let networks = store.each()?.into_iter();
+        Ok(networks.map(|network| network.map(handle)).collect())
+    }
+
+    /// Removes the network: its definition, and what is remembered of its containers' addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Store`] with [`StoreError::InUse`] while containers are on it, and with
+    /// [`StoreError::Default`] for the default network; and as for all calls.
+    pub async fn remove(&self) -> Result<(), NetworkError> {
+        let name = self.name().to_owned();
+        let mut users = self.containers().await?;
+        if users.as_ref().is_some_and(Vec::is_empty) {
+            users = match self.stop(false).await {
+                Ok(()) => None,
+                // A container is joining, which has no name there yet.
+                Err(error) if error.is_conflict() => self.containers().await?,
+                Err(error) => return Err(error),
+            };
+        }
+        let store = Store::open(self.directories.clone());
+        // It waits for the end of the network's process.
+        let removed = tokio::task::spawn_blocking(move || store.remove(&name, users));
+        let lost = |e: tokio::task::JoinError| StartError::Failed(e.to_string());
+        Ok(removed.await.map_err(lost)??)
+    }
+
+    /// The names of those on it; `None` if it does not run.
+    async fn containers(&self) -> Result<Option<Vec<String>>, NetworkError> {
+        let report = self.inspect().await?;
+        let names = |report: NetworkReport| report.containers.into_iter().map(|c| c.name).collect();
+        Ok(report.map(names))
     }
 
     /// The handle of a network that is known already.
@@ -180,9 +226,9 @@ impl Network {
     /// [`NetworkError::Target`] if there is no such container; [`NetworkError::Refused`] as
     /// [`Action::Attach`] has it; and as for all calls, [`NetworkError::Start`] and
     /// [`NetworkError::Ask`].
-    pub async fn attach(&self, target: Target, wish: Attach) -> Result<Attached, NetworkError> {
-        let (wish, descriptors) = target.describe(wish)?;
-        self.ask(&Action::Attach(wish), &descriptors).await
+    pub async fn attach(&self, target: Target, attach: Attach) -> Result<Attached, NetworkError> {
+        let (attach, descriptors) = target.describe(attach)?;
+        self.ask(&Action::Attach(attach), &descriptors).await
     }
 
     /// Takes a container out: by its name, its id or the start of it, or its process.
@@ -198,7 +244,7 @@ impl Network {
         done.map(drop)
     }
 
-    /// Opens ports of the host, in the syntax of `-p`, and leads them to a container: all or none.
+    /// Opens ports of the host, and leads them to a container: all or none.
     ///
     /// # Errors
     ///
@@ -206,7 +252,7 @@ impl Network {
     pub async fn publish(
         &self,
         container: &str,
-        ports: &[&str],
+        ports: &[PublishSpec],
     ) -> Result<Published, NetworkError> {
         let ports = publish_ports(container, ports);
         self.ask(&Action::Publish(ports), &[]).await
@@ -220,7 +266,7 @@ impl Network {
     pub async fn unpublish(
         &self,
         container: &str,
-        ports: &[&str],
+        ports: &[PublishSpec],
     ) -> Result<Published, NetworkError> {
         let ports = publish_ports(container, ports);
         self.ask(&Action::Unpublish(ports), &[]).await
@@ -243,6 +289,21 @@ impl Network {
     /// As for all calls.
     pub async fn statistics(&self) -> Result<Option<StatisticsReport>, NetworkError> {
         self.ask_if_running(&Action::Statistics(Nothing {})).await
+    }
+
+    /// What happens on the network from now on: which containers join, which leave, and why. `None` if
+    /// it does not run. The stream ends with the network's process, and does not keep it alive.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] if too many clients listen already; and as for all calls.
+    pub async fn events(&self) -> Result<Option<Events>, NetworkError> {
+        let socket = self.directories.socket(&self.definition.name);
+        match Events::subscribe(&socket).await {
+            Ok(events) => Ok(Some(events)),
+            Err(AskError::Absent(_) | AskError::Lost(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Ends the network's process, if it runs.
@@ -293,7 +354,7 @@ impl Network {
                     Ok(_) => {}
                     Err(error) => tracing::warn!(%error, "the network does not come back"),
                 }
-                tokio::time::sleep(KEEPING).await;
+                tokio::time::sleep(RESTART_INTERVAL).await;
             }
         }
     }
@@ -303,12 +364,12 @@ impl Network {
         action: &Action,
     ) -> Result<Option<T>, NetworkError> {
         let name = &self.definition.name;
-        match self.ask_who_stays(action, &[]).await {
+        match self.ask_once(action, &[]).await {
             Ok(answer) => return Ok(Some(answer)),
             Err(AskError::Absent(_) | AskError::Lost(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        // Whoever was there has left in order, or has left something to be taken up.
+        // The process that was there has ended in order, or has left containers to be taken up.
         match self.directories.state_file(name).exists() {
             true => self.ask(action, &[]).await.map(Some),
             false => Ok(None),
@@ -322,7 +383,7 @@ impl Network {
     ) -> Result<T, NetworkError> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match self.ask_who_stays(action, descriptors).await {
+            match self.ask_once(action, descriptors).await {
                 Ok(answer) => return Ok(answer),
                 Err(error @ (AskError::Absent(_) | AskError::Lost(_))) => last = Some(error),
                 Err(error) => return Err(error.into()),
@@ -335,9 +396,9 @@ impl Network {
         ))
     }
 
-    /// Asks the network's process, but not one that is ending: that is waited for, [`ENDING`] at
+    /// Asks the network's process, but not one that is ending: that is waited for, [`END_TIMEOUT`] at
     /// most.
-    async fn ask_who_stays<T: DeserializeOwned>(
+    async fn ask_once<T: DeserializeOwned>(
         &self,
         action: &Action,
         descriptors: &[OwnedFd],
@@ -350,9 +411,9 @@ impl Network {
             let copies = copies.map_err(AskError::Unreachable)?;
             match client::ask(&socket, action, copies).await {
                 Err(AskError::Refused(refusal))
-                    if refusal.kind == Kind::Ending && begun.elapsed() < ENDING =>
+                    if refusal.kind == Kind::Ending && begun.elapsed() < END_TIMEOUT =>
                 {
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(END_INTERVAL).await;
                 }
                 answer => return answer,
             }
@@ -379,8 +440,8 @@ impl Target {
     }
 
     /// The descriptors that the network's process needs, and what it is told of them.
-    fn describe(self, mut wish: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
-        (wish.path, wish.member, wish.vm) = (None, None, None);
+    fn describe(self, mut attach: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
+        (attach.path, attach.member, attach.vm) = (None, None, None);
         let descriptors = match self {
             Target::Process(pid) => {
                 // The pidfd first: if the process is still there afterwards, both are of the same.
@@ -407,20 +468,20 @@ impl Target {
                         .canonicalize()
                         .map_err(|source| TapError::OpenNamespace { path, source })?;
                     let net = open(&path)?;
-                    wish.path = Some(path);
+                    attach.path = Some(path);
                     vec![net]
                 }
             },
-            Target::Machine(address) => {
-                wish.vm = Some(address.to_string());
+            Target::Vm(address) => {
+                attach.vm = Some(address);
                 Vec::new()
             }
             Target::Descriptors { net, pidfd, member } => {
-                wish.member = member;
+                attach.member = member;
                 vec![net, pidfd]
             }
         };
-        Ok((wish, descriptors))
+        Ok((attach, descriptors))
     }
 }
 
@@ -447,15 +508,11 @@ fn open(path: &Path) -> Result<OwnedFd, TapError> {
     }
 }
 
-fn publish_ports(container: &str, ports: &[&str]) -> PublishPorts {
+fn publish_ports(container: &str, ports: &[PublishSpec]) -> PublishPorts {
     PublishPorts {
         container: container.to_owned(),
-        ports: ports.iter().map(ToString::to_string).collect(),
+        ports: ports.to_vec(),
     }
-}
-
-fn directories() -> Result<Directories, NetworkError> {
-    Directories::of_this_user().map_err(|e| NetworkError::Directories(e.to_string()))
 }
 
 /// This very program if it is cnet, whatever has become of its file; otherwise the installed one.
@@ -485,10 +542,10 @@ mod tests {
     fn a_target_is_described_by_what_it_is() {
         let own = std::process::id() as i32;
         let described = |target: Target| target.describe(Attach::default());
-        let (wish, fds) = described(Target::Process(own)).unwrap();
-        assert_eq!((wish.path, fds.len()), (None, 2));
-        let (wish, fds) = described(Target::Path(format!("/proc/{own}/ns/net").into())).unwrap();
-        assert_eq!((wish.path, fds.len()), (None, 2));
+        let (attach, fds) = described(Target::Process(own)).unwrap();
+        assert_eq!((attach.path, fds.len()), (None, 2));
+        let (attach, fds) = described(Target::Path(format!("/proc/{own}/ns/net").into())).unwrap();
+        assert_eq!((attach.path, fds.len()), (None, 2));
         let error = described(Target::Path("/etc/passwd".into())).unwrap_err();
         assert!(
             error.to_string().contains("not a network namespace"),

@@ -10,10 +10,12 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use cnet_wire::Protocol;
+use cnet_wire::{Protocol, ProtocolError};
+use serde::{Deserialize, Serialize};
 
-/// One `-p` option.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One `-p` option; in JSON its text.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PublishSpec {
     /// Transport.
     pub protocol: Protocol,
@@ -36,10 +38,11 @@ pub struct PortPair {
 
 /// Why a text is no publish specification.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishSyntax {
     /// Neither `/tcp` nor `/udp`.
-    #[error("unknown protocol `{0}`: it is tcp or udp")]
-    Protocol(String),
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
     /// Not a port, nor a range of ports.
     #[error("`{0}` is not a port: it is a number from 1 to 65535, or a range such as 8000-8010")]
     Port(String),
@@ -79,9 +82,7 @@ impl FromStr for PublishSpec {
     fn from_str(text: &str) -> Result<PublishSpec, PublishSyntax> {
         let (rest, protocol) = match text.rsplit_once('/') {
             None => (text, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("tcp") => (rest, Protocol::Tcp),
-            Some((rest, name)) if name.eq_ignore_ascii_case("udp") => (rest, Protocol::Udp),
-            Some((_, name)) => return Err(PublishSyntax::Protocol(name.to_owned())),
+            Some((rest, name)) => (rest, name.parse()?),
         };
         let (rest, ports) = match rest.rsplit_once(':') {
             None => (None, rest),
@@ -145,6 +146,22 @@ fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, PublishSyntax> {
             .map(|(first, last)| first..=last),
     };
     range.ok_or_else(|| PublishSyntax::Port(text.to_owned()))
+}
+
+impl TryFrom<String> for PublishSpec {
+    type Error = String;
+
+    /// Reads what came as JSON; the error names it.
+    fn try_from(text: String) -> Result<PublishSpec, String> {
+        text.parse()
+            .map_err(|error: PublishSyntax| format!("cannot publish `{text}`: {error}"))
+    }
+}
+
+impl From<PublishSpec> for String {
+    fn from(spec: PublishSpec) -> String {
+        spec.to_string()
+    }
 }
 
 impl fmt::Display for PublishSpec {
@@ -225,6 +242,7 @@ mod tests {
         use PublishSyntax as S;
         let port = |text: &str| S::Port(text.to_owned());
         let address = |text: &str| S::Address(text.to_owned());
+        let protocol = |text: &str| S::Protocol(ProtocolError(text.to_owned()));
         for (text, error) in [
             ("", port("")),
             ("0", port("0")),
@@ -238,8 +256,8 @@ mod tests {
             ("8080:", port("")),
             ("0:80", port("0")),
             ("::80", address("")),
-            ("80/", S::Protocol(String::new())),
-            ("80/sctp", S::Protocol("sctp".to_owned())),
+            ("80/", protocol("")),
+            ("80/sctp", protocol("sctp")),
             ("localhost:8080:80", address("localhost")),
             ("::1:8080:80", address("::1")),
             ("[::1:8080:80", address("[::1")),

@@ -1,8 +1,8 @@
 //! The client's part: starting a network process where there is none.
 //!
-//! Clients take turns at the network's directory, so that two that find nobody start one process
-//! between them. A process that leaves takes the turn as well, and keeps it until it has ended. So
-//! does whoever removes the network, and a process is started only for one that is there.
+//! Clients serialise on a lock of the network's runtime directory, so two that find no process start
+//! only one. A process that ends takes the lock as well, and keeps it until it has ended. So does a
+//! client that removes the network; a process is started only for a network that is defined.
 
 use std::fs;
 use std::io::{self, Read};
@@ -26,12 +26,13 @@ pub const SUBCOMMAND: &str = "network-process";
 /// text.
 pub const READY: &str = "ready\n";
 
-/// How long a process may take until it serves: it takes up containers first, whose namespaces may
-/// hang for [`cnet_tap::helper::ns_helper::REQUEST_TIMEOUT`].
-const READINESS: Duration = Duration::from_secs(20);
+/// How long a process may take until it serves: it takes up containers first, and gives up on a
+/// namespace that hangs after 5 seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why there is no network process.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The runtime directory cannot be used.
     #[error("cannot use {}: {source}", .path.display())]
@@ -55,7 +56,7 @@ pub enum StartError {
     /// It runs, and does not serve.
     #[error(
         "the network's process was started {} s ago and does not serve yet; {} may tell why",
-        READINESS.as_secs(),
+        START_TIMEOUT.as_secs(),
         .0.display()
     )]
     Slow(PathBuf),
@@ -76,7 +77,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
     let (path, _turn) = runtime::turn(directories, network).map_err(unusable)?;
     let failed = |source| unusable((path.clone(), source));
     if UnixStream::connect(directories.socket(network)).is_ok() {
-        // Somebody else was quicker.
+        // Another client was quicker.
         return Ok(());
     }
     if network != DEFAULT_NETWORK && !directories.definition(network).exists() {
@@ -99,7 +100,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         .spawn()
         .map_err(not_started)?;
     let said = match child.stdout.take() {
-        Some(out) => read_until_ready(out, READINESS),
+        Some(out) => read_until_ready(out, START_TIMEOUT),
         None => Ok(String::new()),
     };
     if said.is_err() {
@@ -127,16 +128,16 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
 /// # Errors
 ///
 /// What poll(2) or read(2) says; `TimedOut` if neither comes in time.
-fn read_until_ready(mut out: impl Read + AsFd, patience: Duration) -> io::Result<String> {
+fn read_until_ready(mut out: impl Read + AsFd, limit: Duration) -> io::Result<String> {
     let mut bytes = Vec::new();
     let mut space = [0; 1024];
     let begun = Instant::now();
     loop {
-        let left = patience.saturating_sub(begun.elapsed());
+        let left = limit.saturating_sub(begun.elapsed());
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&out, PollFlags::IN)];
         match rustix::event::poll(&mut fds, Some(&left)) {
-            Ok(0) if begun.elapsed() >= patience => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(0) if begun.elapsed() >= limit => return Err(io::ErrorKind::TimedOut.into()),
             Ok(0) | Err(Errno::INTR) => continue,
             ready => {
                 ready?;
@@ -167,7 +168,7 @@ mod tests {
             let (reader, mut writer) = io::pipe().unwrap();
             writer.write_all(text.as_bytes()).unwrap();
             drop(writer);
-            read_until_ready(reader, READINESS).unwrap()
+            read_until_ready(reader, START_TIMEOUT).unwrap()
         };
         assert_eq!(said("ready\n"), READY);
         assert_eq!(said("no network `x`"), "no network `x`");
@@ -177,11 +178,11 @@ mod tests {
     fn one_that_says_nothing_is_not_waited_for_without_end() {
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"rea").unwrap();
-        let patience = Duration::from_millis(50);
+        let limit = Duration::from_millis(50);
         let begun = Instant::now();
-        let error = read_until_ready(reader, patience).unwrap_err();
+        let error = read_until_ready(reader, limit).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(begun.elapsed() >= patience);
+        assert!(begun.elapsed() >= limit);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cnet_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 
-/// Where a machine and the network meet.
+/// Where a virtual machine and the network meet; in JSON its text.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum VmAddress {
@@ -21,7 +22,7 @@ pub enum VmAddress {
     Datagram {
         /// Ours.
         local: PathBuf,
-        /// The machine's.
+        /// QEMU's.
         remote: PathBuf,
     },
 }
@@ -75,8 +76,8 @@ impl fmt::Display for VmAddress {
 }
 
 impl VmAddress {
-    /// What QEMU is told to meet us, with the hardware address that the machine's card is to have.
-    pub fn qemu_arguments(&self, mac: &str) -> [String; 4] {
+    /// What QEMU is told to meet us, with the hardware address that the VM's card is to have.
+    pub fn qemu_arguments(&self, mac: MacAddr) -> [String; 4] {
         // In QEMU's lists of options a comma is written twice.
         let path = |path: &Path| path.display().to_string().replace(',', ",,");
         let netdev = match self {
@@ -121,7 +122,7 @@ mod tests {
         ] {
             assert!(text.parse::<VmAddress>().is_err(), "{text}");
         }
-        let mac = "02:00:00:00:00:01";
+        let mac = MacAddr([2, 0, 0, 0, 0, 1]);
         let [_, netdev, _, device] = address("dgram:/run/a:/run/b,c").qemu_arguments(mac);
         assert!(netdev.contains("local.path=/run/b,,c,") && netdev.ends_with("remote.path=/run/a"));
         assert!(device.ends_with("mac=02:00:00:00:00:01"), "{device}");

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cnet;
+mod logging;
 mod registry;
 pub mod run;
 pub mod slirp;

@@ -16,7 +16,7 @@
 //!   is reset and every published port is closed.
 
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cnet::publish::PublishSpec;
 use cnet_dataplane::{
@@ -25,7 +25,7 @@ use cnet_dataplane::{
 };
 use cnet_tap::SocketHelper;
 
-use crate::dns::{self, LocalNames, Nameserver, Servers, Service, Sources, resolv_conf};
+use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources, resolv_conf};
 use crate::published::{self, Guests, OpenError, Opened};
 
 /// Why a network does not run.
@@ -106,6 +106,7 @@ impl InstanceBuilder {
             Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
             Upstreams::Nobody => Service::internal(names),
         };
+        let dns = Arc::clone(&service);
         let started = Dataplane::start(config);
         let (dataplane, queries) = started.map_err(|e| InstanceError::Dataplane(e.into()))?;
         let control = dataplane.control();
@@ -113,35 +114,9 @@ impl InstanceBuilder {
         tokio::spawn(dns::serve(service, control.clone(), queries));
         Ok(Instance {
             control,
+            dns,
             dataplane: Mutex::new(Some(dataplane)),
         })
-    }
-}
-
-/// A container that is about to join: what its port is to be, and the device behind it.
-#[derive(Debug)]
-pub struct Joining {
-    plan: PortPlan,
-    device: PortDevice,
-    socket_helper: Option<SocketHelper>,
-}
-
-impl Joining {
-    /// A container with this port and device.
-    pub fn new(plan: PortPlan, device: PortDevice) -> Joining {
-        Joining {
-            plan,
-            device,
-            socket_helper: None,
-        }
-    }
-
-    /// Has connections from the host's loopback to its published TCP ports spliced with sockets
-    /// that `helper` makes in the container's network namespace.
-    #[must_use]
-    pub fn socket_helper(mut self, helper: Option<SocketHelper>) -> Joining {
-        self.socket_helper = helper;
-        self
     }
 }
 
@@ -149,6 +124,7 @@ impl Joining {
 #[derive(Debug)]
 pub struct Instance {
     control: Control,
+    dns: Arc<Service>,
     /// `None` once it was stopped.
     dataplane: Mutex<Option<Dataplane>>,
 }
@@ -163,16 +139,23 @@ impl Instance {
         }
     }
 
-    /// Plugs a container in. Its port serves from when this returns until [`Instance::leave`], or
-    /// until the device is gone, which the future tells with the reason.
+    /// Plugs a container in, whose port is to be as `plan` says and leads to `device`. The port serves
+    /// from when this returns until [`Instance::leave`], or until the device is gone, which the future
+    /// tells with the reason. With `socket_helper`, connections from the host's loopback to its
+    /// published TCP ports are spliced with sockets that the helper makes in the container's network
+    /// namespace.
     ///
     /// # Errors
     ///
     /// See [`PortError`]; the device is closed then.
-    pub async fn join(&self, joining: Joining) -> Result<(PortId, PortEnd), PortError> {
-        let added = self.control.add_port(joining.plan, joining.device);
-        let (port, end) = added.await?;
-        if let Some(helper) = joining.socket_helper {
+    pub async fn join(
+        &self,
+        plan: PortPlan,
+        device: PortDevice,
+        socket_helper: Option<SocketHelper>,
+    ) -> Result<(PortId, PortEnd), PortError> {
+        let (port, end) = self.control.add_port(plan, device).await?;
+        if let Some(helper) = socket_helper {
             self.control.supply(port, helper);
         }
         Ok((port, end))
@@ -199,6 +182,11 @@ impl Instance {
     /// [`PortError::Ended`] once the network has stopped.
     pub async fn statistics(&self) -> Result<Statistics, PortError> {
         self.control.statistics().await
+    }
+
+    /// What came of the DNS queries so far, by name.
+    pub fn dns_outcomes(&self) -> [(&'static str, u64); Outcome::COUNT] {
+        self.dns.outcomes()
     }
 
     /// Waits until the host's kernel has all that containers have sent over TCP; see

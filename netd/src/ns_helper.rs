@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use cnet::control::{Kind, Refusal};
 use cnet_tap::Tap;
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::helper::ns_helper::Answer;
@@ -27,6 +27,7 @@ const MAX_REQUESTS: usize = 32;
 
 /// Why there is no TAP.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// It could not be made, as the text says.
     #[error("{0}")]
@@ -39,6 +40,17 @@ pub enum OpenError {
     /// A message to the helper could not be sent.
     #[error("cannot talk to the process that enters namespaces: {0}")]
     Conversation(String),
+}
+
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Refusal {
+        let kind = match error {
+            OpenError::Refused(_) => Kind::Impossible,
+            OpenError::Ended => Kind::Ending,
+            OpenError::Conversation(_) => Kind::Internal,
+        };
+        Refusal::new(kind, error.to_string())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,10 +117,9 @@ impl NsHelperClient {
     /// # Errors
     ///
     /// What dup(2) and epoll_ctl(2) say.
-    pub fn new(helper: NsHelper) -> anyhow::Result<NsHelperClient> {
+    pub fn new(helper: NsHelper) -> io::Result<NsHelperClient> {
         let socket = helper.as_fd().try_clone_to_owned();
-        let socket = socket.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE));
-        let socket = socket.context("cannot talk to the process that enters namespaces")?;
+        let socket = socket.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE))?;
         let (helper, waiting) = (Arc::new(helper), Arc::new(Waiting::default()));
         let (ended_sender, ended) = watch::channel(false);
         let listening = listen(

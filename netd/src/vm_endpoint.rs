@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! A machine is plugged in while its QEMU runs, and its place on the network outlives that: an
+//! A VM is plugged in while its QEMU runs, and its place on the network outlives that: an
 //! [`Endpoint`] makes the socket once and then waits for one machine after the other, each of which
 //! is a device for a port ([`PortDevice`]). Two kinds, as QEMU has them:
 //!

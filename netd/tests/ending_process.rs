@@ -8,8 +8,9 @@ use std::time::Instant;
 use cnet::Network;
 use cnet::control::{Action, Answer, Kind, NetworkReport, Refusal};
 use cnet::definition::{Directories, Store};
-use cnet::network::PAUSE;
-use cnet_netd::server::{self, Actions, Busy};
+use cnet::network::END_INTERVAL;
+use cnet_netd::Subscriber;
+use cnet_netd::serve::{self, Actions, Busy};
 
 /// A network process that is ending the first times it is asked.
 struct EndsAtFirst(AtomicUsize);
@@ -18,13 +19,16 @@ impl Actions for EndsAtFirst {
     async fn act(&self, _: Action, _: Vec<OwnedFd>) -> Result<Answer, Refusal> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
             0..20 => Err(Refusal::new(Kind::Ending, "the network is being stopped")),
-            _ => Ok(Answer::Network(NetworkReport {
-                name: "cnet".to_owned(),
-                id: "ab".repeat(32),
-                pid: 7,
-                containers: Vec::new(),
-            })),
+            _ => Ok(Answer::Network(NetworkReport::new(
+                "cnet",
+                "ab".repeat(32),
+                7,
+            ))),
         }
+    }
+
+    fn subscribe(&self) -> Result<Subscriber, Refusal> {
+        Err(Refusal::new(Kind::Ending, "the network is being stopped"))
     }
 }
 
@@ -37,9 +41,9 @@ async fn a_process_that_is_ending_is_waited_for() {
         runtime: place.path().join("r"),
     };
     directories.make_network_runtime("cnet").unwrap();
-    let listener = server::bind(&directories.socket("cnet")).unwrap();
+    let listener = serve::bind(&directories.socket("cnet")).unwrap();
     let process = Arc::new(EndsAtFirst(AtomicUsize::new(0)));
-    tokio::spawn(server::serve(
+    tokio::spawn(serve::serve(
         listener,
         Arc::clone(&process),
         Busy::default(),
@@ -50,5 +54,8 @@ async fn a_process_that_is_ending_is_waited_for() {
     let report = network.inspect().await.unwrap();
     assert_eq!(report.map(|report| report.pid), Some(7));
     assert_eq!(process.0.load(Ordering::Relaxed), 21);
-    assert!(begun.elapsed() >= 20 * PAUSE, "it was asked without pause");
+    assert!(
+        begun.elapsed() >= 20 * END_INTERVAL,
+        "it was asked without a pause"
+    );
 }

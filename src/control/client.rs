@@ -1,33 +1,37 @@
 //! The asking side of the control API.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::event::next_piece;
 use super::stream::DescriptorStream;
 use super::{Action, ErrorBody, Kind, MAX_ANSWER, PATH, Refusal};
 
-/// How long an answer may take. An interface that cannot be made takes the longest
-/// ([`cnet_tap::helper::ns_helper::REQUEST_TIMEOUT`]).
-const MAX_WAIT: Duration = Duration::from_secs(20);
+/// How long an answer may take. An interface that cannot be made takes the longest: the network's
+/// process gives up on it after 5 seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The same of an action that only looks.
-const MAX_WAIT_LOOKING: Duration = Duration::from_secs(5);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AskError {
-    /// Nobody listens: the network does not run.
+    /// No process listens: the network does not run.
     #[error("the network does not run: {0}")]
     Absent(io::Error),
     /// The socket cannot be reached.
@@ -74,6 +78,42 @@ pub async fn ask<T: DeserializeOwned>(
     action: &Action,
     descriptors: Vec<OwnedFd>,
 ) -> Result<T, AskError> {
+    let (stream, peer) = connect(path).await?;
+    let body = serde_json::to_vec(action).map_err(unreadable)?;
+    let request = request("POST", PATH, body)?;
+    let asked = async {
+        let (response, _connection) = exchange(stream, descriptors, request).await?;
+        let (status, mut body) = (response.status().as_u16(), response.into_body());
+        Ok((status, collect(&mut body).await?))
+    };
+    let limit = match action {
+        Action::Inspect(_) | Action::Statistics(_) => LOOK_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    };
+    let (status, answer) = timeout(limit, asked)
+        .await
+        .map_err(|_| AskError::Silent(peer))??;
+    match status {
+        200 => serde_json::from_slice(&answer).map_err(unreadable),
+        status => Err(refused(status, &answer)),
+    }
+}
+
+fn unreadable(error: serde_json::Error) -> AskError {
+    AskError::Unreadable(error.to_string())
+}
+
+/// The error that an answer with this status and body tells.
+pub(super) fn refused(status: u16, body: &[u8]) -> AskError {
+    let kind = Kind::of_status(status);
+    match serde_json::from_slice(body) {
+        Ok(ErrorBody { message }) => AskError::Refused(Refusal { kind, message }),
+        Err(error) => unreadable(error),
+    }
+}
+
+/// Connects to the process at the socket `path`, and tells its number if it is known.
+pub(super) async fn connect(path: &Path) -> Result<(UnixStream, Option<i32>), AskError> {
     let stream = UnixStream::connect(path)
         .await
         .map_err(|e| match e.kind() {
@@ -86,57 +126,85 @@ pub async fn ask<T: DeserializeOwned>(
     if !super::is_ours(&stream) {
         return Err(AskError::Stranger(path.to_owned()));
     }
-    let patience = match action {
-        Action::Inspect(_) | Action::Statistics(_) => MAX_WAIT_LOOKING,
-        _ => MAX_WAIT,
-    };
     // It listens itself, so it is the peer. One in another PID namespace has no number here.
     let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    let peer = peer.filter(|&pid| pid > 0);
-    let asked = timeout(patience, converse(stream, action, descriptors));
-    let (status, body) = asked.await.map_err(|_| AskError::Silent(peer))??;
-    let unreadable = |e: serde_json::Error| AskError::Unreadable(e.to_string());
-    if status == 200 {
-        return serde_json::from_slice(&body).map_err(unreadable);
-    }
-    let ErrorBody { message } = serde_json::from_slice(&body).map_err(unreadable)?;
-    let kind = Kind::of_status(status);
-    Err(AskError::Refused(Refusal { kind, message }))
+    Ok((stream, peer.filter(|&pid| pid > 0)))
 }
 
-async fn converse(
+pub(super) fn request(
+    method: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Request<WholeBody>, AskError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "cnet")
+        .header(CONTENT_TYPE, "application/json")
+        .body(WholeBody(Some(Bytes::from(body)).filter(|b| !b.is_empty())))
+        .map_err(|e| AskError::Unreadable(e.to_string()))
+}
+
+/// Sends a request and waits for the head of its response. The body comes for as long as the
+/// connection is kept.
+pub(super) async fn exchange(
     stream: UnixStream,
-    action: &Action,
     descriptors: Vec<OwnedFd>,
-) -> Result<(u16, Bytes), AskError> {
-    let stream = TokioIo::new(DescriptorStream::new(stream, descriptors));
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
-        .await
-        .map_err(AskError::Lost)?;
-    let conversation = async {
-        let body = serde_json::to_vec(action).map_err(|e| AskError::Unreadable(e.to_string()))?;
-        let request = Request::post(PATH)
-            .header(HOST, "cnet")
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| AskError::Unreadable(e.to_string()))?;
-        let response = sender.send_request(request).await.map_err(AskError::Lost)?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|e| AskError::Unreadable(e.to_string()))?;
-        Ok((status, body.to_bytes()))
-    };
-    // The connection moves the bytes of the conversation, and ends after it or with an error that
-    // the conversation tells as well.
-    tokio::pin!(connection);
-    tokio::pin!(conversation);
-    let mut open = true;
-    loop {
-        tokio::select! {
-            done = &mut conversation => return done,
-            _ = &mut connection, if open => open = false,
+    request: Request<WholeBody>,
+) -> Result<(Response<Incoming>, Connection), AskError> {
+    let stream = DescriptorStream::new(stream, descriptors);
+    let handshake = hyper::client::conn::http1::handshake(stream);
+    let (mut sender, connection) = handshake.await.map_err(AskError::Lost)?;
+    // It ends after the conversation, or with an error that the conversation tells as well.
+    let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
+    let response = sender.send_request(request).await.map_err(AskError::Lost)?;
+    Ok((response, connection))
+}
+
+/// Moves the bytes of a connection until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection(JoinHandle<()>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// All of a body, up to [`MAX_ANSWER`] bytes.
+pub(super) async fn collect(body: &mut Incoming) -> Result<Vec<u8>, AskError> {
+    let mut collected = Vec::new();
+    while let Some(piece) = next_piece(body).await {
+        let piece = piece.map_err(|e| AskError::Unreadable(e.to_string()))?;
+        if collected.len() + piece.len() > MAX_ANSWER {
+            let text = format!("it is larger than {MAX_ANSWER} bytes");
+            return Err(AskError::Unreadable(text));
         }
+        collected.extend_from_slice(&piece);
+    }
+    Ok(collected)
+}
+
+/// The body of a request: nothing, or one piece.
+#[derive(Debug)]
+pub(super) struct WholeBody(Option<Bytes>);
+
+impl Body for WholeBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.as_ref().map_or(0, |bytes| bytes.len() as u64))
     }
 }

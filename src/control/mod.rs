@@ -1,31 +1,51 @@
 //! The control API of a network process: what can be asked of a running network, and the answers.
 //!
+//! `docs/protocol.md` describes the same for other languages: framing, descriptors, bounds, and an
+//! example of each action and answer.
+//!
 //! # On the wire
 //!
 //! HTTP/1.1 on the network's Unix socket, one request a connection: `POST /v1/actions` with an
 //! [`Action`] as JSON, answered with 200 and JSON, or with an error status and
 //! `{"message": "…"}`. Descriptors that an action needs come by SCM_RIGHTS with the request's
 //! bytes. By hand: `curl --unix-socket …/api.sock -d '{"inspect":{}}' http://cnet/v1/actions`.
+//! `GET /v1/events` is answered with a stream of [`Event`]s, one line of JSON each.
 //!
 //! # Bounds
 //!
 //! A body holds at most [`MAX_BODY`] bytes, JSON at most 128 levels, a request at most
-//! [`MAX_DESCRIPTORS`] descriptors. Unknown actions and fields are refused. Whoever says nothing for
-//! [`PATIENCE`] is dropped. Only the same user and root are listened to, and only
-//! they are asked anything: a request carries a container's namespace.
+//! [`MAX_DESCRIPTORS`] descriptors. Unknown actions and fields are refused. A client that sends
+//! nothing for [`REQUEST_TIMEOUT`] is disconnected. Server and client accept a peer of the same user
+//! or of root alone: a request carries a container's namespace.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cnet_wire::{MacAddr, Protocol};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub mod client;
-pub mod stream;
+use crate::publish::PublishSpec;
+use crate::vm::VmAddress;
 
-/// The one path that is served.
+pub mod client;
+mod event;
+pub mod stream;
+pub(crate) mod text;
+
+pub use event::{Event, Events};
+
+/// The path of actions.
 pub const PATH: &str = "/v1/actions";
+
+/// The path of the stream of events.
+pub const EVENTS_PATH: &str = "/v1/events";
+
+/// Events that a client may be behind with. One that is further behind loses the oldest, and is told
+/// how many ([`Event::Lost`]).
+pub const MAX_EVENTS_BEHIND: usize = 256;
 
 /// The largest request or answer body in bytes that is read.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -33,8 +53,8 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// The largest answer in bytes that a client reads: some hundred bytes a container.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// How long a client may take to say what it wants.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client may take to send its request.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Descriptors with one request; more are closed unseen.
 pub const MAX_DESCRIPTORS: usize = 4;
@@ -43,6 +63,7 @@ pub const MAX_DESCRIPTORS: usize = 4;
 /// needs beyond that stands beside it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
 pub enum Action {
     /// Tells who is on the network. Answered with a [`NetworkReport`].
     Inspect(Nothing),
@@ -72,9 +93,19 @@ pub enum Action {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-/// A container that is to join.
+/// A container that is to join, as a runtime, a command line and the control API have it.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use cnet::Attach;
+///
+/// let attach = Attach::new().name("web").alias("www").publish("8080:80".parse()?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Attach {
     /// What it is called on this network; by default the first twelve digits of its id.
     pub name: Option<String>,
@@ -82,26 +113,88 @@ pub struct Attach {
     pub id: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
-    /// The IPv4 address it wants.
+    /// The IPv4 address that it asks for; by default the network chooses.
     pub ipv4: Option<Ipv4Addr>,
-    /// The IPv6 address it wants.
+    /// The IPv6 address that it asks for; by default the network chooses.
     pub ipv6: Option<Ipv6Addr>,
-    /// The hardware address it wants, as `02:00:00:00:00:01`.
-    pub mac: Option<String>,
+    /// The hardware address that it asks for, in JSON as `02:00:00:00:00:01`; by default the
+    /// network chooses.
+    #[serde(with = "text::option")]
+    pub mac: Option<MacAddr>,
     /// What the interface is called; by default the first free `ethN`.
     pub interface: Option<String>,
-    /// Ports to open, as `-p` has them.
-    pub publish: Vec<String>,
+    /// Ports to open, in JSON as `-p` has them.
+    pub publish: Vec<PublishSpec>,
     /// The path of the network namespace, if the container is known by that: it leaves when the
-    /// path does. Without a path it is known by its process.
+    /// path does. Without a path it is known by its process. [`crate::Network::attach`] sets it.
     pub path: Option<PathBuf>,
     /// A process in the namespace, if the one behind the pidfd is not: by it the namespace is found
     /// again after a crash of the network's process. Its number is the network's process's, and not
-    /// for a container that is known by a path.
+    /// for a container that is known by a path. [`crate::Network::attach`] sets it.
     pub member: Option<i32>,
     /// Where a virtual machine meets the network, as `stream:PATH` or `dgram:LOCAL:REMOTE`: then
     /// there is no namespace and no descriptor, and it stays until it is detached.
-    pub vm: Option<String>,
+    /// [`crate::Network::attach`] sets it.
+    pub vm: Option<VmAddress>,
+}
+
+impl Attach {
+    /// A container for which the network chooses everything.
+    pub fn new() -> Attach {
+        Attach::default()
+    }
+
+    /// Calls it `name` on this network.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Attach {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Gives it this id, 64 hexadecimal digits.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Attach {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Gives it a further name.
+    #[must_use]
+    pub fn alias(mut self, alias: impl Into<String>) -> Attach {
+        self.aliases.push(alias.into());
+        self
+    }
+
+    /// Asks for this address, of either family.
+    #[must_use]
+    pub fn address(mut self, address: impl Into<IpAddr>) -> Attach {
+        match address.into() {
+            IpAddr::V4(address) => self.ipv4 = Some(address),
+            IpAddr::V6(address) => self.ipv6 = Some(address),
+        }
+        self
+    }
+
+    /// Asks for this hardware address.
+    #[must_use]
+    pub fn mac(mut self, mac: MacAddr) -> Attach {
+        self.mac = Some(mac);
+        self
+    }
+
+    /// Calls its interface so.
+    #[must_use]
+    pub fn interface(mut self, interface: impl Into<String>) -> Attach {
+        self.interface = Some(interface.into());
+        self
+    }
+
+    /// Opens a port of the host, or several, that lead to it.
+    #[must_use]
+    pub fn publish(mut self, ports: PublishSpec) -> Attach {
+        self.publish.push(ports);
+        self
+    }
 }
 
 /// A container that is to leave.
@@ -118,8 +211,8 @@ pub struct Detach {
 pub struct PublishPorts {
     /// Its name, its id or the start of it, or the number of its process.
     pub container: String,
-    /// The ports, as `-p` has them.
-    pub ports: Vec<String>,
+    /// The ports, in JSON as `-p` has them.
+    pub ports: Vec<PublishSpec>,
 }
 
 /// How to end.
@@ -132,12 +225,23 @@ pub struct Stop {
 
 /// A container that has joined.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Attached {
     /// The container, as [`Action::Inspect`] tells of it.
     #[serde(flatten)]
     pub container: ContainerReport,
     /// The network's gateways, which are also its DNS servers.
-    pub gateways: Vec<std::net::IpAddr>,
+    pub gateways: Vec<IpAddr>,
+}
+
+impl Attached {
+    /// `container`, which has these gateways.
+    pub fn new(container: ContainerReport, gateways: Vec<IpAddr>) -> Attached {
+        Attached {
+            container,
+            gateways,
+        }
+    }
 }
 
 /// Ports of the host.
@@ -148,18 +252,32 @@ pub struct Published {
 }
 
 /// An open port of the host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PublishedPort {
-    /// `tcp` or `udp`.
-    pub protocol: String,
+    /// Transport, in JSON `tcp` or `udp`.
+    #[serde(with = "text")]
+    pub protocol: Protocol,
     /// Where it is open.
     pub host: SocketAddr,
     /// Where it leads.
     pub container: SocketAddr,
 }
 
+impl PublishedPort {
+    /// The port `host`, which leads to `container`.
+    pub fn new(protocol: Protocol, host: SocketAddr, container: SocketAddr) -> PublishedPort {
+        PublishedPort {
+            protocol,
+            host,
+            container,
+        }
+    }
+}
+
 /// A running network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NetworkReport {
     /// Its name.
     pub name: String,
@@ -167,12 +285,25 @@ pub struct NetworkReport {
     pub id: String,
     /// The network process.
     pub pid: u32,
-    /// Who is on it, by name.
+    /// The containers on it, by name.
     pub containers: Vec<ContainerReport>,
+}
+
+impl NetworkReport {
+    /// The network of that name and id, which the process `pid` serves, without containers.
+    pub fn new(name: impl Into<String>, id: impl Into<String>, pid: u32) -> NetworkReport {
+        NetworkReport {
+            name: name.into(),
+            id: id.into(),
+            pid,
+            containers: Vec::new(),
+        }
+    }
 }
 
 /// A container on a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ContainerReport {
     /// 64 hexadecimal digits.
     pub id: String,
@@ -185,34 +316,77 @@ pub struct ContainerReport {
     /// The path of its network namespace, if it is known by that.
     pub path: Option<PathBuf>,
     /// Where it meets the network, if it is a virtual machine.
-    pub vm: Option<String>,
+    pub vm: Option<VmAddress>,
     /// The interface inside; empty for a virtual machine, which alone knows.
     pub interface: String,
-    /// The interface's hardware address.
-    pub mac: String,
-    /// Address and prefix length.
-    pub ipv4: Option<String>,
-    /// Address and prefix length.
-    pub ipv6: Option<String>,
+    /// The interface's hardware address, in JSON as `02:00:00:00:00:01`. Every container on a
+    /// network has one; of others that are listed beside them it is not known, and empty in JSON.
+    #[serde(with = "text::or_empty")]
+    pub mac: Option<MacAddr>,
+    /// Its address, with the prefix length of the network.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its address, with the prefix length of the network.
+    pub ipv6: Option<Ipv6Net>,
     /// Open ports of the host that lead to it.
     pub ports: Vec<PublishedPort>,
 }
 
+impl ContainerReport {
+    /// A container of which nothing but this is known.
+    pub fn new(id: impl Into<String>, name: impl Into<String>) -> ContainerReport {
+        ContainerReport {
+            id: id.into(),
+            name: name.into(),
+            aliases: Vec::new(),
+            pid: None,
+            path: None,
+            vm: None,
+            interface: String::new(),
+            mac: None,
+            ipv4: None,
+            ipv6: None,
+            ports: Vec::new(),
+        }
+    }
+}
+
+/// Counters by their names. A counter that is 0 may be absent.
+pub type Counters = BTreeMap<String, u64>;
+
 /// What passed a network since its process started.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StatisticsReport {
     /// The network's name.
     pub network: String,
     /// Connections and mappings that are open now.
     pub flows: u64,
     /// Packets the router dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
+    pub drops: Counters,
+    /// TCP connections so far: `opened` by containers, `accepted` by published ports, `evicted` to
+    /// make room for others.
+    #[serde(default)]
+    pub tcp: Counters,
+    /// DNS queries so far, by what came of them.
+    #[serde(default)]
+    pub dns: Counters,
     /// By container, ordered by name.
     pub containers: Vec<ContainerStatistics>,
 }
 
+impl StatisticsReport {
+    /// Of a network that nothing has passed yet.
+    pub fn new(network: impl Into<String>) -> StatisticsReport {
+        StatisticsReport {
+            network: network.into(),
+            ..StatisticsReport::default()
+        }
+    }
+}
+
 /// What passed one container's interface. *Sent* is what the container sent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ContainerStatistics {
     /// The container's name.
     pub name: String,
@@ -225,12 +399,26 @@ pub struct ContainerStatistics {
     /// Frames that were given to it.
     pub frames_received: u64,
     /// Frames of it and to it that were dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
+    pub drops: Counters,
+    /// What it has open now: `tcp` connections, `udp` and `ping` mappings.
+    #[serde(default)]
+    pub flows: Counters,
+}
+
+impl ContainerStatistics {
+    /// Of a container that nothing has passed yet.
+    pub fn new(name: impl Into<String>) -> ContainerStatistics {
+        ContainerStatistics {
+            name: name.into(),
+            ..ContainerStatistics::default()
+        }
+    }
 }
 
 /// Any answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Answer {
     /// To [`Action::Inspect`].
     Network(NetworkReport),
@@ -246,12 +434,13 @@ pub enum Answer {
 
 /// Why an action was refused: what the status of the answer tells apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub enum Kind {
     /// 400: the request makes no sense.
     Invalid,
     /// 404: no such container or port.
     NotFound,
-    /// 409: somebody else has it.
+    /// 409: another container has it.
     Conflict,
     /// 413: over [`MAX_BODY`].
     TooLarge,

@@ -1,7 +1,7 @@
 //! A Unix stream that carries descriptors beside its bytes (SCM_RIGHTS, unix(7)).
 //!
 //! What is to be sent goes with the first byte that is written; what is received is collected,
-//! whichever read brought it, until somebody takes it. At most [`MAX_DESCRIPTORS`] are kept, and the
+//! whichever read brought it, until [`Received::take`]. At most [`MAX_DESCRIPTORS`] are kept, and the
 //! rest is closed.
 
 use std::io;
@@ -11,11 +11,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use cnet_tap::unix;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use rustix::net::{RecvFlags, SendFlags};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::UnixStream;
 
 use super::MAX_DESCRIPTORS;
+
+/// Bytes that one read takes at most.
+const READ_SIZE: usize = 8192;
 
 /// Descriptors that came in and were not taken yet.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,19 @@ impl DescriptorStream {
         }
     }
 
+    fn poll_receive(&self, context: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(context))?;
+            let read = self.stream.try_io(Interest::READABLE, || {
+                receive(self.stream.as_fd(), space, &self.received)
+            });
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
     /// Where received descriptors are collected.
     pub fn received(&self) -> Received {
         self.received.clone()
@@ -78,31 +95,21 @@ fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> 
     Ok(unix::send(fd, &[bytes], &borrowed, SendFlags::empty())?)
 }
 
-impl AsyncRead for DescriptorStream {
+impl Read for DescriptorStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            let space = buffer.initialize_unfilled();
-            let read = self.stream.try_io(Interest::READABLE, || {
-                receive(self.stream.as_fd(), space, &self.received)
-            });
-            match read {
-                Ok(length) => {
-                    buffer.advance(length);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-        }
+        let mut space = [0; READ_SIZE];
+        let length = buffer.remaining().min(READ_SIZE);
+        let length = ready!(self.poll_receive(context, &mut space[..length]))?;
+        buffer.put_slice(&space[..length]);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for DescriptorStream {
+impl Write for DescriptorStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -138,23 +145,37 @@ impl AsyncWrite for DescriptorStream {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::io::Read;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
+
+    async fn write(stream: &mut DescriptorStream, bytes: &[u8]) {
+        let written = poll_fn(|context| Pin::new(&mut *stream).poll_write(context, bytes)).await;
+        assert_eq!(written.unwrap(), bytes.len());
+    }
+
+    async fn read(stream: &DescriptorStream, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < length {
+            let mut space = [0; 100];
+            let left = length - bytes.len();
+            let received = poll_fn(|context| stream.poll_receive(context, &mut space[..left]));
+            let received = received.await.unwrap();
+            bytes.extend_from_slice(&space[..received]);
+        }
+        bytes
+    }
 
     #[tokio::test]
     async fn descriptors_cross_with_the_first_bytes_and_no_others() {
         let (one, other) = UnixStream::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
         let mut sender = DescriptorStream::new(one, vec![writer.into()]);
-        let mut receiver = DescriptorStream::new(other, vec![]);
-        sender.write_all(b"hello").await.unwrap();
-        sender.write_all(b" again").await.unwrap();
-        let mut bytes = [0; 11];
-        receiver.read_exact(&mut bytes).await.unwrap();
-        assert_eq!(&bytes, b"hello again");
+        let receiver = DescriptorStream::new(other, vec![]);
+        write(&mut sender, b"hello").await;
+        write(&mut sender, b" again").await;
+        assert_eq!(read(&receiver, 11).await, b"hello again");
         let mut fds = receiver.received().take();
         assert_eq!(fds.len(), 1);
         rustix::io::write(fds.remove(0), b"x").unwrap();
@@ -168,13 +189,12 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_descriptors_is_cut() {
         let (one, other) = UnixStream::pair().unwrap();
-        let mut receiver = DescriptorStream::new(other, vec![]);
+        let receiver = DescriptorStream::new(other, vec![]);
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         for _ in 0..3 {
             send(one.as_fd(), b"x", &[null(), null(), null()]).unwrap();
         }
-        let mut bytes = [0; 3];
-        receiver.read_exact(&mut bytes).await.unwrap();
+        read(&receiver, 3).await;
         assert_eq!(receiver.received().take().len(), MAX_DESCRIPTORS);
     }
 }

@@ -13,8 +13,6 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
-
 use super::file;
 
 /// The name of our part of each directory.
@@ -22,6 +20,28 @@ const OWN: &str = "cnet";
 
 /// Where systemd makes a directory for each user that is logged in.
 const RUN_USER: &str = "/run/user";
+
+/// Why there is no place for networks.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoriesError {
+    /// Neither a home nor the variable that says where.
+    #[error("cannot tell where to keep networks: set HOME or {0}")]
+    NoHome(String),
+    /// No runtime directory.
+    #[error(
+        "there is no runtime directory: XDG_RUNTIME_DIR is not set, and {} is not a directory \
+         of user {uid}. Log in with a session (`loginctl enable-linger` keeps one), or set \
+         XDG_RUNTIME_DIR to a directory that only you can enter",
+        .path.display()
+    )]
+    NoRuntime {
+        /// The directory that systemd would have made.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+    },
+}
 
 /// The directories of one user.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +60,7 @@ impl Directories {
     /// # Errors
     ///
     /// When there is no place for the runtime directory, or no home.
-    pub fn of_this_user() -> anyhow::Result<Directories> {
+    pub fn of_this_user() -> Result<Directories, DirectoriesError> {
         let uid = rustix::process::geteuid().as_raw();
         Directories::of(uid, |name| env::var_os(name), Path::new(RUN_USER))
     }
@@ -49,7 +69,7 @@ impl Directories {
         uid: u32,
         variable: impl Fn(&str) -> Option<OsString>,
         run_user: &Path,
-    ) -> anyhow::Result<Directories> {
+    ) -> Result<Directories, DirectoriesError> {
         let set = |name: &str| {
             let path = PathBuf::from(variable(name)?);
             path.is_absolute().then(|| path.join(OWN))
@@ -62,10 +82,9 @@ impl Directories {
                 return Ok(Path::new(of_root).join(OWN));
             }
             let home = variable("HOME").map(PathBuf::from);
-            let home = home.filter(|home| home.is_absolute()).with_context(|| {
-                format!("cannot tell where to keep networks: set HOME or {name}")
-            })?;
-            anyhow::Ok(home.join(in_home).join(OWN))
+            let home = home.filter(|home| home.is_absolute());
+            let home = home.ok_or_else(|| DirectoriesError::NoHome(name.to_owned()))?;
+            Ok(home.join(in_home).join(OWN))
         };
         let runtime = match set("XDG_RUNTIME_DIR") {
             Some(path) => path,
@@ -126,16 +145,11 @@ impl Directories {
 
 /// `/run/user/UID`, if it is that user's own. A directory in `/tmp` would not do: anybody could
 /// have made it first.
-fn own_runtime(uid: u32, run_user: &Path) -> anyhow::Result<PathBuf> {
+fn own_runtime(uid: u32, run_user: &Path) -> Result<PathBuf, DirectoriesError> {
     let path = run_user.join(uid.to_string());
     match fs::symlink_metadata(&path) {
         Ok(found) if found.is_dir() && found.uid() == uid => Ok(path.join(OWN)),
-        _ => bail!(
-            "there is no runtime directory: XDG_RUNTIME_DIR is not set, and {} is not a directory \
-             of user {uid}. Log in with a session (`loginctl enable-linger` keeps one), or set \
-             XDG_RUNTIME_DIR to a directory that only you can enter",
-            path.display()
-        ),
+        _ => Err(DirectoriesError::NoRuntime { path, uid }),
     }
 }
 
@@ -143,7 +157,11 @@ fn own_runtime(uid: u32, run_user: &Path) -> anyhow::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn of(uid: u32, set: &[(&str, &str)], run_user: &Path) -> anyhow::Result<Directories> {
+    fn of(
+        uid: u32,
+        set: &[(&str, &str)],
+        run_user: &Path,
+    ) -> Result<Directories, DirectoriesError> {
         let variable = |name: &str| {
             let found = set.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| OsString::from(value))

@@ -24,8 +24,8 @@ const FILE_MODE: u32 = 0o600;
 
 /// How long a turn is waited for, and how long between two attempts. Each takes milliseconds; only
 /// the start of a network's process may take as long as [`crate::start`] allows it.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(2);
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+const TURN_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The rights of others to take a directory's files away and put theirs there.
 const OTHERS_WRITE: u32 = 0o022;
@@ -125,20 +125,20 @@ impl Turn {
     /// What open(2) or flock(2) says; `NotFound` also if the directory was removed meanwhile, even
     /// if there is another one in its place; `TimedOut` if somebody is not done in time.
     pub fn at(path: &Path) -> io::Result<Turn> {
-        Turn::within(PATIENCE, path)
+        Turn::within(TURN_TIMEOUT, path)
     }
 
-    fn within(patience: Duration, path: &Path) -> io::Result<Turn> {
+    fn within(limit: Duration, path: &Path) -> io::Result<Turn> {
         let directory = File::open(path)?;
         let begun = Instant::now();
         loop {
             match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => sleep(PAUSE),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < limit => sleep(TURN_INTERVAL),
                 Err(Errno::WOULDBLOCK) => {
                     let text = format!(
                         "another process has kept its turn at it for {} s; `lslocks` shows which: end that one",
-                        patience.as_secs()
+                        limit.as_secs()
                     );
                     return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                 }
@@ -248,10 +248,10 @@ mod tests {
     fn who_keeps_the_turn_is_not_waited_for_without_end() {
         let root = tempfile::tempdir().unwrap();
         let held = Turn::at(root.path()).unwrap();
-        let error = Turn::within(PAUSE * 5, root.path()).unwrap_err();
+        let error = Turn::within(TURN_INTERVAL * 5, root.path()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains("lslocks"), "{error}");
         drop(held);
-        Turn::within(PAUSE * 5, root.path()).unwrap();
+        Turn::within(TURN_INTERVAL * 5, root.path()).unwrap();
     }
 }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::id::is_id;
 use super::name::{NameError, check_network_name};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
 use super::routes::same_family;
@@ -65,7 +66,7 @@ fn default_mtu() -> u16 {
     DEFAULT_MTU
 }
 
-/// What somebody who makes a network asks for. A network without a subnet gets one of each
+/// What is asked for of a network that is to be made. A network without a subnet gets one of each
 /// family; one with subnets has the families of these.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
@@ -114,6 +115,7 @@ impl Request {
 
 /// Why there can be no such network.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DefinitionError {
     /// Its name.
     #[error(transparent)]
@@ -157,7 +159,7 @@ impl Definition {
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), DefinitionError> {
         check_network_name(&self.name)?;
-        if self.id.len() != 64 || !self.id.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_id(&self.id) {
             return Err(DefinitionError::Id(self.id.clone()));
         }
         if self.driver != BRIDGE {

@@ -1,31 +1,32 @@
-//! What a network is, apart from the packets: its definition, its addresses, its inspection.
+//! What a network is, apart from the packets: its definition, where it is kept, and its names.
 //!
 //! # Theory of operation
 //!
 //! A network is defined by one small TOML file, which outlives all containers ([`Definition`],
 //! [`Store`]). While containers are on it, one process serves it; that process hands out the
-//! addresses of the network's pools and remembers them by the container's name ([`Ipam`]). What
-//! people and programs see of it has the shape that Docker gave it ([`inspect`]).
+//! addresses of the network's pools and remembers them by the container's name.
 //!
 //! The default network [`DEFAULT_NETWORK`] exists without a file.
 //!
 //! # Invariants
 //!
 //! - No two networks overlap, nor does a network overlap a route of the host when it is made.
-//! - Files are replaced whole or not at all ([`mod@file`]); creators take turns.
+//! - Files are replaced whole or not at all ([`mod@file`]); creators serialise on a lock of the directory.
 //! - A definition that was read has been checked as thoroughly as one that was asked for.
 
 mod directories;
 pub mod file;
 mod file_format;
+mod id;
 mod name;
 pub mod pool;
 mod routes;
 pub mod runtime;
 mod store;
 
-pub use directories::Directories;
+pub use directories::{Directories, DirectoriesError};
 pub use file_format::{BRIDGE, Definition, DefinitionError, Request};
+pub use id::{SHORT_ID, is_id, random_id};
 pub use name::{DEFAULT_NETWORK, NameError, check_name, check_network_name};
 pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
 pub use routes::{HostRoute, HostRoutes};

@@ -34,7 +34,7 @@ const LOG: &str = "log";
 
 /// How often turn and lock are tried, and how long to wait for the lock in between.
 const ATTEMPTS: usize = 100;
-const PAUSE: Duration = Duration::from_millis(5);
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Makes the runtime directory of `network`, waits for its turn, and gives both.
 ///
@@ -88,7 +88,7 @@ pub fn lock(directory: &Path) -> io::Result<Option<File>> {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) if is_at(&file, &path)? => return Ok(Some(file)),
             Ok(()) | Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) => sleep(PAUSE),
+            Err(Errno::WOULDBLOCK) => sleep(LOCK_INTERVAL),
             Err(error) => return Err(error.into()),
         }
     }

@@ -29,6 +29,7 @@ use super::DEFAULT_MTU;
 use super::directories::Directories;
 use super::file::{self, Turn};
 use super::file_format::{BRIDGE, Definition, DefinitionError, Request, pools};
+use super::id::random_id;
 use super::name::{DEFAULT_NETWORK, NameError, check_network_name};
 use super::pool::{Ipv4Pool, Ipv6Pool, overlap};
 use super::routes::{HostRoutes, free_ipv4, free_ula};
@@ -48,6 +49,7 @@ pub struct Store {
 
 /// Why the definitions cannot be read or changed so.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// There is no such network.
     #[error("there is no network `{0}`; `cnet network ls` lists those there are")]
@@ -116,7 +118,7 @@ pub enum StoreError {
     },
     /// There is no randomness.
     #[error("cannot get random bytes from the kernel: {0}")]
-    Random(getrandom::Error),
+    Random(io::Error),
 }
 
 fn list(containers: &[String]) -> String {
@@ -251,7 +253,7 @@ impl Store {
         for subnet in &request.subnets {
             unused(*subnet, &others, routes)?;
         }
-        let id = random_id()?;
+        let id = random_id().map_err(StoreError::Random)?;
         if request.subnets.is_empty() {
             let used: Vec<IpNet> = others.iter().flat_map(Definition::subnets).collect();
             let (v4, v6) = free_pools(&id, &used, routes)?;
@@ -470,12 +472,6 @@ fn free_pools(
 
 fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
-}
-
-fn random_id() -> Result<String, StoreError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(StoreError::Random)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

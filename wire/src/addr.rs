@@ -1,6 +1,7 @@
 //! Names of link-layer things: MAC addresses and switch ports.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// An Ethernet address (IEEE 802), in wire order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -38,6 +39,37 @@ impl fmt::Display for MacAddr {
     }
 }
 
+/// A text that is not a MAC address.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{0}` is no MAC address such as 02:42:0a:58:00:02")]
+pub struct MacAddrError(String);
+
+impl FromStr for MacAddr {
+    type Err = MacAddrError;
+
+    /// Reads six octets in hexadecimal, of one or two digits each, with colons between.
+    fn from_str(text: &str) -> Result<MacAddr, MacAddrError> {
+        let octet = |part: &str| match part.len() {
+            1..=2 if part.bytes().all(|b| b.is_ascii_hexdigit()) => {
+                u8::from_str_radix(part, 16).ok()
+            }
+            _ => None,
+        };
+        let mut parts = text.split(':');
+        let mut octets = [0; 6];
+        let mut read = || {
+            for each in &mut octets {
+                *each = octet(parts.next()?)?;
+            }
+            parts.next().is_none().then_some(())
+        };
+        match read() {
+            Some(()) => Ok(MacAddr(octets)),
+            None => Err(MacAddrError(text.to_owned())),
+        }
+    }
+}
+
 impl fmt::Debug for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -66,9 +98,44 @@ impl std::fmt::Display for Protocol {
     }
 }
 
+/// A text that is neither `tcp` nor `udp`.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("unknown protocol `{0}`: it is tcp or udp")]
+pub struct ProtocolError(pub String);
+
+impl FromStr for Protocol {
+    type Err = ProtocolError;
+
+    fn from_str(text: &str) -> Result<Protocol, ProtocolError> {
+        match text {
+            _ if text.eq_ignore_ascii_case("tcp") => Ok(Protocol::Tcp),
+            _ if text.eq_ignore_ascii_case("udp") => Ok(Protocol::Udp),
+            _ => Err(ProtocolError(text.to_owned())),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_what_it_prints_and_nothing_else() {
+        let mac = MacAddr([2, 0x42, 10, 0x58, 0, 2]);
+        assert_eq!(mac.to_string().parse(), Ok(mac));
+        assert_eq!("2:42:A:58:0:2".parse(), Ok(mac));
+        for text in [
+            "",
+            "02:00:00",
+            "2:42:a:58:0:2:",
+            "+2:42:a:58:0:2",
+            "002:42:a:58:0:2",
+        ] {
+            assert!(text.parse::<MacAddr>().is_err(), "{text}");
+        }
+        assert_eq!("UDP".parse(), Ok(Protocol::Udp));
+        assert!("sctp".parse::<Protocol>().is_err());
+    }
 
     #[test]
     fn prints_as_users_write_it() {

@@ -41,7 +41,7 @@ pub mod sink;
 pub mod time;
 pub mod vnet;
 
-pub use addr::{MacAddr, PortId, Protocol};
+pub use addr::{MacAddr, MacAddrError, PortId, Protocol, ProtocolError};
 pub use drops::{DropCounters, DropReason};
 pub use frame::{Fragment, Frame, IpHeader, L3};
 pub use segment::Segments;

@@ -90,17 +90,15 @@ pub(crate) struct DetachOptions {
 pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     let target = target(&options)?;
     let network = Network::open(&options.network)?;
-    let wish = Attach {
-        name: options.name,
-        aliases: options.aliases,
-        ipv4: options.ip,
-        ipv6: options.ip6,
-        mac: options.mac,
-        interface: options.ifname,
-        publish: options.publish.iter().map(ToString::to_string).collect(),
-        ..Attach::default()
-    };
-    let joined = network.attach(target, wish).await?;
+    let mut attach = Attach::new();
+    attach.name = options.name;
+    attach.aliases = options.aliases;
+    attach.ipv4 = options.ip;
+    attach.ipv6 = options.ip6;
+    attach.mac = options.mac.as_deref().map(str::parse).transpose()?;
+    attach.interface = options.ifname;
+    attach.publish = options.publish;
+    let joined = network.attach(target, attach).await?;
     if options.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;
         return Ok(());
@@ -108,13 +106,11 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     let container = joined.container;
     let mut line = container.name;
     let interface = Some(&container.interface).filter(|name| !name.is_empty());
-    for word in interface
-        .into_iter()
-        .chain(&container.ipv4)
-        .chain(&container.ipv6)
-    {
+    let ipv4 = container.ipv4.iter().map(ToString::to_string);
+    let ipv6 = container.ipv6.iter().map(ToString::to_string);
+    for word in interface.into_iter().cloned().chain(ipv4).chain(ipv6) {
         line.push(' ');
-        line.push_str(word);
+        line.push_str(&word);
     }
     line.push('\n');
     for port in &container.ports {
@@ -123,8 +119,8 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
             port.host, port.container, port.protocol
         ));
     }
-    if let Some(address) = options.vm {
-        let arguments = address.qemu_arguments(&container.mac).join(" ");
+    if let (Some(address), Some(mac)) = (options.vm, container.mac) {
+        let arguments = address.qemu_arguments(mac).join(" ");
         line.push_str(&format!("{arguments}\n"));
     }
     super::print(&line)?;
@@ -134,7 +130,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
 /// Who is to join.
 fn target(options: &AttachOptions) -> anyhow::Result<Target> {
     if let Some(address) = &options.vm {
-        return Ok(Target::Machine(address.clone()));
+        return Ok(Target::Vm(address.clone()));
     }
     let text = options.target.as_deref().unwrap_or_default();
     Target::parse(text).with_context(|| {

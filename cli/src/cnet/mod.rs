@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use cnet_netd::logging::report;
+use crate::logging::report;
 
 use crate::run::args::RunOptions;
 
@@ -78,7 +79,7 @@ pub fn main() -> ExitCode {
             let ask = network::ask(&command);
             return crate::cnet::network_command::main(command, &ask);
         }
-        Command::NetworkProcess { name } => return cnet_netd::main(&name),
+        Command::NetworkProcess { name } => return cnet_netd::main(&name, network_log),
         Command::Attach(options) => attended(attach::attach(options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
@@ -94,9 +95,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Has a network's process log to its own file, if that is its standard error.
+fn network_log(own: Option<cnet::log::Bounded>) {
+    match own {
+        Some(log) => crate::logging::start_into(tracing::Level::INFO, Mutex::new(log)),
+        None => crate::logging::start(tracing::Level::INFO),
+    }
+}
+
 /// Runs a command that asks network processes.
 fn attended(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    cnet_netd::logging::start(tracing::Level::WARN);
+    crate::logging::start(tracing::Level::WARN);
     runtime()?.block_on(command)
 }
 

@@ -45,8 +45,13 @@ fn container(network: &str, report: ContainerReport) -> Container {
     Container {
         name: report.name,
         endpoint_id: endpoint_id(network, &report.id),
-        mac_address: report.mac,
-        ipv4_address: report.ipv4.unwrap_or_default(),
-        ipv6_address: report.ipv6.unwrap_or_default(),
+        mac_address: text(report.mac),
+        ipv4_address: text(report.ipv4),
+        ipv6_address: text(report.ipv6),
     }
+}
+
+/// An address as Docker shows it; one that is not there is empty.
+fn text(address: Option<impl ToString>) -> String {
+    address.map_or(String::new(), |address| address.to_string())
 }

@@ -14,9 +14,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::network_json::{Line, Live, Network};
+use crate::logging::report;
 use cnet::definition::{BRIDGE, Definition, Directories, HostRoutes, Request, Store, StoreError};
 use cnet::definition::{DEFAULT_MTU, MTU_RANGE};
-use cnet_netd::logging::report;
 
 /// How long to wait for the name of somebody who is just joining.
 const JOINING: Duration = Duration::from_millis(100);
@@ -172,7 +172,8 @@ impl From<CreateOptions> for Request {
 
 /// The subcommand as a program: does it and tells the exit code, 1 for any failure.
 pub fn main(command: NetworkCommand, ask: Ask<'_>) -> ExitCode {
-    let done = Directories::of_this_user().and_then(|directories| {
+    let directories = Directories::of_this_user().map_err(anyhow::Error::from);
+    let done = directories.and_then(|directories| {
         let store = Store::open(directories);
         let mut out = io::stdout().lock();
         run(command, &store, &HostRoutes::read(), ask, &mut out)

@@ -8,11 +8,11 @@ use super::each::one_or_each;
 use super::table::table;
 use crate::cnet::network_command::all_of;
 use crate::cnet::network_json as inspect;
+use crate::logging::report;
 use crate::registry::{Registry, Running};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::{Directories, Store, StoreError};
 use cnet::network::Network;
-use cnet_netd::logging::report;
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -146,19 +146,8 @@ impl Entry {
 
 /// A container that `cnet run` holds, and no network's process knows.
 fn held(running: Running) -> Entry {
-    let container = ContainerReport {
-        id: running.id,
-        name: running.name,
-        aliases: Vec::new(),
-        pid: Some(running.pid),
-        path: None,
-        vm: None,
-        interface: String::new(),
-        mac: String::new(),
-        ipv4: None,
-        ipv6: None,
-        ports: Vec::new(),
-    };
+    let mut container = ContainerReport::new(running.id, running.name);
+    container.pid = Some(running.pid);
     Entry {
         network: running.network,
         container,
@@ -169,12 +158,9 @@ fn lines(entries: &[Entry]) -> Vec<Vec<String>> {
     let heading = ["NAME", "NETWORK", "PID", "INTERFACE", "ADDRESSES", "PORTS"];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for Entry { network, container } in entries {
-        let addresses: Vec<&str> = container
-            .ipv4
-            .iter()
-            .chain(&container.ipv6)
-            .map(String::as_str)
-            .collect();
+        let ipv4 = container.ipv4.iter().map(ToString::to_string);
+        let ipv6 = container.ipv6.iter().map(ToString::to_string);
+        let addresses: Vec<String> = ipv4.chain(ipv6).collect();
         let ports: Vec<String> = container.ports.iter().map(port).collect();
         lines.push(vec![
             container.name.clone(),

@@ -10,9 +10,9 @@ use super::each::one_or_each;
 use super::ps::Format;
 use super::table::table;
 use crate::cnet::network_command::all_of;
+use crate::logging::report;
 use cnet::control::ContainerStatistics;
 use cnet::network::Network;
-use cnet_netd::logging::report;
 
 /// The options of `cnet top`.
 #[derive(Args, Debug)]
@@ -175,14 +175,12 @@ mod tests {
     use super::*;
 
     fn snapshot(name: &str, sent: u64, received: u64) -> Snapshot {
-        let container = ContainerStatistics {
-            name: name.to_owned(),
-            bytes_sent: sent,
-            frames_sent: sent / 100,
-            bytes_received: received,
-            frames_received: received / 100,
-            drops: BTreeMap::from([("spoofed".to_owned(), sent / 1000)]),
-        };
+        let mut container = ContainerStatistics::new(name);
+        container.bytes_sent = sent;
+        container.frames_sent = sent / 100;
+        container.bytes_received = received;
+        container.frames_received = received / 100;
+        container.drops = BTreeMap::from([("spoofed".to_owned(), sent / 1000)]);
         BTreeMap::from([(("cnet".to_owned(), name.to_owned()), container)])
     }
 

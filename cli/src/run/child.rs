@@ -19,7 +19,7 @@ use super::drain::TcpTables;
 use super::handshake::{self, Child};
 use super::place::Spaces;
 use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
-use cnet_netd::logging::report;
+use crate::logging::report;
 
 /// The exit code for a command that is there but cannot be executed, as shells have it.
 const NOT_EXECUTABLE: u8 = 126;

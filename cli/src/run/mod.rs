@@ -35,9 +35,9 @@ use cnet_tap::{Namespaces, SocketHelper, Tap};
 
 pub(crate) use crate::cnet::{OWN_FAILURE, tell};
 
+use crate::logging::report;
 use cnet::publish::PublishSpec;
 use cnet_netd::dns::resolv_conf::{self, ResolvConf};
-use cnet_netd::logging::report;
 use cnet_wire::Protocol;
 
 pub mod args;
@@ -76,7 +76,7 @@ pub(crate) fn main(options: &RunOptions) -> ExitCode {
 }
 
 fn run(options: &RunOptions) -> anyhow::Result<u8> {
-    cnet_netd::logging::start(match options.verbose {
+    crate::logging::start(match options.verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,

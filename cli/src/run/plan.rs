@@ -16,7 +16,7 @@ use cnet_netd::dns::resolv_conf::ResolvConf;
 use cnet_wire::prefixes::{IPV6_CONTAINER, Subnet, ipv6_plan};
 
 use crate::registry::{Entered, Registry, Running};
-use cnet::definition::{Directories, HostRoutes, Store, check_name};
+use cnet::definition::{Directories, HostRoutes, SHORT_ID, Store, check_name, random_id};
 
 /// Where the command's packets go.
 pub(super) enum Uplink {
@@ -47,15 +47,15 @@ impl Identity {
     ///
     /// A name that cannot be, or one that has nowhere to be written.
     pub(super) fn new(options: &RunOptions) -> anyhow::Result<Identity> {
-        let id = cnet_netd::random_id().context("cannot get random bytes from the kernel")?;
-        let short = &id[..cnet_netd::SHORT_ID];
+        let id = random_id().context("cannot get random bytes from the kernel")?;
+        let short = &id[..SHORT_ID];
         let name = options.name.as_deref().unwrap_or(short).to_owned();
         check_name(&name)?;
         let directories = match Directories::of_this_user() {
             Ok(directories) => Some(directories),
             // A command on a network of its own needs no place for networks.
             Err(_) if options.name.is_none() => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let registry = directories.as_ref().map(Registry::new);
         Ok(Identity { id, name, registry })
@@ -76,7 +76,7 @@ impl Identity {
             id: self.id.clone(),
             name: self.name.clone(),
             pid,
-            start_time: cnet_netd::state::start_time(pid).context("the child has ended")?,
+            start_time: cnet_netd::journal::start_time(pid).context("the child has ended")?,
             network: place.map_or("private".to_owned(), Place::to_string),
         };
         match registry.enter(&running) {
@@ -151,19 +151,15 @@ fn on_network_of(
     }
     let resolv_conf = mounts::resolv_conf(&conf, &cnet_netd::config(&definition));
     let network = Network::new(definition, store.directories().clone());
-    let wish = Attach {
-        name: Some(identity.name.clone()),
-        id: Some(identity.id.clone()),
-        aliases: options.aliases.clone(),
-        ipv4: options.ip,
-        ipv6: options.ip6,
-        publish: options.publish.iter().map(ToString::to_string).collect(),
-        ..Attach::default()
-    };
+    let mut attach = Attach::new().name(&identity.name).id(&identity.id);
+    attach.aliases.clone_from(&options.aliases);
+    attach.ipv4 = options.ip;
+    attach.ipv6 = options.ip6;
+    attach.publish.clone_from(&options.publish);
     Ok(Plan {
         spaces: Spaces::Empty,
         resolv_conf: Some(resolv_conf),
-        uplink: Uplink::Network(Box::new((network, wish))),
+        uplink: Uplink::Network(Box::new((network, attach))),
     })
 }
 

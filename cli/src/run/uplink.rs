@@ -13,9 +13,9 @@ use super::tell;
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
 use cnet_dataplane::{Control, NetworkConfig, PortDevice, PortPlan, STOPPED};
+use cnet_netd::Instance;
 use cnet_netd::dns::Nameserver;
 use cnet_netd::published::{Guests, Opened};
-use cnet_netd::{Instance, Joining};
 
 /// What was brought up.
 pub(super) enum Up {
@@ -107,8 +107,8 @@ async fn private(
     let instance = Instance::builder(config)
         .dns_servers(servers.collect())
         .start()?;
-    let joining = Joining::new(port, PortDevice::Tap(tap)).socket_helper(supplier);
-    let (_, port_end) = instance.join(joining).await?;
+    let joined = instance.join(port, PortDevice::Tap(tap), supplier);
+    let (_, port_end) = joined.await?;
     for spec in &options.publish {
         let opened = instance.forwards().open(guests, spec).await?;
         tell_chosen(&opened);

@@ -34,9 +34,9 @@ use cnet_tap::{SocketHelper, Tap};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::logging::report;
 use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
-use cnet_netd::logging::report;
-use cnet_netd::{Instance, Joining};
+use cnet_netd::Instance;
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::inherited_fd;
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
@@ -108,7 +108,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     for warning in &options.warnings {
         complain(&format!("WARNING: {warning}\n"));
     }
-    cnet_netd::logging::start(tracing::Level::WARN);
+    crate::logging::start(tracing::Level::WARN);
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
     let (config, port) = network(options);
     let interface = options.configure.then(|| config.interface(&port));
@@ -179,8 +179,8 @@ async fn serve(
 
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
     let instance = Instance::builder(config).start()?;
-    let joining = Joining::new(port, PortDevice::Tap(tap)).socket_helper(supplier);
-    let (_, port_end) = instance.join(joining).await?;
+    let joined = instance.join(port, PortDevice::Tap(tap), supplier);
+    let (_, port_end) = joined.await?;
     let socket = options
         .api_socket
         .as_deref()

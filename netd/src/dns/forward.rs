@@ -21,10 +21,10 @@ use hickory_proto::op::ResponseCode;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::Transport;
 use super::message::{self, Question, Verdict};
 use super::resolv_conf::{MAX_SERVERS, Nameserver, ResolvConf, Servers};
 use super::upstream::{self, Asked, Sources};
+use super::{Outcome, Transport};
 
 /// How long a server is waited for before the next one is asked as well.
 pub const HEAD_START: Duration = Duration::from_secs(1);
@@ -38,6 +38,7 @@ pub const PASSED_OVER: Duration = Duration::from_secs(30);
 pub const DEADLINE: Duration = Duration::from_millis(4500);
 
 /// Forwards queries to the servers in force.
+#[derive(Debug)]
 pub struct Forwarder {
     servers: Servers,
     sources: Sources,
@@ -69,14 +70,18 @@ impl Forwarder {
         transport: Transport,
         query: Vec<u8>,
         question: Question,
-    ) -> Vec<u8> {
+    ) -> (Outcome, Vec<u8>) {
         let asked = Arc::new(Asked {
             message: query,
             question,
         });
         match self.race(transport, &asked).await {
-            Some(answer) => answer,
-            None => message::error(&asked.message, &asked.question, ResponseCode::ServFail),
+            Some(answer) => (Outcome::Forwarded, answer),
+            None => {
+                let answer =
+                    message::error(&asked.message, &asked.question, ResponseCode::ServFail);
+                (Outcome::Failed, answer)
+            }
         }
     }
 
@@ -235,7 +240,7 @@ mod tests {
         let Inspected::Question(question) = inspect(&query) else {
             panic!("not a query");
         };
-        forwarder.resolve(transport, query, question).await
+        forwarder.resolve(transport, query, question).await.1
     }
 
     #[tokio::test]
@@ -323,7 +328,7 @@ mod tests {
                 panic!("not a query");
             };
             let started = Instant::now();
-            let answer = forwarder.resolve(Transport::Udp, query, question).await;
+            let (_, answer) = forwarder.resolve(Transport::Udp, query, question).await;
             assert_eq!(rcode(&answer), 0);
             started.elapsed()
         };

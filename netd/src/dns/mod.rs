@@ -27,11 +27,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub mod forward;
+pub(crate) mod member_names;
 pub mod message;
 pub mod names;
+pub(crate) mod other_networks;
 pub mod resolv_conf;
 mod upstream;
 
@@ -47,21 +50,58 @@ use tokio::sync::mpsc;
 use cnet_dataplane::{Control, DnsQuery};
 
 /// Queries in flight, over all clients. Each may hold a few sockets, for which
-/// [`crate::dataplane`] keeps descriptors free.
+/// `cnet_dataplane` keeps descriptors free.
 pub const MAX_IN_FLIGHT: usize = 128;
 
 /// Queries in flight for one client address.
 pub const MAX_PER_CLIENT: usize = 96;
 
+/// What came of a query.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It asked for a name of the network, the host or the gateway, and was answered from the table.
+    Local,
+    /// A server was asked, and its answer passed on.
+    Forwarded,
+    /// No server answered in time, or none could be reached: SERVFAIL.
+    Failed,
+    /// On an internal network, a name that it does not have: NXDOMAIN.
+    Unknown,
+    /// Too many queries were in flight: SERVFAIL.
+    OverLimit,
+    /// It could not be understood, or is of a kind that is refused.
+    Refused,
+    /// It was no query at all, and got no answer.
+    NoQuery,
+}
+
+impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = 7;
+
+    /// All, with the names that people see.
+    const ALL: [(Outcome, &'static str); Outcome::COUNT] = [
+        (Outcome::Local, "local"),
+        (Outcome::Forwarded, "forwarded"),
+        (Outcome::Failed, "failed"),
+        (Outcome::Unknown, "unknown"),
+        (Outcome::OverLimit, "over-limit"),
+        (Outcome::Refused, "refused"),
+        (Outcome::NoQuery, "no-query"),
+    ];
+}
+
 /// The DNS service of one network.
+#[derive(Debug)]
 pub struct Service {
+    outcomes: [AtomicU64; Outcome::COUNT],
     names: LocalNames,
     /// `None` on an internal network.
     forwarder: Option<forward::Forwarder>,
     in_flight: Mutex<InFlight>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct InFlight {
     total: usize,
     per_client: HashMap<IpAddr, usize>,
@@ -85,6 +125,7 @@ impl Service {
 
     fn with(names: LocalNames, forwarder: Option<forward::Forwarder>) -> Arc<Service> {
         Arc::new(Service {
+            outcomes: Default::default(),
             names,
             forwarder,
             in_flight: Mutex::default(),
@@ -102,8 +143,11 @@ impl Service {
     ) {
         let question = match message::inspect(&query) {
             Inspected::Question(question) => question,
-            Inspected::Answer(answer) => return reply(answer),
-            Inspected::Nothing => return,
+            Inspected::Answer(answer) => {
+                self.count(Outcome::Refused);
+                return reply(answer);
+            }
+            Inspected::Nothing => return self.count(Outcome::NoQuery),
         };
         let own = self.names.answer(&query, &question, transport);
         let elsewhere = || {
@@ -111,22 +155,39 @@ impl Service {
                 .answer_of_others(client, &query, &question, transport)
         };
         if let Some(answer) = own.or_else(elsewhere) {
+            self.count(Outcome::Local);
             return reply(answer);
         }
         if self.forwarder.is_none() {
+            self.count(Outcome::Unknown);
             return reply(message::error(&query, &question, ResponseCode::NXDomain));
         }
         let Some(ticket) = self.admit(client) else {
+            self.count(Outcome::OverLimit);
             tracing::debug!(%client, "too many DNS queries in flight");
             return reply(message::error(&query, &question, ResponseCode::ServFail));
         };
         let service = self.clone();
         tokio::spawn(async move {
             if let Some(forwarder) = &service.forwarder {
-                reply(forwarder.resolve(transport, query, question).await);
+                let (outcome, answer) = forwarder.resolve(transport, query, question).await;
+                service.count(outcome);
+                reply(answer);
             }
             drop(ticket);
         });
+    }
+
+    /// How often each outcome was, by its name.
+    pub fn outcomes(&self) -> [(&'static str, u64); Outcome::COUNT] {
+        Outcome::ALL.map(|(outcome, name)| {
+            let counted = &self.outcomes[outcome as usize];
+            (name, counted.load(Ordering::Relaxed))
+        })
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     fn admit(self: &Arc<Self>, client: IpAddr) -> Option<Ticket> {

@@ -198,12 +198,14 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// The servers in force.
+#[derive(Debug)]
 pub struct Servers {
     /// `None` when they never change.
     path: Option<PathBuf>,
     state: Mutex<State>,
 }
 
+#[derive(Debug)]
 struct State {
     checked: Option<Instant>,
     text: String,

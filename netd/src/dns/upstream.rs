@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, UdpSocket};
 
@@ -84,7 +85,10 @@ pub(super) async fn ask(
 
 fn random_id() -> io::Result<u16> {
     let mut bytes = [0; 2];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    let length = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
+    if length != bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(u16::from_ne_bytes(bytes))
 }
 

@@ -4,11 +4,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use cnet::control::{Kind, Refusal};
 use cnet_wire::MacAddr;
 use ipnet::IpNet;
 
 /// Why there is no such lease.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum IpamError {
     /// An address is asked for in a family the network does not have.
     #[error("the network has no {0}, so it cannot give {1}")]
@@ -73,4 +75,18 @@ pub enum IpamError {
         /// What the kernel says.
         source: io::Error,
     },
+}
+
+/// Another container's address is a conflict, an impossible one a mistake.
+impl From<IpamError> for Refusal {
+    fn from(error: IpamError) -> Refusal {
+        let kind = match error {
+            IpamError::Taken { .. }
+            | IpamError::HasAnother { .. }
+            | IpamError::Exhausted { .. } => Kind::Conflict,
+            IpamError::Broken { .. } | IpamError::File { .. } => Kind::Internal,
+            _ => Kind::Invalid,
+        };
+        Refusal::new(kind, error.to_string())
+    }
 }

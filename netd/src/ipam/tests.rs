@@ -35,22 +35,22 @@ fn dual() -> Ipam {
     ipam(Some("10.89.0.0/24"), None, Some("fd12::/64"))
 }
 
-fn v4(text: &str) -> Wanted {
-    Wanted {
+fn v4(text: &str) -> AddressRequest {
+    AddressRequest {
         v4: Some(text.parse().unwrap()),
-        ..Wanted::default()
+        ..AddressRequest::default()
     }
 }
 
 fn lease(ipam: &mut Ipam, name: &str) -> String {
-    let addresses = ipam.lease(name, Wanted::default()).unwrap();
+    let addresses = ipam.lease(name, AddressRequest::default()).unwrap();
     addresses.v4.unwrap().to_string()
 }
 
 #[test]
 fn the_lowest_free_address_with_docker_s_mac_and_its_identifier() {
     let mut ipam = dual();
-    let first = ipam.lease("a", Wanted::default()).unwrap();
+    let first = ipam.lease("a", AddressRequest::default()).unwrap();
     assert_eq!(
         first.v4.unwrap().to_string(),
         "10.89.0.2",
@@ -59,7 +59,11 @@ fn the_lowest_free_address_with_docker_s_mac_and_its_identifier() {
     assert_eq!(first.mac.to_string(), "02:42:0a:59:00:02");
     assert_eq!(first.v6.unwrap().to_string(), "fd12::42:aff:fe59:2");
     assert_eq!(lease(&mut ipam, "b"), "10.89.0.3");
-    assert_eq!(ipam.lease("a", Wanted::default()).unwrap(), first, "held");
+    assert_eq!(
+        ipam.lease("a", AddressRequest::default()).unwrap(),
+        first,
+        "held"
+    );
 }
 
 #[test]
@@ -77,7 +81,10 @@ fn names_are_remembered_until_nothing_else_is_free() {
     assert_eq!(lease(&mut ipam, "e"), "10.89.0.6");
     assert_eq!(lease(&mut ipam, "f"), "10.89.0.3", "b left before a");
     assert_eq!(lease(&mut ipam, "g"), "10.89.0.2");
-    let error = ipam.lease("h", Wanted::default()).unwrap_err().to_string();
+    let error = ipam
+        .lease("h", AddressRequest::default())
+        .unwrap_err()
+        .to_string();
     assert_eq!(
         error,
         "no address of 10.89.0.0/29 is free: 5 of 5 are held, the gateway's not counted"
@@ -130,9 +137,9 @@ fn wanted_addresses_are_honoured_or_refused_with_who_has_them() {
         9
     );
     let mut four = super::tests::ipam(Some("10.89.0.0/24"), None, None);
-    let six = Wanted {
+    let six = AddressRequest {
         v6: Some("fd12::9".parse().unwrap()),
-        ..Wanted::default()
+        ..AddressRequest::default()
     };
     assert!(refused(&mut four, six).contains("has no IPv6"));
     assert_eq!(
@@ -144,9 +151,9 @@ fn wanted_addresses_are_honoured_or_refused_with_who_has_them() {
 #[test]
 fn mac_addresses_are_one_stations_each() {
     let mut ipam = dual();
-    let mac = |mac| Wanted {
+    let mac = |mac| AddressRequest {
         mac: Some(MacAddr(mac)),
-        ..Wanted::default()
+        ..AddressRequest::default()
     };
     let own = ipam.lease("a", mac([2, 0, 0, 0, 0, 9])).unwrap();
     assert_eq!(own.v6.unwrap().to_string(), "fd12::ff:fe00:9");
@@ -160,7 +167,7 @@ fn mac_addresses_are_one_stations_each() {
     }
     // Somebody has the one that would be made of 10.89.0.4.
     ipam.lease("c", mac([2, 0x42, 10, 89, 0, 4])).unwrap();
-    let d = ipam.lease("d", Wanted::default()).unwrap();
+    let d = ipam.lease("d", AddressRequest::default()).unwrap();
     assert_eq!(d.v4.unwrap().to_string(), "10.89.0.4");
     assert_ne!(d.mac, MacAddr([2, 0x42, 10, 89, 0, 4]));
     assert_eq!(d.mac.0[..2], MAC_PREFIX);
@@ -171,11 +178,11 @@ fn ipv6_alone_follows_the_name() {
     for subnet in ["fd12::/64", "fd12::/48", "fd12::/96"] {
         let mut one = ipam(None, None, Some(subnet));
         let mut other = one.clone();
-        other.lease("before", Wanted::default()).unwrap();
-        let a = one.lease("web", Wanted::default()).unwrap();
+        other.lease("before", AddressRequest::default()).unwrap();
+        let a = one.lease("web", AddressRequest::default()).unwrap();
         assert_eq!(
             a,
-            other.lease("web", Wanted::default()).unwrap(),
+            other.lease("web", AddressRequest::default()).unwrap(),
             "{subnet}"
         );
         assert!(
@@ -187,9 +194,12 @@ fn ipv6_alone_follows_the_name() {
     }
     let mut small = ipam(None, None, Some("fd12::/126"));
     for name in ["a", "b"] {
-        small.lease(name, Wanted::default()).unwrap();
+        small.lease(name, AddressRequest::default()).unwrap();
     }
-    let error = small.lease("c", Wanted::default()).unwrap_err().to_string();
+    let error = small
+        .lease("c", AddressRequest::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("2 of 2"), "{error}");
 }
 
@@ -320,11 +330,11 @@ proptest! {
                     check(&ipam);
                     continue;
                 }
-                Event::Lease(n) => (n, ipam.lease(&format!("c{n}"), Wanted::default())),
+                Event::Lease(n) => (n, ipam.lease(&format!("c{n}"), AddressRequest::default())),
                 Event::Want(n, a) => (n, ipam.lease(&format!("c{n}"), v4(&format!("10.89.0.{a}")))),
                 Event::WantMac(n, a) => {
                     let mac = Some(MacAddr([2, 0x42, 10, 89, 0, a]));
-                    (n, ipam.lease(&format!("c{n}"), Wanted { mac, ..Wanted::default() }))
+                    (n, ipam.lease(&format!("c{n}"), AddressRequest { mac, ..AddressRequest::default() }))
                 }
             };
             check(&ipam);

@@ -10,12 +10,15 @@ const VARIABLE: &str = "CNET_LOG";
 
 /// Logs what is at least as urgent as `level`, or what the environment variable `CNET_LOG` asks
 /// for, to standard error. Call it once.
-pub fn start(level: Level) {
+pub(crate) fn start(level: Level) {
     start_into(level, std::io::stderr);
 }
 
 /// As [`start`], to what `writer` makes.
-pub fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
+pub(crate) fn start_into(
+    level: Level,
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::from_level(level).into())
         .with_env_var(VARIABLE)
@@ -35,17 +38,8 @@ pub fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Syn
 
 /// An error with its causes, in one line. Some errors tell their cause in their own text, which is
 /// then not told again.
-pub fn report(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
+pub(crate) fn report(error: &anyhow::Error) -> String {
+    cnet_netd::in_one_line(error.as_ref())
 }
 
 #[cfg(test)]

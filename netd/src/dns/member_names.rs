@@ -1,23 +1,23 @@
-//! The names of containers, from the moment they join until they leave.
+//! The names of the network's members, from the moment they join until they leave.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::neighbours::{Namespace, Neighbours};
-use super::state::{Life, Record};
-use crate::dns::{Host, LocalNames, Names, Zone};
+use super::other_networks::{Namespace, OtherNetworks};
+use super::{Host, LocalNames, Names, Zone};
+use crate::journal::{Liveness, Record};
 use cnet::definition::Definition;
 
 /// The table that the DNS service reads, and who has which address. Clones share both.
 #[derive(Clone, Debug)]
-pub(super) struct SharedNames {
+pub(crate) struct MemberNames {
     names: Names,
     namespaces: Arc<RwLock<HashMap<IpAddr, Namespace>>>,
 }
 
 /// What the names of a network are about.
-pub(super) fn zone(definition: &Definition) -> Zone {
+pub(crate) fn zone(definition: &Definition) -> Zone {
     Zone {
         network: definition.name.clone(),
         search: definition.dns_search.clone(),
@@ -26,7 +26,7 @@ pub(super) fn zone(definition: &Definition) -> Zone {
 }
 
 /// A container's names and addresses.
-pub(super) fn host(record: &Record) -> Host {
+pub(crate) fn host(record: &Record) -> Host {
     Host {
         name: record.name.clone(),
         aliases: record.aliases.clone(),
@@ -40,9 +40,9 @@ fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
     ipv4.into_iter().chain(record.ipv6.map(IpAddr::V6))
 }
 
-impl SharedNames {
-    pub(super) fn new(definition: &Definition) -> SharedNames {
-        SharedNames {
+impl MemberNames {
+    pub(crate) fn new(definition: &Definition) -> MemberNames {
+        MemberNames {
             names: Names::new(zone(definition)),
             namespaces: Arc::default(),
         }
@@ -50,30 +50,30 @@ impl SharedNames {
 
     /// All names that the network answers itself, and those of the other networks that who asks is
     /// on.
-    pub(super) fn local(&self, definition: &Definition, neighbours: Neighbours) -> LocalNames {
+    pub(crate) fn local(&self, definition: &Definition, networks: OtherNetworks) -> LocalNames {
         let (v4, v6) = definition.gateways();
         let namespaces = Arc::clone(&self.namespaces);
         let others = move |client: IpAddr| {
             let namespaces = namespaces.read().unwrap_or_else(PoisonError::into_inner);
             let namespace = namespaces.get(&client).copied();
             drop(namespaces);
-            namespace.map_or(Vec::new(), |namespace| neighbours.of(namespace))
+            namespace.map_or(Vec::new(), |namespace| networks.of(namespace))
         };
         LocalNames::new(v4, v6)
             .with_containers(self.names.clone())
             .with_others(others)
     }
 
-    pub(super) fn announce(&self, record: &Record) {
+    pub(crate) fn announce(&self, record: &Record) {
         self.names.join(&record.id, host(record));
-        if matches!(record.life, Life::Machine { .. }) {
+        if matches!(record.liveness, Liveness::Vm { .. }) {
             return;
         }
         let mut namespaces = self.write();
         namespaces.extend(addresses(record).map(|address| (address, record.namespace)));
     }
 
-    pub(super) fn withdraw(&self, record: &Record) {
+    pub(crate) fn withdraw(&self, record: &Record) {
         self.names.leave(&record.id);
         let mut namespaces = self.write();
         for address in addresses(record) {

@@ -1,4 +1,4 @@
-//! Whose interface it is: pinned once, then watched for its end.
+//! Whether a container still lives: its namespace, pinned once, and what tells of its end.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -9,23 +9,23 @@ use cnet_tap::{Namespaces, TapError};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
-use super::state::{Life, Record, start_time};
+use crate::journal::{Liveness, Record, start_time};
 use cnet::control::{Kind, Refusal};
 use cnet_tap::async_fd::AsyncOwnedFd;
 
 /// A container's network namespace, and what tells of the container's end.
 #[derive(Debug)]
-pub(super) struct Pinned {
-    pub(super) net: OwnedFd,
+pub(crate) struct Pinned {
+    pub(crate) net: OwnedFd,
     /// Device and inode of the namespace.
-    pub(super) namespace: (u64, u64),
-    pub(super) life: Life,
-    pub(super) end: End,
+    pub(crate) namespace: (u64, u64),
+    pub(crate) liveness: Liveness,
+    pub(crate) end: End,
 }
 
 /// What is watched.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     Process(OwnedFd),
     Path(PathWatch),
 }
@@ -48,7 +48,7 @@ fn check_member(member: i32, namespace: (u64, u64)) -> Result<(), Refusal> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             refused("has ended, or never was; name a process in the container's namespace")
         }
-        // Who may not be looked at now may be later.
+        // What may not be looked at now may be later.
         Err(_) => Ok(()),
     }
 }
@@ -59,7 +59,7 @@ fn invalid(text: impl ToString) -> Refusal {
 
 impl Pinned {
     /// From what a client sent: the namespace, and behind it a pidfd unless it names a path.
-    pub(super) fn received(
+    pub(crate) fn received(
         descriptors: Vec<OwnedFd>,
         path: Option<&Path>,
         member: Option<i32>,
@@ -68,7 +68,7 @@ impl Pinned {
         let net = descriptors
             .next()
             .ok_or_else(|| invalid("the request brings no descriptor of a network namespace"))?;
-        let (life, end) = match (path, descriptors.next()) {
+        let (liveness, end) = match (path, descriptors.next()) {
             (Some(_), _) if member.is_some() => {
                 return Err(invalid(
                     "a member goes with the pidfd of another process, not with a path",
@@ -79,7 +79,7 @@ impl Pinned {
             (None, Some(pidfd)) => by_process(pidfd, member)?,
             (None, None) => return Err(invalid("the request brings no pidfd, and names no path")),
         };
-        let pinned = Pinned::new(net, life, end)?;
+        let pinned = Pinned::new(net, liveness, end)?;
         if is_own(pinned.namespace) {
             return Err(invalid(
                 "that is the network namespace which the network itself goes out by: its default route would lead into the network; name a container's",
@@ -97,22 +97,22 @@ impl Pinned {
         }
     }
 
-    fn new(net: OwnedFd, life: Life, end: End) -> Result<Pinned, Refusal> {
+    fn new(net: OwnedFd, liveness: Liveness, end: End) -> Result<Pinned, Refusal> {
         let namespaces = Namespaces::of_net(net).map_err(invalid)?;
         let namespace = namespaces.net_identity().map_err(invalid)?;
         Ok(Pinned {
             net: namespaces.net,
             namespace,
-            life,
+            liveness,
             end,
         })
     }
 
     /// Finds the container of a record again, if it is still the same.
-    pub(super) fn again(record: &Record) -> Result<Pinned, String> {
+    pub(crate) fn again(record: &Record) -> Result<Pinned, String> {
         let text = |error: TapError| error.to_string();
-        let (net, end) = match &record.life {
-            Life::Process {
+        let (net, end) = match &record.liveness {
+            Liveness::Process {
                 pid,
                 start_time: t,
                 member,
@@ -126,13 +126,13 @@ impl Pinned {
                 }
                 (net, End::Process(pidfd))
             }
-            Life::Machine { .. } => return Err("it has no network namespace".to_owned()),
-            Life::Path { path } => {
+            Liveness::Vm { .. } => return Err("it has no network namespace".to_owned()),
+            Liveness::Path { path } => {
                 let end = PathWatch::new(path).map_err(text)?;
                 (open(path)?, End::Path(end))
             }
         };
-        let pinned = Pinned::new(net, record.life.clone(), end).map_err(|e| e.message)?;
+        let pinned = Pinned::new(net, record.liveness.clone(), end).map_err(|e| e.message)?;
         match pinned.namespace == record.namespace {
             true => Ok(pinned),
             false => Err("its network namespace is another one now".to_owned()),
@@ -145,24 +145,24 @@ fn open(path: &Path) -> Result<OwnedFd, String> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn by_path(path: &Path) -> Result<(Life, End), Refusal> {
+fn by_path(path: &Path) -> Result<(Liveness, End), Refusal> {
     let end = PathWatch::new(path).map_err(invalid)?;
     let path = path.to_owned();
-    Ok((Life::Path { path }, End::Path(end)))
+    Ok((Liveness::Path { path }, End::Path(end)))
 }
 
-fn by_process(pidfd: OwnedFd, member: Option<i32>) -> Result<(Life, End), Refusal> {
+fn by_process(pidfd: OwnedFd, member: Option<i32>) -> Result<(Liveness, End), Refusal> {
     let ended = || invalid("the container's process has ended already");
     let pid = process_of(&pidfd).ok_or_else(|| invalid("the second descriptor is no pidfd"))?;
     let start_time = start_time(pid).ok_or_else(ended)?;
     match watch::has_ended(&pidfd) {
         Ok(false) => {
-            let life = Life::Process {
+            let liveness = Liveness::Process {
                 pid,
                 start_time,
                 member,
             };
-            Ok((life, End::Process(pidfd)))
+            Ok((liveness, End::Process(pidfd)))
         }
         _ => Err(ended()),
     }
@@ -179,7 +179,7 @@ fn process_of(pidfd: &OwnedFd) -> Option<i32> {
 
 impl End {
     /// Waits until the container is gone.
-    pub(super) async fn wait(self) {
+    pub(crate) async fn wait(self) {
         let fd = match &self {
             End::Process(pidfd) => pidfd.try_clone(),
             End::Path(path) => std::os::fd::AsFd::as_fd(path).try_clone_to_owned(),
@@ -216,14 +216,14 @@ mod tests {
     async fn a_process_is_known_by_its_pidfd_and_its_end_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = child.id() as i32;
-        let (life, end) = by_process(watch::pidfd(pid).unwrap(), None).unwrap();
+        let (liveness, end) = by_process(watch::pidfd(pid).unwrap(), None).unwrap();
         let start_time = start_time(pid).unwrap();
-        let expected = Life::Process {
+        let expected = Liveness::Process {
             pid,
             start_time,
             member: None,
         };
-        assert_eq!(life, expected);
+        assert_eq!(liveness, expected);
         drop(child.stdin.take());
         end.wait().await;
         child.wait().unwrap();

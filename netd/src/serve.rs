@@ -1,28 +1,33 @@
-//! The serving side of the control API.
+//! The serving side of the control API: answers actions, and streams events.
 
 use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use cnet_tap::unix;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use cnet::control::stream::{DescriptorStream, Received};
-use cnet::control::{Action, Answer, ErrorBody, Kind, MAX_BODY, PATH, PATIENCE, Refusal, is_ours};
+use cnet::control::{
+    Action, Answer, EVENTS_PATH, ErrorBody, Kind, MAX_BODY, PATH, REQUEST_TIMEOUT, Refusal, is_ours,
+};
+
+use crate::events::Subscriber;
 
 /// Connections served at a time; further ones wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -32,10 +37,10 @@ const BACKLOG: i32 = 1024;
 
 /// How long one connection may last in all: an action takes its time, and a client that does not
 /// read its answer is not waited for.
-const MAX_CONNECTION_TIME: Duration = Duration::from_secs(30);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long to wait before accepting again when the process lacks descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What stands behind the API.
 pub trait Actions: Send + Sync + 'static {
@@ -45,6 +50,42 @@ pub trait Actions: Send + Sync + 'static {
         action: Action,
         descriptors: Vec<OwnedFd>,
     ) -> impl Future<Output = Result<Answer, Refusal>> + Send;
+
+    /// Begins a stream of events.
+    ///
+    /// # Errors
+    ///
+    /// A refusal when there are too many of them, or the network is ending.
+    fn subscribe(&self) -> Result<Subscriber, Refusal>;
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The path does not fit a socket's address.
+    #[error(
+        "the path of the control socket, {}, is longer than the {} bytes a Unix socket allows; choose a shorter network name, or set XDG_RUNTIME_DIR to a shorter path",
+        .0.display(),
+        unix::MAX_PATH
+    )]
+    TooLong(PathBuf),
+    /// A socket that a process before this one has left cannot be removed.
+    #[error("cannot remove the old {}: {source}", .path.display())]
+    Old {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// What the kernel says.
+    #[error("cannot make the control socket {}: {source}", .path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
 }
 
 /// Binds the socket at `path`, mode 0600. A socket that a killed process left there is removed; the
@@ -52,49 +93,86 @@ pub trait Actions: Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// A path of 108 bytes or more, and what bind(2) says.
-pub fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+/// See [`BindError`].
+pub fn bind(path: &Path) -> Result<UnixListener, BindError> {
+    let owned = || path.to_owned();
     if path.as_os_str().len() > unix::MAX_PATH {
-        bail!(
-            "the path of the control socket, {}, is longer than the {} bytes a Unix socket allows; choose a shorter network name, or set XDG_RUNTIME_DIR to a shorter path",
-            path.display(),
-            unix::MAX_PATH
-        );
+        return Err(BindError::TooLong(owned()));
     }
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(e).with_context(|| format!("cannot remove the old {}", path.display()));
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            let path = owned();
+            return Err(BindError::Old { path, source });
         }
         _ => {}
     }
-    listen(path).with_context(|| format!("cannot make the control socket {}", path.display()))
+    listen(path).map_err(|source| BindError::Listen {
+        path: owned(),
+        source,
+    })
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(unix::listen_private(path, BACKLOG)?.into())
 }
 
-/// Counts the connections being served.
+/// Counts the connections being served: those that wait for an answer, and streams of events.
 #[derive(Clone, Debug, Default)]
-pub struct Busy(Arc<AtomicUsize>);
+pub struct Busy(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicUsize,
+    streams: AtomicUsize,
+}
 
 impl Busy {
-    /// How many there are.
+    /// How many wait for an answer.
     pub fn connections(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.0.connections.load(Ordering::Acquire)
+    }
+
+    /// How many streams of events there are.
+    pub fn streams(&self) -> usize {
+        self.0.streams.load(Ordering::Acquire)
     }
 
     fn enter(&self) -> Presence {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        Presence(self.0.clone())
+        self.0.connections.fetch_add(1, Ordering::AcqRel);
+        Presence {
+            counts: Arc::clone(&self.0),
+            streams: AtomicBool::new(false),
+        }
     }
 }
 
-struct Presence(Arc<AtomicUsize>);
+/// One connection, counted for as long as it is served.
+struct Presence {
+    counts: Arc<Counts>,
+    /// Whether it has become a stream of events, which may last.
+    streams: AtomicBool,
+}
+
+impl Presence {
+    fn is_stream(&self) -> bool {
+        self.streams.load(Ordering::Acquire)
+    }
+
+    fn become_stream(&self) {
+        if !self.streams.swap(true, Ordering::AcqRel) {
+            self.counts.streams.fetch_add(1, Ordering::AcqRel);
+            self.counts.connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let counted = match self.is_stream() {
+            true => &self.counts.streams,
+            false => &self.counts.connections,
+        };
+        counted.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -109,7 +187,7 @@ pub async fn serve<A: Actions>(listener: UnixListener, actions: Arc<A>, busy: Bu
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the control socket");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(ACCEPT_INTERVAL).await;
                 continue;
             }
         };
@@ -117,48 +195,150 @@ pub async fn serve<A: Actions>(listener: UnixListener, actions: Arc<A>, busy: Bu
             tracing::warn!("a stranger at the control socket was turned away");
             continue;
         }
-        let (actions, presence) = (Arc::clone(&actions), busy.enter());
+        let (actions, presence) = (Arc::clone(&actions), Arc::new(busy.enter()));
         tokio::spawn(async move {
-            let served = timeout(MAX_CONNECTION_TIME, converse(stream, actions)).await;
-            if let Ok(Err(error)) = served {
+            let conversation = converse(stream, actions, Arc::clone(&presence));
+            tokio::pin!(conversation);
+            let served = tokio::select! {
+                served = &mut conversation => served,
+                () = tokio::time::sleep(CONNECTION_TIMEOUT) => {
+                    // A stream has a bound of its own on how many there are.
+                    drop(permit);
+                    match presence.is_stream() {
+                        true => conversation.await,
+                        false => Ok(()),
+                    }
+                }
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "a control connection failed");
             }
-            drop((permit, presence));
         });
     }
 }
 
-async fn converse<A: Actions>(stream: UnixStream, actions: Arc<A>) -> hyper::Result<()> {
+async fn converse<A: Actions>(
+    stream: UnixStream,
+    actions: Arc<A>,
+    presence: Arc<Presence>,
+) -> hyper::Result<()> {
     let stream = DescriptorStream::new(stream, Vec::new());
     let received = stream.received();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (actions, received) = (Arc::clone(&actions), received.clone());
-        async move { Ok::<_, Infallible>(answer(request, &received, &*actions).await) }
+        let presence = Arc::clone(&presence);
+        async move {
+            let answered = match request.uri().path() {
+                EVENTS_PATH => stream_events(&request, &*actions, &presence),
+                _ => answer(request, &received, &*actions).await,
+            };
+            Ok::<_, Infallible>(answered)
+        }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(REQUEST_TIMEOUT)
         .max_buf_size(MAX_BODY)
         // One request a connection, so that it is clear whose the descriptors are.
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(stream, service)
         .await
+}
+
+/// What an answer consists of: one piece, or lines that come with time.
+enum AnswerBody {
+    Whole(Option<Bytes>),
+    Lines(mpsc::Receiver<Bytes>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = match &mut *self {
+            AnswerBody::Whole(bytes) => Poll::Ready(bytes.take()),
+            AnswerBody::Lines(lines) => lines.poll_recv(context),
+        };
+        piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            AnswerBody::Whole(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                hyper::body::SizeHint::with_exact(length as u64)
+            }
+            AnswerBody::Lines(_) => hyper::body::SizeHint::default(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, AnswerBody::Whole(None))
+    }
+}
+
+/// Answers with a line for each event from now on.
+fn stream_events<A: Actions>(
+    request: &Request<Incoming>,
+    actions: &A,
+    presence: &Presence,
+) -> Response<AnswerBody> {
+    if request.method() != Method::GET {
+        return wrong_method("events are asked for by GET", "GET");
+    }
+    let mut events = match actions.subscribe() {
+        Ok(events) => events,
+        Err(refusal) => return refuse(&refusal),
+    };
+    presence.become_stream();
+    // One line waits here beside those in the client's own queue.
+    let (lines, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = lines.closed() => return,
+            };
+            let Some(event) = event else {
+                return;
+            };
+            // An event has no way to fail.
+            let mut line = serde_json::to_vec(&event).unwrap_or_default();
+            line.push(b'\n');
+            if lines.send(Bytes::from(line)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(AnswerBody::Lines(receiver));
+    let lines_of_json = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, lines_of_json);
+    response
+}
+
+/// Refuses a method; `allowed` is the one that is served there.
+fn wrong_method(message: &str, allowed: &'static str) -> Response<AnswerBody> {
+    let mut response = error_response(405, message);
+    let allowed = HeaderValue::from_static(allowed);
+    response.headers_mut().insert(ALLOW, allowed);
+    response
 }
 
 async fn answer<A: Actions>(
     request: Request<Incoming>,
     received: &Received,
     actions: &A,
-) -> Response<Full<Bytes>> {
+) -> Response<AnswerBody> {
     if request.uri().path() != PATH {
         let message = format!("there is nothing here; actions go to {PATH}");
         return refuse(&Refusal::new(Kind::NotFound, message));
     }
     if request.method() != Method::POST {
-        let mut response = error_response(405, "actions are sent by POST");
-        let headers = response.headers_mut();
-        headers.insert(ALLOW, HeaderValue::from_static("POST"));
-        return response;
+        return wrong_method("actions are sent by POST", "POST");
     }
     let done = async {
         let action = read(request).await?;
@@ -174,7 +354,7 @@ async fn answer<A: Actions>(
 async fn read(request: Request<Incoming>) -> Result<Action, Refusal> {
     let invalid = |text: String| Refusal::new(Kind::Invalid, text);
     let body = timeout(
-        PATIENCE,
+        REQUEST_TIMEOUT,
         Limited::new(request.into_body(), MAX_BODY).collect(),
     );
     let body = match body.await {
@@ -189,11 +369,11 @@ async fn read(request: Request<Incoming>) -> Result<Action, Refusal> {
     serde_json::from_slice(&body).map_err(|error| invalid(format!("not an action: {error}")))
 }
 
-fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+fn refuse(refusal: &Refusal) -> Response<AnswerBody> {
     error_response(refusal.kind.status(), &refusal.message)
 }
 
-fn error_response(status: u16, message: &str) -> Response<Full<Bytes>> {
+fn error_response(status: u16, message: &str) -> Response<AnswerBody> {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = ErrorBody {
         message: message.to_owned(),
@@ -202,9 +382,9 @@ fn error_response(status: u16, message: &str) -> Response<Full<Bytes>> {
     response(status, serde_json::to_vec(&body).unwrap_or_default())
 }
 
-fn response(status: StatusCode, mut body: Vec<u8>) -> Response<Full<Bytes>> {
+fn response(status: StatusCode, mut body: Vec<u8>) -> Response<AnswerBody> {
     body.push(b'\n');
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(AnswerBody::Whole(Some(Bytes::from(body))));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, json);
@@ -219,10 +399,13 @@ mod tests {
 
     use super::*;
     use cnet::control::client::{self, AskError};
-    use cnet::control::{Detach, Nothing, Published};
+    use cnet::control::{Detach, Event, Nothing, Published};
+
+    use crate::events::EventSource;
 
     /// Answers `unpublish` with the number of descriptors, refuses `detach`, does the rest.
-    struct Echo;
+    #[derive(Default)]
+    struct Echo(EventSource);
 
     impl Actions for Echo {
         async fn act(&self, action: Action, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
@@ -234,6 +417,10 @@ mod tests {
                 Action::Inspect(_) if fds.is_empty() => Ok(Answer::Done(Nothing {})),
                 _ => Ok(Answer::Published(Published { ports: vec![] })),
             }
+        }
+
+        fn subscribe(&self) -> Result<Subscriber, Refusal> {
+            self.0.subscribe()
         }
     }
 
@@ -255,7 +442,7 @@ mod tests {
     fn start(place: &Place) -> Busy {
         let busy = Busy::default();
         let listener = bind(&place.0).unwrap();
-        tokio::spawn(serve(listener, Arc::new(Echo), busy.clone()));
+        tokio::spawn(serve(listener, Arc::new(Echo::default()), busy.clone()));
         busy
     }
 
@@ -333,6 +520,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_are_lines_until_the_end() {
+        let place = Place::new("events");
+        let (busy, echo) = (Busy::default(), Arc::new(Echo::default()));
+        let listener = bind(&place.0).unwrap();
+        tokio::spawn(serve(listener, Arc::clone(&echo), busy.clone()));
+        let reading = async {
+            let request = format!("GET {EVENTS_PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");
+            say(&place, request.as_bytes()).await
+        };
+        let telling = async {
+            while busy.streams() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(busy.connections(), 0, "a stream keeps no process alive");
+            echo.0.tell(&Event::Lost { count: 7 });
+            echo.0.close();
+        };
+        let (answer, ()) = tokio::join!(reading, telling);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(
+            answer.contains("{\"event\":\"lost\",\"count\":7}\n"),
+            "{answer}"
+        );
+        tokio::task::yield_now().await;
+        assert_eq!(busy.streams(), 0);
+        let post = format!("POST {EVENTS_PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");
+        let answer = say(&place, post.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+
+    #[tokio::test]
     async fn silent_clients_are_dropped() {
         let place = Place::new("silent");
         let busy = start(&place);
@@ -344,7 +562,7 @@ mod tests {
             say(&place, b"POST /v1"),
             say(&place, &half[..half.len() - 3])
         );
-        assert!(begun.elapsed() < PATIENCE * 3, "{answers:?}");
+        assert!(begun.elapsed() < REQUEST_TIMEOUT * 3, "{answers:?}");
         tokio::task::yield_now().await;
         assert_eq!(busy.connections(), 0);
     }

@@ -59,9 +59,9 @@ const HASHES: u32 = 64;
 /// The first bytes of Docker's MAC addresses: locally administered, one station.
 const MAC_PREFIX: [u8; 2] = [0x02, 0x42];
 
-/// What a container asks for by number.
+/// The addresses that a container asks for by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
+pub struct AddressRequest {
     /// An IPv4 address.
     pub v4: Option<Ipv4Addr>,
     /// An IPv6 address.
@@ -197,7 +197,11 @@ impl Ipam {
             (None, None) => true,
             _ => false,
         };
-        let mac = parse_mac(&lease.mac).filter(|mac| self.permits_mac(*mac));
+        let mac = lease
+            .mac
+            .parse()
+            .ok()
+            .filter(|mac: &MacAddr| self.permits_mac(*mac));
         let whole = fits(&self.v4, lease.ipv4.map(Into::into))
             && fits(&self.v6, lease.ipv6.map(Into::into));
         let Some(mac) = mac.filter(|mac| whole && !self.by_mac.contains_key(mac)) else {
@@ -259,7 +263,7 @@ impl Ipam {
     /// # Errors
     ///
     /// See [`IpamError`]; all leases are as before then.
-    pub fn lease(&mut self, name: &str, wanted: Wanted) -> Result<Addresses, IpamError> {
+    pub fn lease(&mut self, name: &str, wanted: AddressRequest) -> Result<Addresses, IpamError> {
         let known = self.entries.get(name).copied();
         if let Some(Entry {
             addresses,
@@ -279,7 +283,7 @@ impl Ipam {
     fn choose(
         &mut self,
         name: &str,
-        wanted: Wanted,
+        wanted: AddressRequest,
         known: Option<Addresses>,
     ) -> Result<Addresses, IpamError> {
         self.forget(name);
@@ -566,15 +570,6 @@ fn mac_of([a, b, c, d]: [u8; 4]) -> MacAddr {
     MacAddr([first, second, a, b, c, d])
 }
 
-fn parse_mac(text: &str) -> Option<MacAddr> {
-    let mut bytes = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut bytes {
-        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
-    }
-    parts.next().is_none().then_some(MacAddr(bytes))
-}
-
 fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(address) => Some(address),
@@ -590,7 +585,7 @@ fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
 }
 
 /// The lease that is held, if it is what is wanted.
-fn same(name: &str, has: Addresses, wanted: Wanted) -> Result<Addresses, IpamError> {
+fn same(name: &str, has: Addresses, wanted: AddressRequest) -> Result<Addresses, IpamError> {
     let other = |has: Option<String>, wanted: String| IpamError::HasAnother {
         name: name.to_owned(),
         has: has.unwrap_or_else(|| "none".to_owned()),

@@ -5,12 +5,12 @@
 //! A container on several networks asks one of their gateways for every name: the C library turns
 //! to a second name server only if the first is silent. So each network answers for the others that
 //! the same container is on, and for those alone. Who is on them stands in the files that their
-//! processes keep for after a crash ([`super::state`]); the container is the same if its network
+//! processes keep for after a crash ([`crate::journal`]); the container is the same if its network
 //! namespace is. An inode is a namespace's only for as long as the container lives, and a process
 //! that has crashed leaves its file: what ended since then is passed over.
 //!
 //! The directories are looked into when a name is asked for that this network does not have, and at
-//! most every [`LAG`], so that a flood of such queries costs no more than that. A file is read again
+//! most every [`LOOK_INTERVAL`], so that a flood of such queries costs no more than that. A file is read again
 //! when it was replaced, and after [`MAX_AGE`] in any case: what tells that it was replaced may
 //! be the same for two that follow each other at once. That holds for one that tells nothing as
 //! well, of which the log hears once.
@@ -27,23 +27,23 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::names;
-use super::state::{self, Life};
-use crate::dns::Names;
-use cnet::definition::{Store, check_network_name};
+use super::Names;
+use super::member_names;
+use crate::journal::{self, JournalError, Liveness, Record};
+use cnet::definition::{Store, StoreError, check_network_name};
 
 /// How old what was seen may be when it is used.
-const LAG: Duration = Duration::from_millis(20);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How old what was read from a file that seems unchanged may be.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// A network namespace: device and inode.
-pub(super) type Namespace = (u64, u64);
+pub(crate) type Namespace = (u64, u64);
 
 /// The other networks of this user.
 #[derive(Debug)]
-pub(super) struct Neighbours {
+pub(crate) struct OtherNetworks {
     store: Store,
     /// The network that asks.
     own: String,
@@ -53,16 +53,25 @@ pub(super) struct Neighbours {
 #[derive(Debug, Default)]
 struct Seen {
     at: Option<Instant>,
-    networks: BTreeMap<String, Neighbour>,
+    networks: BTreeMap<String, OtherNetwork>,
 }
 
 /// What is known of one network.
 #[derive(Debug)]
-struct Neighbour {
+struct OtherNetwork {
     version: Version,
     read: Instant,
     /// `None` if it cannot be understood.
     told: Option<Told>,
+}
+
+/// Why a network tells nothing.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Definition(#[from] StoreError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 /// What a network tells.
@@ -84,9 +93,9 @@ impl Version {
     }
 }
 
-impl Neighbours {
-    pub(super) fn new(store: Store, own: &str) -> Neighbours {
-        Neighbours {
+impl OtherNetworks {
+    pub(crate) fn new(store: Store, own: &str) -> OtherNetworks {
+        OtherNetworks {
             store,
             own: own.to_owned(),
             seen: Mutex::default(),
@@ -94,10 +103,10 @@ impl Neighbours {
     }
 
     /// The names of the other networks that the container in `namespace` is on.
-    pub(super) fn of(&self, namespace: Namespace) -> Vec<Names> {
+    pub(crate) fn of(&self, namespace: Namespace) -> Vec<Names> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if seen.at.is_none_or(|at| now - at >= LAG) {
+        if seen.at.is_none_or(|at| now - at >= LOOK_INTERVAL) {
             self.look(&mut seen.networks, now);
             seen.at = Some(now);
         }
@@ -106,7 +115,7 @@ impl Neighbours {
         shared.map(|told| told.names.clone()).collect()
     }
 
-    fn look(&self, networks: &mut BTreeMap<String, Neighbour>, now: Instant) {
+    fn look(&self, networks: &mut BTreeMap<String, OtherNetwork>, now: Instant) {
         let mut before = std::mem::take(networks);
         let runtime = fs::read_dir(&self.store.directories().runtime);
         let entries = runtime.into_iter().flatten().flatten();
@@ -118,32 +127,35 @@ impl Neighbours {
                 continue;
             };
             let known = before.remove(&name).filter(|n| n.version == version);
-            let neighbour = match known {
+            let network = match known {
                 Some(known) if now - known.read < MAX_AGE => known,
                 known => {
                     let told = self.read(&name, &path);
                     if let (Err(error), None) = (&told, known) {
                         tracing::warn!(network = name, %error, "its names are not told");
                     }
-                    Neighbour {
+                    OtherNetwork {
                         version,
                         read: now,
                         told: told.ok(),
                     }
                 }
             };
-            networks.insert(name, neighbour);
+            networks.insert(name, network);
         }
     }
 
-    fn read(&self, name: &str, path: &Path) -> anyhow::Result<Told> {
+    fn read(&self, name: &str, path: &Path) -> Result<Told, ReadError> {
         let definition = self.store.get(name)?;
-        let (names, mut present) = (Names::new(names::zone(&definition)), HashSet::new());
-        for record in state::read(path)?.iter().filter(|record| record.lives()) {
-            if !matches!(record.life, Life::Machine { .. }) {
+        let (names, mut present) = (Names::new(member_names::zone(&definition)), HashSet::new());
+        for record in journal::read(path)?
+            .iter()
+            .filter(|record: &&Record| record.lives())
+        {
+            if !matches!(record.liveness, Liveness::Vm { .. }) {
                 present.insert(record.namespace);
             }
-            names.join(&record.id, names::host(record));
+            names.join(&record.id, member_names::host(record));
         }
         Ok(Told { present, names })
     }
@@ -152,8 +164,8 @@ impl Neighbours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Record;
     use cnet::definition::{Directories, HostRoutes, Request};
+    use cnet_wire::MacAddr;
 
     /// Networks of these names, and a place where namespaces can be bound.
     fn networks(names: &[&str]) -> (Store, tempfile::TempDir) {
@@ -180,10 +192,10 @@ mod tests {
             id: digit.to_string().repeat(64),
             name: name.to_owned(),
             aliases: Vec::new(),
-            life: Life::Path { path },
+            liveness: Liveness::Path { path },
             namespace: (found.dev(), found.ino()),
             interface: "eth0".to_owned(),
-            mac: [2; 6],
+            mac: MacAddr([2; 6]),
             ipv4: Some([10, 89, 0, digit].into()),
             ipv6: None,
             ports: Vec::new(),
@@ -191,11 +203,11 @@ mod tests {
     }
 
     fn write(store: &Store, network: &str, records: Vec<Record>) {
-        state::save(&store.directories().state_file(network), records).unwrap();
+        journal::save(&store.directories().state_file(network), records).unwrap();
     }
 
-    fn finds(neighbours: &Neighbours, namespace: Namespace, name: &str) -> bool {
-        let names = neighbours.of(namespace);
+    fn finds(others: &OtherNetworks, namespace: Namespace, name: &str) -> bool {
+        let names = others.of(namespace);
         names.iter().any(|names| names.addresses(name).is_some())
     }
 
@@ -204,7 +216,7 @@ mod tests {
         let (store, root) = networks(&["front", "back", "other"]);
         let record = |name: &str, digit: u8| record(root.path(), name, digit);
         let machine = Record {
-            life: Life::Machine {
+            liveness: Liveness::Vm {
                 address: "stream:/x".parse().unwrap(),
             },
             namespace: (0, 0),
@@ -214,8 +226,8 @@ mod tests {
         write(&store, "front", vec![proxy.clone(), own.clone()]);
         write(&store, "back", vec![proxy.clone(), db.clone(), machine]);
         write(&store, "other", vec![record("secret", 3)]);
-        let neighbours = Neighbours::new(store.clone(), "front");
-        let finds = |namespace: Namespace, name: &str| finds(&neighbours, namespace, name);
+        let others = OtherNetworks::new(store.clone(), "front");
+        let finds = |namespace: Namespace, name: &str| finds(&others, namespace, name);
         for name in ["db", "db.back", "vm", "proxy.back"] {
             assert!(finds(proxy.namespace, name), "{name}");
         }
@@ -226,13 +238,13 @@ mod tests {
         assert!(!finds((0, 0), "db") && !finds(own.namespace, "db"));
 
         write(&store, "back", vec![db.clone()]);
-        std::thread::sleep(LAG);
+        std::thread::sleep(LOOK_INTERVAL);
         assert!(!finds(proxy.namespace, "db"), "it has left");
         write(&store, "back", vec![db, proxy.clone()]);
-        std::thread::sleep(LAG);
+        std::thread::sleep(LOOK_INTERVAL);
         assert!(finds(proxy.namespace, "db"), "it is there again");
         write(&store, "back", Vec::new());
-        std::thread::sleep(LAG);
+        std::thread::sleep(LOOK_INTERVAL);
         assert!(!finds(proxy.namespace, "db"), "the network has ended");
     }
 
@@ -243,7 +255,7 @@ mod tests {
         let (lives, db) = (record("lives", 1), record("db", 2));
         // The namespace of the container that asks has the inode of one that is gone.
         let ended = Record {
-            life: Life::Process {
+            liveness: Liveness::Process {
                 pid: i32::MAX,
                 start_time: 1,
                 member: None,
@@ -251,10 +263,10 @@ mod tests {
             ..record("ended", 3)
         };
         write(&store, "back", vec![ended.clone(), db, lives.clone()]);
-        let neighbours = Neighbours::new(store, "front");
-        assert!(!finds(&neighbours, ended.namespace, "db"));
-        assert!(finds(&neighbours, lives.namespace, "db"));
-        assert!(!finds(&neighbours, lives.namespace, "ended"));
+        let others = OtherNetworks::new(store, "front");
+        assert!(!finds(&others, ended.namespace, "db"));
+        assert!(finds(&others, lives.namespace, "db"));
+        assert!(!finds(&others, lives.namespace, "ended"));
     }
 
     #[test]
@@ -263,15 +275,15 @@ mod tests {
         let proxy = record(root.path(), "proxy", 1);
         let path = store.directories().state_file("back");
         fs::write(&path, "{").unwrap();
-        let neighbours = Neighbours::new(store.clone(), "front");
-        let read = || neighbours.seen.lock().unwrap().networks["back"].read;
-        assert!(!finds(&neighbours, proxy.namespace, "proxy"));
+        let others = OtherNetworks::new(store.clone(), "front");
+        let read = || others.seen.lock().unwrap().networks["back"].read;
+        assert!(!finds(&others, proxy.namespace, "proxy"));
         let first = read();
-        std::thread::sleep(LAG);
-        assert!(!finds(&neighbours, proxy.namespace, "proxy"));
+        std::thread::sleep(LOOK_INTERVAL);
+        assert!(!finds(&others, proxy.namespace, "proxy"));
         assert_eq!(read(), first);
         write(&store, "back", vec![proxy.clone()]);
-        std::thread::sleep(LAG);
-        assert!(finds(&neighbours, proxy.namespace, "proxy.back"));
+        std::thread::sleep(LOOK_INTERVAL);
+        assert!(finds(&others, proxy.namespace, "proxy.back"));
     }
 }

@@ -1,4 +1,5 @@
-//! What a network process must find again after a crash, and whether it still holds.
+//! The journal of a network's members (`state.json`): what a network process must find again after a
+//! crash, and whether it still holds.
 //!
 //! The file is in the runtime directory, so it is gone after a reboot, as the containers are. A
 //! container is known by its process's number and start time, or by its namespace's path, and in
@@ -6,7 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use cnet::control::PublishedPort;
 use cnet::definition::file;
 use cnet::vm::VmAddress;
+use cnet_wire::MacAddr;
 
 /// The version of the file's format. A file of another version is left aside.
 const VERSION: u32 = 1;
@@ -30,34 +33,37 @@ pub struct Record {
     /// Its further names.
     pub aliases: Vec<String>,
     /// What its end is told by.
-    pub life: Life,
+    #[serde(rename = "life")]
+    pub liveness: Liveness,
     /// Device and inode of its network namespace; zeros for a virtual machine.
     pub namespace: (u64, u64),
     /// The interface inside.
     pub interface: String,
     /// The interface's hardware address.
-    pub mac: [u8; 6],
+    #[serde(with = "octets")]
+    pub mac: MacAddr,
     /// Its address.
     pub ipv4: Option<Ipv4Addr>,
     /// Its address.
     pub ipv6: Option<Ipv6Addr>,
     /// Open ports of the host.
-    pub ports: Vec<Port>,
+    #[serde(with = "ports")]
+    pub ports: Vec<PublishedPort>,
 }
 
 impl Record {
     /// Whether what tells of the container's end is as it was, so that the network namespace is
-    /// still the container's: the kernel gives its inode to the next one at once. A machine has no
-    /// namespace, and always is.
-    pub(super) fn lives(&self) -> bool {
-        match &self.life {
-            Life::Process {
+    /// still the container's: the kernel gives its inode to the next one at once. A VM has no namespace,
+    /// and always is.
+    pub(crate) fn lives(&self) -> bool {
+        match &self.liveness {
+            Liveness::Process {
                 pid, start_time: t, ..
             } => start_time(*pid) == Some(*t),
-            Life::Path { path } => {
+            Liveness::Path { path } => {
                 fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == self.namespace)
             }
-            Life::Machine { .. } => true,
+            Liveness::Vm { .. } => true,
         }
     }
 }
@@ -65,7 +71,7 @@ impl Record {
 /// What a container's end is told by.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Life {
+pub enum Liveness {
     /// A process.
     Process {
         /// Its number.
@@ -81,21 +87,64 @@ pub enum Life {
         path: PathBuf,
     },
     /// Nothing: a virtual machine, which stays until it is detached.
-    Machine {
+    #[serde(rename = "machine")]
+    Vm {
         /// Where it meets the network.
         address: VmAddress,
     },
 }
 
-/// An open port of the host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Port {
-    /// UDP, not TCP.
-    pub udp: bool,
-    /// Where it is open.
-    pub host: SocketAddr,
-    /// Where it leads.
-    pub container: SocketAddr,
+/// A MAC address as its six octets.
+mod octets {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(mac: &MacAddr, to: S) -> Result<S::Ok, S::Error> {
+        mac.0.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<MacAddr, D::Error> {
+        <[u8; 6]>::deserialize(from).map(MacAddr)
+    }
+}
+
+/// Published ports, each with a flag for its transport.
+mod ports {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use cnet_wire::Protocol;
+    use serde::{Deserializer, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Port {
+        udp: bool,
+        host: SocketAddr,
+        container: SocketAddr,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        ports: &[PublishedPort],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(ports.iter().map(|port| Port {
+            udp: port.protocol == Protocol::Udp,
+            host: port.host,
+            container: port.container,
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<PublishedPort>, D::Error> {
+        let ports = Vec::<Port>::deserialize(from)?.into_iter();
+        let protocol = |udp| match udp {
+            true => Protocol::Udp,
+            false => Protocol::Tcp,
+        };
+        let read = |port: Port| PublishedPort::new(protocol(port.udp), port.host, port.container);
+        Ok(ports.map(read).collect())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,7 +155,7 @@ struct State {
 
 /// Why a file does not tell who was there.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub enum JournalError {
     /// The kernel says so.
     #[error("cannot read who is on the network: {0}")]
     File(#[from] io::Error),
@@ -122,8 +171,8 @@ pub enum StateError {
 ///
 /// # Errors
 ///
-/// See [`StateError`].
-pub fn read(path: &Path) -> Result<Vec<Record>, StateError> {
+/// See [`JournalError`].
+pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
     let bytes = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         bytes => bytes?,
@@ -131,7 +180,7 @@ pub fn read(path: &Path) -> Result<Vec<Record>, StateError> {
     let state: State = serde_json::from_slice(&bytes)?;
     match state.version {
         VERSION => Ok(state.containers),
-        _ => Err(StateError::Version),
+        _ => Err(JournalError::Version),
     }
 }
 
@@ -143,25 +192,25 @@ pub fn load(path: &Path) -> Vec<Record> {
     })
 }
 
-/// The file, written by one at a time, each time with what is so then: whoever comes late finds
-/// that it was written for them already. Nothing of the network's process waits for the disk but
-/// who has to.
+/// The file, written by one task at a time, each time with what is so then: a task that comes late
+/// finds that its change was written already. Only tasks that need the change on the disk wait for
+/// it.
 #[derive(Debug)]
-pub(super) struct StateFile {
+pub(crate) struct Journal {
     path: PathBuf,
     /// The number of the last change that is in the file.
     written: Arc<Mutex<u64>>,
 }
 
-impl StateFile {
-    pub(super) fn new(path: PathBuf) -> StateFile {
-        StateFile {
+impl Journal {
+    pub(crate) fn new(path: PathBuf) -> Journal {
+        Journal {
             path,
             written: Arc::default(),
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -171,12 +220,12 @@ impl StateFile {
     /// # Errors
     ///
     /// As [`save`]; the next call tries again.
-    pub(super) async fn write(
+    pub(crate) async fn write(
         &self,
         due: u64,
         now: impl FnOnce() -> (u64, Vec<Record>),
     ) -> io::Result<()> {
-        // Given back by the thread that writes, so that a caller who goes away lets nobody in.
+        // Given back by the thread that writes, so that a caller that is dropped lets no other in.
         let mut written = Arc::clone(&self.written).lock_owned().await;
         if *written >= due {
             return Ok(());
@@ -241,21 +290,21 @@ mod tests {
             id: "ab".repeat(32),
             name: "web".to_owned(),
             aliases: vec!["www".to_owned()],
-            life: Life::Process {
+            liveness: Liveness::Process {
                 pid: 7,
                 start_time: 12345,
                 member: None,
             },
             namespace: (4, 4_026_531_840),
             interface: "eth0".to_owned(),
-            mac: [2, 0x42, 10, 88, 0, 2],
+            mac: MacAddr([2, 0x42, 10, 88, 0, 2]),
             ipv4: Some([10, 88, 0, 2].into()),
             ipv6: None,
-            ports: vec![Port {
-                udp: false,
-                host: "0.0.0.0:8080".parse().unwrap(),
-                container: "10.88.0.2:80".parse().unwrap(),
-            }],
+            ports: vec![PublishedPort::new(
+                cnet_wire::Protocol::Tcp,
+                "0.0.0.0:8080".parse().unwrap(),
+                "10.88.0.2:80".parse().unwrap(),
+            )],
         }
     }
 
@@ -265,14 +314,14 @@ mod tests {
         let path = place.path().join("state.json");
         assert!(load(&path).is_empty());
         let mut by_path = record();
-        by_path.life = Life::Path {
+        by_path.liveness = Liveness::Path {
             path: "/run/netns/x".into(),
         };
-        let mut machine = record();
-        machine.life = Life::Machine {
+        let mut vm = record();
+        vm.liveness = Liveness::Vm {
             address: "stream:/run/vm.sock".parse().unwrap(),
         };
-        let both = vec![record(), by_path, machine];
+        let both = vec![record(), by_path, vm];
         save(&path, both.clone()).unwrap();
         assert_eq!(load(&path), both);
         save(&path, Vec::new()).unwrap();
@@ -280,10 +329,26 @@ mod tests {
         save(&path, Vec::new()).unwrap();
     }
 
+    #[test]
+    fn the_format_is_that_of_version_1() {
+        let written = serde_json::to_string(&record()).unwrap();
+        let expected = format!(
+            r#"{{"id":"{}","name":"web","aliases":["www"],"life":{{"process":{{"pid":7,"start_time":12345,"member":null}}}},"namespace":[4,4026531840],"interface":"eth0","mac":[2,66,10,88,0,2],"ipv4":"10.88.0.2","ipv6":null,"ports":[{{"udp":false,"host":"0.0.0.0:8080","container":"10.88.0.2:80"}}]}}"#,
+            "ab".repeat(32)
+        );
+        assert_eq!(written, expected);
+        assert_eq!(serde_json::from_str::<Record>(&expected).unwrap(), record());
+        let vm = Liveness::Vm {
+            address: "stream:/x".parse().unwrap(),
+        };
+        let written = serde_json::to_string(&vm).unwrap();
+        assert_eq!(written, r#"{"machine":{"address":"stream:/x"}}"#);
+    }
+
     #[tokio::test]
     async fn what_was_to_be_written_is_there_and_never_anything_older() {
         let place = tempfile::tempdir().unwrap();
-        let file = Arc::new(StateFile::new(place.path().join("state.json")));
+        let file = Arc::new(Journal::new(place.path().join("state.json")));
         let there = Arc::new(std::sync::Mutex::new(Vec::<Record>::new()));
         let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let mut tasks = tokio::task::JoinSet::new();
@@ -323,7 +388,7 @@ mod tests {
     async fn what_could_not_be_written_is_tried_again() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("gone");
-        let file = StateFile::new(directory.join("state.json"));
+        let file = Journal::new(directory.join("state.json"));
         let now = || (1, vec![record()]);
         file.write(1, now).await.unwrap_err();
         fs::create_dir(&directory).unwrap();
@@ -348,7 +413,7 @@ mod tests {
     fn a_container_lives_as_long_as_what_tells_of_its_end() {
         let pid = std::process::id() as i32;
         let of_process = |pid, start_time| Record {
-            life: Life::Process {
+            liveness: Liveness::Process {
                 pid,
                 start_time,
                 member: None,
@@ -365,7 +430,7 @@ mod tests {
         fs::write(&path, "").unwrap();
         let found = fs::metadata(&path).unwrap();
         let of_path = Record {
-            life: Life::Path { path: path.clone() },
+            liveness: Liveness::Path { path: path.clone() },
             namespace: (found.dev(), found.ino()),
             ..record()
         };

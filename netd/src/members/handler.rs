@@ -1,0 +1,71 @@
+//! What a client's action does.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use cnet::control::{Action, Answer, Kind, Nothing, Refusal};
+
+use super::{Members, join, leave, publish};
+use crate::events::Subscriber;
+use crate::report;
+use crate::serve::Actions;
+
+/// The members, as the control API's server sees them. Actions run to their end even if the client
+/// goes away, so that none is left half-way.
+pub(crate) struct ActionHandler(pub(crate) Arc<Members>);
+
+impl Actions for ActionHandler {
+    async fn act(&self, action: Action, descriptors: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+        let members = Arc::clone(&self.0);
+        let done = tokio::spawn(act(members, action, descriptors)).await;
+        done.unwrap_or_else(|error| Err(Refusal::new(Kind::Internal, error.to_string())))
+    }
+
+    fn subscribe(&self) -> Result<Subscriber, Refusal> {
+        self.0.events.subscribe()
+    }
+}
+
+async fn act(
+    members: Arc<Members>,
+    action: Action,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Answer, Refusal> {
+    if members.is_stopped() {
+        return Err(Refusal::new(Kind::Ending, "the network is being stopped"));
+    }
+    match action {
+        Action::Inspect(_) => Ok(Answer::Network(report::network(&members))),
+        Action::Statistics(_) => report::statistics(&members).await.map(Answer::Statistics),
+        Action::Attach(attach) => {
+            let joined = join::join(&members, attach, descriptors).await;
+            joined.map(Answer::Attached)
+        }
+        Action::Detach(detach) => {
+            let key = members.table().find(&detach.container)?.key();
+            leave::leave(&members, &key, "detached").await;
+            Ok(Answer::Done(Nothing {}))
+        }
+        Action::Publish(ports) => {
+            let opened = publish::publish(&members, &ports).await;
+            opened.map(Answer::Published)
+        }
+        Action::Unpublish(ports) => {
+            let closed = publish::unpublish(&members, &ports).await;
+            closed.map(Answer::Published)
+        }
+        Action::Stop(stop) => {
+            let count = members.table().members().count();
+            if count > 0 && !stop.force {
+                let text = format!(
+                    "{count} containers are on the network; detach them first, or use force"
+                );
+                return Err(Refusal::new(Kind::Conflict, text));
+            }
+            members.stop();
+            Ok(Answer::Done(Nothing {}))
+        }
+        // Of a later version of the face than this one was built with.
+        _ => Err(Refusal::new(Kind::Invalid, "not an action of this version")),
+    }
+}

@@ -1,0 +1,267 @@
+//! How a container joins: it is checked, its name and addresses are taken, its interface is made and
+//! plugged in, and its ports are opened.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use cnet::PublishSpec;
+use cnet::control::{Attach, Attached, Event, Kind, Refusal};
+use cnet::definition::{SHORT_ID, check_name, is_id, random_id};
+use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
+use cnet_tap::helper::TapRequest;
+use cnet_tap::{Tap, TapQueue};
+
+use super::{MemberKey, Members, TapLink, leave, publish, vm};
+use crate::ipam::AddressRequest;
+use crate::journal::{Liveness, Record};
+use crate::liveness::{End, Pinned};
+use crate::report;
+
+/// The interface's name unless another is asked for: the first free number.
+const INTERFACE: &str = "eth%d";
+
+/// The most further names a container may have.
+const MAX_ALIASES: usize = 64;
+
+/// Whether an interface is made, or one that another process has made is taken over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Interface {
+    Make,
+    TakeOver,
+}
+
+/// Lets a container or a virtual machine join.
+pub(super) async fn join(
+    members: &Arc<Members>,
+    attach: Attach,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Attached, Refusal> {
+    if let Some(address) = attach.vm.clone() {
+        return vm::join(members, attach, address).await;
+    }
+    let pinned = Pinned::received(descriptors, attach.path.as_deref(), attach.member)?;
+    let key = reserve(members, &attach, pinned.liveness.clone(), pinned.namespace)?;
+    let joined = plug_in(members, &key, pinned, Interface::Make, &attach.publish).await;
+    if let Err(refusal) = joined {
+        leave::leave(members, &key, "it could not join").await;
+        return Err(refusal);
+    }
+    attached(members, &key)
+}
+
+/// What a container that has joined is told.
+pub(super) fn attached(members: &Members, key: &MemberKey) -> Result<Attached, Refusal> {
+    let container = {
+        let mut table = members.table();
+        let member = table.member(key).ok_or_else(|| {
+            Refusal::new(Kind::Impossible, "the container ended while it was joining")
+        })?;
+        report::container(&members.config, &member.record)
+    };
+    tracing::info!(container = key.name, "joins");
+    let (v4, v6) = members.definition.gateways();
+    let gateways = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6));
+    Ok(Attached::new(container, gateways.collect()))
+}
+
+fn invalid(text: impl ToString) -> Refusal {
+    Refusal::new(Kind::Invalid, text.to_string())
+}
+
+pub(super) fn gone() -> Refusal {
+    Refusal::new(Kind::Impossible, "the container was detached meanwhile")
+}
+
+/// Checks what the types of `attach` do not, and gives the container's id.
+fn check(attach: &Attach) -> Result<String, Refusal> {
+    if attach.aliases.len() > MAX_ALIASES {
+        return Err(invalid(format!(
+            "a container has at most {MAX_ALIASES} aliases"
+        )));
+    }
+    for name in attach.name.iter().chain(&attach.aliases) {
+        check_name(name).map_err(invalid)?;
+    }
+    match &attach.id {
+        Some(id) if is_id(id) => Ok(id.to_ascii_lowercase()),
+        Some(id) => Err(invalid(format!("`{id}` is no id of 64 hexadecimal digits"))),
+        None => random_id().map_err(|e| Refusal::new(Kind::Internal, e.to_string())),
+    }
+}
+
+/// Takes name and addresses.
+pub(super) fn reserve(
+    members: &Members,
+    attach: &Attach,
+    liveness: Liveness,
+    namespace: (u64, u64),
+) -> Result<MemberKey, Refusal> {
+    let id = check(attach)?;
+    publish::check_way_in(&members.definition, attach.publish.len())?;
+    let short = || id[..SHORT_ID].to_owned();
+    let name = attach.name.clone().unwrap_or_else(short);
+    let is_vm = matches!(liveness, Liveness::Vm { .. });
+    let mut table = members.table();
+    let is_it = |record: &Record| match is_vm {
+        true => record.liveness == liveness,
+        false => record.namespace == namespace,
+    };
+    if let Some(text) = table.clash(&name, &id, &is_it) {
+        return Err(Refusal::new(Kind::Conflict, text));
+    }
+    let request = AddressRequest {
+        v4: attach.ipv4,
+        v6: attach.ipv6,
+        mac: attach.mac,
+    };
+    let addresses = table.ipam.lease(&name, request)?;
+    let interface = match is_vm {
+        true => String::new(),
+        false => attach.interface.clone().unwrap_or(INTERFACE.to_owned()),
+    };
+    Ok(table.enter(Record {
+        id,
+        name,
+        aliases: attach.aliases.clone(),
+        liveness,
+        namespace,
+        interface,
+        mac: addresses.mac,
+        ipv4: addresses.v4,
+        ipv6: addresses.v6,
+        ports: Vec::new(),
+    }))
+}
+
+/// Makes the interface, or takes it over, and plugs it in; then opens the ports.
+pub(super) async fn plug_in(
+    members: &Arc<Members>,
+    key: &MemberKey,
+    pinned: Pinned,
+    interface: Interface,
+    specs: &[PublishSpec],
+) -> Result<(), Refusal> {
+    let record = {
+        let mut table = members.table();
+        table.member(key).ok_or_else(gone)?.record.clone()
+    };
+    let plan = port_plan(members, &record);
+    let (tap, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
+    let name = tap.name.clone();
+    let added = members
+        .instance
+        .join(plan, PortDevice::Tap(tap), None)
+        .await;
+    let (port, lost) = added.map_err(|e| {
+        // One that was taken over outlives its descriptors otherwise.
+        let _ = copy.set_persistent(false);
+        Refusal::new(Kind::Impossible, e.to_string())
+    })?;
+    let end = wait_for_end(Arc::clone(members), key.clone(), pinned.end, lost);
+    let watch = tokio::spawn(end);
+    let link = TapLink {
+        port,
+        tap: copy,
+        watch: watch.abort_handle(),
+    };
+    if !members.table().plug(key, link, name) {
+        // It was detached meanwhile, when there was nothing yet to take out.
+        watch.abort();
+        let _ = members.instance.leave(port).await;
+        return Err(gone());
+    }
+    let opened = publish::open_for(members, key, publish::guests(&record), specs).await?;
+    opened.ok_or_else(gone)?;
+    announce(members, key)?;
+    let known = members.save().await;
+    let mut table = members.table();
+    let member = table.member(key).ok_or_else(gone)?;
+    // What the next process knows nothing of must not outlive this one.
+    match known.then(|| member.keep()).flatten() {
+        Some(Err(error)) => Err(Refusal::new(Kind::Internal, error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// Tells others that the container has joined: DNS, and those who listen to events.
+pub(super) fn announce(members: &Members, key: &MemberKey) -> Result<(), Refusal> {
+    let mut table = members.table();
+    let member = table.member(key).ok_or_else(gone)?;
+    member.announced = true;
+    members.names.announce(&member.record);
+    let container = report::container(&members.config, &member.record);
+    members.changed(&mut table);
+    members.events.tell(&Event::Joined {
+        container: Box::new(container),
+    });
+    Ok(())
+}
+
+/// The TAP, and a copy of its descriptor.
+async fn open_tap(
+    members: &Members,
+    record: &Record,
+    plan: &PortPlan,
+    pinned: &Pinned,
+    interface: Interface,
+) -> Result<(Tap, TapQueue), Refusal> {
+    let internal = |text: String| Refusal::new(Kind::Internal, text);
+    let mut config = members.config.interface(plan);
+    if members.definition.internal {
+        config.gateways.clear();
+    }
+    let mut request = TapRequest::new(record.interface.clone(), record.mac.0, config);
+    request.take_over = interface == Interface::TakeOver;
+    let tap = members.ns_helper.open(pinned.net.as_fd(), &request).await?;
+    let copy = tap.queues.first().map(|queue| queue.as_fd());
+    let copy = copy.ok_or_else(|| internal("the TAP has no queue".to_owned()))?;
+    let copy = copy.try_clone_to_owned();
+    let copy = copy.map_err(|e| internal(e.to_string()))?;
+    Ok((tap, TapQueue::from(copy)))
+}
+
+/// Takes the container out when it has ended, or its device is lost.
+async fn wait_for_end(members: Arc<Members>, key: MemberKey, end: End, lost: PortEnd) {
+    let why = tokio::select! {
+        () = end.wait() => "it has ended".to_owned(),
+        reason = lost => reason,
+    };
+    // The next process of the network takes up those that are there when this one stops.
+    if why != STOPPED {
+        leave::leave(&members, &key, &why).await;
+    }
+}
+
+/// What the container's port is to be.
+pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
+    PortPlan {
+        mac: Some(record.mac),
+        ipv4: record.ipv4,
+        ipv6: record.ipv6,
+        hostname: Some(record.name.clone()),
+        spoof_protection: true,
+        isolated: members.definition.isolate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_are_checked_before_anything_is_done() {
+        let aliases = (0..=MAX_ALIASES).fold(Attach::new(), |attach, _| attach.alias("a"));
+        for attach in [
+            Attach::new().name("-x"),
+            Attach::new().alias("a b"),
+            Attach::new().id("abc"),
+            aliases,
+        ] {
+            assert_eq!(check(&attach).unwrap_err().kind, Kind::Invalid);
+        }
+        assert!(is_id(&check(&Attach::new()).unwrap()));
+        let id = check(&Attach::new().id("AB".repeat(32)));
+        assert_eq!(id, Ok("ab".repeat(32)));
+    }
+}

@@ -1,0 +1,217 @@
+//! The members of a network: its containers and virtual machines, and what is done with them.
+//!
+//! # Theory of operation
+//!
+//! A container joins in two steps. First its name and its addresses are taken, under the lock;
+//! then, without it, the interface is made in its namespace and plugged into the dataplane, and its
+//! ports are opened ([`join`]). A namespace in which something hangs therefore keeps no other
+//! container from joining. Leaving ([`leave`]) is the reverse, and is also how a failed joining is
+//! undone. What is done with members stands in a file a verb, as functions of [`Members`]; a client's
+//! action gets there by [`ActionHandler`].
+//!
+//! Each member has a number of its own, so that the end of a container that has left already does not
+//! take out the next one of its name.
+//!
+//! # Invariants
+//!
+//! - The lock is never held while something is waited for.
+//! - `state.json` lists those that have joined, before they are told so and before their interface
+//!   is made to outlive this process, until that is undone. It is written without the lock
+//!   ([`Journal`]).
+//!
+//! # Limits
+//!
+//! Leases are written down a moment after an action was answered, since that waits for the disk.
+//! A crash in that moment loses what is remembered of those that left, not of those that are there.
+//!
+//! While `state.json` cannot be written, containers join all the same, but do not outlive this
+//! process. It is tried again every [`SAVE_INTERVAL`].
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cnet::definition::Definition;
+use cnet_dataplane::NetworkConfig;
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::time::sleep;
+
+use crate::dns::member_names::MemberNames;
+use crate::events::EventSource;
+use crate::instance::Instance;
+use crate::ipam::Ipam;
+use crate::journal::Journal;
+use crate::ns_helper::NsHelperClient;
+
+mod handler;
+mod join;
+mod leave;
+mod publish;
+mod restore;
+mod table;
+mod vm;
+
+pub(crate) use handler::ActionHandler;
+pub(crate) use leave::leave_all;
+pub(crate) use restore::restore;
+use table::{Link, MemberKey, Table, TapLink};
+
+/// How long to wait before the members are written down again, after that has failed.
+const SAVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What members are made of and with.
+pub(crate) struct Parts {
+    /// Where `state.json` is.
+    pub(crate) journal: PathBuf,
+    pub(crate) definition: Definition,
+    pub(crate) config: NetworkConfig,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) ns_helper: NsHelperClient,
+    pub(crate) names: MemberNames,
+    pub(crate) ipam: Ipam,
+}
+
+/// The members of one running network.
+pub(crate) struct Members {
+    pub(crate) definition: Definition,
+    pub(crate) config: NetworkConfig,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) events: EventSource,
+    ns_helper: NsHelperClient,
+    names: MemberNames,
+    journal: Journal,
+    table: Mutex<Table>,
+    changes: watch::Sender<()>,
+    stopped: AtomicBool,
+    /// Tells that leases are to be written down.
+    leases: Notify,
+    /// Only one task writes them at a time.
+    leases_lock: Arc<AsyncMutex<()>>,
+    /// Tells that the journal could not be written.
+    unsaved: Notify,
+}
+
+impl Members {
+    /// No members yet. To be called inside a tokio runtime.
+    pub(crate) fn new(parts: Parts) -> Arc<Members> {
+        let members = Arc::new(Members {
+            definition: parts.definition,
+            config: parts.config,
+            instance: parts.instance,
+            events: EventSource::default(),
+            ns_helper: parts.ns_helper,
+            names: parts.names,
+            journal: Journal::new(parts.journal),
+            table: Mutex::new(Table::new(parts.ipam)),
+            changes: watch::Sender::new(()),
+            stopped: AtomicBool::new(false),
+            leases: Notify::new(),
+            leases_lock: Arc::default(),
+            unsaved: Notify::new(),
+        });
+        let writer = Arc::clone(&members);
+        tokio::spawn(async move {
+            loop {
+                writer.leases.notified().await;
+                writer.flush().await;
+            }
+        });
+        let writer = Arc::clone(&members);
+        tokio::spawn(async move {
+            loop {
+                writer.unsaved.notified().await;
+                sleep(SAVE_INTERVAL).await;
+                writer.save_again().await;
+            }
+        });
+        members
+    }
+
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when a member comes or goes.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Whether there is no member, none that is joining, and none that is still to be let go of.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table().is_empty()
+    }
+
+    /// Whether a client has asked for the end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Notes that a client has asked for the end.
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.changes.send_replace(());
+    }
+
+    /// Notes that the table was changed. A caller that needs the change on the disk calls
+    /// [`Members::save`] after that, without the lock.
+    fn changed(&self, table: &mut Table) {
+        table.changes += 1;
+        self.leases.notify_one();
+        self.changes.send_replace(());
+    }
+
+    /// Writes the members down, unless that was done since the last change; `false` if it has failed,
+    /// and is to be tried again.
+    pub(crate) async fn save(&self) -> bool {
+        let due = self.table().changes;
+        let now = || {
+            let table = self.table();
+            (table.changes, table.records())
+        };
+        let written = self.journal.write(due, now).await;
+        if let Err(error) = &written {
+            // Forwarding goes on; only a crash would be worse than it should be.
+            tracing::error!(%error, path = %self.journal.path().display(), "cannot be written");
+            self.unsaved.notify_one();
+        }
+        written.is_ok()
+    }
+
+    /// Writes the members down after that has failed. Those that joined meanwhile outlive this process
+    /// from then on.
+    async fn save_again(&self) {
+        let plugged: Vec<MemberKey> = {
+            let mut table = self.table();
+            // So that all of them are written down now, also one that had not counted yet.
+            table.changes += 1;
+            let plugged = table.members().filter(|m| matches!(m.link, Link::Tap(_)));
+            plugged.map(table::Member::key).collect()
+        };
+        if !self.save().await {
+            return;
+        }
+        let mut table = self.table();
+        for key in plugged {
+            if let Some(Err(error)) = table.member(&key).and_then(|member| member.keep()) {
+                tracing::error!(container = key.name, %error, "a crash would end its interface");
+            }
+        }
+    }
+
+    /// Writes the leases down.
+    pub(crate) async fn flush(&self) {
+        // Given back by the thread that writes, so that a caller that is dropped lets no other in.
+        let lock = Arc::clone(&self.leases_lock).lock_owned().await;
+        let ipam = self.table().ipam.clone();
+        let writing = tokio::task::spawn_blocking(move || {
+            let saved = ipam.save();
+            drop(lock);
+            saved
+        });
+        let saved = writing.await;
+        if let Ok(Err(error)) = saved {
+            tracing::error!(%error, "leases cannot be written down");
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! The network process: one a network, from its first container to its last.
+//!
+//! # Theory of operation
+//!
+//! A client that needs a network and finds no process at its control socket starts this one
+//! ([`cnet::start`]). It forks the namespace helper ([`crate::ns_helper`]), starts the network
+//! ([`crate::instance`]), takes up what a process before it has left behind ([`crate::journal`]),
+//! binds the control socket and says that it is ready. From then on it does what clients ask for
+//! ([`crate::members`]) and notices when containers end ([`crate::liveness`]).
+//!
+//! # How it ends
+//!
+//! - Shortly after the last container has left ([`LINGER_TIMEOUT`]), or if none comes ([`FIRST_TIMEOUT`]). It
+//!   locks the network's runtime directory first, so that no client is just starting it, and serves
+//!   on if one has come.
+//! - By the action `stop`, which takes all containers out, passes on what they have left behind for
+//!   [`STOP_DELIVERY_TIMEOUT`] at most, and locks the directory as well if it can.
+//! - By SIGTERM or SIGINT, or when its worker or its helper fails: what is needed to go on stays, and
+//!   the next process takes it up, as it does after SIGKILL.
+//!
+//! # Invariants
+//!
+//! - One process a network: it holds a lock on `lock` in the network's directory while it lives.
+//! - What is in `state.json` was so a moment ago: it is written before an action is answered.
+//!
+//! # Limits
+//!
+//! A definition is read at the start. Changing it needs the network to be stopped.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cnet::definition::{
+    Definition, Directories, DirectoriesError, HostRoutes, Store, StoreError, runtime,
+};
+use cnet::log;
+use cnet::network::END_TIMEOUT;
+use cnet::start::READY;
+use cnet_dataplane::NetworkConfig;
+use cnet_tap::fork::fork;
+use cnet_tap::helper::NsHelper;
+use cnet_tap::{TapError, inherited_fd};
+use rustix::fs::{FlockOperation, flock};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::dns::Nameserver;
+use crate::dns::member_names::MemberNames;
+use crate::dns::other_networks::OtherNetworks;
+use crate::instance::{Instance, InstanceError};
+use crate::ipam::{Ipam, IpamError};
+use crate::members::{self, ActionHandler, Members};
+use crate::ns_helper::NsHelperClient;
+use crate::serve::{self, BindError, Busy};
+
+/// How long it waits for a first container.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long it stays after the last container has left, for the next one of a script.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long it stays for what containers had sent to its end when they left, and far ends have not
+/// taken yet (`nat/src/tcp/orphan.rs`). No client waits for it meanwhile.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The same after a client has asked for the end, from then on: clients wait for that to come.
+const STOP_DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
+const _: () = assert!(
+    STOP_DELIVERY_TIMEOUT.as_millis() + LINGER_TIMEOUT.as_millis() < END_TIMEOUT.as_millis()
+);
+
+/// How often something is looked for that no event tells.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Why a network is not served, or is served no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessError {
+    /// The process cannot become one of its own.
+    #[error("cannot start the network process: {0}")]
+    Detach(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no place for networks.
+    #[error(transparent)]
+    Directories(#[from] DirectoriesError),
+    /// The runtime directory cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The lock in the runtime directory cannot be taken.
+    #[error("cannot lock {}: {source}", .path.display())]
+    Lock {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Another process holds the lock.
+    #[error("another process serves the network `{0}` already")]
+    Served(String),
+    /// The definition cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The leases cannot be had.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+    /// The process that enters namespaces cannot be started.
+    #[error(transparent)]
+    Helper(#[from] TapError),
+    /// The network does not run.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The control socket cannot be made.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The event loop, a signal or standard output.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// What the network needs has ended while it ran.
+    #[error("{0}")]
+    Ended(String),
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ProcessError {
+    move |source| ProcessError::System { what, source }
+}
+
+/// The program. `network` is the network's name; `start_log` has what is traced from then on go to
+/// the log, if standard error is the network's log, or else to standard error.
+pub fn main(network: &str, start_log: impl FnOnce(Option<log::Bounded>)) -> ExitCode {
+    match detach() {
+        Ok(true) => {}
+        Ok(false) => return ExitCode::SUCCESS,
+        Err(error) => return fail(&error),
+    }
+    start_log(own_log(network));
+    match live(network) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Standard error, if that is the network's log. One that is closed is no log.
+fn own_log(network: &str) -> Option<log::Bounded> {
+    let directories = Directories::of_this_user().ok()?;
+    let path = runtime::log(&directories.network_runtime(network));
+    log::Bounded::of(io::stderr(), &path).ok().flatten()
+}
+
+fn fail(error: &ProcessError) -> ExitCode {
+    let text = in_one_line(error);
+    tracing::error!("{text}");
+    // The client that waits for us to be ready reads this; later it goes nowhere.
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::FAILURE
+}
+
+/// An error with its causes, in one line. Some errors tell their cause in their own text, which is
+/// then not told again.
+pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        next = error.source();
+    }
+    text
+}
+
+/// Leaves the client's session, directory and descriptors, and the client: `false` in the process
+/// that it waits for.
+fn detach() -> Result<bool, ProcessError> {
+    let failed = |error: io::Error| ProcessError::Detach(error.into());
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")
+        .map_err(failed)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&number| number > 2)
+        .collect();
+    for number in open {
+        // The descriptor of the directory itself is closed by now; the others are not ours.
+        drop(inherited_fd::take(number));
+    }
+    // Fails for the leader of a process group, which a child just started is not.
+    rustix::process::setsid().map_err(|errno| {
+        let text = format!("cannot leave the session: {}", io::Error::from(errno));
+        ProcessError::Detach(text.into())
+    })?;
+    std::env::set_current_dir("/").map_err(failed)?;
+    // Started by way of /proc/self/exe, it would be called that.
+    let _ = rustix::thread::set_name(c"cnet");
+    let forked = fork("cannot fork").map_err(|error: TapError| ProcessError::Detach(error.into()));
+    Ok(forked?.is_none())
+}
+
+fn live(network: &str) -> Result<(), ProcessError> {
+    // Before anything is opened that it should not have.
+    let helper = NsHelper::start()?;
+    let directories = Directories::of_this_user()?;
+    let made = directories.make_network_runtime(network);
+    let directory = made.map_err(|(path, source)| ProcessError::Directory { path, source })?;
+    let lock = runtime::lock(&directory).map_err(|source| ProcessError::Lock {
+        path: directory.clone(),
+        source,
+    })?;
+    let Some(_lock) = lock else {
+        return Err(ProcessError::Served(network.to_owned()));
+    };
+    let store = Store::open(directories.clone());
+    let definition = store.settle(network, &HostRoutes::read())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("cannot start the event loop"))?;
+    runtime.block_on(serve(directories, definition, helper))
+}
+
+/// What the dataplane is to be for this definition.
+pub fn config(definition: &Definition) -> NetworkConfig {
+    let (ipv4, ipv6) = definition.plan();
+    let mut config = NetworkConfig::new(definition.mtu, ipv4, ipv6);
+    config.gateway_mac = definition.gateway_mac();
+    config.search = definition.dns_search.clone();
+    if definition.internal {
+        config.policy.ipv4 = false;
+        config.policy.ipv6 = false;
+    }
+    config
+}
+
+/// SIGTERM and SIGINT.
+fn signals() -> Result<[Signal; 2], ProcessError> {
+    let terminate = signal(SignalKind::terminate()).map_err(system("cannot wait for SIGTERM"))?;
+    let interrupt = signal(SignalKind::interrupt()).map_err(system("cannot wait for SIGINT"))?;
+    Ok([terminate, interrupt])
+}
+
+/// Starts the network and gives it the members that a process before this one has left.
+async fn start_network(
+    directories: &Directories,
+    definition: Definition,
+    helper: &NsHelperClient,
+) -> Result<Arc<Members>, ProcessError> {
+    let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
+    let names = MemberNames::new(&definition);
+    let others = OtherNetworks::new(Store::open(directories.clone()), &definition.name);
+    let config = config(&definition);
+    let instance = Instance::builder(config.clone()).names(names.local(&definition, others));
+    let instance = match definition.internal {
+        true => instance.without_dns_upstreams(),
+        false => {
+            let servers = definition.dns.iter().copied().map(Nameserver::from);
+            instance.dns_servers(servers.collect())
+        }
+    };
+    let members = Members::new(members::Parts {
+        journal: directories.state_file(&definition.name),
+        definition,
+        config,
+        instance: Arc::new(instance.start()?),
+        ns_helper: helper.clone(),
+        names,
+        ipam,
+    });
+    members::restore(&members).await;
+    Ok(members)
+}
+
+async fn serve(
+    directories: Directories,
+    definition: Definition,
+    helper: NsHelper,
+) -> Result<(), ProcessError> {
+    // Before a client is told that we are ready, so that none of these is lost.
+    let [mut terminate, mut interrupt] = signals()?;
+    let helper = NsHelperClient::new(helper);
+    let helper = helper.map_err(system("cannot talk to the process that enters namespaces"))?;
+    let network = definition.name.clone();
+    let directory = directories.network_runtime(&network);
+    let members = start_network(&directories, definition, &helper).await?;
+    let instance = Arc::clone(&members.instance);
+    let socket = directories.socket(&network);
+    let listener = serve::bind(&socket)?;
+    tell_ready()?;
+    tracing::info!(network, "serves");
+    let busy = Busy::default();
+    let service = Service {
+        members: &members,
+        busy: &busy,
+        directory: &directory,
+        socket: &socket,
+    };
+    let failure = tokio::select! {
+        () = service.run(listener) => None,
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        reason = instance.ended() => Some(reason),
+        () = helper.ended() => {
+            Some("the process that enters namespaces has ended".to_owned())
+        }
+    };
+    service.end_events().await;
+    members.save().await;
+    members.flush().await;
+    let stopped = instance.stop();
+    tracing::info!(network, "ends");
+    match failure {
+        Some(reason) => Err(ProcessError::Ended(reason)),
+        None => Ok(stopped?),
+    }
+}
+
+/// Lets the client go on. What is written to standard output from here on goes nowhere.
+fn tell_ready() -> Result<(), ProcessError> {
+    let failed = "cannot let go of standard output";
+    let mut out = io::stdout();
+    // A client that is gone is no reason not to serve the next one.
+    let _ = out.write_all(READY.as_bytes()).and_then(|()| out.flush());
+    let null = File::options().write(true).open("/dev/null");
+    let null = null.map_err(system(failed))?;
+    rustix::stdio::dup2_stdout(&null).map_err(|errno| system(failed)(errno.into()))
+}
+
+/// The network, served to clients until no container needs it.
+struct Service<'a> {
+    members: &'a Arc<Members>,
+    busy: &'a Busy,
+    directory: &'a Path,
+    socket: &'a Path,
+}
+
+impl Service<'_> {
+    /// Serves clients until the network is needed no more.
+    async fn run(&self, listener: UnixListener) {
+        let handler = Arc::new(ActionHandler(Arc::clone(self.members)));
+        let serving = serve::serve(listener, handler, self.busy.clone());
+        tokio::pin!(serving);
+        tokio::select! {
+            () = &mut serving => {}
+            () = self.needless() => {}
+        }
+        // The listener is closed with `serving`. Clients that wait to be accepted are turned away, and
+        // start the next process once this one has ended.
+        let _ = fs::remove_file(self.socket);
+    }
+
+    /// Waits until the network is needed no more, and locks its directory, which keeps clients from
+    /// starting another process until this one has ended.
+    async fn needless(&self) {
+        let mut changes = self.members.changes();
+        let mut wait = FIRST_TIMEOUT;
+        loop {
+            if self.members.is_stopped() {
+                return self.stopped().await;
+            }
+            if !self.members.is_empty() {
+                wait = LINGER_TIMEOUT;
+                // The sender is the members' own.
+                let _ = changes.changed().await;
+            } else if timeout(wait, changes.changed()).await.is_err() {
+                // A container may come meanwhile.
+                let delivered = timeout(DELIVERY_TIMEOUT, self.members.instance.delivered());
+                tokio::select! {
+                    _ = delivered => {}
+                    _ = changes.changed() => continue,
+                }
+                self.until_quiet().await;
+                if self.members.is_empty() && self.lock_directory() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes all containers out. Clients hear meanwhile that the network is ending.
+    async fn stopped(&self) {
+        let begun = Instant::now();
+        self.until_quiet().await;
+        members::leave_all(self.members).await;
+        // What far ends do not take in time is reset with the dataplane.
+        let _ = timeout_at(
+            begun + STOP_DELIVERY_TIMEOUT,
+            self.members.instance.delivered(),
+        )
+        .await;
+        // A client that has the lock finds us here, and gives it back soon. If not, the next process
+        // waits for ours.
+        let asked = Instant::now();
+        while !self.lock_directory() && asked.elapsed() < LINGER_TIMEOUT {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Lets clients read their answers, but does not wait for ever.
+    async fn until_quiet(&self) {
+        let begun = Instant::now();
+        while self.busy.connections() > 0 && begun.elapsed() < LINGER_TIMEOUT {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The lock is given back by the end of this process.
+    fn lock_directory(&self) -> bool {
+        let Ok(directory) = File::open(self.directory) else {
+            // It was removed, so no client can find us.
+            return true;
+        };
+        let taken = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if taken {
+            std::mem::forget(directory);
+        }
+        taken
+    }
+
+    /// Lets clients that listen to events read the last ones, but does not wait for ever.
+    async fn end_events(&self) {
+        self.members.events.close();
+        let begun = Instant::now();
+        while self.busy.streams() > 0 && begun.elapsed() < LINGER_TIMEOUT {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let errno = || io::Error::from_raw_os_error(libc::EACCES);
+        let outer = system("cannot open x")(errno());
+        let text = in_one_line(&outer);
+        assert_eq!(text, format!("cannot open x: {}", errno()));
+        let helper = ProcessError::Detach(Box::new(errno()));
+        let expected = format!("cannot start the network process: {}", errno());
+        assert_eq!(in_one_line(&helper), expected);
+    }
+}
