@@ -201,7 +201,7 @@ fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
         &payload,
     );
 
-    let mut machine = kernel.boot(lab, SCRIPT, &address.qemu_arguments(&MAC.to_string()));
+    let mut machine = kernel.boot(lab, SCRIPT, &address.qemu_arguments(MAC));
     let lease = told(&mut machine, "lease", BOOT);
     assert!(
         lease.contains("inet 10.0.2.20/24") && lease.ends_with("of machine"),
