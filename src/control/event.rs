@@ -109,11 +109,12 @@ pub(super) async fn next_piece(body: &mut Incoming) -> Option<hyper::Result<Byte
         let frame =
             std::future::poll_fn(|context| -> Poll<_> { Pin::new(&mut *body).poll_frame(context) });
         match frame.await? {
-            Ok(frame) => match frame.into_data() {
-                Ok(piece) => return Some(Ok(piece)),
-                // Trailers.
-                Err(_) => {}
-            },
+            // Anything else is trailers.
+            Ok(frame) => {
+                if let Ok(piece) = frame.into_data() {
+                    return Some(Ok(piece));
+                }
+            }
             Err(error) => return Some(Err(error)),
         }
     }

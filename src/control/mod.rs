@@ -516,6 +516,9 @@ pub struct ErrorBody {
 }
 
 #[cfg(test)]
+mod examples;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
