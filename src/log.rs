@@ -4,8 +4,8 @@
 //!
 //! The process is started with the file as its standard error. What is logged goes there a line at
 //! a time; once the file is over [`MAX_SIZE`], its newer half is written over it. There is one file,
-//! and one descriptor is enough: nothing is opened while the process runs. Where somebody else has
-//! led standard error is nothing that may be cut.
+//! and one descriptor is enough: nothing is opened while the process runs. Where standard
+//! error leads elsewhere, nothing is cut.
 //!
 //! # Limits
 //!

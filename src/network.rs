@@ -110,7 +110,7 @@ impl NetworkError {
         matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::NotFound)
     }
 
-    /// Whether the network says that somebody else has it.
+    /// Whether the network says that another container has it.
     pub fn is_conflict(&self) -> bool {
         matches!(self, NetworkError::Refused(refusal) if refusal.kind == Kind::Conflict)
     }

@@ -74,7 +74,7 @@ pub enum StartError {
 /// See [`StartError`].
 pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
     let unusable = |(path, source)| StartError::Directory { path, source };
-    let (path, _turn) = runtime::turn(directories, network).map_err(unusable)?;
+    let (path, _lock) = runtime::lock_directory(directories, network).map_err(unusable)?;
     let failed = |source| unusable((path.clone(), source));
     if UnixStream::connect(directories.socket(network)).is_ok() {
         // Another client was quicker.

@@ -86,7 +86,7 @@ impl Registry {
             |source| RegistryError::File { path, source }
         };
         file::make_own_directory(&self.directory).map_err(failed(&self.directory))?;
-        let _turn = file::Turn::at(&self.directory).map_err(failed(&self.directory))?;
+        let _lock = file::DirectoryLock::at(&self.directory).map_err(failed(&self.directory))?;
         if self.find(&running.name).is_some() {
             return Err(RegistryError::Taken(running.name.clone()));
         }

@@ -45,7 +45,7 @@ enum Upstreams {
     /// These.
     Fixed(Vec<Nameserver>),
     /// None: such names do not exist.
-    Nobody,
+    None,
 }
 
 /// A network that is about to run.
@@ -74,9 +74,9 @@ impl InstanceBuilder {
         self
     }
 
-    /// Has DNS ask nobody: for networks without a way out.
+    /// Has DNS ask no server: for networks without a way out.
     pub fn without_dns_upstreams(mut self) -> InstanceBuilder {
-        self.upstreams = Upstreams::Nobody;
+        self.upstreams = Upstreams::None;
         self
     }
 
@@ -104,7 +104,7 @@ impl InstanceBuilder {
                 Service::new(names, Servers::from_file(resolv_conf::PATH), sources)
             }
             Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
-            Upstreams::Nobody => Service::internal(names),
+            Upstreams::None => Service::internal(names),
         };
         let dns = Arc::clone(&service);
         let started = Dataplane::start(config);

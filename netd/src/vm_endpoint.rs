@@ -1,13 +1,13 @@
-//! Where virtual machines find the network: Unix sockets that QEMU connects to.
+//! Where virtual machines meet the network: Unix sockets that QEMU connects to.
 //!
 //! # Theory of operation
 //!
 //! A VM is plugged in while its QEMU runs, and its place on the network outlives that: an
-//! [`Endpoint`] makes the socket once and then waits for one machine after the other, each of which
+//! [`Endpoint`] makes the socket once and then waits for one QEMU after the other, each of which
 //! is a device for a port ([`PortDevice`]). Two kinds, as QEMU has them:
 //!
 //! - `stream:PATH`: we listen at PATH, QEMU connects:
-//!   `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`. One machine at a time; the
+//!   `-netdev stream,id=n,server=off,addr.type=unix,addr.path=PATH`. One QEMU at a time; the
 //!   next waits until the port of the one before has ended.
 //! - `dgram:LOCAL:REMOTE`: we are at LOCAL, QEMU at REMOTE:
 //!   `-netdev dgram,id=n,local.type=unix,local.path=REMOTE,remote.type=unix,remote.path=LOCAL`.
@@ -15,13 +15,13 @@
 //!
 //! # Invariants
 //!
-//! Sockets have mode 0600: only the same user and root plug machines in. One that another process
-//! left behind is taken away, one that somebody serves is not, nor any other file. Ours go with the
+//! Sockets have mode 0600: only the same user and root plug VMs in. One that another process
+//! left behind is taken away, one that a process serves is not, nor any other file. Ours go with the
 //! endpoint.
 //!
 //! # Limits
 //!
-//! Whether a datagram machine is there is looked for twice a second.
+//! Whether a datagram QEMU is there is looked for twice a second.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,11 +36,11 @@ use rustix::net::{SocketAddrUnix, SocketType, connect};
 use cnet::vm::VmAddress;
 use cnet_dataplane::PortDevice;
 
-/// Machines that may wait for the one before them to end.
+/// QEMUs that may wait for the one before them to end.
 const BACKLOG: i32 = 4;
 
-/// How long to wait before looking again for a machine's datagram socket.
-const LOOK: Duration = Duration::from_millis(500);
+/// How long to wait before looking again for QEMU's datagram socket.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The network's end of it, until it is dropped.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct Endpoint {
     listener: Option<tokio::net::UnixListener>,
     /// Our socket's path is there, and was made by us.
     made: bool,
-    /// The machine's datagram socket, as it was met.
+    /// QEMU's datagram socket, as it was met.
     met: Option<Identity>,
 }
 
@@ -62,7 +62,7 @@ impl Endpoint {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if somebody serves that path, and what the file system says.
+    /// `AddrInUse` if another process serves that path, and what the file system says.
     pub fn open(address: VmAddress) -> io::Result<Endpoint> {
         let listener = match &address {
             VmAddress::Stream(path) => {
@@ -70,7 +70,7 @@ impl Endpoint {
                 let socket = unix::listen_private(path, BACKLOG)?;
                 Some(tokio::net::UnixListener::from_std(socket.into())?)
             }
-            // Made anew for each machine.
+            // Made anew for each QEMU.
             VmAddress::Datagram { .. } => None,
         };
         Ok(Endpoint {
@@ -81,7 +81,7 @@ impl Endpoint {
         })
     }
 
-    /// Waits for the next machine. Nothing is lost if the wait is given up.
+    /// Waits for the next QEMU. Nothing is lost if the wait is given up.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl Endpoint {
                         (self.made, self.met) = (true, there.ok());
                         return Ok(PortDevice::Datagram(socket));
                     }
-                    Err(error) if is_absent(&error) => tokio::time::sleep(LOOK).await,
+                    Err(error) if is_absent(&error) => tokio::time::sleep(LOOK_INTERVAL).await,
                     Err(error) => return Err(error),
                 }
             },
@@ -108,9 +108,9 @@ impl Endpoint {
         }
     }
 
-    /// Waits until the datagram machine that was met last is no longer there: a socket does not tell
-    /// that its peer is gone before something is sent to it, and the next machine could send nothing
-    /// to one that is still connected to the machine before. Of a stream the port's end tells.
+    /// Waits until the datagram QEMU that was met last is no longer there: a socket does not tell
+    /// that its peer is gone before something is sent to it, and the next QEMU could send nothing
+    /// to one that is still connected to the QEMU before. Of a stream the port's end tells.
     pub async fn departed(&self) {
         let VmAddress::Datagram { remote, .. } = &self.address else {
             return std::future::pending().await;
@@ -120,7 +120,7 @@ impl Endpoint {
             identity(remote)
         };
         while is_there().ok() == self.met && self.met.is_some() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 }
@@ -156,7 +156,7 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | ConnectionRefused)
 }
 
-/// Takes away a socket at `path` that nobody serves, as `probe` finds out.
+/// Takes away a socket at `path` that no process serves, as `probe` finds out.
 fn clear(path: &Path, probe: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let found = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -180,7 +180,7 @@ mod tests {
     async fn stream_machines_come_one_after_the_other() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("vm.sock");
-        // Left behind by somebody who is gone.
+        // Left behind by a process that is gone.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let at = VmAddress::Stream(path.clone());
         let mut endpoint = Endpoint::open(at.clone()).unwrap();
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let taken = Endpoint::open(at.clone()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
-        // That was somebody who looked whether we are there.
+        // That was the other endpoint, which looked whether we are there.
         endpoint.next().await.unwrap();
         for _ in 0..2 {
             let machine = UnixStream::connect(&path).unwrap();
@@ -198,7 +198,7 @@ mod tests {
         }
         drop(endpoint);
         assert!(!path.exists());
-        std::fs::write(&path, "a file of somebody's").unwrap();
+        std::fs::write(&path, "a user's file").unwrap();
         assert!(Endpoint::open(at).is_err());
         assert!(path.exists());
     }
@@ -213,14 +213,14 @@ mod tests {
         })
         .unwrap();
         for _ in 0..2 {
-            let early = tokio::time::timeout(4 * LOOK, endpoint.next()).await;
+            let early = tokio::time::timeout(4 * LOOK_INTERVAL, endpoint.next()).await;
             assert!(early.is_err() && !local.exists());
             let machine = UnixDatagram::bind(&remote).unwrap();
             let Ok(PortDevice::Datagram(device)) = endpoint.next().await else {
                 panic!("another device");
             };
             machine.send_to(b"from the machine", &local).unwrap();
-            // Nobody else may send there.
+            // No other socket may send there.
             let other = UnixDatagram::unbound().unwrap();
             let refused = other.send_to(b"from another", &local).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
@@ -230,7 +230,7 @@ mod tests {
             assert_eq!(&buf[..length], b"from the machine");
             device.send(b"to the machine").unwrap();
             assert_eq!(machine.recv(&mut buf).unwrap(), 14);
-            let departed = tokio::time::timeout(4 * LOOK, endpoint.departed()).await;
+            let departed = tokio::time::timeout(4 * LOOK_INTERVAL, endpoint.departed()).await;
             assert!(departed.is_err(), "it is there");
             std::fs::remove_file(&remote).unwrap();
             drop((machine, device));
@@ -241,7 +241,7 @@ mod tests {
             std::fs::remove_file(&remote).unwrap();
             std::fs::remove_file(&local).unwrap();
         }
-        std::fs::write(&local, "a file of somebody's").unwrap();
+        std::fs::write(&local, "a user's file").unwrap();
         let machine = UnixDatagram::bind(&remote).unwrap();
         let error = endpoint.next().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);

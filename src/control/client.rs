@@ -117,7 +117,7 @@ pub(super) async fn connect(path: &Path) -> Result<(UnixStream, Option<i32>), As
     let stream = UnixStream::connect(path)
         .await
         .map_err(|e| match e.kind() {
-            // Nobody can listen at a path that is too long; starting the network tells so.
+            // No process can listen at a path that is too long; starting the network tells so.
             io::ErrorKind::NotFound
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::InvalidInput => AskError::Absent(e),

@@ -46,7 +46,7 @@ pub enum DirectoriesError {
 /// The directories of one user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Directories {
-    /// Definitions; they stay until somebody removes them.
+    /// Definitions; they stay until they are removed.
     pub config: PathBuf,
     /// Which container had which address.
     pub state: PathBuf,
@@ -114,7 +114,7 @@ impl Directories {
     }
 
     /// Makes that directory, with mode 0700, and makes sure that it and the one above are this
-    /// user's alone: whoever could exchange what is in them would be handed containers' namespaces.
+    /// user's alone: a user who could exchange what is in them would be handed containers' namespaces.
     ///
     /// # Errors
     ///
@@ -143,8 +143,8 @@ impl Directories {
     }
 }
 
-/// `/run/user/UID`, if it is that user's own. A directory in `/tmp` would not do: anybody could
-/// have made it first.
+/// `/run/user/UID`, if it is that user's own. A directory in `/tmp` would not do: any user
+/// could have made it first.
 fn own_runtime(uid: u32, run_user: &Path) -> Result<PathBuf, DirectoriesError> {
     let path = run_user.join(uid.to_string());
     match fs::symlink_metadata(&path) {

@@ -1,11 +1,11 @@
-//! Files that are replaced whole or not at all, and turns at a directory.
+//! Files that are replaced whole or not at all, and the lock of a directory.
 //!
 //! # Theory of operation
 //!
 //! A new content is written beside the file, pushed to the disk and renamed over it; then the
 //! directory is pushed to the disk. A reader sees the old content or the new one, after a power cut
 //! as well. The name of the file beside is always the same, so a crash leaves at most one, which
-//! the next writer overwrites; hence one writer a file at a time, by [`Turn`] or by being the one
+//! the next writer overwrites; hence one writer a file at a time, by [`DirectoryLock`] or by being the one
 //! process of a network.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,14 +18,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Ours alone: names and addresses of containers are nobody else's business.
+/// For this user alone: other users are not to read names and addresses of containers.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// How long a turn is waited for, and how long between two attempts. Each takes milliseconds; only
+/// How long the lock is waited for, and how long between two attempts. Each takes milliseconds; only
 /// the start of a network's process may take as long as [`crate::start`] allows it.
-const TURN_TIMEOUT: Duration = Duration::from_secs(20);
-const TURN_INTERVAL: Duration = Duration::from_millis(2);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// The rights of others to take a directory's files away and put theirs there.
 const OTHERS_WRITE: u32 = 0o022;
@@ -42,8 +42,8 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// As [`make_directory`], and makes sure that nobody else can put another thing in the place of
-/// what is in it: in a directory such as `/tmp` anybody could have made it first.
+/// As [`make_directory`], and makes sure that no other user can put another thing in the place of
+/// what is in it: in a directory such as `/tmp` any user could have made it first.
 ///
 /// # Errors
 ///
@@ -113,28 +113,28 @@ fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// The right to change a directory's files, until it is dropped or its process ends.
 #[derive(Debug)]
-pub struct Turn {
+pub struct DirectoryLock {
     _directory: File,
 }
 
-impl Turn {
+impl DirectoryLock {
     /// Waits for the others to be done, 20 seconds at most.
     ///
     /// # Errors
     ///
     /// What open(2) or flock(2) says; `NotFound` also if the directory was removed meanwhile, even
-    /// if there is another one in its place; `TimedOut` if somebody is not done in time.
-    pub fn at(path: &Path) -> io::Result<Turn> {
-        Turn::within(TURN_TIMEOUT, path)
+    /// if there is another one in its place; `TimedOut` if another process is not done in time.
+    pub fn at(path: &Path) -> io::Result<DirectoryLock> {
+        DirectoryLock::within(LOCK_TIMEOUT, path)
     }
 
-    fn within(limit: Duration, path: &Path) -> io::Result<Turn> {
+    fn within(limit: Duration, path: &Path) -> io::Result<DirectoryLock> {
         let directory = File::open(path)?;
         let begun = Instant::now();
         loop {
             match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if begun.elapsed() < limit => sleep(TURN_INTERVAL),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < limit => sleep(LOCK_INTERVAL),
                 Err(Errno::WOULDBLOCK) => {
                     let text = format!(
                         "another process has kept its turn at it for {} s; `lslocks` shows which: end that one",
@@ -146,7 +146,7 @@ impl Turn {
             }
         }
         match is_at(&directory, path)? {
-            true => Ok(Turn {
+            true => Ok(DirectoryLock {
                 _directory: directory,
             }),
             false => Err(io::ErrorKind::NotFound.into()),
@@ -231,11 +231,11 @@ mod tests {
     #[test]
     fn turns_are_taken_one_after_the_other() {
         let root = tempfile::tempdir().unwrap();
-        let first = Turn::at(root.path()).unwrap();
+        let first = DirectoryLock::at(root.path()).unwrap();
         let path = root.path().to_owned();
         let (told, hears) = mpsc::channel();
         let second = std::thread::spawn(move || {
-            let _turn = Turn::at(&path).unwrap();
+            let _lock = DirectoryLock::at(&path).unwrap();
             told.send(()).unwrap();
         });
         assert!(hears.recv_timeout(Duration::from_millis(100)).is_err());
@@ -245,13 +245,13 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_the_turn_is_not_waited_for_without_end() {
+    fn who_keeps_the_lock_is_not_waited_for_without_end() {
         let root = tempfile::tempdir().unwrap();
-        let held = Turn::at(root.path()).unwrap();
-        let error = Turn::within(TURN_INTERVAL * 5, root.path()).unwrap_err();
+        let held = DirectoryLock::at(root.path()).unwrap();
+        let error = DirectoryLock::within(LOCK_INTERVAL * 5, root.path()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains("lslocks"), "{error}");
         drop(held);
-        Turn::within(TURN_INTERVAL * 5, root.path()).unwrap();
+        DirectoryLock::within(LOCK_INTERVAL * 5, root.path()).unwrap();
     }
 }

@@ -192,14 +192,14 @@ impl Definition {
     }
 
     /// The two sides of the network as its router has them: DNS is answered at the gateway's
-    /// address, and DHCP knows nobody but those with a lease.
+    /// address, and DHCP answers only those with a lease.
     pub fn plan(&self) -> (Option<Ipv4Plan>, Option<Ipv6Plan>) {
         let ipv4 = self.ipv4.map(|pool| Ipv4Plan {
             network: pool.subnet.network(),
             prefix_len: pool.subnet.prefix_len(),
             gateway: pool.gateway,
             dns: Some(pool.gateway),
-            // Last before first: nobody.
+            // Last before first: no address.
             dhcp_range: (pool.subnet.broadcast(), pool.subnet.network()),
         });
         let ipv6 = self.ipv6.map(|pool| Ipv6Plan {
@@ -413,7 +413,10 @@ mod tests {
             ("172.27.0.1".into(), Some(v4.gateway))
         );
         assert_eq!(v4.prefix_len, 16);
-        assert!(v4.dhcp_range.0 > v4.dhcp_range.1, "nobody without a lease");
+        assert!(
+            v4.dhcp_range.0 > v4.dhcp_range.1,
+            "no address without a lease"
+        );
         assert_eq!(v6.unwrap().dns.unwrap().to_string(), "fd12::1");
         assert_eq!(definition().gateway_mac().to_string(), "52:55:ac:1b:00:01");
         let mut six = definition();

@@ -1,16 +1,16 @@
-//! A network's runtime directory: turns at it, the lock of the network's process, and its removal.
+//! A network's runtime directory: its lock, the lock of the network's process, and its removal.
 //!
 //! # Theory of operation
 //!
-//! Whoever starts a network's process or removes the network has the directory's turn while doing
-//! so ([`turn`]). The process itself holds a lock beside that for as long as it lives ([`lock`]).
-//! Who has both knows that nobody serves the network, nor is about to, and may remove it: its
-//! definition first, without which no process starts, then the directory ([`clear`]).
+//! A client that starts a network's process or removes the network locks the directory while it does
+//! so ([`lock_directory`]). The process itself holds a lock on a file there for as long as it lives ([`lock`]).
+//! A client that has both knows that no process serves the network, nor is about to, and may remove
+//! it: its definition first, without which no process starts, then the directory ([`clear`]).
 //!
 //! # Invariants
 //!
-//! Turn and lock are of what is there now: who waited for those of a directory or file that was
-//! removed meanwhile gets those of the next one. They are taken in this order, and the turn at the
+//! Both locks are of what is there now: a client that waited for those of a directory or file that was
+//! removed meanwhile gets those of the next one. They are taken in this order, and the lock of the
 //! definitions last.
 
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::directories::Directories;
-use super::file::{Turn, beside, is_at};
+use super::file::{DirectoryLock, beside, is_at};
 
 /// The lock of the process.
 const LOCK: &str = "lock";
@@ -32,23 +32,23 @@ const LOCK: &str = "lock";
 /// What the process says.
 const LOG: &str = "log";
 
-/// How often turn and lock are tried, and how long to wait for the lock in between.
+/// How often both locks are tried, and how long to wait for that of the process in between.
 const ATTEMPTS: usize = 100;
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Makes the runtime directory of `network`, waits for its turn, and gives both.
+/// Makes the runtime directory of `network`, locks it, and gives both.
 ///
 /// # Errors
 ///
 /// The directory that cannot be used, and why.
-pub fn turn(
+pub fn lock_directory(
     directories: &Directories,
     network: &str,
-) -> Result<(PathBuf, Turn), (PathBuf, io::Error)> {
+) -> Result<(PathBuf, DirectoryLock), (PathBuf, io::Error)> {
     let once = || {
         let path = directories.make_network_runtime(network)?;
-        match Turn::at(&path) {
-            Ok(turn) => Ok((path, turn)),
+        match DirectoryLock::at(&path) {
+            Ok(lock) => Ok((path, lock)),
             Err(error) => Err((path, error)),
         }
     };
@@ -101,7 +101,7 @@ pub fn log(directory: &Path) -> PathBuf {
 }
 
 /// Removes the runtime directory of `network` and what its process has left there. To be called with
-/// turn and lock; a file that is not the process's keeps the directory.
+/// both locks; a file that is not the process's keeps the directory.
 pub fn clear(directories: &Directories, network: &str) {
     let directory = directories.network_runtime(network);
     let state = directories.state_file(network);
@@ -114,7 +114,7 @@ pub fn clear(directories: &Directories, network: &str) {
         directory.join(LOCK),
     ];
     for path in left.into_iter().chain(half_written) {
-        // What stays harms nobody: the next process overwrites it.
+        // What stays does no harm: the next process overwrites it.
         let _ = fs::remove_file(path);
     }
     let _ = fs::remove_dir(directory);
@@ -137,15 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn who_waited_for_what_was_removed_has_the_turn_at_the_next_one() {
+    fn who_waited_for_what_was_removed_has_the_lock_at_the_next_one() {
         let root = tempfile::tempdir().unwrap();
         let directories = directories(&root);
-        let (path, first) = turn(&directories, "lan").unwrap();
+        let (path, first) = lock_directory(&directories, "lan").unwrap();
         let (told, hears) = mpsc::channel();
         let waiting = directories.clone();
         let second = thread::spawn(move || {
             told.send(()).unwrap();
-            turn(&waiting, "lan").unwrap()
+            lock_directory(&waiting, "lan").unwrap()
         });
         hears.recv().unwrap();
         // Long enough to open the directory, and to wait for it.
@@ -156,22 +156,22 @@ mod tests {
         let (path, _second) = second.join().unwrap();
         let directory = File::open(path).expect("a new directory");
         let other = flock(&directory, FlockOperation::NonBlockingLockExclusive);
-        assert_eq!(other, Err(Errno::WOULDBLOCK), "the turn is at the new one");
+        assert_eq!(other, Err(Errno::WOULDBLOCK), "the lock is of the new one");
     }
 
     #[test]
-    fn the_turn_is_had_while_others_remove_the_directory() {
+    fn the_lock_is_had_while_others_remove_the_directory() {
         let root = tempfile::tempdir().unwrap();
         let directories = directories(&root);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..50 {
-                        let turn = turn(&directories, "lan");
-                        let (path, turn) = turn.unwrap_or_else(|e| panic!("{round}: {e:?}"));
+                        let locked = lock_directory(&directories, "lan");
+                        let (path, lock) = locked.unwrap_or_else(|e| panic!("{round}: {e:?}"));
                         assert!(path.is_dir());
                         clear(&directories, "lan");
-                        drop(turn);
+                        drop(lock);
                     }
                 });
             }
@@ -184,7 +184,7 @@ mod tests {
         let directories = directories(&root);
         make_directory(&directories.runtime).unwrap();
         fs::write(directories.network_runtime("lan"), "x").unwrap();
-        let (path, _) = turn(&directories, "lan").unwrap_err();
+        let (path, _) = lock_directory(&directories, "lan").unwrap_err();
         assert_eq!(path, directories.network_runtime("lan"));
     }
 
@@ -192,7 +192,7 @@ mod tests {
     fn the_lock_is_one_process_s_and_of_the_file_that_is_there() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path();
-        let held = lock(directory).unwrap().expect("nobody has it");
+        let held = lock(directory).unwrap().expect("it is free");
         assert!(lock(directory).unwrap().is_none());
         assert!(is_at(&held, &directory.join(LOCK)).unwrap());
         fs::remove_file(directory.join(LOCK)).unwrap();
@@ -205,7 +205,7 @@ mod tests {
     fn what_is_not_the_process_s_stays() {
         let root = tempfile::tempdir().unwrap();
         let directories = directories(&root);
-        let (path, _turn) = turn(&directories, "lan").unwrap();
+        let (path, _lock) = lock_directory(&directories, "lan").unwrap();
         let _lock = lock(&path).unwrap();
         for name in ["log", "state.json", ".state.json.new", "api.sock", "mine"] {
             fs::write(path.join(name), "x").unwrap();

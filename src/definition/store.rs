@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! One file a network, in one directory. Who changes anything there takes a [`Turn`], so that two
+//! One file a network, in one directory. Each change there is made under a [`DirectoryLock`], so that two
 //! creators cannot choose overlapping subnets. Readers need none: files are replaced whole.
 //!
-//! A network is removed only while nobody serves it, nor can begin to ([`mod@super::runtime`]).
+//! A network is removed only while no process serves it, nor can begin to ([`mod@super::runtime`]).
 //!
 //! The default network has no file as long as its subnet shares nothing with the host's routes.
 //! Where it does at the network's first use ([`Store::settle`]), it gets another subnet, and a
@@ -27,7 +27,7 @@ use sha2::{Digest, Sha256};
 
 use super::DEFAULT_MTU;
 use super::directories::Directories;
-use super::file::{self, Turn};
+use super::file::{self, DirectoryLock};
 use super::file_format::{BRIDGE, Definition, DefinitionError, Request, pools};
 use super::id::random_id;
 use super::name::{DEFAULT_NETWORK, NameError, check_network_name};
@@ -35,7 +35,7 @@ use super::pool::{Ipv4Pool, Ipv6Pool, overlap};
 use super::routes::{HostRoutes, free_ipv4, free_ula};
 use super::runtime;
 
-/// Docker's date for what nobody made.
+/// Docker's date for what was not made.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// The default network's subnet, which is podman's.
@@ -92,7 +92,7 @@ pub enum StoreError {
     /// It is always there.
     #[error("the network `{DEFAULT_NETWORK}` is the default, which is always there")]
     Default,
-    /// Somebody uses it.
+    /// Containers are on it, or its process runs.
     #[error("the network `{network}` is in use{by}", by = list(containers))]
     InUse {
         /// The network.
@@ -204,7 +204,7 @@ impl Store {
         }
     }
 
-    /// The network as it is to be started or joined: while nobody is on it, the default one moves
+    /// The network as it is to be started or joined: while no container is on it, the default one moves
     /// out of the way of the host's `routes`.
     ///
     /// # Errors
@@ -219,7 +219,7 @@ impl Store {
         if definition.name != DEFAULT_NETWORK || !clashes(&definition) || written() || used() {
             return Ok(definition);
         }
-        let _turn = self.turn()?;
+        let _lock = self.lock()?;
         if let Some(by_another) = self.read(DEFAULT_NETWORK)? {
             return Ok(by_another);
         }
@@ -245,7 +245,7 @@ impl Store {
     pub fn create(&self, request: Request, routes: &HostRoutes) -> Result<Definition, StoreError> {
         check_network_name(&request.name)?;
         let (mut ipv4, mut ipv6) = pools(&request)?;
-        let _turn = self.turn()?;
+        let _lock = self.lock()?;
         let others = self.list()?;
         if others.iter().any(|d| d.name == request.name) {
             return Err(StoreError::Exists(request.name));
@@ -305,7 +305,7 @@ impl Store {
             });
         }
         let file = |(path, source)| StoreError::File { path, source };
-        let (directory, _turn) = runtime::turn(&self.directories, name).map_err(file)?;
+        let (directory, _lock) = runtime::lock_directory(&self.directories, name).map_err(file)?;
         let Some(_lock) = self.unserved(name, &directory)? else {
             let (network, containers) = (name.to_owned(), Vec::new());
             return Err(StoreError::InUse {
@@ -313,7 +313,7 @@ impl Store {
                 containers,
             });
         };
-        let _definitions = self.turn()?;
+        let _definitions = self.lock()?;
         let removed = fs::remove_file(&path);
         let gone = matches!(&removed, Err(error) if error.kind() == io::ErrorKind::NotFound);
         if removed.is_ok() || gone {
@@ -324,7 +324,7 @@ impl Store {
         }
         removed.map_err(at(&path))?;
         let leases = self.directories.leases(name);
-        // Leases of a network that is gone harm nobody: the next one of that name has other pools,
+        // Leases of a network that is gone do no harm: the next one of that name has other pools,
         // which they do not fit.
         let _ = fs::remove_file(&leases);
         let _ = leases.parent().map(fs::remove_dir);
@@ -332,7 +332,7 @@ impl Store {
     }
 
     /// The lock of the network's process, if there is none, nor one that has to be started again to
-    /// take up its containers. Whoever calls has the turn, so none is starting.
+    /// take up its containers. The caller has the lock of the directory, so none is starting.
     fn unserved(&self, name: &str, directory: &Path) -> Result<Option<File>, StoreError> {
         if UnixStream::connect(self.directories.socket(name)).is_ok() {
             return Ok(None);
@@ -343,10 +343,10 @@ impl Store {
         Ok(lock.filter(|_| !crashed))
     }
 
-    fn turn(&self) -> Result<Turn, StoreError> {
+    fn lock(&self) -> Result<DirectoryLock, StoreError> {
         let directory = self.directories.networks();
         let made = file::make_directory(&directory);
-        made.and_then(|()| Turn::at(&directory))
+        made.and_then(|()| DirectoryLock::at(&directory))
             .map_err(at(&directory))
     }
 
@@ -432,7 +432,7 @@ fn broken(path: &Path, reason: &dyn std::fmt::Display) -> StoreError {
     }
 }
 
-/// Whether nobody has addresses of `subnet`.
+/// Whether `subnet` shares no address with these.
 fn unused(subnet: IpNet, networks: &[Definition], routes: &HostRoutes) -> Result<(), StoreError> {
     for network in networks {
         if let Some(other) = network.subnets().find(|other| overlap(*other, subnet)) {

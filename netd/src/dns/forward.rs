@@ -4,7 +4,7 @@
 //!
 //! The servers are asked in the order of `resolv.conf`, round after round. Each has [`HEAD_START`]
 //! before the next one is asked as well, and loses what is left of it when its host refuses the
-//! query or it says that it failed. Nobody who was asked is forgotten: a slow server's answer
+//! query or it says that it failed. No server that was asked is forgotten: a slow server's answer
 //! still counts while others are being asked. The first real answer wins, NXDOMAIN included.
 //! Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the latest
 //! after [`DEADLINE`].
@@ -30,7 +30,7 @@ use super::{Outcome, Transport};
 pub const HEAD_START: Duration = Duration::from_secs(1);
 
 /// How long a server that was silent is asked only after the others. Long against the second that
-/// one query in it loses, short against a person's patience with a server that came back.
+/// one query in it loses, short against the time that a person waits for a server that came back.
 pub const PASSED_OVER: Duration = Duration::from_secs(30);
 
 /// How long a query may take in all. Resolvers in the container wait five seconds for us

@@ -16,7 +16,7 @@
 //! - The number of queries in flight is bounded, in all ([`MAX_IN_FLIGHT`]) and for one client
 //!   ([`MAX_PER_CLIENT`]). One over the bound gets SERVFAIL at once; those in flight are kept.
 //! - Each query is over within [`forward::DEADLINE`].
-//! - A service of an internal network ([`Service::internal`]) asks nobody. What it does not answer
+//! - A service of an internal network ([`Service::internal`]) asks no server. What it does not answer
 //!   itself does not exist (NXDOMAIN): the network is all there is, and only this answer ends a
 //!   lookup at once everywhere. The C library musl waits for its timeout after REFUSED and
 //!   SERVFAIL.
@@ -118,7 +118,7 @@ impl Service {
         Service::with(names, Some(forward::Forwarder::new(servers, sources)))
     }
 
-    /// A service that answers `names` and asks nobody for the rest.
+    /// A service that answers `names` and asks no server for the rest.
     pub fn internal(names: LocalNames) -> Arc<Service> {
         Service::with(names, None)
     }

@@ -18,14 +18,14 @@
 //!
 //! - A name that is not in the table is not ours, whatever it ends in: a network may be called
 //!   `com`, and a search domain has other hosts. The service asks elsewhere then.
-//! - The addresses of the network's subnets are ours alone: one that nobody has, has no name, and
+//! - The addresses of the network's subnets are ours alone: one that no container has, has no name, and
 //!   no server elsewhere is asked for it.
 //! - Over UDP an answer has at most [`MAX_UDP`] bytes. One that needs more carries what fits and
 //!   says so (TC), so that the client comes back over TCP.
 //!
 //! # Limits
 //!
-//! No SOA stands with an answer that a name does not exist, so nobody keeps it (RFC 2308 section
+//! No SOA stands with an answer that a name does not exist, so no resolver keeps it (RFC 2308 section
 //! 5): it is true only until the next container joins.
 
 use std::collections::{BTreeMap, HashMap};
@@ -148,7 +148,7 @@ impl Table {
 }
 
 impl Names {
-    /// Of nobody yet.
+    /// Without containers.
     pub fn new(zone: Zone) -> Names {
         let domains = std::iter::once(&zone.network).chain(&zone.search);
         let suffixes = domains
@@ -183,7 +183,7 @@ impl Names {
         table.leave(id)
     }
 
-    /// The addresses of `name`, another one first each time; `None` if it is nobody's.
+    /// The addresses of `name`, another one first each time; `None` if no container has it.
     pub fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
         let asked = name.trim_end_matches('.').to_ascii_lowercase();
         let suffixes = self.0.suffixes.iter();
@@ -208,7 +208,7 @@ impl Names {
         Some(addresses)
     }
 
-    /// The name of whoever has `address`, before the network's.
+    /// The name of the container that has `address`, before the network's.
     pub fn name_of(&self, address: IpAddr) -> Option<String> {
         let table = self.0.table.read().unwrap_or_else(PoisonError::into_inner);
         let host = table.by_id.get(table.by_address.get(&address)?)?;
@@ -248,7 +248,7 @@ struct Found {
 }
 
 impl LocalNames {
-    /// With the gateway's addresses. Without any, the host's names are nobody's.
+    /// With the gateway's addresses. Without any, the host's names are not answered.
     pub fn new(ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) -> LocalNames {
         LocalNames {
             ipv4,
@@ -266,7 +266,7 @@ impl LocalNames {
         }
     }
 
-    /// With the names that `of_client` gives for the address of whoever asks: those of the other
+    /// With the names that `of_client` gives for the address of the client that asks: those of the other
     /// networks that it is on. Called for each query that nothing else here answers; it must not
     /// wait.
     pub fn with_others(

@@ -215,7 +215,7 @@ mod tests {
     fn only_networks_that_the_container_is_on_tell_their_names() {
         let (store, root) = networks(&["front", "back", "other"]);
         let record = |name: &str, digit: u8| record(root.path(), name, digit);
-        let machine = Record {
+        let vm = Record {
             liveness: Liveness::Vm {
                 address: "stream:/x".parse().unwrap(),
             },
@@ -224,7 +224,7 @@ mod tests {
         };
         let (proxy, db, own) = (record("proxy", 1), record("db", 2), record("own", 5));
         write(&store, "front", vec![proxy.clone(), own.clone()]);
-        write(&store, "back", vec![proxy.clone(), db.clone(), machine]);
+        write(&store, "back", vec![proxy.clone(), db.clone(), vm]);
         write(&store, "other", vec![record("secret", 3)]);
         let others = OtherNetworks::new(store.clone(), "front");
         let finds = |namespace: Namespace, name: &str| finds(&others, namespace, name);
@@ -234,7 +234,7 @@ mod tests {
         for name in ["secret", "secret.other", "own", "db.front"] {
             assert!(!finds(proxy.namespace, name), "{name}");
         }
-        // Machines have no namespace that could be the same.
+        // VMs have no namespace that could be the same.
         assert!(!finds((0, 0), "db") && !finds(own.namespace, "db"));
 
         write(&store, "back", vec![db.clone()]);

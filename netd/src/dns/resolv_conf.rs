@@ -4,7 +4,7 @@
 //!
 //! [`Servers::current`] is called for each query. At most once in [`RECHECK`] it reads the file
 //! again and compares: a file that was changed, replaced or whose symbolic link points elsewhere
-//! is in force for the first query after that, with nothing to watch and nobody to wake. While the
+//! is in force for the first query after that, with nothing to watch and no task to wake. While the
 //! file cannot be read, the last content stays in force. A file that names no server, or that never
 //! was there, means the server on this host ([`LOCAL`]).
 //!

@@ -15,8 +15,8 @@ use tokio::net::{TcpSocket, UdpSocket};
 use super::Transport;
 use super::message::{self, Question, Verdict};
 
-/// Messages that answer another question, after which a server is given up: by then somebody is
-/// guessing.
+/// Messages that answer another question, after which a server is given up: by then they are
+/// guesses of an attacker.
 const MAX_STRAYS: u32 = 64;
 
 /// The largest DNS message: its length is 16 bits over TCP, and a UDP datagram is shorter.

@@ -26,7 +26,7 @@ pub enum IpamError {
     /// An address that is not for containers.
     #[error("{0} is not for containers: it is the network's, broadcast, the gateway's or reserved")]
     NotForContainers(IpAddr),
-    /// Somebody has it.
+    /// Another container has it.
     #[error(
         "{address} belongs to the container `{holder}`: choose another, or leave it to the network"
     )]

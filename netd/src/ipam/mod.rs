@@ -22,7 +22,7 @@
 //! # Invariants
 //!
 //! - No two names hold or are remembered for one address, of whatever kind.
-//! - Nobody gets the gateway's addresses, a reserved one, or one that no host can have.
+//! - No container gets the gateway's addresses, a reserved one, or one that no host can have.
 //! - At most [`MAX_REMEMBERED`] leases are remembered.
 //! - A name that takes up its lease again, within the same pools and without asking for another
 //!   address, gets what it had.
@@ -114,7 +114,7 @@ struct Pool {
     given: RangeInclusive<u128>,
 }
 
-/// The name and the release of whoever has an address.
+/// The name that has an address, and its release.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Holder {
     name: String,
@@ -481,7 +481,7 @@ impl Ipam {
         let own = number(pool.subnet.network()) | u128::from(u64::from_be_bytes(mac.eui64()));
         let own = whole.then_some(own);
         let hashed = (0..HASHES).map(|attempt| pool.hashed(name, attempt));
-        // The lowest, if all of them are taken: somebody has chosen his so as to annoy.
+        // The lowest, if all of them are taken: addresses were chosen so as to collide.
         own.into_iter()
             .chain(hashed)
             .map(|n| pool.address(n))
@@ -508,7 +508,7 @@ impl Ipam {
         v4: Option<Ipv4Addr>,
         known: Option<Addresses>,
     ) -> Result<MacAddr, IpamError> {
-        // What was made of another IPv4 address will be made again when somebody has that.
+        // What was made of another IPv4 address will be made again when a container has that.
         let known = known.filter(|k| k.v4 == v4).map(|k| k.mac);
         let made = v4.map(|v4| mac_of(v4.octets()));
         let hashed = (0..HASHES).map(|attempt| {

@@ -75,7 +75,11 @@ fn names_are_remembered_until_nothing_else_is_free() {
     }
     ipam.release("b");
     ipam.release("a");
-    assert_eq!(lease(&mut ipam, "d"), "10.89.0.5", "nobody was that before");
+    assert_eq!(
+        lease(&mut ipam, "d"),
+        "10.89.0.5",
+        "no name had that before"
+    );
     assert_eq!(lease(&mut ipam, "a"), "10.89.0.2");
     ipam.release("a");
     assert_eq!(lease(&mut ipam, "e"), "10.89.0.6");
@@ -165,7 +169,7 @@ fn mac_addresses_are_one_stations_each() {
     for bad in [[0; 6], [0xff; 6], [1, 0, 0, 0, 0, 0], ipam.gateway_mac.0] {
         assert!(matches!(ipam.lease("b", mac(bad)), Err(IpamError::Mac(_))));
     }
-    // Somebody has the one that would be made of 10.89.0.4.
+    // Another name has the one that would be made of 10.89.0.4.
     ipam.lease("c", mac([2, 0x42, 10, 89, 0, 4])).unwrap();
     let d = ipam.lease("d", AddressRequest::default()).unwrap();
     assert_eq!(d.v4.unwrap().to_string(), "10.89.0.4");

@@ -26,8 +26,8 @@ fn refusal(error: &OpenError) -> Refusal {
     Refusal::new(kind, error.to_string())
 }
 
-/// Refuses `count` ports of the host on an internal network. Docker takes such a wish and does
-/// nothing about it; a client that has it is better told so.
+/// Refuses `count` ports of the host on an internal network. Docker accepts such ports
+/// and opens none; an error is better.
 pub(super) fn check_way_in(definition: &Definition, count: usize) -> Result<(), Refusal> {
     if count == 0 || !definition.internal {
         return Ok(());

@@ -191,8 +191,8 @@ fn what_is_served_or_about_to_be_stays() {
     fs::write(directories.state_file("web"), "x").unwrap();
     in_use();
     fs::remove_file(directories.state_file("web")).unwrap();
-    // One that somebody is just starting.
-    let (_, turn) = runtime::turn(&directories, "web").unwrap();
+    // One that a client is just starting.
+    let (_, turn) = runtime::lock_directory(&directories, "web").unwrap();
     let remover = store.clone();
     let removing = thread::spawn(move || remover.remove("web", None));
     thread::sleep(std::time::Duration::from_millis(100));
@@ -274,7 +274,7 @@ fn a_broken_file_hides_no_other_network() {
 }
 
 #[test]
-fn creators_take_turns() {
+fn creators_take_locks() {
     let place = Arc::new(place());
     let creators: Vec<_> = (0..8)
         .map(|n| {
