@@ -168,7 +168,19 @@ impl Network {
     /// [`NetworkError::Store`] with [`StoreError::InUse`] while containers are on it, and with
     /// [`StoreError::Default`] for the default network; and as for all calls.
     pub async fn remove(&self) -> Result<(), NetworkError> {
-        let name = self.name().to_owned();
+        let mut attempts = ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.try_remove().await {
+                // A process has been started since, or is still ending.
+                Err(NetworkError::Store(StoreError::InUse { containers, .. }))
+                    if containers.is_empty() && attempts > 0 => {}
+                removed => return removed,
+            }
+        }
+    }
+
+    async fn try_remove(&self) -> Result<(), NetworkError> {
         let mut users = self.containers().await?;
         if users.as_ref().is_some_and(Vec::is_empty) {
             users = match self.stop(false).await {
@@ -178,7 +190,10 @@ impl Network {
                 Err(error) => return Err(error),
             };
         }
-        let store = Store::open(self.directories.clone());
+        let (store, name) = (
+            Store::open(self.directories.clone()),
+            self.name().to_owned(),
+        );
         // It waits for the end of the network's process.
         let removed = tokio::task::spawn_blocking(move || store.remove(&name, users));
         let lost = |e: tokio::task::JoinError| StartError::Failed(e.to_string());

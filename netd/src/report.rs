@@ -3,14 +3,14 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet::control::{
-    ContainerReport, ContainerStatistics, Counters, Kind, NetworkReport, Refusal, StatisticsReport,
+    ContainerReport, ContainerStatistics, Counters, NetworkReport, StatisticsReport,
 };
-use cnet_dataplane::NetworkConfig;
+use cnet::definition::Definition;
+use cnet_dataplane::{NetworkConfig, PortId, PortStatistics, Statistics};
 use cnet_wire::DropCounters;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::journal::{Liveness, Record};
-use crate::members::Members;
 
 /// A container on a network that is as `config` says.
 pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerReport {
@@ -31,15 +31,15 @@ pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerRep
     report
 }
 
-/// The containers that are there. Those that are about to join are not.
-pub(crate) fn network(members: &Members) -> NetworkReport {
-    let definition = &members.definition;
+/// The network `definition`, and the containers on it.
+pub(crate) fn network<'a>(
+    definition: &Definition,
+    config: &NetworkConfig,
+    containers: impl Iterator<Item = &'a Record>,
+) -> NetworkReport {
     let (name, id) = (definition.name.clone(), definition.id.clone());
     let mut report = NetworkReport::new(name, id, std::process::id());
-    let table = members.table();
-    let joined = table.members().filter(|member| member.has_joined());
-    let containers = joined.map(|member| container(&members.config, &member.record));
-    report.containers = containers.collect();
+    report.containers = containers.map(|record| container(config, record)).collect();
     report
 }
 
@@ -52,12 +52,15 @@ fn by_reason(drops: &DropCounters) -> Counters {
     counters(drops.iter().map(|(reason, n)| (reason.name(), n)))
 }
 
-/// What passed.
-pub(crate) async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
-    let statistics = members.instance.statistics().await;
-    let statistics = statistics.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?;
+/// What passed the network of that name, whose containers have these ports.
+pub(crate) fn statistics<'a>(
+    network: &str,
+    statistics: &Statistics,
+    dns: impl IntoIterator<Item = (&'static str, u64)>,
+    containers: impl Iterator<Item = (&'a str, PortId)>,
+) -> StatisticsReport {
     let tcp = &statistics.tcp;
-    let mut report = StatisticsReport::new(members.definition.name.clone());
+    let mut report = StatisticsReport::new(network);
     report.flows = statistics.flows as u64;
     report.drops = by_reason(&statistics.drops);
     report.tcp = counters([
@@ -65,25 +68,26 @@ pub(crate) async fn statistics(members: &Members) -> Result<StatisticsReport, Re
         ("accepted", tcp.accepted),
         ("evicted", tcp.evicted),
     ]);
-    report.dns = counters(members.instance.dns_outcomes());
-    let table = members.table();
-    let containers = table.members().filter_map(|member| {
-        let port = member.port()?;
+    report.dns = counters(dns);
+    let containers = containers.filter_map(|(name, port)| {
         let counted = statistics.ports.iter().find(|p| p.port == port)?;
-        let mut container = ContainerStatistics::new(member.record.name.clone());
-        container.bytes_sent = counted.bytes_in;
-        container.frames_sent = counted.frames_in;
-        container.bytes_received = counted.bytes_out;
-        container.frames_received = counted.frames_out;
-        container.drops = by_reason(&counted.drops);
-        let flows = &counted.flows;
-        container.flows = counters([
-            ("tcp", flows.tcp as u64),
-            ("udp", flows.udp as u64),
-            ("ping", flows.ping as u64),
-        ]);
-        Some(container)
+        Some(of_container(name, counted))
     });
     report.containers = containers.collect();
-    Ok(report)
+    report
+}
+
+fn of_container(name: &str, counted: &PortStatistics) -> ContainerStatistics {
+    let mut container = ContainerStatistics::new(name);
+    container.bytes_sent = counted.bytes_in;
+    container.frames_sent = counted.frames_in;
+    container.bytes_received = counted.bytes_out;
+    container.frames_received = counted.frames_out;
+    container.drops = by_reason(&counted.drops);
+    container.flows = counters([
+        ("tcp", counted.flows.tcp as u64),
+        ("udp", counted.flows.udp as u64),
+        ("ping", counted.flows.ping as u64),
+    ]);
+    container
 }

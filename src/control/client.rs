@@ -16,7 +16,6 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::event::next_piece;
 use super::stream::DescriptorStream;
 use super::{Action, ErrorBody, Kind, MAX_ANSWER, PATH, Refusal};
 
@@ -168,6 +167,23 @@ pub(super) struct Connection(JoinHandle<()>);
 impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// The next bytes of a body; `None` at its end.
+pub(super) async fn next_piece(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+    loop {
+        let frame =
+            std::future::poll_fn(|context| -> Poll<_> { Pin::new(&mut *body).poll_frame(context) });
+        match frame.await? {
+            // Anything else is trailers.
+            Ok(frame) => {
+                if let Ok(piece) = frame.into_data() {
+                    return Some(Ok(piece));
+                }
+            }
+            Err(error) => return Some(Err(error)),
+        }
     }
 }
 

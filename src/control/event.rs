@@ -1,10 +1,8 @@
 //! What happens on a network, as it happens.
 
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -94,28 +92,11 @@ impl Events {
             if self.line.len() > MAX_LINE {
                 return Err(AskError::Unreadable("a line without end".to_owned()));
             }
-            match next_piece(&mut self.body).await {
+            match client::next_piece(&mut self.body).await {
                 Some(Ok(piece)) => self.line.extend_from_slice(&piece),
                 // The process was killed, which is an end as well.
                 Some(Err(_)) | None => return Ok(None),
             }
-        }
-    }
-}
-
-/// The next bytes of a body; `None` at its end.
-pub(super) async fn next_piece(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
-    loop {
-        let frame =
-            std::future::poll_fn(|context| -> Poll<_> { Pin::new(&mut *body).poll_frame(context) });
-        match frame.await? {
-            // Anything else is trailers.
-            Ok(frame) => {
-                if let Ok(piece) = frame.into_data() {
-                    return Some(Ok(piece));
-                }
-            }
-            Err(error) => return Some(Err(error)),
         }
     }
 }

@@ -16,25 +16,6 @@ pub(crate) struct MemberNames {
     namespaces: Arc<RwLock<HashMap<IpAddr, Namespace>>>,
 }
 
-/// What the names of a network are about.
-pub(crate) fn zone(definition: &Definition) -> Zone {
-    Zone {
-        network: definition.name.clone(),
-        search: definition.dns_search.clone(),
-        subnets: definition.subnets().collect(),
-    }
-}
-
-/// A container's names and addresses.
-pub(crate) fn host(record: &Record) -> Host {
-    Host {
-        name: record.name.clone(),
-        aliases: record.aliases.clone(),
-        ipv4: record.ipv4,
-        ipv6: record.ipv6,
-    }
-}
-
 fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
     let ipv4 = record.ipv4.map(IpAddr::V4);
     ipv4.into_iter().chain(record.ipv6.map(IpAddr::V6))
@@ -43,7 +24,7 @@ fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
 impl MemberNames {
     pub(crate) fn new(definition: &Definition) -> MemberNames {
         MemberNames {
-            names: Names::new(zone(definition)),
+            names: Names::new(Zone::from(definition)),
             namespaces: Arc::default(),
         }
     }
@@ -65,7 +46,7 @@ impl MemberNames {
     }
 
     pub(crate) fn announce(&self, record: &Record) {
-        self.names.join(&record.id, host(record));
+        self.names.join(&record.id, Host::from(record));
         if matches!(record.liveness, Liveness::Vm { .. }) {
             return;
         }

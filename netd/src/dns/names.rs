@@ -39,8 +39,11 @@ use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
+use cnet::definition::{Definition, SHORT_ID};
+
 use super::Transport;
 use super::message::{self, Question};
+use crate::journal;
 
 const GATEWAY: &str = "gateway.containers.internal";
 
@@ -56,9 +59,6 @@ const CONTAINER_TTL: u32 = 5;
 
 /// The bytes of an answer over UDP that any client takes (RFC 1035 section 2.3.4).
 const MAX_UDP: usize = 512;
-
-/// The characters of an id that make a name.
-const SHORT_ID: usize = 12;
 
 /// What a network's names are about.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -82,6 +82,27 @@ pub struct Host {
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
+}
+
+impl From<&Definition> for Zone {
+    fn from(definition: &Definition) -> Zone {
+        Zone {
+            network: definition.name.clone(),
+            search: definition.dns_search.clone(),
+            subnets: definition.subnets().collect(),
+        }
+    }
+}
+
+impl From<&journal::Record> for Host {
+    fn from(record: &journal::Record) -> Host {
+        Host {
+            name: record.name.clone(),
+            aliases: record.aliases.clone(),
+            ipv4: record.ipv4,
+            ipv6: record.ipv6,
+        }
+    }
 }
 
 /// The names of a network's containers. Clones share one table.

@@ -27,8 +27,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Names;
-use super::member_names;
+use super::{Host, Names, Zone};
 use crate::journal::{self, JournalError, Liveness, Record};
 use cnet::definition::{Store, StoreError, check_network_name};
 
@@ -147,7 +146,7 @@ impl OtherNetworks {
 
     fn read(&self, name: &str, path: &Path) -> Result<Told, ReadError> {
         let definition = self.store.get(name)?;
-        let (names, mut present) = (Names::new(member_names::zone(&definition)), HashSet::new());
+        let (names, mut present) = (Names::new(Zone::from(&definition)), HashSet::new());
         for record in journal::read(path)?
             .iter()
             .filter(|record: &&Record| record.lives())
@@ -155,7 +154,7 @@ impl OtherNetworks {
             if !matches!(record.liveness, Liveness::Vm { .. }) {
                 present.insert(record.namespace);
             }
-            names.join(&record.id, member_names::host(record));
+            names.join(&record.id, Host::from(record));
         }
         Ok(Told { present, names })
     }

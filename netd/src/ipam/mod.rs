@@ -31,21 +31,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use cnet_wire::MacAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use cnet::definition::Definition;
 use cnet::definition::file;
 use cnet::definition::pool::{hosts, number};
 
 mod error;
+mod pool;
 
 pub use error::IpamError;
+use pool::{Pool, hash};
 
 /// How many names are remembered. The next one that leaves makes the oldest be forgotten.
 pub const MAX_REMEMBERED: usize = 4096;
@@ -101,17 +101,6 @@ struct Lease {
 struct Leases {
     #[serde(default)]
     leases: BTreeMap<String, Lease>,
-}
-
-/// The addresses of one family, as they are given.
-#[derive(Clone, Debug)]
-struct Pool {
-    subnet: IpNet,
-    range: IpNet,
-    /// Those of the subnet that hosts may have.
-    hosts: RangeInclusive<u128>,
-    /// Those that are given unasked.
-    given: RangeInclusive<u128>,
 }
 
 /// The name that has an address, and its release.
@@ -524,45 +513,9 @@ impl Ipam {
     }
 }
 
-impl Pool {
-    fn address(&self, n: u128) -> IpAddr {
-        match self.subnet {
-            // An IPv4 pool has no larger number.
-            IpNet::V4(_) => Ipv4Addr::from_bits(n as u32).into(),
-            IpNet::V6(_) => Ipv6Addr::from_bits(n).into(),
-        }
-    }
-
-    /// The address of this family.
-    fn own(&self, addresses: &Addresses) -> Option<u128> {
-        let own = match self.subnet {
-            IpNet::V4(_) => addresses.v4.map(IpAddr::V4),
-            IpNet::V6(_) => addresses.v6.map(IpAddr::V6),
-        };
-        own.map(number)
-    }
-
-    /// An address of the range with a hash of `name` behind its prefix. The hash has 64 bits, as
-    /// many as an interface identifier; a wider range has zeros between.
-    fn hashed(&self, name: &str, attempt: u32) -> u128 {
-        let host_bits = u32::from(self.range.max_prefix_len() - self.range.prefix_len());
-        let mask = u128::MAX
-            .checked_shl(host_bits)
-            .map_or(u128::MAX, |prefix| !prefix);
-        let [a, b, c, d, e, f, g, h, ..] = hash(name, attempt);
-        let hashed = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-        number(self.range.network()) | (u128::from(hashed) & mask)
-    }
-}
-
 fn at(path: &Path) -> impl FnOnce(io::Error) -> IpamError + use<> {
     let path = path.to_owned();
     move |source| IpamError::File { path, source }
-}
-
-fn hash(name: &str, attempt: u32) -> [u8; 32] {
-    let hash = Sha256::new().chain_update(attempt.to_be_bytes());
-    hash.chain_update(name).finalize().into()
 }
 
 fn mac_of([a, b, c, d]: [u8; 4]) -> MacAddr {

@@ -3,9 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use cnet::control::{Action, Answer, Kind, Nothing, Refusal};
+use cnet::control::{Action, Answer, Kind, NetworkReport, Nothing, Refusal, StatisticsReport};
 
-use super::{Members, join, leave, publish};
+use super::{Members, join, leave, publish, vm};
 use crate::events::Subscriber;
 use crate::report;
 use crate::serve::Actions;
@@ -35,10 +35,13 @@ async fn act(
         return Err(Refusal::new(Kind::Ending, "the network is being stopped"));
     }
     match action {
-        Action::Inspect(_) => Ok(Answer::Network(report::network(&members))),
-        Action::Statistics(_) => report::statistics(&members).await.map(Answer::Statistics),
+        Action::Inspect(_) => Ok(Answer::Network(inspect(&members))),
+        Action::Statistics(_) => statistics(&members).await.map(Answer::Statistics),
         Action::Attach(attach) => {
-            let joined = join::join(&members, attach, descriptors).await;
+            let joined = match attach.vm.clone() {
+                Some(address) => vm::join(&members, attach, address).await,
+                None => join::join(&members, attach, descriptors).await,
+            };
             joined.map(Answer::Attached)
         }
         Action::Detach(detach) => {
@@ -68,4 +71,23 @@ async fn act(
         // Of a later version of the face than this one was built with.
         _ => Err(Refusal::new(Kind::Invalid, "not an action of this version")),
     }
+}
+
+/// The members that are there. Those that are about to join are not.
+fn inspect(members: &Members) -> NetworkReport {
+    let table = members.table();
+    let joined = table.members().filter(|member| member.has_joined());
+    let records = joined.map(|member| &member.record);
+    report::network(&members.definition, &members.config, records)
+}
+
+async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
+    let statistics = members.instance.statistics().await;
+    let statistics = statistics.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?;
+    let table = members.table();
+    let ports = table.members();
+    let ports = ports.filter_map(|member| Some((member.record.name.as_str(), member.port()?)));
+    let dns = members.instance.dns_outcomes();
+    let network = &members.definition.name;
+    Ok(report::statistics(network, &statistics, dns, ports))
 }

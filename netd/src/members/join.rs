@@ -12,7 +12,7 @@ use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::helper::TapRequest;
 use cnet_tap::{Tap, TapQueue};
 
-use super::{MemberKey, Members, TapLink, leave, publish, vm};
+use super::{MemberKey, Members, TapLink, leave, publish};
 use crate::ipam::AddressRequest;
 use crate::journal::{Liveness, Record};
 use crate::liveness::{End, Pinned};
@@ -31,15 +31,12 @@ pub(super) enum Interface {
     TakeOver,
 }
 
-/// Lets a container or a virtual machine join.
+/// Lets a container join.
 pub(super) async fn join(
     members: &Arc<Members>,
     attach: Attach,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Attached, Refusal> {
-    if let Some(address) = attach.vm.clone() {
-        return vm::join(members, attach, address).await;
-    }
     let pinned = Pinned::received(descriptors, attach.path.as_deref(), attach.member)?;
     let key = reserve(members, &attach, pinned.liveness.clone(), pinned.namespace)?;
     let joined = plug_in(members, &key, pinned, Interface::Make, &attach.publish).await;

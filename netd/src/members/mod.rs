@@ -12,6 +12,20 @@
 //! Each member has a number of its own, so that the end of a container that has left already does not
 //! take out the next one of its name.
 //!
+//! # The shapes of a container
+//!
+//! From the command line to its TAP a container is described five times, each time by another party:
+//!
+//! 1. the options of `cnet attach` and `cnet run`: what a person typed;
+//! 2. [`cnet::Attach`]: what a runtime, a command line or the control API asks for, typed once;
+//! 3. [`crate::journal::Record`]: what the network has given it, in the table, in `state.json` and, as
+//!    a [`cnet::ContainerReport`], in answers;
+//! 4. [`cnet_dataplane::PortPlan`]: what its port is to be, from which its interface is configured;
+//! 5. the switch's `PortConfig`: what the switch checks on each frame.
+//!
+//! A published port has four: its text; [`cnet::PublishSpec`]; [`cnet_dataplane::Publish`], one for
+//! each socket of the host; and the forward with its socket in the dataplane.
+//!
 //! # Invariants
 //!
 //! - The lock is never held while something is waited for.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use cnet::control::{Kind, PublishedPort, Refusal};
 use cnet_dataplane::PortId;
 use cnet_tap::TapQueue;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle};
 
-use super::vm::Vm;
 use crate::ipam::Ipam;
 use crate::journal::{Liveness, Record};
 use crate::published::Opened;
@@ -49,7 +49,7 @@ pub(super) enum Link {
     /// An interface in its network namespace.
     Tap(TapLink),
     /// The task that serves a VM, whether its QEMU runs or not.
-    Vm(Vm),
+    Vm(VmLink),
 }
 
 /// An interface that is plugged into the dataplane.
@@ -59,6 +59,33 @@ pub(super) struct TapLink {
     pub(super) tap: TapQueue,
     /// The task that waits for the container's end.
     pub(super) watch: AbortHandle,
+}
+
+/// The task that serves a virtual machine.
+pub(super) struct VmLink {
+    /// Dropped to end it.
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+    /// While its QEMU runs.
+    pub(super) port: Option<PortId>,
+}
+
+impl VmLink {
+    /// One that `task` serves until `stop` is dropped.
+    pub(super) fn new(stop: oneshot::Sender<()>, task: JoinHandle<()>) -> VmLink {
+        VmLink {
+            stop,
+            task,
+            port: None,
+        }
+    }
+
+    /// Takes it out of the dataplane.
+    pub(super) async fn end(self) {
+        drop(self.stop);
+        // A panic of the task was reported by its thread.
+        let _ = self.task.await;
+    }
 }
 
 /// Names one member, and not the next one of its name.
@@ -320,7 +347,7 @@ mod tests {
         let (stop, _) = tokio::sync::oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let task = runtime.unwrap().spawn(async {});
-        table.member(&key).unwrap().link = Link::Vm(Vm::new(stop, task));
+        table.member(&key).unwrap().link = Link::Vm(VmLink::new(stop, task));
         let names = |table: &Table| {
             let mut names: Vec<String> = table.records().into_iter().map(|r| r.name).collect();
             names.sort();

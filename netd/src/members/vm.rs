@@ -9,7 +9,7 @@
 //!
 //! # Invariants
 //!
-//! The task ends only by being told to, and has taken its port out then: after [`Vm::end`] nothing of
+//! The task ends only by being told to, and has taken its port out then: after [`VmLink::end`] nothing of
 //! the VM is left in the dataplane.
 
 use std::sync::Arc;
@@ -20,42 +20,15 @@ use cnet::control::{Attach, Attached, Kind, Refusal};
 use cnet::vm::VmAddress;
 use cnet_dataplane::{PortDevice, PortEnd, PortId, STOPPED};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::join::{announce, attached, port_plan, reserve};
-use super::{Link, MemberKey, Members, leave, publish};
+use super::table::{Link, MemberKey, VmLink};
+use super::{Members, leave, publish};
 use crate::journal::Liveness;
 use crate::vm_endpoint::Endpoint;
 
 /// How long to wait after a QEMU could not be plugged in.
 const PLUG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The task that serves a virtual machine.
-pub(super) struct Vm {
-    /// Dropped to end it.
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-    /// While its QEMU runs.
-    pub(super) port: Option<PortId>,
-}
-
-impl Vm {
-    /// One that `task` serves until `stop` is dropped.
-    pub(super) fn new(stop: oneshot::Sender<()>, task: JoinHandle<()>) -> Vm {
-        Vm {
-            stop,
-            task,
-            port: None,
-        }
-    }
-
-    /// Takes it out of the dataplane.
-    pub(super) async fn end(self) {
-        drop(self.stop);
-        // A panic of the task was reported by its thread.
-        let _ = self.task.await;
-    }
-}
 
 fn gone() -> Refusal {
     Refusal::new(Kind::Impossible, "the machine was detached meanwhile")
@@ -98,7 +71,7 @@ pub(super) async fn plug_in(
         let member = table.member(key).ok_or_else(gone)?;
         let (stop, stopped) = oneshot::channel();
         let served = serve(Arc::clone(members), key.clone(), endpoint, stopped);
-        member.link = Link::Vm(Vm::new(stop, tokio::spawn(served)));
+        member.link = Link::Vm(VmLink::new(stop, tokio::spawn(served)));
         publish::guests(&member.record)
     };
     let opened = publish::open_for(members, key, guests, specs).await?;

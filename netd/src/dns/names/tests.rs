@@ -90,6 +90,7 @@ fn addresses(local: &LocalNames, name: &str) -> Option<Vec<String>> {
     Some(answer.answers.iter().map(text).collect())
 }
 
+// Longer than 60 lines: one stay of one container, step by step.
 #[test]
 fn a_container_has_its_names_from_joining_to_leaving() {
     let (local, names) = network();
