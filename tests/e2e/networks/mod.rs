@@ -5,6 +5,7 @@
 //! inside. What an ordinary user does is done as root as well: they differ in directories, user
 //! namespaces and the right to open ports.
 
+mod events;
 mod foul;
 mod ill;
 mod last_data;
