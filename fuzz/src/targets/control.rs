@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use cnet::control::Action;
 use cnet::definition::Definition;
 use cnet::publish::PublishSpec;
-use cnet::vm::VmAddress;
 
 use crate::feedback;
 
@@ -20,24 +19,21 @@ pub fn action(input: &[u8]) {
     match action {
         Action::Attach(attach) => {
             feedback::note(1);
-            attach.publish.iter().for_each(|spec| publish(spec));
-            let vm = attach.vm.map(|vm| vm.parse::<VmAddress>());
-            feedback::note(if matches!(vm, Some(Ok(_))) { 4 } else { 5 });
+            attach.publish.iter().for_each(publish);
+            feedback::note(if attach.vm.is_some() { 4 } else { 5 });
         }
         Action::Publish(ports) | Action::Unpublish(ports) => {
             feedback::note(6);
-            ports.ports.iter().for_each(|spec| publish(spec));
+            ports.ports.iter().for_each(publish);
         }
         _ => feedback::note(7),
     }
 }
 
 /// A published port: as many ports of the host as of the container, and what is shown is read again.
-fn publish(text: &str) {
-    let Ok(spec) = text.parse::<PublishSpec>() else {
-        return feedback::note(8);
-    };
+fn publish(spec: &PublishSpec) {
     feedback::note(9);
+    assert_eq!(spec.to_string().parse().as_ref(), Ok(spec));
     let pairs: Vec<_> = spec.pairs().collect();
     assert_eq!(pairs.len(), spec.ports.len());
     for pair in pairs {
