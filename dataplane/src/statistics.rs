@@ -1,5 +1,6 @@
 //! What a network counts.
 
+use cnet_nat::gateway::GatewayCounters;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
 use cnet_wire::{DropCounters, PortId};
@@ -17,6 +18,8 @@ pub struct Statistics {
     pub flows: usize,
     /// TCP connections so far.
     pub tcp: TcpCounters,
+    /// What the gateway's services did so far.
+    pub gateway: GatewayCounters,
 }
 
 impl Statistics {
@@ -31,6 +34,7 @@ impl Statistics {
         self.drops.add(&others.drops);
         self.flows += others.flows;
         self.tcp.add(&others.tcp);
+        self.gateway.add(&others.gateway);
     }
 }
 

@@ -68,6 +68,7 @@ pub(crate) fn statistics<'a>(
         ("accepted", tcp.accepted),
         ("evicted", tcp.evicted),
     ]);
+    report.gateway = counters(statistics.gateway.iter());
     report.dns = counters(dns);
     let containers = containers.filter_map(|(name, port)| {
         let counted = statistics.ports.iter().find(|p| p.port == port)?;

@@ -367,6 +367,10 @@ pub struct StatisticsReport {
     /// make room for others.
     #[serde(default)]
     pub tcp: Counters,
+    /// What the gateway's services did so far, by name: ARP, neighbour discovery, echo, DHCP and the
+    /// gateway's side of DNS.
+    #[serde(default)]
+    pub gateway: Counters,
     /// DNS queries so far, by what came of them.
     #[serde(default)]
     pub dns: Counters,

@@ -104,6 +104,7 @@ impl Worker {
             drops: self.router.all_drops(),
             flows: self.router.flows(),
             tcp: self.router.tcp().counters(),
+            gateway: self.router.gateway().counters(),
         }
     }
 }

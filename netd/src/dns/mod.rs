@@ -85,9 +85,9 @@ impl Outcome {
         (Outcome::Forwarded, "forwarded"),
         (Outcome::Failed, "failed"),
         (Outcome::Unknown, "unknown"),
-        (Outcome::OverLimit, "over-limit"),
+        (Outcome::OverLimit, "over_limit"),
         (Outcome::Refused, "refused"),
-        (Outcome::NoQuery, "no-query"),
+        (Outcome::NoQuery, "no_query"),
     ];
 }
 
