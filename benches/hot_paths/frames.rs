@@ -3,9 +3,9 @@
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::tcp::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use cnet_wire::frame::{Frame, protocol};
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
+use cnet_wire::tcp::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use cnet_wire::{PortId, Segments, VnetHeader, checksum};
 use criterion::{BenchmarkId, Criterion, Throughput};
 

@@ -363,7 +363,7 @@ impl Router {
         if !self.policy.host_loopback.contains(&ip.dst) {
             return false;
         }
-        let port = ports(frame, ip).map(|[_, destination]| destination);
+        let port = frame.ports(ip).map(|[_, destination]| destination);
         let dns = port == Some(53) && self.gateway.is_dns(ip.dst);
         match ip.protocol {
             protocol::TCP => !dns,
@@ -376,7 +376,7 @@ impl Router {
     /// Whether a packet to an address of the gateway is for a client of a published port that is
     /// shown under that address.
     fn answers_client(&self, port: PortId, frame: &Frame<'_>, ip: &IpHeader) -> bool {
-        let Some([source, destination]) = ports(frame, ip) else {
+        let Some([source, destination]) = frame.ports(ip) else {
             return false;
         };
         let guest = SocketAddr::new(ip.src, source);
@@ -669,12 +669,6 @@ impl Router {
     pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.tcp.shut_down(now, io);
     }
-}
-
-/// The source and destination port of a TCP or UDP packet.
-fn ports(frame: &Frame<'_>, ip: &IpHeader) -> Option<[u16; 2]> {
-    let &[a, b, c, d] = frame.l4(ip).first_chunk()?;
-    Some([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])])
 }
 
 #[cfg(test)]

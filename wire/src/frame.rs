@@ -25,6 +25,8 @@ use std::net::IpAddr;
 use crate::addr::MacAddr;
 use crate::checksum;
 use crate::drops::DropReason;
+use crate::tcp::{self, TCP_HEADER_LEN};
+use crate::udp::{self, UDP_HEADER_LEN};
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use crate::{arp, ipv4, ipv6};
 
@@ -171,6 +173,13 @@ impl<'a> Frame<'a> {
         self.bytes.get(ip.l4..ip.end).unwrap_or_default()
     }
 
+    /// The source and destination port of `ip`, a TCP or UDP packet that is no later fragment; `None`
+    /// if it is too short.
+    pub fn ports(&self, ip: &IpHeader) -> Option<[u16; 2]> {
+        let &[s0, s1, d0, d1] = self.l4(ip).first_chunk()?;
+        Some([u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])])
+    }
+
     /// The IP packet, header included, without padding.
     pub fn ip_packet(&self, ip: &IpHeader) -> &'a [u8] {
         self.bytes
@@ -198,18 +207,14 @@ impl<'a> Frame<'a> {
             protocol::TCP | protocol::ICMPV6 => {}
             protocol::ICMP => return checksum::fold(checksum::add(0, l4)) == 0xffff,
             protocol::UDP => {
-                let &[_, _, _, _, len0, len1, sum0, sum1, ..] = l4 else {
+                let Some((datagram, has_checksum)) = udp::checksummed(l4) else {
                     return false;
                 };
-                let len = usize::from(u16::from_be_bytes([len0, len1]));
-                l4 = match l4.get(..len) {
-                    Some(datagram) if len >= 8 => datagram,
-                    _ => return false,
-                };
-                if [sum0, sum1] == [0, 0] {
+                if !has_checksum {
                     // "No checksum" exists in IPv4 only (RFC 768, RFC 8200 section 8.1).
                     return ip.src.is_ipv4();
                 }
+                l4 = datagram;
             }
             _ => return true,
         }
@@ -251,8 +256,8 @@ fn check_offload_fields(
     let bad = Err(DropReason::BadVnetHeader);
     // Checksum field and fixed header length, in bytes.
     let (field, fixed) = match ip.protocol {
-        protocol::TCP => (16, 20),
-        protocol::UDP => (6, 8),
+        protocol::TCP => (tcp::CHECKSUM_OFFSET, TCP_HEADER_LEN),
+        protocol::UDP => (udp::CHECKSUM_OFFSET, UDP_HEADER_LEN),
         protocol::ICMP | protocol::ICMPV6 => (2, 4),
         _ => return bad,
     };
@@ -272,11 +277,11 @@ fn check_offload_fields(
     if contradicts {
         return bad;
     }
-    let data_offset = match bytes.get(ip.l4 + 12) {
-        Some(b) if ip.protocol == protocol::TCP => usize::from(b >> 4) * 4,
-        _ => 0,
+    let header_len = match ip.protocol {
+        protocol::TCP => tcp::header_len(bytes.get(ip.l4..).unwrap_or_default()),
+        _ => None,
     };
-    let header = data_offset.max(fixed);
+    let header = header_len.unwrap_or(0).max(fixed);
     let payload = (ip.end - ip.l4).saturating_sub(header);
     let size = usize::from(vnet.gso_size);
     if vnet.gso() == vnet::GSO_UDP_L4 && payload > MAX_UDP_SEGMENTS * size {
@@ -293,9 +298,7 @@ fn check_offload_fields(
 /// (RFC 1858 section 3, RFC 7112). Unknown protocols need only be there.
 pub(crate) fn transport_header_whole(protocol: u8, l4: &[u8]) -> bool {
     let needed = match protocol {
-        protocol::TCP => l4
-            .get(12)
-            .map_or(usize::MAX, |b| (usize::from(b >> 4) * 4).max(20)),
+        protocol::TCP => tcp::header_len(l4).map_or(usize::MAX, |len| len.max(TCP_HEADER_LEN)),
         protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
         _ => 1,
     };
@@ -318,7 +321,7 @@ pub(crate) fn check_fragment(
         !transport_header_whole(protocol, data)
     } else {
         // A later fragment that would rewrite the TCP header (RFC 1858 section 4, RFC 3128).
-        protocol == protocol::TCP && offset < 20
+        protocol == protocol::TCP && offset < TCP_HEADER_LEN
     };
     if ragged || past_end || tiny || data.is_empty() {
         return Err(DropReason::BadFragment);

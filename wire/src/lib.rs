@@ -4,10 +4,10 @@
 //! Readers: [`vnet`], [`frame`] (which reads Ethernet, [`arp`], IPv4 and [`ipv6`] once, from outside
 //! to inside). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
 //! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
-//! [`icmp`], [`ndp`], [`dhcp`], [`dns`]. Vocabulary that all crates share: [`addr`], [`drops`],
-//! [`time`], and the two effects of the pure core as traits: [`sink`], where frames leave it, and
-//! [`host`], the sockets it asks for. They stand here, below the crates that use them and the kit that
-//! tests them, so that one fake host serves the unit tests of all.
+//! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]. Vocabulary that all
+//! crates share: [`addr`], [`drops`], [`time`], and the two effects of the pure core as traits:
+//! [`sink`], where frames leave it, and [`host`], the sockets it asks for. They stand here, below the
+//! crates that use them and the kit that tests them, so that one fake host serves the unit tests of all.
 //!
 //! # The contract of the pure crates
 //!
@@ -38,7 +38,9 @@ pub mod ndp;
 pub mod prefixes;
 pub mod segment;
 pub mod sink;
+pub mod tcp;
 pub mod time;
+pub mod udp;
 pub mod vnet;
 
 pub use addr::{MacAddr, MacAddrError, PortId, Protocol, ProtocolError};

@@ -32,18 +32,14 @@ use std::net::IpAddr;
 use crate::checksum;
 use crate::drops::DropReason;
 use crate::frame::{ETHERNET_HEADER_LEN, Frame, IpHeader, L3, protocol};
+use crate::tcp::{self, TCP_HEADER_LEN};
+use crate::udp::{self, UDP_HEADER_LEN};
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 
 /// The longest Ethernet, network and transport headers together, in bytes, that a frame with
 /// offloads may have: room for 60 bytes each of IPv4 and TCP, and for 142 bytes of IPv6 extension
 /// headers before TCP's longest.
 pub const MAX_HEADERS: usize = 256;
-
-/// TCP's flags, the byte at 13 (RFC 9293 section 3.1).
-const TCP_FLAGS: usize = 13;
-const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
-const CWR: u8 = 0x80;
 
 /// A frame that was looked at, and the plain frames that it makes.
 #[derive(Clone, Copy, Debug)]
@@ -96,8 +92,8 @@ impl<'a> Segments<'a> {
             return Err(DropReason::BadVnetHeader);
         };
         let header = match (ip.protocol, frame.l4(&ip)) {
-            (protocol::TCP, l4) => l4.get(12).map_or(0, |b| usize::from(b >> 4) * 4).max(20),
-            (protocol::UDP, _) => 8,
+            (protocol::TCP, l4) => tcp::header_len(l4).unwrap_or(0).max(TCP_HEADER_LEN),
+            (protocol::UDP, _) => UDP_HEADER_LEN,
             _ => 4,
         };
         let split = ip.l4 + header;
@@ -164,19 +160,8 @@ impl Packet {
             let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(n as u16);
             ip[4..6].copy_from_slice(&id.to_be_bytes());
         }
-        if self.ip.protocol != protocol::TCP {
-            return;
-        }
-        let tcp = &mut headers[self.ip.l4..];
-        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-        // A super-frame's payload is shorter than 64 KiB.
-        let sequence = sequence.wrapping_add(offset as u32);
-        tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
-        if !last {
-            tcp[TCP_FLAGS] &= !(FIN | PSH);
-        }
-        if n > 0 {
-            tcp[TCP_FLAGS] &= !CWR;
+        if self.ip.protocol == protocol::TCP {
+            tcp::number_segment(&mut headers[self.ip.l4..], n, offset, last);
         }
     }
 
@@ -197,7 +182,7 @@ impl Packet {
             network[4..6].copy_from_slice(&behind.to_be_bytes());
         }
         if self.ip.protocol == protocol::UDP {
-            headers[l4 + 4..l4 + 6].copy_from_slice(&(transport as u16).to_be_bytes());
+            udp::set_len(&mut headers[l4..], transport);
         }
         headers[self.field..self.field + 2].fill(0);
         let pseudo = match (self.ip.protocol, src) {
@@ -205,10 +190,9 @@ impl Packet {
             (number, _) => checksum::pseudo_header(src, dst, number, transport as u32),
         };
         let sum = checksum::finish(checksum::add(pseudo, &headers[l4..]), payload);
-        // RFC 768: zero stands for "no checksum", its other form for zero.
-        let sum = match sum {
-            0 if self.ip.protocol == protocol::UDP => 0xffff,
-            sum => sum,
+        let sum = match self.ip.protocol {
+            protocol::UDP => udp::nonzero(sum),
+            _ => sum,
         };
         headers[self.field..self.field + 2].copy_from_slice(&sum.to_be_bytes());
     }

@@ -45,6 +45,21 @@ pub struct VnetHeader {
 }
 
 impl VnetHeader {
+    /// The header of a frame whose transport header of `header_len` bytes stands at `csum_start`, and
+    /// whose checksum, `csum_offset` bytes behind, the receiver is to complete. It is not a super-frame
+    /// until `gso_type` and `gso_size` are set.
+    #[inline]
+    pub fn unsummed(csum_start: usize, header_len: usize, csum_offset: u16) -> VnetHeader {
+        VnetHeader {
+            flags: F_NEEDS_CSUM,
+            gso_type: GSO_NONE,
+            hdr_len: (csum_start + header_len) as u16,
+            gso_size: 0,
+            csum_start: csum_start as u16,
+            csum_offset,
+        }
+    }
+
     /// Decodes the first [`VNET_HDR_LEN`] bytes; `None` if there are fewer.
     pub fn decode(b: &[u8]) -> Option<VnetHeader> {
         let b: &[u8; VNET_HDR_LEN] = b.get(..VNET_HDR_LEN)?.try_into().ok()?;

@@ -21,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::{self, v4, v6};
 use cnet_wire::time::Instant;
+use cnet_wire::udp::{self, UDP_HEADER_LEN};
 use cnet_wire::{Frame, IpHeader, PortId, VnetHeader};
 
 use super::DatagramConfig;
@@ -266,7 +267,7 @@ fn write_quote(
     let v6 = sent.to.is_ipv6();
     let at = l4_offset(v6);
     let (protocol, header) = match kind {
-        DatagramKind::Udp => (protocol::UDP, 8),
+        DatagramKind::Udp => (protocol::UDP, UDP_HEADER_LEN),
         DatagramKind::Ping if v6 => (protocol::ICMPV6, 0),
         DatagramKind::Ping => (protocol::ICMP, 0),
     };
@@ -276,9 +277,8 @@ fn write_quote(
     let port = inside.container.port();
     match kind {
         DatagramKind::Udp => {
-            l4[0..2].copy_from_slice(&port.to_be_bytes());
-            l4[2..4].copy_from_slice(&sent.to.port().to_be_bytes());
-            l4[4..6].copy_from_slice(&((header + sent.len) as u16).to_be_bytes());
+            let ports = [port, sent.to.port()];
+            l4[..header].copy_from_slice(&udp::header(ports, header + sent.len, 0));
         }
         // The kernel sent it with an identifier of its own.
         DatagramKind::Ping if n >= icmp::HEADER_LEN => icmp::replace_identifier(l4, port),

@@ -30,6 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
+use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
 use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
 use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
 use thiserror::Error;
@@ -49,12 +50,10 @@ mod inbound;
 
 use inbound::{deliver, shown_to};
 
-/// Bytes of the UDP header.
-const HEADER_LEN: usize = 8;
 /// Datagrams in one segmented send (`UDP_MAX_SEGMENTS` in `include/linux/udp.h` before 6.9).
 const MAX_SEGMENTS: usize = 64;
 /// Bytes of payload in one segmented send: an IPv6 packet as large as an IPv4 one may be.
-const MAX_RUN: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - HEADER_LEN;
+const MAX_RUN: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - UDP_HEADER_LEN;
 
 /// Why a port could not be published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -181,7 +180,7 @@ impl UdpEngine {
             size,
             hop_limit: ip.hop_limit,
             tos: ip.tos,
-            dont_fragment: must_stay_whole(ip, HEADER_LEN + size),
+            dont_fragment: must_stay_whole(ip, UDP_HEADER_LEN + size),
         };
         if packet.segment.is_some() || !self.may_start_run(&flow) {
             return self.send(now, io, &flow, packet.payload);
@@ -209,7 +208,7 @@ impl UdpEngine {
             now,
             handle,
             readiness,
-            |inside| l4_offset(inside.container.is_ipv6()) + HEADER_LEN,
+            |inside| l4_offset(inside.container.is_ipv6()) + UDP_HEADER_LEN,
             io,
             |engine, io, inside, received| {
                 let from = shown_to(engine, received, inside.alias, inside.container)?;
@@ -252,7 +251,7 @@ impl UdpEngine {
         }
         let forwards = &mut self.forwards;
         let unresolved = &mut outcome.unresolved;
-        let offset = l4_offset(guest.is_ipv6()) + HEADER_LEN;
+        let offset = l4_offset(guest.is_ipv6()) + UDP_HEADER_LEN;
         let more = engine.receive(now, io, socket, offset, inside.as_ref(), |engine, io, r| {
             let client = shown_to(engine, r, None, guest)?;
             let Some(link) = link else {
@@ -380,7 +379,7 @@ impl UdpEngine {
             && run.link == *link
             && run.tos == ip.tos
             && run.hop_limit == ip.hop_limit
-            && run.dont_fragment == must_stay_whole(ip, HEADER_LEN + packet.payload.len());
+            && run.dont_fragment == must_stay_whole(ip, UDP_HEADER_LEN + packet.payload.len());
         // A shorter datagram can only be the last.
         let open = self.staging.len().is_multiple_of(run.size);
         let fits =
@@ -533,23 +532,12 @@ impl UdpEngine {
 }
 
 impl<'a> Packet<'a> {
-    /// Checks the UDP header of `frame`'s packet `ip`. Bytes behind the UDP length are left out
-    /// (RFC 9868 calls them the surplus area; a socket cannot send them).
+    /// Reads the UDP header of `frame`'s packet `ip`, and how a super-frame is to be cut.
     fn read(frame: &Frame<'a>, ip: &IpHeader) -> Result<Packet<'a>, DropReason> {
         if ip.fragment.is_some() {
             return Err(DropReason::BadFragment);
         }
-        let l4 = frame.l4(ip);
-        let &[s0, s1, d0, d1, l0, l1, _, _, ..] = l4 else {
-            return Err(DropReason::BadUdpHeader);
-        };
-        let len = usize::from(u16::from_be_bytes([l0, l1]));
-        let payload = l4.get(HEADER_LEN..len).ok_or(DropReason::BadUdpHeader)?;
-        let src = SocketAddr::new(ip.src, u16::from_be_bytes([s0, s1]));
-        let dst = SocketAddr::new(ip.dst, u16::from_be_bytes([d0, d1]));
-        if src.port() == 0 || dst.port() == 0 {
-            return Err(DropReason::PortZero);
-        }
+        let datagram = Datagram::parse(frame.l4(ip))?;
         if !frame.l4_checksum_ok(ip) {
             return Err(DropReason::BadChecksum);
         }
@@ -559,9 +547,9 @@ impl<'a> Packet<'a> {
             _ => return Err(DropReason::BadVnetHeader),
         };
         Ok(Packet {
-            src,
-            dst,
-            payload,
+            src: SocketAddr::new(ip.src, datagram.src_port),
+            dst: SocketAddr::new(ip.dst, datagram.dst_port),
+            payload: datagram.payload,
             segment,
         })
     }

@@ -4,6 +4,8 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::tcp::Route;
+
 pub mod fair_share;
 pub mod table;
 pub mod timer;
@@ -39,6 +41,16 @@ impl Ends {
     /// The far end's address and port.
     pub fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.remote, self.ports[1])
+    }
+}
+
+impl From<&Ends> for Route {
+    /// The way from the remote end to the container.
+    fn from(ends: &Ends) -> Route {
+        Route {
+            src: ends.remote(),
+            dst: ends.container(),
+        }
     }
 }
 

@@ -13,11 +13,12 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_wire::DropReason;
 use cnet_wire::dns::{is_query, truncate, udp_size};
 use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use cnet_wire::udp::UDP_HEADER_LEN;
 use cnet_wire::vnet::GSO_UDP_L4;
 
 use super::addresses::is_station;
 use super::counters::DnsCounters;
-use super::emit::{Emitter, UDP_HEADER_LEN};
+use super::emit::Emitter;
 use super::queries::{Asker, Queries, WayBack};
 use super::{Endpoint, GatewayConfig, Packet};
 use crate::io::{Env, Io};

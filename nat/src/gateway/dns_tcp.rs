@@ -175,10 +175,7 @@ impl DnsTcp {
     ) -> Result<(), DropReason> {
         let Packet { frame, ip, .. } = packet;
         let l4 = frame.l4(ip);
-        let Some((&[s0, s1, d0, d1], _)) = l4.split_first_chunk::<4>() else {
-            return Err(DropReason::BadTcpHeader);
-        };
-        let ports = [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])];
+        let ports = frame.ports(ip).ok_or(DropReason::BadTcpHeader)?;
         if ports.contains(&0) {
             return Err(DropReason::PortZero);
         }

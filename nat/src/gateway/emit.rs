@@ -9,16 +9,15 @@ use cnet_wire::arp::{ARP_LEN, ArpPacket};
 use cnet_wire::frame::{ETHERTYPE_ARP, protocol};
 use cnet_wire::headers::{IpOut, Link, l4_offset, write_link_header};
 use cnet_wire::icmp::IcmpMessage;
+use cnet_wire::udp::{UDP_HEADER_LEN, write_summed};
 use cnet_wire::vnet::VnetHeader;
-use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId, checksum};
+use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId};
 
 use crate::fragment::emit_in_place;
 use crate::io::{Env, Io};
 
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;
-/// Bytes of a UDP header.
-pub(super) const UDP_HEADER_LEN: usize = 8;
 
 /// How the gateway sends.
 pub(super) struct Emitter {
@@ -69,18 +68,8 @@ impl Emitter {
     ) -> Result<(), DropReason> {
         let len = UDP_HEADER_LEN + payload.len();
         let l4 = room(io.buf, src.is_ipv6(), len)?;
-        l4[..2].copy_from_slice(&src.port().to_be_bytes());
-        l4[2..4].copy_from_slice(&dst.port().to_be_bytes());
-        l4[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-        l4[6..8].copy_from_slice(&[0, 0]);
-        l4[8..].copy_from_slice(payload);
-        let pseudo = checksum::pseudo_header(src.ip(), dst.ip(), protocol::UDP, len as u32);
-        // Zero would say that there is no checksum (RFC 768).
-        let sum = match checksum::finish(pseudo, l4) {
-            0 => 0xffff,
-            sum => sum,
-        };
-        l4[6..8].copy_from_slice(&sum.to_be_bytes());
+        l4[UDP_HEADER_LEN..].copy_from_slice(payload);
+        write_summed(l4, src, dst);
         let ip = IpOut {
             src: src.ip(),
             dst: dst.ip(),

@@ -62,6 +62,7 @@ use std::sync::Arc;
 use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
+use cnet_wire::udp::Datagram;
 use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, PortId};
 
 pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
@@ -81,7 +82,7 @@ use dhcpv6::Dhcpv6;
 use dns::Dns;
 use dns_tcp::DnsTcp;
 use echo::Echo;
-use emit::{Emitter, UDP_HEADER_LEN};
+use emit::Emitter;
 use ndp::Ndp;
 use queries::{Queries, WayBack};
 use stations::Stations;
@@ -296,18 +297,11 @@ impl Gateway {
         packet: &Packet<'_>,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let l4 = packet.frame.l4(packet.ip);
-        let Some((&[s0, s1, d0, d1, l0, l1, _, _], _)) = l4.split_first_chunk::<8>() else {
-            return Err(DropReason::BadUdpHeader);
-        };
-        let len = usize::from(u16::from_be_bytes([l0, l1]));
-        let payload = l4
-            .get(UDP_HEADER_LEN..len)
-            .ok_or(DropReason::BadUdpHeader)?;
-        let ports = [u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])];
+        let datagram = Datagram::parse(packet.frame.l4(packet.ip))?;
+        let payload = datagram.payload;
+        let ports = [datagram.src_port, datagram.dst_port];
         let endpoint = &mut self.endpoint;
         match (ports, packet.ip.dst) {
-            ([0, _] | [_, 0], _) => Err(DropReason::PortZero),
             ([_, dhcp::v4::SERVER_PORT], IpAddr::V4(_)) => {
                 self.dhcpv4.handle_message(packet, payload, endpoint, io)
             }

@@ -32,17 +32,13 @@
 use std::net::SocketAddr;
 
 use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::tcp;
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, FrameSink, PortId};
 
-use super::{Router, RouterConfig, ports};
+use super::{Router, RouterConfig};
 use crate::io::{Env, Io};
-
-/// Where the flags stand in a TCP header, and those that tell an opening segment (RFC 9293).
-const TCP_FLAGS: usize = 13;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 
 impl Router {
     /// The router of a further worker of the same network: with the ports there are, the switch's
@@ -77,11 +73,10 @@ impl Router {
     }
 
     fn opens_or_has_flow(&self, frame: &Frame<'_>, ip: &IpHeader) -> bool {
-        let Some([source, destination]) = ports(frame, ip) else {
+        let Some([source, destination]) = frame.ports(ip) else {
             return false;
         };
-        let flags = frame.l4(ip).get(TCP_FLAGS).copied().unwrap_or_default();
-        flags & (SYN | ACK) == SYN
+        tcp::is_opening(frame.l4(ip))
             || self.tcp.owns(
                 SocketAddr::new(ip.src, source),
                 SocketAddr::new(ip.dst, destination),

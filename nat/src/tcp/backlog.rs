@@ -21,9 +21,9 @@ use cnet_wire::time::Instant;
 
 use super::TcpEngine;
 use super::flow::Cx;
-use super::segment::Route;
 use crate::flow::Handle;
 use crate::io::{Env, Io};
+use cnet_wire::tcp::Route;
 
 /// Flows of the backlog that one call serves.
 const BACKLOG_ROUNDS: usize = 4;

@@ -6,13 +6,13 @@
 use cnet_wire::FrameSink;
 use cnet_wire::time::{Duration, Instant};
 
-use super::segment::{Flags, Route, SegmentOut, SynOptions, write_segment};
-use super::seq::Seq;
 use super::unsent::{Unsent, UnsentBudget};
 use super::{TcpConfig, rto::RttEstimator};
 use crate::host::{HostError, HostSockets, Readiness, SocketId};
 use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
+use cnet_wire::tcp::Seq;
+use cnet_wire::tcp::{Flags, Route, SegmentOut, SynOptions, write_segment};
 
 /// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
 pub(super) const OUR_WINDOW_SCALE: u8 = 8;
@@ -336,7 +336,7 @@ impl TcpFlow {
     pub(super) fn send_syn<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         let answering = self.state == State::SynReceived;
         let options = SynOptions {
-            mss: super::segment::mss_for(cx.config.mtu, cx.route.src.ip()) as u16,
+            mss: cnet_wire::tcp::mss_for(cx.config.mtu, cx.route.src.ip()) as u16,
             window_scale: (!answering || self.rcv_scale > 0).then_some(OUR_WINDOW_SCALE),
             sack_permitted: !answering || self.sack_permitted,
         };

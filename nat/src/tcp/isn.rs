@@ -5,8 +5,8 @@ use std::hash::Hasher;
 use cnet_wire::time::Instant;
 use siphasher::sip::SipHasher24;
 
-use super::seq::Seq;
 use crate::flow::Ends;
+use cnet_wire::tcp::Seq;
 
 /// Makes initial sequence numbers from a secret, the flow's ends and the time.
 #[derive(Clone, Debug)]

@@ -86,8 +86,6 @@ mod quota;
 pub mod receive;
 mod rto;
 mod rto_queue;
-pub mod segment;
-mod seq;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -96,12 +94,12 @@ pub mod transmit;
 mod unsent;
 
 use backlog::Backlog;
+use cnet_wire::tcp::{Route, Segment};
 use flow::{Cx, State, TcpFlow};
 use isn::IsnGenerator;
 use open::{on_connected, refuse};
 use quota::Quotas;
 use rto_queue::RtoQueue;
-use segment::{Route, Segment};
 use unsent::UnsentBudget;
 
 /// Constants of the engine.

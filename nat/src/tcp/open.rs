@@ -13,13 +13,13 @@ use cnet_wire::{DropReason, FrameSink};
 use super::TcpEngine;
 use super::flow::{Cx, State, TcpFlow};
 use super::quota::Owner;
-use super::segment::{self, Flags, Route, Segment, SegmentOut, write_segment};
-use super::seq::Seq;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
 use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
+use cnet_wire::tcp::Seq;
+use cnet_wire::tcp::{self, Flags, Route, Segment, SegmentOut, write_segment};
 
 impl TcpEngine {
     pub(super) fn open<E: Env>(
@@ -292,7 +292,7 @@ impl TcpEngine {
             return;
         };
         let mut quote = [0; 60];
-        let len = segment::quote_syn(&mut quote, ends.container(), ends.remote(), syn);
+        let len = tcp::quote_syn(&mut quote, ends.container(), ends.remote(), syn);
         let quote = &quote[..len];
         // A lost ICMP error costs the container its own timeout, no more.
         let _ = emit_icmp_error(

@@ -29,10 +29,10 @@ use cnet_wire::time::{Duration, Instant};
 
 use super::TcpEngine;
 use super::flow::{Alarm, Cx, State, TcpFlow};
-use super::segment::Route;
 use crate::flow::Handle;
 use crate::host::Readiness;
 use crate::io::{Env, Io};
+use cnet_wire::tcp::Route;
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -17,10 +17,9 @@
 use cnet_wire::DropReason;
 
 use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
-use super::segment::Segment;
-use super::seq::Seq;
 use crate::host::{HostError, HostSockets};
 use crate::io::Env;
+use cnet_wire::tcp::{Segment, Seq};
 
 impl TcpFlow {
     /// Takes a segment of a connection whose handshake with the container is under way or done.
@@ -121,7 +120,7 @@ impl TcpFlow {
 
     /// Takes what the container's SYN or SYN/ACK says of segments and windows.
     pub(super) fn take_syn_options<E: Env>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, E>) {
-        let link = super::segment::mss_for(cx.config.mtu, cx.route.dst.ip());
+        let link = cnet_wire::tcp::mss_for(cx.config.mtu, cx.route.dst.ip());
         // Without the option 536 or 1220 bytes (RFC 9293, section 3.7.1).
         let default = if cx.route.is_v6() { 1220 } else { 536 };
         let offered = seg.mss.unwrap_or(default).max(MIN_MSS);

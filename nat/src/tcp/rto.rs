@@ -2,7 +2,7 @@
 
 use cnet_wire::time::{Duration, Instant};
 
-use super::seq::Seq;
+use cnet_wire::tcp::Seq;
 
 /// Shortest timeout; the same as Linux's TCP_RTO_MIN.
 const MIN_RTO: Duration = Duration::from_millis(200);

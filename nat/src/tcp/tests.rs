@@ -6,7 +6,6 @@ mod hostile;
 mod limits;
 mod loss;
 mod orphans;
-mod parse;
 mod receive;
 mod states;
 mod transmit;

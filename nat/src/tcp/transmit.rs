@@ -10,11 +10,11 @@
 //! and whatever the container held out of order is skipped as its ACK jumps.
 
 use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
-use super::segment::{Flags, Segment, TCP_HEADER_LEN};
-use super::seq::Seq;
 use crate::host::{HostError, HostSockets};
 use crate::io::Env;
 use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
+use cnet_wire::tcp::Seq;
+use cnet_wire::tcp::{Flags, Segment, TCP_HEADER_LEN};
 
 /// Payload of the largest super-frame, in bytes, either family.
 const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;

@@ -8,18 +8,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::protocol;
-use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_UDP_L4, VNET_HDR_LEN};
-use cnet_wire::{DropReason, FrameSink, PortFull, VnetHeader, checksum};
+use cnet_wire::udp::{UDP_HEADER_LEN, write_summed, write_unsummed};
+use cnet_wire::{DropReason, FrameSink, PortFull};
 
-use super::HEADER_LEN;
 use crate::datagram::session::{Engine, HOP_LIMIT};
 use crate::fragment::IP_OFFSET;
 use crate::fragment::emit_in_place;
 use crate::host::Received;
 use crate::io::{Env, Io};
-use cnet_wire::headers::{
-    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
-};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset};
 
 /// The sender of what was `received`, as the container at `to` is shown it.
 pub(super) fn shown_to(
@@ -46,7 +43,7 @@ pub(super) fn deliver<E: Env>(
     received: &Received,
 ) -> Result<(), DropReason> {
     let v6 = dst.is_ipv6();
-    let header = HEADER_LEN + if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
+    let header = UDP_HEADER_LEN + if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
     let (mtu, len) = (engine.config().mtu, received.len);
     // The buffer holds one byte more than the longest packet, so this is seen.
     if header + len > MAX_IP_PACKET {
@@ -69,7 +66,7 @@ pub(super) fn deliver<E: Env>(
         .map_or(len, usize::from)
         .clamp(1, len.max(1));
     if size < len && engine.config().uso && io.sink.takes_uso(link.port) && header + size <= mtu {
-        let sent = outbound.emit_unsummed(io.sink, io.buf, len, Some(size));
+        let sent = outbound.emit_unsummed(io.sink, io.buf, len, Some(size as u16));
         return sent.map_err(|PortFull| DropReason::PortFull);
     }
     let mut start = 0;
@@ -103,59 +100,26 @@ impl Outbound<'_> {
         id: u32,
     ) -> Result<(), PortFull> {
         let at = l4_offset(self.ip.src.is_ipv6());
-        if at - IP_OFFSET + HEADER_LEN + len <= self.mtu {
+        if at - IP_OFFSET + UDP_HEADER_LEN + len <= self.mtu {
             return self.emit_unsummed(sink, buf, len, None);
         }
-        let pseudo = self.write_udp(buf, len);
-        let l4 = &mut buf[at..at + HEADER_LEN + len];
-        l4[6..8].copy_from_slice(&[0, 0]);
-        // 0 would mean that there is no checksum (RFC 768).
-        let sum = match checksum::finish(pseudo, l4) {
-            0 => 0xffff,
-            sum => sum,
-        };
-        l4[6..8].copy_from_slice(&sum.to_be_bytes());
-        let l4_len = HEADER_LEN + len;
+        let (src, dst) = (self.ip.src, self.ip.dst);
+        let l4 = &mut buf[at..at + UDP_HEADER_LEN + len];
+        let [src_port, dst_port] = self.ports;
+        write_summed(l4, (src, src_port).into(), (dst, dst_port).into());
+        let l4_len = l4.len();
         emit_in_place(sink, buf, self.link, &self.ip, self.mtu, id, l4_len)
     }
 
-    /// Sends a frame whose checksum is for the receiver's side to fill in, with `segment` a
-    /// super-frame.
+    /// Sends a frame whose checksum the receiver completes, with `segment` a super-frame.
     fn emit_unsummed(
         &self,
         sink: &mut impl FrameSink,
         buf: &mut [u8],
         len: usize,
-        segment: Option<usize>,
+        segment: Option<u16>,
     ) -> Result<(), PortFull> {
-        let l4 = l4_offset(self.ip.src.is_ipv6()) - VNET_HDR_LEN;
-        self.write_udp(buf, len);
-        let vnet = VnetHeader {
-            flags: F_NEEDS_CSUM,
-            gso_type: if segment.is_some() {
-                GSO_UDP_L4
-            } else {
-                GSO_NONE
-            },
-            hdr_len: (l4 + HEADER_LEN) as u16,
-            gso_size: segment.unwrap_or(0) as u16,
-            csum_start: l4 as u16,
-            csum_offset: 6,
-        };
-        let end = write_headers(buf, vnet, self.link, &self.ip, HEADER_LEN + len);
+        let end = write_unsummed(buf, self.link, &self.ip, self.ports, len, segment);
         sink.emit(self.link.port, &buf[..end])
-    }
-
-    /// Writes the UDP header with the sum of the pseudo-header as its checksum; returns that sum.
-    fn write_udp(&self, buf: &mut [u8], len: usize) -> u64 {
-        let l4_len = HEADER_LEN + len;
-        let IpOut { src, dst, .. } = self.ip;
-        let pseudo = checksum::pseudo_header(src, dst, protocol::UDP, l4_len as u32);
-        let udp = &mut buf[l4_offset(src.is_ipv6())..];
-        udp[0..2].copy_from_slice(&self.ports[0].to_be_bytes());
-        udp[2..4].copy_from_slice(&self.ports[1].to_be_bytes());
-        udp[4..6].copy_from_slice(&(l4_len as u16).to_be_bytes());
-        udp[6..8].copy_from_slice(&checksum::fold(pseudo).to_be_bytes());
-        pseudo
     }
 }
