@@ -17,6 +17,8 @@
 
 mod judge;
 
+pub use judge::{Excuse, Excuses};
+
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -201,8 +203,8 @@ pub struct Summary {
     pub bytes: u64,
     pub done: u64,
     pub failed: u64,
-    /// Connections that smoltcp let hang.
-    pub stuck: u64,
+    /// What the judge forgave.
+    pub excuses: Excuses,
 }
 
 /// A world.
@@ -222,6 +224,7 @@ pub struct World {
     to_come: Vec<usize>,
     steps: u64,
     frames: u64,
+    excuses: Excuses,
     trace: bool,
     recorder: RefCell<Recorder>,
 }
@@ -263,6 +266,7 @@ impl World {
             to_come,
             steps: 0,
             frames: 0,
+            excuses: Excuses::default(),
             trace,
             recorder: RefCell::new(Recorder::new(Keep::Nothing)),
             rng,
@@ -301,7 +305,7 @@ impl World {
         if let Some(left) = self.leftovers() {
             return Err(format!("left over: {left}"));
         }
-        self.judge()?;
+        self.excuses = self.judge()?;
         self.judge_hostiles()
     }
 
@@ -513,7 +517,7 @@ impl World {
                 + received(&mut self.host.finished.iter().map(|f| &f.1)),
             done,
             failed: ends.count() as u64 - done,
-            stuck: self.container.endpoints.iter().filter(|e| e.stuck).count() as u64,
+            excuses: self.excuses,
         }
     }
 }

@@ -1,4 +1,8 @@
 //! The verdict on a world that has run: did every flow end as its plan and the other side say?
+//!
+//! Where a flow may end otherwise, for a cause that lies outside the core, the verdict excuses it.
+//! Each [`Excuse`] asks for evidence of its cause, and is counted: [`crate::seeds`] bounds how often
+//! each may be made, so that none can hide a fault that happens all the time.
 
 use cnet_nat::host::HostError;
 
@@ -8,6 +12,63 @@ use crate::plan::{FlowPlan, Opening};
 use cnet_testkit::app::{App, End};
 use cnet_testkit::container::Endpoint;
 use cnet_testkit::host::simulated::Fate;
+
+/// Why a flow that did not end as planned is no fault of the core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excuse {
+    /// The host had no descriptor for its socket.
+    NoDescriptor,
+    /// The container's stack hangs by its own fault ([`cnet_testkit::container::Endpoint::stuck`]).
+    StuckStack,
+    /// The far end reset the connection before the container's handshake was done.
+    EarlyReset,
+    /// It was half-open and made room for another.
+    Evicted,
+    /// The client was gone before the container's handshake was done.
+    ClientGone,
+    /// The wire lost so much that the container was never found.
+    LostHandshake,
+    /// A SYN that the wire doubled opened a second connection, which came to nothing.
+    Ghost,
+    /// The container was gone before the far end began.
+    ContainerGone,
+}
+
+impl Excuse {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Excuse; 8] = [
+        Excuse::NoDescriptor,
+        Excuse::StuckStack,
+        Excuse::EarlyReset,
+        Excuse::Evicted,
+        Excuse::ClientGone,
+        Excuse::LostHandshake,
+        Excuse::Ghost,
+        Excuse::ContainerGone,
+    ];
+}
+
+/// How often each excuse was made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Excuses([u64; Excuse::ALL.len()]);
+
+impl Excuses {
+    fn count(&mut self, excuse: Excuse) {
+        self.0[excuse as usize] += 1;
+    }
+
+    /// How often `excuse` was made.
+    pub fn get(&self, excuse: Excuse) -> u64 {
+        self.0[excuse as usize]
+    }
+
+    /// Adds those of another world.
+    pub fn add(&mut self, others: &Excuses) {
+        for (sum, n) in self.0.iter_mut().zip(others.0) {
+            *sum += n;
+        }
+    }
+}
 
 impl World {
     /// There are flows or sockets.
@@ -27,7 +88,8 @@ impl World {
     }
 
     /// Compares how each flow ended on both sides with its plan.
-    pub(super) fn judge(&self) -> Result<(), String> {
+    pub(super) fn judge(&self) -> Result<Excuses, String> {
+        let mut excuses = Excuses::default();
         for (n, flow) in self.plan.flows.iter().enumerate() {
             let endpoint = &self.container.endpoints[n];
             let far: Vec<&App> = self
@@ -37,7 +99,8 @@ impl World {
                 .filter(|(at, _)| *at == flow.remote)
                 .map(|(_, app)| app)
                 .collect();
-            self.judge_flow(flow, endpoint, &far).map_err(|what| {
+            let verdict = self.judge_flow(flow, endpoint, &far, &mut excuses);
+            verdict.map_err(|what| {
                 let ends: Vec<_> = far.iter().map(|a| a.brief()).collect();
                 format!(
                     "flow {n} {:?} {:?}: {what}\n  container: {}\n  far: {ends:#?}",
@@ -47,16 +110,29 @@ impl World {
                 )
             })?;
         }
-        Ok(())
+        Ok(excuses)
     }
 
-    fn judge_flow(&self, flow: &FlowPlan, endpoint: &Endpoint, far: &[&App]) -> Result<(), String> {
+    fn judge_flow(
+        &self,
+        flow: &FlowPlan,
+        endpoint: &Endpoint,
+        far: &[&App],
+        excuses: &mut Excuses,
+    ) -> Result<(), String> {
+        let mut excused = |excuse| {
+            excuses.count(excuse);
+            Ok(())
+        };
         let here = endpoint.app.end;
         let opened = match (flow.opening, flow.fate) {
             (Opening::In { listening }, _) => listening,
             (Opening::Out, Fate::Accept) => true,
             (Opening::Out, Fate::Fail(e) | Fate::FailAtOnce(e)) => {
-                return self.judge_failed_open(flow, e, here, far);
+                return match self.judge_failed_open(flow, e, here, far)? {
+                    Some(excuse) => excused(excuse),
+                    None => Ok(()),
+                };
             }
         };
         if !opened {
@@ -70,46 +146,46 @@ impl World {
             };
         }
         if here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote) {
-            return Ok(());
+            return excused(Excuse::NoDescriptor);
         }
         if endpoint.stuck {
-            return Ok(());
+            return excused(Excuse::StuckStack);
         }
         let never_began = far
             .iter()
             .all(|a| a.received == 0 && a.end != Some(End::Done));
-        // The far end may reset before the container's handshake is done.
         if here == Some(End::Refused) && never_began && !flow.far.ending.is_orderly() {
-            return Ok(());
+            return excused(Excuse::EarlyReset);
         }
         // Half-open connections make room when the host runs out of descriptors.
         let untouched = endpoint.app.received == 0 && never_began;
         let given_up = matches!(here, None | Some(End::Refused | End::Reset));
         if self.router.tcp().counters().evicted > 0 && untouched && given_up {
-            return Ok(());
+            return excused(Excuse::Evicted);
         }
-        // A SYN that the wire doubled may have opened a second connection, which came to nothing.
         let (ghosts, real): (Vec<&App>, Vec<&App>) = far
             .iter()
             .partition(|a| a.received == 0 && a.end == Some(End::Reset));
         let Some(here) = here else {
-            // A client may be gone before the container's handshake is done.
             let gone = |a: &&App| matches!(a.end, Some(End::Aborted | End::Vanished));
-            // Or the container is not found at all on a wire that loses every answer.
             let unlucky = never_began && self.up.lost + self.down.lost > 4;
-            return if unlucky || far.iter().all(gone) {
-                Ok(())
-            } else {
-                Err("the container's side was never connected".into())
+            return match (far.iter().all(gone), unlucky) {
+                (true, _) => excused(Excuse::ClientGone),
+                (false, true) => excused(Excuse::LostHandshake),
+                _ => Err("the container's side was never connected".into()),
             };
         };
         let [real] = real[..] else {
             let reset_early = real.is_empty() && !ghosts.is_empty();
             return match here {
-                End::Aborted | End::Vanished if reset_early => Ok(()),
+                End::Aborted | End::Vanished if reset_early => excused(Excuse::ContainerGone),
                 _ => Err(format!("{} connections at the far end", real.len())),
             };
         };
+        // The duplicate of the SYN may have come when the first connection was over already.
+        for _ in &ghosts {
+            excused(Excuse::Ghost)?;
+        }
         self.judge_ends(flow, endpoint, here, real)
     }
 
@@ -167,7 +243,7 @@ impl World {
         error: HostError,
         here: Option<End>,
         far: &[&App],
-    ) -> Result<(), String> {
+    ) -> Result<Option<Excuse>, String> {
         if !far.is_empty() {
             return Err("a connection that should have failed".into());
         }
@@ -178,8 +254,10 @@ impl World {
         };
         let exhausted =
             here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote);
-        if here == Some(expected) || exhausted {
-            Ok(())
+        if here == Some(expected) {
+            Ok(None)
+        } else if exhausted {
+            Ok(Some(Excuse::NoDescriptor))
         } else {
             Err(format!("{error:?} became {here:?}"))
         }
