@@ -6,6 +6,7 @@
 mod frozen;
 mod fuzz;
 mod hostile;
+mod model;
 mod plan;
 mod record;
 mod scenarios;

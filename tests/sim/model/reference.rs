@@ -1,0 +1,386 @@
+//! The reference: what is known of the network, what a step must lead to, and what is counted.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use cnet_testkit::offload;
+use cnet_wire::host::SocketId;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{DropReason, MacAddr, PortId};
+
+use super::network::Observed;
+
+/// IP MTU of the links.
+pub const MTU: usize = 1500;
+/// Addresses that policy denies.
+pub const DENIED_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// See [`DENIED_V4`].
+pub const DENIED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
+/// The UDP port of the first container that is published.
+pub const CLIENTS_PORT: u16 = 8053;
+/// Life of a UDP mapping and of a client of a published port after its last use.
+const UDP_LIFE: Duration = Duration::from_secs(300);
+/// Life of an echo mapping.
+const PING_LIFE: Duration = Duration::from_secs(60);
+
+/// A container.
+#[derive(Clone, Copy, Debug)]
+pub struct Container {
+    /// Its port.
+    pub port: PortId,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+    /// It exchanges frames with the gateway alone.
+    pub isolated: bool,
+}
+
+const fn container(n: u8, isolated: bool) -> Container {
+    Container {
+        port: PortId(n as u32),
+        mac: MacAddr([0x52, 0x54, 0, 0, 1, n]),
+        v4: Ipv4Addr::new(10, 0, 2, 100 + n),
+        v6: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100 + n as u16),
+        isolated,
+    }
+}
+
+/// The containers.
+pub const CONTAINERS: [Container; 4] = [
+    container(1, false),
+    container(2, false),
+    container(3, false),
+    container(4, true),
+];
+
+impl Container {
+    /// Its address in one family.
+    pub fn address(&self, v6: bool) -> IpAddr {
+        if v6 { self.v6.into() } else { self.v4.into() }
+    }
+}
+
+/// A datagram that the host was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// By which socket.
+    pub socket: SocketId,
+    /// Where to.
+    pub to: SocketAddr,
+    /// With which hop limit.
+    pub hop_limit: u8,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// A frame that left, as far as the model has an opinion.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// A container's frame, as it came.
+    Copy(Vec<u8>),
+    /// A datagram.
+    Udp(SocketAddr, SocketAddr, Vec<u8>),
+    /// An ICMP message, with its type and code.
+    Icmp(IpAddr, IpAddr, (u8, u8)),
+    /// A TCP segment without data, with its flags.
+    Tcp(SocketAddr, SocketAddr, u8),
+    /// An ARP answer: whose address is told, and to whom.
+    Arp(Ipv4Addr, Ipv4Addr),
+}
+
+/// What a step must lead to.
+#[derive(Default, Debug)]
+pub struct Expected {
+    /// Frames that leave. The order among ports says nothing.
+    pub frames: Vec<(PortId, Seen)>,
+    /// Datagrams that the host is given; `None` for a socket that is opened for them.
+    pub sent: Vec<(Option<SocketId>, SocketAddr, Vec<u8>)>,
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Reads a frame of the gateway's.
+fn read(with_header: &[u8]) -> Result<Seen, String> {
+    let mut parts = offload::cut(with_header, MTU)?;
+    let frame = parts.pop().ok_or("no packet")?;
+    if !parts.is_empty() {
+        return Err("more packets than one".into());
+    }
+    let Some(at) = offload::ip_at(&frame)? else {
+        let ip = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
+        return Ok(Seen::Arp(ip(28), ip(38)));
+    };
+    let l4 = &frame[at.l4..at.end];
+    let ends = || {
+        let src = SocketAddr::new(at.src, be16(l4, 0));
+        (src, SocketAddr::new(at.dst, be16(l4, 2)))
+    };
+    match at.protocol {
+        17 => Ok(Seen::Udp(ends().0, ends().1, l4[8..].to_vec())),
+        6 if at.payload == at.end => Ok(Seen::Tcp(ends().0, ends().1, l4[13])),
+        1 | 58 => Ok(Seen::Icmp(at.src, at.dst, (l4[0], l4[1]))),
+        other => Err(format!("protocol {other}")),
+    }
+}
+
+impl Expected {
+    /// Whether a step led to this and to nothing else.
+    pub fn compare(&self, observed: &Observed) -> Result<(), String> {
+        let mut left = self.frames.clone();
+        for (port, frame) in &observed.frames {
+            let copy = Seen::Copy(frame.clone());
+            let seen = match left.iter().any(|(_, seen)| *seen == copy) {
+                true => copy,
+                false => read(frame)?,
+            };
+            let found = left.iter().position(|one| *one == (*port, seen.clone()));
+            let found =
+                found.ok_or_else(|| format!("unexpected at {port:?}: {seen:?}; {left:?}"))?;
+            left.remove(found);
+        }
+        if !left.is_empty() {
+            return Err(format!("frames that did not leave: {left:?}"));
+        }
+        let agree = |(want, got): (&(Option<SocketId>, SocketAddr, Vec<u8>), &Sent)| {
+            want.0.is_none_or(|socket| socket == got.socket)
+                && (want.1, &want.2, 63) == (got.to, &got.payload, got.hop_limit)
+        };
+        if self.sent.len() != observed.sent.len()
+            || !self.sent.iter().zip(&observed.sent).all(agree)
+        {
+            return Err(format!(
+                "sent: expected {:?}, found {:?}",
+                self.sent, observed.sent
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The counters of a port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortBooks {
+    /// Frames of the container.
+    pub frames_in: u64,
+    /// Their bytes without virtio-net headers.
+    pub bytes_in: u64,
+    /// Frames to it, of other containers.
+    pub frames_out: u64,
+    /// Their bytes without virtio-net headers.
+    pub bytes_out: u64,
+    /// Drops, by the reason's name.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// UDP mappings.
+    pub udp: usize,
+    /// Echo mappings.
+    pub ping: usize,
+    /// TCP flows.
+    pub tcp: usize,
+}
+
+/// All counters of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Books {
+    /// By port.
+    pub ports: BTreeMap<PortId, PortBooks>,
+    /// Drops of the network, by the reason's name.
+    pub drops: BTreeMap<&'static str, u64>,
+    /// TCP flows that containers opened.
+    pub tcp_opened: u64,
+    /// TCP flows that were accepted or evicted.
+    pub tcp_others: u64,
+    /// Flows and mappings of all tables.
+    pub flows: usize,
+    /// Connects that the host was asked for.
+    pub connects: u64,
+    /// Sockets of the host.
+    pub sockets: usize,
+}
+
+impl Books {
+    /// Whether all counters agree.
+    pub fn compare(&self, found: &Books) -> Result<(), String> {
+        fn differ(what: &dyn Debug, want: &dyn Debug, got: &dyn Debug) -> String {
+            format!("counters of {what:?}\n  expected {want:?}\n  found    {got:?}")
+        }
+        for (port, want) in &self.ports {
+            let got = &found.ports[port];
+            if want != got {
+                return Err(differ(port, want, got));
+            }
+        }
+        let rest = |books: &Books| Books {
+            ports: BTreeMap::new(),
+            ..books.clone()
+        };
+        match self == found {
+            true => Ok(()),
+            false => Err(differ(&"the network", &rest(self), &rest(found))),
+        }
+    }
+}
+
+/// Whose mapping it is: the container, whether it is for echo, and its address with its port or
+/// identifier.
+pub type Inside = (usize, bool, SocketAddr);
+
+/// A mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    /// Whose it is.
+    pub inside: Inside,
+    /// Its socket; `None` until it is opened.
+    pub socket: Option<SocketId>,
+    last_used: Instant,
+}
+
+/// What is known of the network.
+pub struct Model {
+    workers: usize,
+    now: Instant,
+    /// The mappings, in the order in which they were opened.
+    pub mappings: Vec<Mapping>,
+    /// Clients of the published port, and when each was heard or answered last.
+    clients: BTreeMap<SocketAddr, Instant>,
+    books: Books,
+}
+
+impl Model {
+    /// A network in which nothing has happened.
+    pub fn new(workers: usize) -> Model {
+        let books = Books {
+            ports: CONTAINERS
+                .iter()
+                .map(|c| (c.port, PortBooks::default()))
+                .collect(),
+            // That of the published port.
+            sockets: 1,
+            ..Books::default()
+        };
+        Model {
+            workers,
+            now: Instant::ZERO,
+            mappings: Vec::new(),
+            clients: BTreeMap::new(),
+            books,
+        }
+    }
+
+    /// The counters as they must be.
+    pub fn books(&self) -> &Books {
+        &self.books
+    }
+
+    /// The books of a container's port.
+    pub fn port(&mut self, container: usize) -> &mut PortBooks {
+        let port = CONTAINERS[container].port;
+        self.books.ports.get_mut(&port).expect("a port")
+    }
+
+    /// Whether the container's frames come in at another worker than the primary.
+    pub fn is_steered(&self, container: usize) -> bool {
+        !container.is_multiple_of(self.workers)
+    }
+
+    /// A frame of the container came in.
+    pub fn count_in(&mut self, container: usize, frame: &[u8]) {
+        let port = self.port(container);
+        port.frames_in += 1;
+        port.bytes_in += (frame.len() - VNET_HDR_LEN) as u64;
+    }
+
+    /// A frame was dropped behind the switch.
+    pub fn count_drop(&mut self, reason: DropReason) {
+        *self.books.drops.entry(reason.name()).or_default() += 1;
+    }
+
+    /// A frame was dropped at the container's port.
+    pub fn count_port_drop(&mut self, container: usize, reason: DropReason) {
+        *self.port(container).drops.entry(reason.name()).or_default() += 1;
+        self.count_drop(reason);
+    }
+
+    /// A container's frame goes to another one, or to all.
+    pub fn copy(&mut self, to: usize, frame: &[u8], expected: &mut Expected) {
+        let port = self.port(to);
+        port.frames_out += 1;
+        port.bytes_out += (frame.len() - VNET_HDR_LEN) as u64;
+        let seen = Seen::Copy(frame.to_vec());
+        expected.frames.push((CONTAINERS[to].port, seen));
+    }
+
+    /// The mapping of `inside`, renewed or opened: its socket, if it is known yet.
+    pub fn map(&mut self, inside: Inside) -> Option<SocketId> {
+        let now = self.now;
+        if let Some(mapping) = self.mappings.iter_mut().find(|m| m.inside == inside) {
+            mapping.last_used = now;
+            return mapping.socket;
+        }
+        self.mappings.push(Mapping {
+            inside,
+            socket: None,
+            last_used: now,
+        });
+        self.resize(inside, 1);
+        None
+    }
+
+    /// A connection was opened, and refused by the far end.
+    pub fn connect_refused(&mut self) {
+        self.books.connects += 1;
+        self.books.tcp_opened += 1;
+    }
+
+    /// Notes the socket of the mapping that was opened last, if it is not known.
+    pub fn opened(&mut self, socket: SocketId) {
+        if let Some(mapping) = self.mappings.last_mut() {
+            mapping.socket.get_or_insert(socket);
+        }
+    }
+
+    fn resize(&mut self, (container, is_echo, _): Inside, by: isize) {
+        let add = |n: usize| n.saturating_add_signed(by);
+        self.books.flows = add(self.books.flows);
+        self.books.sockets = add(self.books.sockets);
+        let port = self.port(container);
+        match is_echo {
+            true => port.ping = add(port.ping),
+            false => port.udp = add(port.udp),
+        }
+    }
+
+    /// A client of the published port is heard.
+    pub fn hear(&mut self, client: SocketAddr) {
+        self.clients.insert(client, self.now);
+    }
+
+    /// Whether the container's answer goes to a client, which renews it.
+    pub fn answers(&mut self, client: SocketAddr) -> bool {
+        let now = self.now;
+        let known = self.clients.get_mut(&client);
+        known.map(|used| *used = now).is_some()
+    }
+
+    /// Time passes, and mappings and clients with it.
+    pub fn pass(&mut self, span: Duration) {
+        self.now += span;
+        let now = self.now;
+        self.clients.retain(|_, used| now - *used < UDP_LIFE);
+        let life = |m: &Mapping| if m.inside.1 { PING_LIFE } else { UDP_LIFE };
+        let (over, rest) = self
+            .mappings
+            .drain(..)
+            .partition::<Vec<_>, _>(|m| now - m.last_used >= life(m));
+        self.mappings = rest;
+        for mapping in over {
+            self.resize(mapping.inside, -1);
+        }
+    }
+}
