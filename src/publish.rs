@@ -13,27 +13,16 @@ use std::str::FromStr;
 use cnet_wire::{Protocol, ProtocolError};
 use serde::{Deserialize, Serialize};
 
-/// One `-p` option; in JSON its text.
+/// What one `-p` option asks for; in JSON its text. Read from text by [`str::parse`], or made by
+/// [`PublishSpec::new`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PublishSpec {
-    /// Transport.
-    pub protocol: Protocol,
-    /// The host's address; `None` for all.
-    pub host_ip: Option<IpAddr>,
-    /// The host's ports; `None` for any free ones.
-    pub host_ports: Option<RangeInclusive<u16>>,
-    /// The container's ports, as many as the host's.
-    pub ports: RangeInclusive<u16>,
-}
-
-/// One port of a [`PublishSpec`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PortPair {
-    /// The host's port; `None` for any free one.
-    pub host: Option<u16>,
-    /// The container's.
-    pub container: u16,
+    protocol: Protocol,
+    host_ip: Option<IpAddr>,
+    /// As many as `ports`.
+    host_ports: Option<RangeInclusive<u16>>,
+    ports: RangeInclusive<u16>,
 }
 
 /// Why a text is no publish specification.
@@ -60,19 +49,92 @@ pub enum PublishSyntax {
 }
 
 impl PublishSpec {
-    /// The ports, one by one.
-    pub fn pairs(&self) -> impl Iterator<Item = PortPair> {
-        let offset = move |n: u16| {
+    /// The container's `ports`, opened at free ports on all of the host's addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishSyntax::Port`] for an empty range, or one with port 0.
+    pub fn new(
+        protocol: Protocol,
+        ports: RangeInclusive<u16>,
+    ) -> Result<PublishSpec, PublishSyntax> {
+        check(&ports)?;
+        Ok(PublishSpec {
+            protocol,
+            host_ip: None,
+            host_ports: None,
+            ports,
+        })
+    }
+
+    /// Opens the ports on this address of the host alone.
+    #[must_use]
+    pub fn on_address(mut self, host_ip: IpAddr) -> PublishSpec {
+        self.host_ip = Some(host_ip);
+        self
+    }
+
+    /// Opens these ports of the host, in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishSyntax::Lengths`] if they are not as many as the container's;
+    /// [`PublishSyntax::Port`] as for [`PublishSpec::new`].
+    pub fn at_ports(
+        mut self,
+        host_ports: RangeInclusive<u16>,
+    ) -> Result<PublishSpec, PublishSyntax> {
+        check(&host_ports)?;
+        if host_ports.len() != self.ports.len() {
+            return Err(PublishSyntax::Lengths {
+                host: host_ports.len(),
+                container: self.ports.len(),
+            });
+        }
+        self.host_ports = Some(host_ports);
+        Ok(self)
+    }
+
+    /// The transport.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The host's address; `None` for all.
+    pub fn host_ip(&self) -> Option<IpAddr> {
+        self.host_ip
+    }
+
+    /// The host's ports, as many as the container's; `None` for any free ones.
+    pub fn host_ports(&self) -> Option<&RangeInclusive<u16>> {
+        self.host_ports.as_ref()
+    }
+
+    /// The container's ports.
+    pub fn ports(&self) -> &RangeInclusive<u16> {
+        &self.ports
+    }
+
+    /// The ports, one by one: the host's, `None` for any free one, and the container's.
+    pub fn pairs(&self) -> impl Iterator<Item = (Option<u16>, u16)> {
+        let host = move |n: usize| {
             let first = *self.host_ports.as_ref()?.start();
-            Some(first + n)
+            Some(first + n as u16)
         };
-        self.ports
-            .clone()
-            .enumerate()
-            .map(move |(n, container)| PortPair {
-                host: offset(n as u16),
-                container,
-            })
+        let ports = self.ports.clone().enumerate();
+        ports.map(move |(n, container)| (host(n), container))
+    }
+}
+
+/// Whether `ports` are ports.
+fn check(ports: &RangeInclusive<u16>) -> Result<(), PublishSyntax> {
+    match ports.is_empty() || *ports.start() == 0 {
+        true => Err(PublishSyntax::Port(format!(
+            "{}-{}",
+            ports.start(),
+            ports.end()
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -93,20 +155,12 @@ impl FromStr for PublishSpec {
             None => (None, None),
             Some(rest) => parse_host(rest)?,
         };
-        if let Some(host) = &host_ports
-            && host.len() != ports.len()
-        {
-            return Err(PublishSyntax::Lengths {
-                host: host.len(),
-                container: ports.len(),
-            });
+        let mut spec = PublishSpec::new(protocol, ports)?;
+        spec.host_ip = host_ip;
+        match host_ports {
+            Some(host_ports) => spec.at_ports(host_ports),
+            None => Ok(spec),
         }
-        Ok(PublishSpec {
-            protocol,
-            host_ip,
-            host_ports,
-            ports,
-        })
     }
 }
 
@@ -221,9 +275,7 @@ mod tests {
 
     #[test]
     fn pairs() {
-        let pairs = |text: &str| -> Vec<(Option<u16>, u16)> {
-            parse(text).pairs().map(|p| (p.host, p.container)).collect()
-        };
+        let pairs = |text: &str| -> Vec<(Option<u16>, u16)> { parse(text).pairs().collect() };
         assert_eq!(pairs("80"), [(None, 80)]);
         assert_eq!(
             pairs("8000-8002:80-82"),
@@ -235,6 +287,21 @@ mod tests {
         );
         assert_eq!(pairs("1-2"), [(None, 1), (None, 2)]);
         assert_eq!(pairs("1-65535:1-65535").len(), 65535);
+    }
+
+    #[test]
+    fn what_is_made_reads_as_what_is_written() {
+        let made = |ports| PublishSpec::new(Protocol::Udp, ports).unwrap();
+        let on = made(80..=81).on_address([127, 0, 0, 1].into());
+        let at = on.clone().at_ports(8080..=8081).unwrap();
+        assert_eq!(at, parse("127.0.0.1:8080-8081:80-81/udp"));
+        assert_eq!((on.host_ports(), on.ports()), (None, &(80..=81)));
+        assert_eq!(at.host_ports(), Some(&(8080..=8081)));
+        assert_eq!(on, parse("127.0.0.1::80-81/udp"));
+        assert!(made(80..=80).at_ports(1..=2).is_err());
+        assert!(made(80..=80).at_ports(0..=0).is_err());
+        let reversed = RangeInclusive::new(81, 80);
+        assert!(PublishSpec::new(Protocol::Tcp, reversed).is_err());
     }
 
     #[test]

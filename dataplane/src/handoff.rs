@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! A further worker copies a frame that the first is to take ([`cnet_nat::router::Router::sibling`])
-//! into a buffer and puts it into the channel ([`Outlet`]); the first takes it out, handles it and
-//! sends the buffer back ([`Inlet`]). The first worker is woken once a batch, by the eventfd that its
+//! A worker copies a frame that the primary worker is to take ([`cnet_nat::router::Router::sibling`])
+//! into a buffer and puts it into the channel ([`Outlet`]); the primary worker takes it out, handles it
+//! and sends the buffer back ([`Inlet`]). The primary worker is woken once a batch, by the eventfd that its
 //! commands come with.
 //!
 //! # Limits

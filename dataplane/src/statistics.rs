@@ -3,7 +3,9 @@
 use cnet_nat::gateway::GatewayCounters;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
-use cnet_wire::{DropCounters, PortId};
+use cnet_wire::{DropCounters, DropReason, PortId};
+
+use crate::worker::driver::Driver;
 
 /// A snapshot of a network's counters. Counters of frames begin with their port, the others with
 /// the network.
@@ -23,8 +25,35 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// What one worker has counted.
+    pub(crate) fn of_worker(driver: &Driver) -> Statistics {
+        let Driver { core, ports, .. } = driver;
+        let ports = ports.written().filter_map(|(port, written)| {
+            let counted = core.port_counters(port)?;
+            // The switch counts only what other ports found full; the device's count has it all.
+            let mut drops = counted.drops.clone();
+            drops.set(DropReason::PortFull, written.full);
+            Some(PortStatistics {
+                port,
+                frames_in: counted.frames_in,
+                bytes_in: counted.bytes_in,
+                frames_out: written.frames,
+                bytes_out: written.bytes,
+                drops,
+                flows: core.port_flows(port),
+            })
+        });
+        Statistics {
+            ports: ports.collect(),
+            drops: core.all_drops(),
+            flows: core.flows(),
+            tcp: core.tcp().counters(),
+            gateway: core.gateway().counters(),
+        }
+    }
+
     /// Adds what another worker counted. What ports there are, this one knows.
-    pub(super) fn add(&mut self, others: &Statistics) {
+    pub(crate) fn add(&mut self, others: &Statistics) {
         for port in &mut self.ports {
             let same = others.ports.iter().find(|other| other.port == port.port);
             if let Some(other) = same {

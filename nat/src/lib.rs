@@ -13,6 +13,7 @@
 
 pub mod datagram;
 pub mod flow;
+pub mod forward;
 pub mod fragment;
 pub mod gateway;
 pub mod icmp_error;

@@ -25,6 +25,7 @@ use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
 
 use crate::datagram::{DatagramConfig, PingEngine, PublishError, Quote, SocketOutcome, UdpEngine};
 use crate::flow::Handle;
+use crate::forward::{self, ClientPath, ForwardedClient};
 use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
 use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
@@ -531,7 +532,7 @@ impl Router {
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) {
-        let Some(remote) = self.client_as_seen(peer, guest) else {
+        let Some(remote) = forward::shown_as(&self.forwarded(peer, guest)) else {
             io.hosts.tcp_reset(socket);
             return;
         };
@@ -543,21 +544,23 @@ impl Router {
         }
     }
 
-    /// What a client of a published port looks like to the container: itself, unless the container
-    /// could not answer it: one of the host's loopback, of another family, or one that the container
-    /// would look for on its own link, because it is of the host's link alone or because the host
-    /// has the container's subnet as well.
-    fn client_as_seen(&self, peer: SocketAddr, guest: SocketAddr) -> Option<SocketAddr> {
-        let foreign = peer.is_ipv4() != guest.is_ipv4();
-        if !foreign && !peer.ip().is_loopback() && !self.gateway.is_on_link(peer.ip()) {
-            return Some(peer);
+    /// What is to become of a client at `peer` that was accepted on the published TCP port of
+    /// `guest`. `can_splice` tells whether the shell has sockets inside the container's namespace.
+    pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
+        forward::client_path(&self.forwarded(peer, guest), can_splice)
+    }
+
+    fn forwarded(&self, peer: SocketAddr, guest: SocketAddr) -> ForwardedClient {
+        ForwardedClient {
+            address: peer,
+            container: guest,
+            gateway: if guest.is_ipv4() {
+                self.gateway_v4
+            } else {
+                self.gateway_v6
+            },
+            is_on_link: self.gateway.is_on_link(peer.ip()),
         }
-        let gateway = if guest.is_ipv4() {
-            self.gateway_v4
-        } else {
-            self.gateway_v6
-        };
-        gateway.map(|g| SocketAddr::new(g, peer.port()))
     }
 
     /// `socket`, bound by the shell and reporting under `token`, is a published UDP port of

@@ -18,15 +18,15 @@
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cnet::publish::PublishSpec;
+use cnet::PublishSpec;
 use cnet_dataplane::{
-    Control, Dataplane, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan, Publish,
-    PublishError, Statistics,
+    Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PortDevice, PortEnd, PortError,
+    PortId, PortPlan, Rule, Statistics,
 };
 use cnet_tap::SocketHelper;
 
 use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources, resolv_conf};
-use crate::published::{self, Guests, OpenError, Opened};
+use crate::forward::{self, ContainerAddresses, OpenError};
 
 /// Why a network does not run.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +156,7 @@ impl Instance {
     ) -> Result<(PortId, PortEnd), PortError> {
         let (port, end) = self.control.add_port(plan, device).await?;
         if let Some(helper) = socket_helper {
-            self.control.supply(port, helper);
+            self.control.use_socket_helper(port, helper);
         }
         Ok((port, end))
     }
@@ -251,32 +251,35 @@ impl Instance {
 pub struct Forwards(Control);
 
 impl Forwards {
-    /// Opens all ports of the host that `spec` names, and leads them to the container at `guests`.
+    /// Opens all ports of the host that `spec` names, and leads them to the container at
+    /// `addresses`.
     ///
     /// # Errors
     ///
     /// See [`OpenError`]; nothing is open then.
-    pub async fn open(&self, guests: Guests, spec: &PublishSpec) -> Result<Vec<Opened>, OpenError> {
-        published::open(&self.0, guests, spec).await
+    pub async fn open(
+        &self,
+        addresses: ContainerAddresses,
+        spec: &PublishSpec,
+    ) -> Result<Vec<OpenForward>, OpenError> {
+        forward::open(&self.0, addresses, spec).await
     }
 
-    /// Opens one port of the host at exactly this address.
+    /// Opens each of `rules` that can be opened, and gives a result for each.
     ///
     /// # Errors
     ///
-    /// See [`PublishError`]; nothing is opened then.
-    pub async fn open_exactly(&self, publish: Publish) -> Result<Opened, PublishError> {
-        let id = self.0.publish(publish).await?;
-        Ok(Opened {
-            id,
-            publish,
-            chosen: false,
-        })
+    /// [`ForwardError::Ended`] once the network has stopped.
+    pub async fn open_each(
+        &self,
+        rules: Vec<Rule>,
+    ) -> Result<Vec<Result<OpenForward, ForwardError>>, ForwardError> {
+        self.0.replace_forwards(Vec::new(), rules).await
     }
 
     /// Closes ports. One that is closed already is no error.
-    pub async fn close(&self, opened: &[Opened]) {
-        published::close(&self.0, opened).await;
+    pub async fn close(&self, opened: &[OpenForward]) {
+        forward::close(&self.0, opened).await;
     }
 }
 
@@ -293,15 +296,15 @@ mod tests {
         let instance = instance.start().unwrap();
         let ended = instance.ended();
         assert_eq!(instance.statistics().await.unwrap().flows, 0);
-        let guests = Guests {
+        let addresses = ContainerAddresses {
             ipv4: Some([10, 0, 2, 100].into()),
             ipv6: None,
         };
         let spec = "127.0.0.1::80".parse().unwrap();
-        let opened = instance.forwards().open(guests, &spec).await.unwrap();
-        assert!(std::net::TcpStream::connect(opened[0].publish.host).is_ok());
+        let opened = instance.forwards().open(addresses, &spec).await.unwrap();
+        assert!(std::net::TcpStream::connect(opened[0].bound).is_ok());
         instance.forwards().close(&opened).await;
-        assert!(std::net::TcpStream::connect(opened[0].publish.host).is_err());
+        assert!(std::net::TcpStream::connect(opened[0].bound).is_err());
         instance.stop().unwrap();
         instance.stop().unwrap();
         assert_eq!(ended.await, cnet_dataplane::STOPPED);

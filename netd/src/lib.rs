@@ -9,6 +9,7 @@
 
 pub mod dns;
 mod events;
+pub mod forward;
 mod instance;
 pub mod ipam;
 pub mod journal;
@@ -16,7 +17,6 @@ mod liveness;
 mod members;
 pub mod ns_helper;
 pub mod process;
-pub mod published;
 mod report;
 pub mod serve;
 pub mod vm_endpoint;

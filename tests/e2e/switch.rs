@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use cnet_dataplane::{
     Control, Dataplane, DnsQuery, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
-    PortStatistics, Publish, Statistics,
+    PortStatistics, Rule, Statistics,
 };
 use cnet_tap::{Namespaces, open_tap_in};
 use cnet_wire::DropReason;
@@ -285,13 +285,10 @@ fn a_container_leaves_while_others_talk() {
         let to = remote.local_addr().expect("it is bound");
         datagram.send_to(b"a mapping", to).expect("a datagram");
         remote.recv(&mut [0; 100]).expect("the datagram");
-        let publish = Publish {
-            protocol: Protocol::Tcp,
-            host: "192.0.2.1:8080".parse().expect("an address"),
-            guest: SocketAddr::new(leaver.v4, 80),
-        };
-        let published = network.runtime.block_on(network.control.publish(publish));
-        published.expect("a free port");
+        let published: SocketAddr = "192.0.2.1:8080".parse().expect("an address");
+        let rule = Rule::new(Protocol::Tcp, published, SocketAddr::new(leaver.v4, 80));
+        let opened = network.control.add_forward(rule);
+        network.runtime.block_on(opened).expect("a free port");
         let flows = network.of_port(leaver.port).flows;
         assert_eq!((flows.tcp, flows.udp), (1, 1), "{flows:?}");
 
@@ -317,7 +314,7 @@ fn a_container_leaves_while_others_talk() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
         let refused = lab
             .host
-            .connect(publish.host, CONNECT)
+            .connect(published, CONNECT)
             .expect_err("a closed port");
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         echo(&mut stream, b"undisturbed").expect("an echo");

@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::each::{Answers, each};
 use crate::cnet::network_command::all_of;
+use cnet::PublishSpec;
 use cnet::control::Attach;
 use cnet::definition::DEFAULT_NETWORK;
 use cnet::network::{Network, Target};
-use cnet::publish::PublishSpec;
 use cnet::vm::VmAddress;
 
 /// The options of `cnet attach`.

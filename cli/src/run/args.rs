@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::{ArgAction, Args};
 
 use super::place::Place;
+use cnet::PublishSpec;
 use cnet::definition::{DEFAULT_MTU, MTU_RANGE};
-use cnet::publish::PublishSpec;
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
 

@@ -130,13 +130,13 @@ fn bring_up(
 
 /// What makes the sockets for published ports, if there are any.
 fn supplier(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
-    let tcp = |spec: &PublishSpec| spec.protocol == Protocol::Tcp;
+    let tcp = |spec: &PublishSpec| spec.protocol() == Protocol::Tcp;
     if !options.publish.iter().any(tcp) {
         return None;
     }
     // The child waits to be let go, so it is there, and still has the number.
     match Namespaces::of_process(child.id().as_raw_pid()) {
-        Ok(namespaces) => cnet_dataplane::supplier(&namespaces),
+        Ok(namespaces) => cnet_dataplane::start_socket_helper(&namespaces),
         Err(error) => {
             tracing::warn!(%error, "connections from the host's loopback are not spliced");
             None

@@ -12,10 +12,10 @@ use super::plan::Uplink;
 use super::tell;
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
-use cnet_dataplane::{Control, NetworkConfig, PortDevice, PortPlan, STOPPED};
+use cnet_dataplane::{Control, NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
 use cnet_netd::Instance;
 use cnet_netd::dns::Nameserver;
-use cnet_netd::published::{Guests, Opened};
+use cnet_netd::forward::ContainerAddresses;
 
 /// What was brought up.
 pub(super) enum Up {
@@ -99,7 +99,7 @@ async fn private(
     port: PortPlan,
     (tap, supplier): (Tap, Option<SocketHelper>),
 ) -> anyhow::Result<Instance> {
-    let guests = Guests {
+    let addresses = ContainerAddresses {
         ipv4: port.ipv4,
         ipv6: port.ipv6,
     };
@@ -110,8 +110,10 @@ async fn private(
     let joined = instance.join(port, PortDevice::Tap(tap), supplier);
     let (_, port_end) = joined.await?;
     for spec in &options.publish {
-        let opened = instance.forwards().open(guests, spec).await?;
-        tell_chosen(&opened);
+        let opened = instance.forwards().open(addresses, spec).await?;
+        if spec.host_ports().is_none() {
+            tell_chosen(&opened);
+        }
     }
     let ended = instance.ended_with(port_end);
     tokio::spawn(async move {
@@ -151,16 +153,13 @@ async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> 
 }
 
 /// Tells which ports were chosen, each once.
-fn tell_chosen(opened: &[Opened]) {
+fn tell_chosen(opened: &[OpenForward]) {
     let mut told = None;
-    for Opened {
-        publish, chosen, ..
-    } in opened
-    {
-        let at = (publish.protocol, publish.host.port());
-        if *chosen && told.replace(at) != Some(at) {
-            let (host, port) = (publish.host, publish.guest.port());
-            tell(&format!("{host} leads to port {port}/{}", publish.protocol));
+    for OpenForward { rule, bound, .. } in opened {
+        let at = (rule.protocol, bound.port());
+        if told.replace(at) != Some(at) {
+            let port = rule.container.port();
+            tell(&format!("{bound} leads to port {port}/{}", rule.protocol));
         }
     }
 }

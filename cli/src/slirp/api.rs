@@ -34,7 +34,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
-use cnet_dataplane::{Control, ForwardId, Publish, PublishError};
+use cnet_dataplane::{Control, ForwardError, ForwardId, Rule};
 use cnet_wire::Protocol;
 
 /// A request is shorter than this.
@@ -56,22 +56,19 @@ const MAX_SKIPPED: u64 = 1024 * 1024;
 /// The part of the network that the API steers.
 pub trait Forwards: Send + Sync + 'static {
     /// Opens a forward.
-    fn open(
-        &self,
-        publish: Publish,
-    ) -> impl Future<Output = Result<ForwardId, PublishError>> + Send;
+    fn open(&self, rule: Rule) -> impl Future<Output = Result<ForwardId, ForwardError>> + Send;
 
     /// Closes one.
-    fn close(&self, id: ForwardId) -> impl Future<Output = Result<(), PublishError>> + Send;
+    fn close(&self, id: ForwardId) -> impl Future<Output = Result<(), ForwardError>> + Send;
 }
 
 impl Forwards for Control {
-    async fn open(&self, publish: Publish) -> Result<ForwardId, PublishError> {
-        self.publish(publish).await
+    async fn open(&self, rule: Rule) -> Result<ForwardId, ForwardError> {
+        Ok(self.add_forward(rule).await?.id)
     }
 
-    async fn close(&self, id: ForwardId) -> Result<(), PublishError> {
-        self.unpublish(id).await
+    async fn close(&self, id: ForwardId) -> Result<(), ForwardError> {
+        self.remove_forwards(vec![id]).await
     }
 }
 
@@ -300,13 +297,10 @@ impl<F: Forwards> Api<F> {
             true => default_guest,
             false => guest_addr,
         };
-        let publish = Publish {
-            protocol,
-            host: SocketAddr::new(host_addr, host_port),
-            guest: SocketAddr::new(guest, guest_port),
-        };
+        let host = SocketAddr::new(host_addr, host_port);
+        let rule = Rule::new(protocol, host, SocketAddr::new(guest, guest_port));
         let mut table = self.table.lock().await;
-        let forward = self.forwards.open(publish).await.map_err(|error| {
+        let forward = self.forwards.open(rule).await.map_err(|error| {
             tracing::warn!(%error, "add_hostfwd failed");
             "add_hostfwd: slirp_add_hostfwd failed"
         })?;
@@ -385,25 +379,25 @@ mod tests {
     /// Port 1 is taken; forward 900 cannot be closed.
     #[derive(Default)]
     struct Fake {
-        opened: StdMutex<Vec<Publish>>,
+        opened: StdMutex<Vec<Rule>>,
     }
 
     impl Forwards for Arc<Fake> {
-        async fn open(&self, publish: Publish) -> Result<ForwardId, PublishError> {
-            if publish.host.port() == 1 {
-                return Err(PublishError::Privileged { port: 1 });
+        async fn open(&self, rule: Rule) -> Result<ForwardId, ForwardError> {
+            if rule.host.port() == 1 {
+                return Err(ForwardError::Privileged { port: 1 });
             }
             let mut opened = self.opened.lock().unwrap();
-            opened.push(publish);
-            Ok(ForwardId(match publish.host.port() {
+            opened.push(rule);
+            Ok(ForwardId(match rule.host.port() {
                 900 => 900,
                 _ => 100 + opened.len() as u32,
             }))
         }
 
-        async fn close(&self, id: ForwardId) -> Result<(), PublishError> {
+        async fn close(&self, id: ForwardId) -> Result<(), ForwardError> {
             match id.0 {
-                900 => Err(PublishError::Ended),
+                900 => Err(ForwardError::Ended),
                 _ => Ok(()),
             }
         }
@@ -445,7 +439,7 @@ mod tests {
             .lock()
             .unwrap()
             .iter()
-            .map(|p| format!("{} {} {}", p.protocol, p.host, p.guest))
+            .map(|p| format!("{} {} {}", p.protocol, p.host, p.container))
             .collect();
         assert_eq!(
             opened,
@@ -576,7 +570,7 @@ mod tests {
         let (api, fake) = api(true);
         let add = r#"{"execute":"add_hostfwd","arguments":{"proto":"tcp","host_addr":"::","host_port":8080,"guest_port":80}}"#;
         assert_eq!(ask(&api, add).await, r#"{"return":{"id":1}}"#);
-        let guest = fake.opened.lock().unwrap()[0].guest;
+        let guest = fake.opened.lock().unwrap()[0].container;
         assert_eq!(guest.to_string(), "[fd00::100]:80");
     }
 

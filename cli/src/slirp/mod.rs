@@ -117,7 +117,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
     // Only the API publishes ports.
     let published = options.api_socket.is_some();
     let supplier = published
-        .then(|| cnet_dataplane::supplier(&namespaces))
+        .then(|| cnet_dataplane::start_socket_helper(&namespaces))
         .flatten();
     drop(namespaces);
     let runtime = tokio::runtime::Builder::new_current_thread()

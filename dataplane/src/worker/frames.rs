@@ -7,16 +7,16 @@
 //! each behind the one before it, and [`Frames::read`] tells when those that wait are to be handled:
 //!
 //! - at once, if the router does not look ahead;
-//! - after a frame of more than [`SMALL`] bytes: its copies cost more than its look-up, and the next
-//!   one shall find the same bytes of the buffer;
+//! - after a frame of more than [`SMALL_FRAME`] bytes: its copies cost more than its look-up, and the next
+//!   one finds the same bytes of the buffer;
 //! - when [`LOOK_AHEAD`] wait.
 //!
 //! The next frame is then read to the start of the buffer again, so bulk passes through the same
 //! 64 KiB, or nearly so.
 //!
 //! # Invariants
-//! Frames are handled in the order they were read in, whatever their size. Nobody may leave frames
-//! waiting when going to sleep: [`Frames::hand_on`] ends every batch.
+//! Frames are handled in the order they were read in, whatever their size. No frame may wait while the
+//! worker sleeps: [`Frames::hand_on`] ends every batch.
 
 use std::io;
 use std::ops::Range;
@@ -28,20 +28,16 @@ use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
 
-/// A frame of at most so many bytes, its virtio-net header counted in, may wait for others.
-pub(crate) const SMALL: usize = 2048;
+use crate::budget::SMALL_FRAME;
 
-/// What is to be done after a read.
+/// What a read has brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub(crate) enum Next {
-    /// Read on: the frame may wait.
-    Read,
-    /// Call [`Frames::hand_on`].
-    HandOn {
-        /// Bytes of the frame just read.
-        last: usize,
-    },
+pub(crate) struct ReadFrame {
+    /// Bytes of the frame, virtio-net header included.
+    pub len: usize,
+    /// The frames that wait are to be handled now: call [`Frames::hand_on`].
+    pub hand_on: bool,
 }
 
 /// Frames that were read and not handled yet.
@@ -55,7 +51,7 @@ pub(crate) struct Frames {
 impl Frames {
     pub(crate) fn new() -> Frames {
         // All but the last that waits are small, and for that one a whole frame's room is left.
-        let len = (LOOK_AHEAD - 1) * SMALL + FRAME_BUFFER_LEN;
+        let len = (LOOK_AHEAD - 1) * SMALL_FRAME + FRAME_BUFFER_LEN;
         Frames {
             buf: vec![0; len].into_boxed_slice(),
             waiting: std::array::from_fn(|_| (PortId(0), 0..0)),
@@ -75,7 +71,7 @@ impl Frames {
         port: PortId,
         gather: bool,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-    ) -> io::Result<Next> {
+    ) -> io::Result<ReadFrame> {
         let start = match self.count {
             0 => 0,
             n => self.waiting[n - 1].1.end,
@@ -84,10 +80,9 @@ impl Frames {
         self.waiting[self.count] = (port, start..start + len);
         self.count += 1;
         let full = self.count == LOOK_AHEAD;
-        Ok(if full || len > SMALL || !gather {
-            Next::HandOn { last: len }
-        } else {
-            Next::Read
+        Ok(ReadFrame {
+            len,
+            hand_on: full || len > SMALL_FRAME || !gather,
         })
     }
 
@@ -115,13 +110,15 @@ mod tests {
     use super::*;
 
     /// Reads a frame of `len` bytes, all of them `byte`.
-    fn read(frames: &mut Frames, byte: u8, len: usize, gather: bool) -> Next {
+    fn read(frames: &mut Frames, byte: u8, len: usize, gather: bool) -> bool {
         let fill = |buf: &mut [u8]| {
             buf[..len].fill(byte);
             Ok(len)
         };
         let port = PortId(u32::from(byte));
-        frames.read(port, gather, fill).unwrap()
+        let read = frames.read(port, gather, fill).unwrap();
+        assert_eq!(read.len, len);
+        read.hand_on
     }
 
     fn waiting(frames: &Frames) -> Vec<(u32, Vec<u8>)> {
@@ -133,18 +130,15 @@ mod tests {
     #[test]
     fn a_frame_waits_only_where_that_is_of_use() {
         let mut frames = Frames::new();
-        assert_eq!(read(&mut frames, 1, 60, false), Next::HandOn { last: 60 });
+        assert!(read(&mut frames, 1, 60, false));
         frames.count = 0;
-        assert_eq!(read(&mut frames, 1, SMALL, true), Next::Read);
-        assert_eq!(
-            read(&mut frames, 2, SMALL + 1, true),
-            Next::HandOn { last: SMALL + 1 }
-        );
+        assert!(!read(&mut frames, 1, SMALL_FRAME, true));
+        assert!(read(&mut frames, 2, SMALL_FRAME + 1, true));
         frames.count = 0;
         for n in 1..LOOK_AHEAD {
-            assert_eq!(read(&mut frames, n as u8, 60, true), Next::Read);
+            assert!(!read(&mut frames, n as u8, 60, true));
         }
-        assert_eq!(read(&mut frames, 9, 60, true), Next::HandOn { last: 60 });
+        assert!(read(&mut frames, 9, 60, true));
     }
 
     #[test]
@@ -155,10 +149,10 @@ mod tests {
             let len = if usize::from(n) == LOOK_AHEAD {
                 FRAME_BUFFER_LEN
             } else {
-                SMALL
+                SMALL_FRAME
             };
-            let next = read(&mut frames, n, len, true);
-            assert_eq!(next != Next::Read, len == FRAME_BUFFER_LEN);
+            let hand_on = read(&mut frames, n, len, true);
+            assert_eq!(hand_on, len == FRAME_BUFFER_LEN);
             all.push((u32::from(n), vec![n; len]));
         }
         assert_eq!(waiting(&frames), all);
@@ -167,11 +161,11 @@ mod tests {
     #[test]
     fn an_error_takes_nothing_away() {
         let mut frames = Frames::new();
-        assert_eq!(read(&mut frames, 1, 60, true), Next::Read);
+        assert!(!read(&mut frames, 1, 60, true));
         let none = |_: &mut [u8]| Err(io::ErrorKind::WouldBlock.into());
         let error = frames.read(PortId(1), true, none).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(read(&mut frames, 2, 70, true), Next::Read);
+        assert!(!read(&mut frames, 2, 70, true));
         assert_eq!(waiting(&frames), [(1, vec![1; 60]), (2, vec![2; 70])]);
     }
 }

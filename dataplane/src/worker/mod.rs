@@ -1,17 +1,22 @@
 //! The worker: one thread, one epoll, everything that is done per packet.
 //!
-//! A round is: wait; act on every event of sockets and commands; give the ports that may be read
-//! from their turns; act on deadlines. A turn is a batch of [`BATCH`] frames, fewer if they are large
-//! ([`LARGE_BATCH`]) or go to many ports ([`BATCH_WRITES`]), with the router's end of batch after it,
-//! and a round has [`TURNS_A_ROUND`] turns, which go round among the ports
-//! ([`port`](super::port)): so neither sockets nor ports starve, however many ports are busy. Frames are read into one buffer ([`frames`]), from
-//! which they go on to another port or a socket, and those that the router makes are built in
-//! another: both stay in the cache.
+//! # Theory of operation
 //!
-//! Devices are level triggered. One that fails ends its port, and no other.
+//! A worker owns a pure core, its host sockets and its queue of every port's device alone
+//! ([`driver`]). It repeats a round: wait for events; act on each, of sockets, listeners and
+//! commands; give spliced connections and ports their turns; act on deadlines; pass DNS queries on.
+//! How much is done in a round is bounded by [`crate::budget`].
 //!
-//! A network may have several workers ([`workers`]); what they do with each other's news and
-//! frames is in [`crew`].
+//! The epoll token of an event is the handle of what it is about ([`Token`]): a flow of the core, a
+//! port, a listener or a spliced connection, with a generation that makes an event for something that
+//! is gone harmless. Devices are level triggered, sockets edge triggered.
+//!
+//! Commands come through a mailbox ([`command`]) and an eventfd. A network may have several workers
+//! ([`workers`]); the primary one takes all commands and tells the others what concerns them.
+//!
+//! # Failures
+//!
+//! A device that fails ends its port and no other. A worker that fails ends the network.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,46 +24,36 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use anyhow::Context;
 use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::gateway::Lease;
 use cnet_nat::host::{Readiness, Token, TokenKind};
-use cnet_nat::io::Io;
 use cnet_nat::router::Router;
+use cnet_tap::device::TapQueue;
+use cnet_vswitch::port::PortConfig;
 use cnet_wire::PortId;
-use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::sync::{mpsc as async_mpsc, oneshot};
 
-use super::busy_poll::BusyPoll;
-use super::forward::rule::Forward;
-use super::forward::splice::Splices;
-use super::handoff::Outlet;
-use super::port::Ports;
-use super::socket::{Features, HostTable};
-use super::{Command, DnsQuery, NetworkConfig};
+use crate::budget::{EVENTS, PORT_TURNS_A_ROUND};
+use crate::busy_poll::BusyPoll;
+use crate::core_config::port_config;
+use crate::error::WorkerError;
+use crate::forward::Forwards;
+use crate::handoff::Outlet;
+use crate::port::{Device, OpenedDevice, PortDevice, PortEnd, PortError, RemovedPort};
+use crate::statistics::Statistics;
+use crate::{DnsQuery, NetworkConfig, PortPlan};
 
-mod crew;
-mod forwards;
+pub(crate) mod command;
+pub(crate) mod driver;
 mod frames;
-mod ports;
 pub(crate) mod workers;
 
-use frames::{Frames, Next, SMALL};
-use workers::Crew;
-
-/// Frames read from a port before what they caused is acknowledged, and datagrams go on their way.
-const BATCH: usize = 64;
-/// Of them, frames of more than [`SMALL`] bytes.
-const LARGE_BATCH: usize = 8;
-/// Frames written that end a batch as well: a broadcast is written to every port, and who sends many
-/// shall not have a longer turn for it.
-const BATCH_WRITES: u64 = 4 * BATCH as u64;
-/// Batches read before other events are looked at.
-const TURNS_A_ROUND: usize = 8;
-/// Events fetched at once.
-const EVENTS: usize = 128;
+use command::Command;
+use driver::{Driver, Turn};
+use workers::{AddedPort, Peers, WorkerEvent};
 
 /// Do not wait.
 const NO_WAIT: Timespec = Timespec {
@@ -71,51 +66,36 @@ const WAKE: u32 = 0;
 
 /// How the worker talks to the rest of the process.
 pub(crate) struct Channels {
-    pub inbox: mpsc::Receiver<Command>,
-    pub wake: Arc<OwnedFd>,
-    pub queries: async_mpsc::Sender<DnsQuery>,
-    pub crew: Crew,
+    pub(crate) inbox: mpsc::Receiver<Command>,
+    pub(crate) wake: Arc<OwnedFd>,
+    pub(crate) queries: async_mpsc::Sender<DnsQuery>,
+    pub(crate) peers: Peers,
 }
 
 struct Worker {
     epoll: Rc<OwnedFd>,
-    router: Router,
-    hosts: HostTable,
-    ports: Ports,
-    frames: Frames,
-    out: Box<[u8]>,
-    splices: Splices,
-    forwards: Vec<Option<Forward>>,
-    next_forward: u32,
-    /// Listeners that had to stop accepting, and until when.
-    paused: Option<Instant>,
-    /// Who wants to know that everything is delivered.
+    driver: Driver,
+    forwards: Forwards,
+    /// Callers of [`Control::delivered`](crate::Control::delivered).
     deliveries: Vec<oneshot::Sender<()>>,
     channels: Channels,
     busy_poll: BusyPoll,
 }
 
-/// What a turn of a port ended with.
-enum Turn {
-    Drained,
-    More,
-    Gone(io::Error),
-}
-
+/// The monotonic clock.
 pub(crate) fn now() -> Instant {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
 /// Runs until told to stop. `outlet` is for what the router hands over, if it does.
-pub(crate) fn run(
+fn run(
     config: &NetworkConfig,
     router: Router,
     outlet: Option<Outlet>,
     channels: Channels,
-) -> anyhow::Result<()> {
-    let mut worker = Worker::new(config, router, outlet, channels)?;
-    worker.run()
+) -> Result<(), WorkerError> {
+    Worker::new(config, router, outlet, channels)?.run()
 }
 
 impl Worker {
@@ -124,53 +104,31 @@ impl Worker {
         router: Router,
         outlet: Option<Outlet>,
         channels: Channels,
-    ) -> anyhow::Result<Worker> {
-        let epoll =
-            epoll::create(epoll::CreateFlags::CLOEXEC).context("cannot make an epoll instance")?;
+    ) -> Result<Worker, WorkerError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| WorkerError::Epoll(errno.into()))?;
         let epoll = Rc::new(epoll);
         let token = Token::new(TokenKind::Shell, WAKE, 0);
         let data = epoll::EventData::new_u64(token.to_bits());
         epoll::add(&*epoll, channels.wake.as_fd(), data, epoll::EventFlags::IN)
-            .context("cannot watch the command channel")?;
-        let hosts = HostTable::new(
-            Rc::clone(&epoll),
-            Features::detect(),
-            config.outbound_v4,
-            config.outbound_v6,
-        );
-        let ports = Ports::new(Rc::clone(&epoll), usize::from(config.mtu), outlet);
+            .map_err(|errno| WorkerError::WatchCommands(errno.into()))?;
         Ok(Worker {
-            splices: Splices::new(Rc::clone(&epoll)),
+            driver: Driver::new(config, router, &epoll, outlet),
+            forwards: Forwards::new(Rc::clone(&epoll)),
             epoll,
-            router,
-            hosts,
-            ports,
-            frames: Frames::new(),
-            out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
-            forwards: Vec::new(),
-            next_forward: 1,
-            paused: None,
             deliveries: Vec::new(),
             channels,
             busy_poll: BusyPoll::new(config.busy_poll),
         })
     }
 
-    /// Lends the router the worker's effects.
-    fn with_router<T>(
-        &mut self,
-        f: impl FnOnce(&mut Router, &mut Io<'_, (Ports, HostTable)>) -> T,
-    ) -> T {
-        let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
-        f(&mut self.router, &mut io)
-    }
+    // ---- the round ----
 
-    fn run(&mut self) -> anyhow::Result<()> {
+    fn run(&mut self) -> Result<(), WorkerError> {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            let at_once =
-                self.busy_poll.is_on() || self.ports.has_turns() || self.splices.has_turns();
-            let timeout = if at_once {
+            let work_waits = self.driver.ports.has_turns() || self.forwards.has_turns();
+            let timeout = if work_waits || self.busy_poll.is_on() {
                 Some(NO_WAIT)
             } else {
                 self.timeout()
@@ -179,45 +137,58 @@ impl Worker {
             let space = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&*self.epoll, space, timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(e) => return Err(e).context("epoll_wait failed"),
+                Err(errno) => return Err(WorkerError::Wait(errno.into())),
             }
             let now = now();
             self.busy_poll.waited(now, !events.is_empty());
             for events in events.chunks(LOOK_AHEAD) {
-                self.router.look_ahead(events.iter().filter_map(token));
+                self.driver.core.look_ahead(events.iter().filter_map(token));
                 for event in events {
-                    let Some(token) = token(event) else {
-                        continue;
-                    };
-                    let ready = readiness(event.flags);
-                    match token.kind() {
-                        TokenKind::Shell if token.index() == WAKE => {
-                            if self.run_commands(now)? {
-                                return Ok(());
-                            }
-                            self.take_handed(now);
-                        }
-                        TokenKind::Shell => self.ports.handle_event(token, event.flags),
-                        TokenKind::Forward => self.serve_forward(now, token, ready),
-                        TokenKind::Splice => self.splices.handle(token, event.flags),
-                        _ => self.with_router(|r, io| r.handle_socket(now, token, ready, io)),
+                    if self.handle_event(now, event)? {
+                        return Ok(());
                     }
                 }
             }
-            self.serve_splices(now);
+            self.forwards.serve_splices(now, &mut self.driver);
             self.serve_ports(now);
-            self.act_on_time();
+            self.handle_timeouts();
             self.pass_queries();
             self.tell_delivered();
         }
     }
 
-    /// How long to wait for events: until the router's next deadline.
+    /// Acts on one event; `true` when told to stop.
+    #[inline]
+    fn handle_event(&mut self, now: Instant, event: &epoll::Event) -> Result<bool, WorkerError> {
+        let Some(token) = token(event) else {
+            return Ok(false);
+        };
+        let Worker {
+            driver, forwards, ..
+        } = self;
+        match token.kind() {
+            TokenKind::Shell if token.index() == WAKE => {
+                if self.run_commands(now)? {
+                    return Ok(true);
+                }
+                self.take_handed_over(now);
+            }
+            TokenKind::Shell => driver.ports.handle_event(token, event.flags),
+            TokenKind::Forward => forwards.handle_event(now, token, readiness(event.flags), driver),
+            TokenKind::Splice => forwards.handle_splice_event(token, event.flags),
+            _ => {
+                let ready = readiness(event.flags);
+                driver.with_core(|core, io| core.handle_socket(now, token, ready, io));
+            }
+        }
+        Ok(false)
+    }
+
+    /// How long to wait for events: until the next deadline.
     fn timeout(&self) -> Option<Timespec> {
         let due = [
-            self.router.poll_timeout(),
-            self.paused,
-            self.splices.poll_timeout(),
+            self.driver.core.poll_timeout(),
+            self.forwards.poll_timeout(),
         ];
         let due = due.into_iter().flatten().min()?;
         let wait = due.saturating_since(now());
@@ -227,133 +198,247 @@ impl Worker {
         })
     }
 
-    fn act_on_time(&mut self) {
+    fn handle_timeouts(&mut self) {
         let now = now();
-        if self.router.poll_timeout().is_some_and(|due| due <= now) {
-            self.with_router(|r, io| r.handle_timeout(now, io));
+        let Worker {
+            driver, forwards, ..
+        } = self;
+        if driver.core.poll_timeout().is_some_and(|due| due <= now) {
+            driver.with_core(|core, io| core.handle_timeout(now, io));
         }
-        if self.paused.is_some_and(|until| until <= now) {
-            self.paused = None;
-            for i in 0..self.forwards.len() {
-                self.accept_from(now, i);
-            }
-        }
+        forwards.resume_accepting(now, driver);
     }
 
     /// Gives the ports that may be read from their turns, until the round is over.
     fn serve_ports(&mut self, now: Instant) {
-        for _ in 0..TURNS_A_ROUND {
-            let Some((token, port)) = self.ports.next_turn() else {
+        for _ in 0..PORT_TURNS_A_ROUND {
+            let Some((token, port)) = self.driver.ports.next_turn() else {
                 return;
             };
-            match self.read_batch(now, port) {
+            match self.driver.read_batch(now, port) {
                 Turn::Drained => {}
-                Turn::More => self.ports.enqueue(token),
-                Turn::Gone(e) => self.lose_port(now, port, &e),
+                Turn::More => self.driver.ports.enqueue(token),
+                Turn::Gone(error) => self.lose_port(now, port, &error),
             }
         }
     }
 
-    /// Reads a batch of frames of `port`.
-    fn read_batch(&mut self, now: Instant, port: PortId) -> Turn {
-        let mut turn = Turn::More;
-        let gather = self.router.looks_ahead();
-        let (mut frames, mut large) = (0, 0);
-        let before = self.ports.emitted();
-        let writes = |ports: &Ports| ports.emitted().wrapping_sub(before);
-        while frames < BATCH && large < LARGE_BATCH && writes(&self.ports) < BATCH_WRITES {
-            let read = self
-                .frames
-                .read(port, gather, |buf| self.ports.read(port, buf));
-            match read {
-                Ok(Next::Read) => {}
-                Ok(Next::HandOn { last }) => {
-                    large += usize::from(last > SMALL);
-                    self.hand_on(now);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    turn = Turn::Drained;
-                    break;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    turn = Turn::Gone(e);
-                    break;
-                }
-            }
-            frames += 1;
+    /// Handles what other workers have handed over, a batch of each.
+    fn take_handed_over(&mut self, now: Instant) {
+        let mut more = false;
+        for inlet in &self.channels.peers.inlets {
+            more |= self.driver.take_handed_over(now, inlet);
         }
-        self.hand_on(now);
-        // Where the frames only went from port to port, there is nothing to do here.
-        self.with_router(|r, io| r.end_batch(now, io));
-        self.ports.announce_handed();
-        turn
-    }
-
-    /// Has the router handle the frames that were read.
-    fn hand_on(&mut self, now: Instant) {
-        let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
-        self.frames.hand_on(now, &mut self.router, &mut io);
+        if more {
+            // Other events have their turn first.
+            let _ = rustix::io::write(&*self.channels.wake, &1u64.to_ne_bytes());
+        }
     }
 
     fn pass_queries(&mut self) {
-        while let Some(query) = self.router.take_query() {
+        while let Some(query) = self.driver.core.take_query() {
             // A service that cannot keep up loses queries, and the client asks again.
             let _ = self.channels.queries.try_send(query);
         }
     }
 
-    /// Tells who waits for it that all that containers have sent was passed on.
+    /// Answers [`Command::Delivered`] once all that containers have sent was passed on.
     fn tell_delivered(&mut self) {
-        if self.deliveries.is_empty() || !self.splices.is_delivered() || !self.router.is_delivered()
-        {
+        let delivered = || self.forwards.is_delivered() && self.driver.core.is_delivered();
+        if self.deliveries.is_empty() || !delivered() {
             return;
         }
         for waiting in self.deliveries.drain(..) {
-            // Who does not wait any more need not know.
+            // A caller that does not wait any more need not know.
             let _ = waiting.send(());
         }
     }
 
+    // ---- commands ----
+
     /// Carries out waiting commands; `true` when told to stop.
-    fn run_commands(&mut self, now: Instant) -> anyhow::Result<bool> {
+    fn run_commands(&mut self, now: Instant) -> Result<bool, WorkerError> {
         let mut count = [0; 8];
         // Whether it was signalled once or often, the channel tells what there is.
         let _ = rustix::io::read(&*self.channels.wake, &mut count);
         while let Ok(command) = self.channels.inbox.try_recv() {
-            match command {
-                Command::AddPort(plan, device, reply) => {
-                    let added = self.add_port(plan, device);
-                    // Who does not wait for the port any more cannot remove it either.
-                    if let Err(Ok((port, _))) = reply.send(added) {
-                        let _ = self.remove_port(now, port);
-                    }
-                }
-                Command::RemovePort(port, reply) => {
-                    let _ = reply.send(self.remove_port(now, port));
-                }
-                Command::Statistics(reply) => {
-                    let _ = reply.send(self.statistics());
-                }
-                Command::Supply(port, supplier) => self.supply(port, supplier),
-                Command::Delivered(reply) => self.deliveries.push(reply),
-                Command::Publish(publish, reply) => {
-                    let _ = reply.send(self.publish(publish));
-                }
-                Command::Unpublish(id, reply) => {
-                    let _ = reply.send(self.unpublish(id));
-                }
-                Command::AnswerDns(id, message) => {
-                    self.with_router(|r, io| r.answer_dns(now, id, &message, io));
-                }
-                Command::Stop => {
-                    self.with_router(|r, io| r.shut_down(now, io));
-                    return Ok(true);
-                }
-                Command::Crew(news) => self.hear(now, news)?,
+            if let Command::Stop = command {
+                self.driver.with_core(|core, io| core.shut_down(now, io));
+                return Ok(true);
             }
+            self.run_command(now, command)?;
         }
         Ok(false)
+    }
+
+    fn run_command(&mut self, now: Instant, command: Command) -> Result<(), WorkerError> {
+        match command {
+            Command::AddPort(plan, device, reply) => {
+                let added = self.add_port(plan, device);
+                // A caller that does not wait for the port any more cannot remove it either.
+                if let Err(Ok((port, _))) = reply.send(added) {
+                    let _ = self.remove_port(now, port);
+                }
+            }
+            Command::RemovePort(port, reply) => {
+                let _ = reply.send(self.remove_port(now, port));
+            }
+            Command::Statistics(reply) => {
+                let _ = reply.send(Statistics::of_worker(&self.driver));
+            }
+            Command::UseSocketHelper(port, helper) => {
+                // A port that is gone again needs none.
+                if let Some(addresses) = self.driver.ports.addresses(port) {
+                    self.forwards.use_socket_helper(port, addresses, helper);
+                }
+            }
+            Command::Delivered(reply) => self.deliveries.push(reply),
+            Command::SetForwards {
+                replaced,
+                rules,
+                reply,
+            } => {
+                let _ = reply.send(self.forwards.set(&replaced, &rules, &mut self.driver));
+            }
+            Command::ListForwards(reply) => {
+                let _ = reply.send(self.forwards.list().collect());
+            }
+            Command::AnswerDns(id, message) => {
+                self.driver
+                    .with_core(|core, io| core.answer_dns(now, id, &message, io));
+            }
+            Command::Stop => {}
+            Command::Worker(event) => self.handle_worker_event(now, event)?,
+        }
+        Ok(())
+    }
+
+    // ---- ports ----
+
+    fn add_port(
+        &mut self,
+        plan: PortPlan,
+        device: PortDevice,
+    ) -> Result<(PortId, PortEnd), PortError> {
+        let id = self.driver.ports.free_id().ok_or(PortError::Full)?;
+        let workers = 1 + self.channels.peers.others.len();
+        let OpenedDevice {
+            device,
+            further,
+            mac,
+        } = Device::open(device, workers)?;
+        let addresses = plan.addresses().collect();
+        let (config, lease) = port_config(plan, id, mac);
+        self.driver.core.add_port(id, config.clone())?;
+        self.driver.core.add_lease(lease.clone());
+        match self.driver.ports.add(id, device, addresses) {
+            Ok(end) => {
+                self.share_port(id, further, &config, &lease);
+                Ok((id, end))
+            }
+            Err(e) => {
+                self.driver
+                    .with_core(|core, io| core.remove_port(now(), id, io));
+                Err(PortError::Watch(e.to_string()))
+            }
+        }
+    }
+
+    /// Gives every other worker its queue of a port that was added here.
+    fn share_port(&self, id: PortId, queues: Vec<TapQueue>, config: &PortConfig, lease: &Lease) {
+        for (other, queue) in self.channels.peers.others.iter().zip(queues) {
+            if let Some(queue) = self.driver.ports.queue_of(id, queue) {
+                let added = AddedPort {
+                    queue,
+                    config: config.clone(),
+                    lease: lease.clone(),
+                };
+                other.send(Command::Worker(WorkerEvent::PortAdded(Box::new(added))));
+            }
+        }
+    }
+
+    fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
+        let removed = self.take_port(now, id).ok_or(PortError::Unknown(id))?;
+        removed.tell("removed".to_owned());
+        Ok(())
+    }
+
+    /// The device of `id` has failed.
+    fn lose_port(&mut self, now: Instant, id: PortId, error: &io::Error) {
+        if let Some(lost) = self.take_port(now, id) {
+            let (token, reason) = (lost.token, lost.failure_reason(error));
+            lost.tell(reason.clone());
+            let event = WorkerEvent::PortFailed(token, reason);
+            self.channels.peers.tell_primary(event);
+        }
+    }
+
+    /// Ends all that a port has, published ports that lead to it included.
+    fn take_port(&mut self, now: Instant, id: PortId) -> Option<RemovedPort> {
+        let removed = self.driver.ports.remove(id)?;
+        self.forwards
+            .remove_port(id, &removed.addresses, &mut self.driver);
+        self.driver
+            .with_core(|core, io| core.remove_port(now, id, io));
+        let peers = &self.channels.peers;
+        peers.tell_others(|| WorkerEvent::PortRemoved(removed.token));
+        Some(removed)
+    }
+
+    // ---- other workers ----
+
+    /// Acts on what another worker tells.
+    ///
+    /// # Errors
+    ///
+    /// When that worker has failed: without it there is no network.
+    fn handle_worker_event(&mut self, now: Instant, event: WorkerEvent) -> Result<(), WorkerError> {
+        match event {
+            WorkerEvent::PortAdded(added) => self.add_shared_port(now, *added),
+            WorkerEvent::PortRemoved(token) => {
+                if let Some(id) = self.driver.ports.current(token) {
+                    // The primary worker has said why.
+                    drop(self.take_port(now, id));
+                }
+            }
+            WorkerEvent::PortFailed(token, reason) => {
+                if let Some(id) = self.driver.ports.current(token)
+                    && let Some(removed) = self.take_port(now, id)
+                {
+                    removed.tell(reason);
+                }
+            }
+            WorkerEvent::WorkerFailed(reason) => {
+                self.driver.with_core(|core, io| core.shut_down(now, io));
+                return Err(WorkerError::OtherWorker(reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// The primary worker has added a port, of which this worker has a queue.
+    fn add_shared_port(&mut self, now: Instant, added: AddedPort) {
+        let AddedPort {
+            queue,
+            config,
+            lease,
+        } = added;
+        let token = queue.token;
+        let id = PortId(token.index());
+        let peers = &self.channels.peers;
+        if let Err(error) = self.driver.core.add_port(id, config) {
+            // Removed meanwhile, and its address given to another port: the primary worker knows.
+            peers.tell_primary(WorkerEvent::PortFailed(token, error.to_string()));
+            return;
+        }
+        self.driver.core.add_lease(lease);
+        if let Err(error) = self.driver.ports.add_queue(queue, Vec::new()) {
+            self.driver
+                .with_core(|core, io| core.remove_port(now, id, io));
+            let reason = PortError::Watch(error.to_string()).to_string();
+            peers.tell_primary(WorkerEvent::PortFailed(token, reason));
+        }
     }
 }
 
@@ -380,16 +465,16 @@ mod tests {
     use rustix::event::EventfdFlags;
     use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-    use super::super::handoff::{self, Inlet};
-    use super::super::{PortDevice, PortPlan};
     use super::*;
+    use crate::budget::{BATCH_FRAMES, BATCH_LARGE, SMALL_FRAME};
+    use crate::handoff::{self, Inlet};
     use cnet_wire::prefixes::Subnet;
 
     fn worker() -> Worker {
         worker_with(Vec::new())
     }
 
-    /// The first worker of a network, whose others hand over by `inlets`.
+    /// The primary worker of a network, whose others hand over by `inlets`.
     fn worker_with(inlets: Vec<Inlet>) -> Worker {
         let (_, inbox) = mpsc::channel();
         let wake = rustix::event::eventfd(0, EventfdFlags::NONBLOCK).unwrap();
@@ -397,14 +482,14 @@ mod tests {
             inbox,
             wake: Arc::new(wake),
             queries: async_mpsc::channel(1).0,
-            crew: Crew {
+            peers: Peers {
                 others: Vec::new(),
                 inlets,
-                first: None,
+                primary: None,
             },
         };
         let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
-        let plan = super::super::core_config::router_config(&config, Limits::NONE);
+        let plan = crate::core_config::router_config(&config, Limits::NONE);
         let router = Router::new(plan, [7; 32], now());
         Worker::new(&config, router, None, channels).unwrap()
     }
@@ -461,19 +546,25 @@ mod tests {
         let fars: Vec<_> = (1..=101).map(|n| plug(&mut worker, n)).collect();
         let (sender, receiver) = (&fars[0], &fars[1]);
         let send = |to| {
-            for _ in 0..BATCH {
+            for _ in 0..BATCH_FRAMES {
                 rustix::net::send(&sender.1, &frame(1, to), SendFlags::empty()).unwrap();
             }
         };
         send([0xff; 6]);
-        assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
+        assert!(matches!(
+            worker.driver.read_batch(now(), sender.0),
+            Turn::More
+        ));
         assert_eq!(arrived(&receiver.1), 3, "three times a hundred are enough");
-        while matches!(worker.read_batch(now(), sender.0), Turn::More) {}
-        assert_eq!(arrived(&receiver.1), BATCH - 3);
+        while matches!(worker.driver.read_batch(now(), sender.0), Turn::More) {}
+        assert_eq!(arrived(&receiver.1), BATCH_FRAMES - 3);
         // To one port a whole batch goes in a turn.
         send(mac(2));
-        assert!(matches!(worker.read_batch(now(), sender.0), Turn::More));
-        assert_eq!(arrived(&receiver.1), BATCH);
+        assert!(matches!(
+            worker.driver.read_batch(now(), sender.0),
+            Turn::More
+        ));
+        assert_eq!(arrived(&receiver.1), BATCH_FRAMES);
     }
 
     #[test]
@@ -483,15 +574,15 @@ mod tests {
         let mut worker = worker_with(vec![inlet]);
         let (port, _far) = plug(&mut worker, 1);
         let token = Token::new(TokenKind::Shell, port.0, 1);
-        assert_eq!(worker.ports.current(token), Some(port));
-        for (len, batch) in [(SMALL + 1, LARGE_BATCH), (SMALL, BATCH)] {
+        assert_eq!(worker.driver.ports.current(token), Some(port));
+        for (len, batch) in [(SMALL_FRAME + 1, BATCH_LARGE), (SMALL_FRAME, BATCH_FRAMES)] {
             for _ in 0..batch + 1 {
                 outlet.hand_over(token, &vec![0; len]).unwrap();
             }
             for taken in [batch, 1] {
-                let before = worker.statistics().ports[0].frames_in;
-                worker.take_handed(now());
-                let after = worker.statistics().ports[0].frames_in;
+                let before = Statistics::of_worker(&worker.driver).ports[0].frames_in;
+                worker.take_handed_over(now());
+                let after = Statistics::of_worker(&worker.driver).ports[0].frames_in;
                 assert_eq!((after - before) as usize, taken, "of {len} bytes each");
                 let again = rustix::io::read(&*worker.channels.wake, &mut [0; 8]).is_ok();
                 assert_eq!(again, taken == batch);

@@ -1,16 +1,19 @@
-//! The workers of one network, and what they tell each other.
+//! The workers of one network: how they start, what they tell each other, how they end.
 //!
-//! The first worker hears all commands. It numbers the ports and gives each of the others a queue of
-//! every port's device ([`News::Join`]); when a port goes, whoever notices, the first one ends it
-//! everywhere. None waits for another: the news go through the workers' mailboxes, in order.
+//! # Theory of operation
 //!
-//! A network needs all its workers: when one fails the first one ends, and when the first one ends,
-//! by order or not, so do all ([`Crew`]).
+//! The primary worker hears all commands. It numbers the ports and gives each of the other workers a
+//! queue of every port's device ([`WorkerEvent::PortAdded`]). When a port goes, whichever worker
+//! notices, the primary one ends it everywhere. No worker waits for another: events go through the
+//! workers' mailboxes, in order.
+//!
+//! A network needs all its workers. When another worker fails it tells the primary one
+//! ([`PanicNotice`]), which ends; when the primary worker ends, by order or not, so do all
+//! ([`Peers`]).
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use anyhow::Context;
 use cnet_nat::gateway::Lease;
 use cnet_nat::host::Token;
 use cnet_nat::router::Router;
@@ -18,46 +21,62 @@ use cnet_vswitch::port::PortConfig;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, watch};
 
+use super::command::{Command, Mailbox};
 use super::{Channels, now, run};
+use crate::error::StartError;
 use crate::handoff::{self, Inlet, Outlet};
-use crate::port::Seat;
-use crate::{
-    Command, DnsQuery, MAX_WORKERS, Mailbox, NetworkConfig, STOPPED, core_config, fd_budget,
-};
+use crate::port::PortQueue;
+use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget};
 
-/// The mailboxes of all workers, the first one's first.
+/// The mailboxes of all workers, the primary one's first.
 pub(crate) type Mailboxes = Arc<[Mailbox]>;
 
 /// What workers tell each other.
-pub(crate) enum News {
-    /// To all but the first: there is a port.
-    Join(Box<Joining>),
-    /// To all but the first: it is gone.
-    Leave(Token),
-    /// To the first: the port's device failed, for this reason.
-    Lost(Token, String),
-    /// To the first: a worker has failed, for this reason.
-    Failed(String),
+pub(crate) enum WorkerEvent {
+    /// To all but the primary worker: there is a port.
+    PortAdded(Box<AddedPort>),
+    /// To all but the primary worker: the port is gone.
+    PortRemoved(Token),
+    /// To the primary worker: the port's device failed, for this reason.
+    PortFailed(Token, String),
+    /// To the primary worker: a worker has failed, for this reason.
+    WorkerFailed(String),
 }
 
-/// A port, as the first worker describes it to another.
-pub(crate) struct Joining {
-    pub seat: Seat,
-    pub config: PortConfig,
-    pub lease: Lease,
+/// A port, as the primary worker describes it to another.
+pub(crate) struct AddedPort {
+    pub(crate) queue: PortQueue,
+    pub(crate) config: PortConfig,
+    pub(crate) lease: Lease,
 }
 
-/// The others, as one worker sees them.
-pub(crate) struct Crew {
-    /// All others, for the first worker; nobody for the rest.
-    pub others: Vec<Mailbox>,
+/// The other workers, as one worker sees them. Dropping it ends them, if it is the primary one's.
+pub(crate) struct Peers {
+    /// All others, for the primary worker; empty for the rest.
+    pub(crate) others: Vec<Mailbox>,
     /// What they hand over.
-    pub inlets: Vec<Inlet>,
-    /// The first worker, for the others.
-    pub first: Option<Mailbox>,
+    pub(crate) inlets: Vec<Inlet>,
+    /// The primary worker, for the others.
+    pub(crate) primary: Option<Mailbox>,
 }
 
-impl Drop for Crew {
+impl Peers {
+    /// Tells the primary worker; the primary worker itself tells nobody.
+    pub(crate) fn tell_primary(&self, event: WorkerEvent) {
+        if let Some(primary) = &self.primary {
+            primary.send(Command::Worker(event));
+        }
+    }
+
+    /// Tells the workers that are not the primary one, if this is the primary one.
+    pub(crate) fn tell_others(&self, event: impl Fn() -> WorkerEvent) {
+        for other in &self.others {
+            other.send(Command::Worker(event()));
+        }
+    }
+}
+
+impl Drop for Peers {
     fn drop(&mut self) {
         for other in &self.others {
             other.send(Command::Stop);
@@ -65,16 +84,17 @@ impl Drop for Crew {
     }
 }
 
-/// Tells the first worker, at the end of another's thread, if it failed.
-struct Farewell {
-    first: Mailbox,
+/// Tells the primary worker, at the end of another's thread, if that one failed or panicked.
+struct PanicNotice {
+    primary: Mailbox,
     reason: Option<String>,
 }
 
-impl Drop for Farewell {
+impl Drop for PanicNotice {
     fn drop(&mut self) {
         if let Some(reason) = self.reason.take() {
-            self.first.send(Command::Crew(News::Failed(reason)));
+            let event = WorkerEvent::WorkerFailed(reason);
+            self.primary.send(Command::Worker(event));
         }
     }
 }
@@ -87,36 +107,34 @@ struct Start {
 }
 
 /// Starts the workers of `config`. The reason of their end goes to `ended`. Gives their mailboxes
-/// and threads, the first one's first.
+/// and threads, the primary one's first.
 ///
 /// # Errors
 ///
-/// As [`crate::Dataplane::start`]; none runs then.
+/// See [`StartError`]; none runs then.
 pub(crate) fn start(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
     ended: watch::Sender<Option<String>>,
-) -> anyhow::Result<(Mailboxes, Vec<JoinHandle<()>>)> {
-    let workers = config.workers;
-    anyhow::ensure!(
-        (1..=MAX_WORKERS).contains(&workers),
-        "a network has 1 to {MAX_WORKERS} workers, not {workers}"
-    );
+) -> Result<(Mailboxes, Vec<JoinHandle<()>>), StartError> {
+    if !(1..=MAX_WORKERS).contains(&config.workers) {
+        return Err(StartError::Workers(config.workers));
+    }
     let (mailboxes, starts) = prepare(config, queries)?;
     let mut ended = Some(ended);
     let mut threads = Vec::new();
     for (number, start) in starts.into_iter().enumerate() {
         let spawned = match ended.take() {
-            Some(ended) => spawn_first(config.clone(), start, ended),
+            Some(ended) => spawn_primary(config.clone(), start, ended),
             None => spawn_further(number, config.clone(), start, mailboxes[0].clone()),
         };
-        match spawned.context("cannot start a worker thread") {
+        match spawned {
             Ok(thread) => threads.push(thread),
             Err(error) => {
                 mailboxes
                     .iter()
                     .for_each(|worker| worker.send(Command::Stop));
-                return Err(error);
+                return Err(StartError::Thread(error));
             }
         }
     }
@@ -127,9 +145,9 @@ pub(crate) fn start(
 fn prepare(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
-) -> anyhow::Result<(Mailboxes, Vec<Start>)> {
+) -> Result<(Mailboxes, Vec<Start>), StartError> {
     let mut secret = [0; 32];
-    getrandom::fill(&mut secret).context("cannot get random bytes from the kernel")?;
+    getrandom::fill(&mut secret).map_err(StartError::Random)?;
     let totals = fd_budget::totals(fd_budget::raise_limit());
     let router_config = || core_config::router_config(config, totals);
     let now = now();
@@ -146,44 +164,44 @@ fn prepare(
         .iter()
         .map(|_| handoff::channel(Arc::clone(&mailboxes[0].wake)))
         .unzip();
-    let first_crew = Crew {
+    let of_primary = Peers {
         others: mailboxes[1..].to_vec(),
         inlets,
-        first: None,
+        primary: None,
     };
-    let crew_of_others = || Crew {
+    let of_another = || Peers {
         others: Vec::new(),
         inlets: Vec::new(),
-        first: Some(mailboxes[0].clone()),
+        primary: Some(mailboxes[0].clone()),
     };
-    let crews = std::iter::once(first_crew).chain(std::iter::repeat_with(crew_of_others));
+    let peers = std::iter::once(of_primary).chain(std::iter::repeat_with(of_another));
     let outlets = std::iter::once(None).chain(outlets.into_iter().map(Some));
     let routers = std::iter::once(first).chain(siblings);
-    let starts = inboxes.into_iter().zip(&mailboxes).zip(crews);
+    let starts = inboxes.into_iter().zip(&mailboxes).zip(peers);
     let starts = starts.zip(routers.zip(outlets));
-    let starts = starts.map(|(((inbox, mailbox), crew), (router, outlet))| Start {
+    let starts = starts.map(|(((inbox, mailbox), peers), (router, outlet))| Start {
         router,
         outlet,
         channels: Channels {
             inbox,
             wake: Arc::clone(&mailbox.wake),
             queries: queries.clone(),
-            crew,
+            peers,
         },
     });
     let starts = starts.collect();
     Ok((mailboxes.into(), starts))
 }
 
-fn mailbox() -> anyhow::Result<(Mailbox, mpsc::Receiver<Command>)> {
+fn mailbox() -> Result<(Mailbox, mpsc::Receiver<Command>), StartError> {
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .context("cannot make an eventfd")?;
+        .map_err(|errno| StartError::EventFd(errno.into()))?;
     let (commands, inbox) = mpsc::channel();
     let wake = Arc::new(wake);
     Ok((Mailbox { commands, wake }, inbox))
 }
 
-fn spawn_first(
+fn spawn_primary(
     config: NetworkConfig,
     start: Start,
     ended: watch::Sender<Option<String>>,
@@ -192,7 +210,7 @@ fn spawn_first(
     thread.spawn(move || {
         let reason = match run(&config, start.router, start.outlet, start.channels) {
             Ok(()) => STOPPED.to_owned(),
-            Err(e) => format!("{e:#}"),
+            Err(error) => error.to_string(),
         };
         let _ = ended.send(Some(reason));
     })
@@ -202,16 +220,16 @@ fn spawn_further(
     number: usize,
     config: NetworkConfig,
     start: Start,
-    first: Mailbox,
+    primary: Mailbox,
 ) -> std::io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name(format!("cnet-worker-{number}"));
     thread.spawn(move || {
-        // Said unless the thread gets to its end.
-        let mut farewell = Farewell {
-            first,
+        // Sent as it is if the thread panics.
+        let mut notice = PanicNotice {
+            primary,
             reason: Some("a worker thread failed".to_owned()),
         };
         let ended = run(&config, start.router, start.outlet, start.channels);
-        farewell.reason = ended.err().map(|e| format!("{e:#}"));
+        notice.reason = ended.err().map(|error| error.to_string());
     })
 }

@@ -35,15 +35,12 @@ fn publish(spec: &PublishSpec) {
     feedback::note(9);
     assert_eq!(spec.to_string().parse().as_ref(), Ok(spec));
     let pairs: Vec<_> = spec.pairs().collect();
-    assert_eq!(pairs.len(), spec.ports.len());
-    for pair in pairs {
-        assert!(spec.ports.contains(&pair.container));
-        let host = spec.host_ports.as_ref();
-        assert_eq!(pair.host.is_some(), host.is_some());
-        assert!(
-            pair.host
-                .is_none_or(|port| host.is_some_and(|all| all.contains(&port)))
-        );
+    assert_eq!(pairs.len(), spec.ports().len());
+    for (host_port, container) in pairs {
+        assert!(spec.ports().contains(&container));
+        let host = spec.host_ports();
+        assert_eq!(host_port.is_some(), host.is_some());
+        assert!(host_port.is_none_or(|port| host.is_some_and(|all| all.contains(&port))));
     }
 }
 

@@ -147,7 +147,7 @@ fn a_client_is_shown_so_that_the_container_can_answer_it() {
         ("[fe80::1]:9", guest_v6, "[fd00::2]:9"),
         ("192.0.2.1:9", guest_v6, "[fd00::2]:9"),
     ] {
-        let seen = router.client_as_seen(addr(peer), addr(guest));
+        let seen = forward::shown_as(&router.forwarded(addr(peer), addr(guest)));
         assert_eq!(seen, Some(addr(shown)), "{peer} to {guest}");
     }
 }

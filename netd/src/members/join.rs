@@ -168,7 +168,7 @@ pub(super) async fn plug_in(
         let _ = members.instance.leave(port).await;
         return Err(gone());
     }
-    let opened = publish::open_for(members, key, publish::guests(&record), specs).await?;
+    let opened = publish::open_for(members, key, publish::addresses(&record), specs).await?;
     opened.ok_or_else(gone)?;
     announce(members, key)?;
     let known = members.save().await;

@@ -23,8 +23,8 @@
 //! 4. [`cnet_dataplane::PortPlan`]: what its port is to be, from which its interface is configured;
 //! 5. the switch's `PortConfig`: what the switch checks on each frame.
 //!
-//! A published port has four: its text; [`cnet::PublishSpec`]; [`cnet_dataplane::Publish`], one for
-//! each socket of the host; and the forward with its socket in the dataplane.
+//! A published port has four ([`crate::forward`]): its text; [`cnet::PublishSpec`];
+//! [`cnet_dataplane::Rule`], one for each socket of the host; and [`cnet_dataplane::OpenForward`].
 //!
 //! # Invariants
 //!

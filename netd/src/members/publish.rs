@@ -3,16 +3,16 @@
 use cnet::PublishSpec;
 use cnet::control::{Kind, PublishPorts, Published, PublishedPort, Refusal};
 use cnet::definition::Definition;
-use cnet_dataplane::{Publish, PublishError};
+use cnet_dataplane::{OpenForward, Rule};
 
 use super::table::published;
 use super::{MemberKey, Members};
+use crate::forward::{ContainerAddresses, OpenError, means};
 use crate::journal::Record;
-use crate::published::{Guests, OpenError, Opened};
 
 /// Where a container's published ports lead.
-pub(super) fn guests(record: &Record) -> Guests {
-    Guests {
+pub(super) fn addresses(record: &Record) -> ContainerAddresses {
+    ContainerAddresses {
         ipv4: record.ipv4,
         ipv6: record.ipv6,
     }
@@ -42,12 +42,12 @@ pub(super) fn check_way_in(definition: &Definition, count: usize) -> Result<(), 
 /// Opens ports for a container that is there.
 pub(super) async fn publish(members: &Members, ports: &PublishPorts) -> Result<Published, Refusal> {
     check_way_in(&members.definition, ports.ports.len())?;
-    let (key, guests) = {
+    let (key, addresses) = {
         let table = members.table();
         let member = table.find(&ports.container)?;
-        (member.key(), guests(&member.record))
+        (member.key(), addresses(&member.record))
     };
-    let opened = open_for(members, &key, guests, &ports.ports).await?;
+    let opened = open_for(members, &key, addresses, &ports.ports).await?;
     let opened =
         opened.ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
     members.save().await;
@@ -61,7 +61,7 @@ pub(super) async fn unpublish(
     members: &Members,
     ports: &PublishPorts,
 ) -> Result<Published, Refusal> {
-    let fits = |opened: &Opened| ports.ports.iter().any(|spec| means(spec, &opened.publish));
+    let fits = |open: &OpenForward| ports.ports.iter().any(|spec| means(spec, open));
     let closed = {
         let mut table = members.table();
         let key = table.find(&ports.container)?.key();
@@ -87,13 +87,13 @@ pub(super) async fn unpublish(
 pub(super) async fn open_for(
     members: &Members,
     key: &MemberKey,
-    guests: Guests,
+    addresses: ContainerAddresses,
     specs: &[PublishSpec],
-) -> Result<Option<Vec<Opened>>, Refusal> {
+) -> Result<Option<Vec<OpenForward>>, Refusal> {
     let forwards = members.instance.forwards();
     let mut opened = Vec::new();
     for spec in specs {
-        match forwards.open(guests, spec).await {
+        match forwards.open(addresses, spec).await {
             Ok(more) => opened.extend(more),
             Err(error) => {
                 forwards.close(&opened).await;
@@ -110,7 +110,7 @@ pub(super) async fn open_for(
 }
 
 /// Notes that these ports lead to the container; `false` if it has left.
-fn enter(members: &Members, key: &MemberKey, opened: &[Opened]) -> bool {
+fn enter(members: &Members, key: &MemberKey, opened: &[OpenForward]) -> bool {
     let mut table = members.table();
     let Some(member) = table.member(key) else {
         return false;
@@ -126,58 +126,21 @@ pub(super) async fn reopen_all(members: &Members, key: &MemberKey, ports: Vec<Pu
         // It was another network when they were opened.
         return tracing::warn!(container = key.name, %error, "its published ports are lost");
     }
-    for port in ports {
-        if let Err(error) = reopen(members, key, port).await {
-            tracing::warn!(container = key.name, %error, "a published port is lost");
-        }
-    }
-}
-
-async fn reopen(
-    members: &Members,
-    key: &MemberKey,
-    port: PublishedPort,
-) -> Result<(), PublishError> {
-    let publish = Publish {
-        protocol: port.protocol,
-        host: port.host,
-        guest: port.container,
-    };
+    let rule = |port: PublishedPort| Rule::new(port.protocol, port.host, port.container);
     let forwards = members.instance.forwards();
-    let opened = [forwards.open_exactly(publish).await?];
+    let results = forwards.open_each(ports.into_iter().map(rule).collect());
+    let results = match results.await {
+        Ok(results) => results,
+        Err(error) => {
+            return tracing::warn!(container = key.name, %error, "its published ports are lost");
+        }
+    };
+    let (opened, failed): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+    for error in failed.into_iter().filter_map(Result::err) {
+        tracing::warn!(container = key.name, %error, "a published port is lost");
+    }
+    let opened: Vec<OpenForward> = opened.into_iter().flatten().collect();
     if !enter(members, key, &opened) {
         forwards.close(&opened).await;
-    }
-    Ok(())
-}
-
-/// Whether `publish` is one of the ports that `spec` stands for.
-fn means(spec: &PublishSpec, publish: &Publish) -> bool {
-    spec.protocol == publish.protocol
-        && spec.host_ip.is_none_or(|host| host == publish.host.ip())
-        && spec.pairs().any(|pair| {
-            pair.container == publish.guest.port()
-                && pair.host.is_none_or(|port| port == publish.host.port())
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use cnet_wire::Protocol;
-
-    use super::*;
-
-    #[test]
-    fn ports_are_meant_by_what_is_said_of_them() {
-        let publish = Publish {
-            protocol: Protocol::Tcp,
-            host: "0.0.0.0:8080".parse().unwrap(),
-            guest: "10.88.0.2:80".parse().unwrap(),
-        };
-        let meant = |text: &str| means(&text.parse().unwrap(), &publish);
-        assert!(meant("80") && meant("8080:80") && meant("0.0.0.0:8080:80"));
-        assert!(meant("8079-8081:79-81"));
-        assert!(!meant("80/udp") && !meant("8081:80") && !meant("127.0.0.1:8080:80"));
-        assert!(!meant("8080:81") && !meant("8080"));
     }
 }

@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 
 use cnet::control::{Kind, PublishedPort, Refusal};
-use cnet_dataplane::PortId;
+use cnet_dataplane::{OpenForward, PortId};
 use cnet_tap::TapQueue;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::ipam::Ipam;
 use crate::journal::{Liveness, Record};
-use crate::published::Opened;
 
 /// The shortest start of an id that names a container; shorter ones name nothing.
 const MIN_ID_PREFIX: usize = 4;
@@ -37,7 +36,7 @@ pub(crate) struct Member {
     number: u64,
     pub(crate) record: Record,
     pub(super) link: Link,
-    pub(super) opened: Vec<Opened>,
+    pub(super) opened: Vec<OpenForward>,
     /// Whether others were told that it has joined.
     pub(super) announced: bool,
 }
@@ -125,13 +124,13 @@ impl Member {
         }
     }
 
-    pub(super) fn add_ports(&mut self, opened: Vec<Opened>) {
+    pub(super) fn add_ports(&mut self, opened: Vec<OpenForward>) {
         self.record.ports.extend(opened.iter().map(published));
         self.opened.extend(opened);
     }
 
     /// Takes out the ports that `fits` means.
-    pub(super) fn take_ports(&mut self, fits: impl Fn(&Opened) -> bool) -> Vec<Opened> {
+    pub(super) fn take_ports(&mut self, fits: impl Fn(&OpenForward) -> bool) -> Vec<OpenForward> {
         let (closed, kept) = std::mem::take(&mut self.opened).into_iter().partition(fits);
         self.opened = kept;
         self.record.ports = self.opened.iter().map(published).collect();
@@ -140,9 +139,8 @@ impl Member {
 }
 
 /// An open port, as clients and the journal know it.
-pub(super) fn published(opened: &Opened) -> PublishedPort {
-    let publish = opened.publish;
-    PublishedPort::new(publish.protocol, publish.host, publish.guest)
+pub(super) fn published(open: &OpenForward) -> PublishedPort {
+    PublishedPort::new(open.rule.protocol, open.bound, open.rule.container)
 }
 
 impl Table {

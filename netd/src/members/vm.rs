@@ -66,15 +66,15 @@ pub(super) async fn plug_in(
         let text = format!("cannot make the socket of {address}: {error}");
         Refusal::new(Kind::Impossible, text)
     })?;
-    let guests = {
+    let addresses = {
         let mut table = members.table();
         let member = table.member(key).ok_or_else(gone)?;
         let (stop, stopped) = oneshot::channel();
         let served = serve(Arc::clone(members), key.clone(), endpoint, stopped);
         member.link = Link::Vm(VmLink::new(stop, tokio::spawn(served)));
-        publish::guests(&member.record)
+        publish::addresses(&member.record)
     };
-    let opened = publish::open_for(members, key, guests, specs).await?;
+    let opened = publish::open_for(members, key, addresses, specs).await?;
     opened.ok_or_else(gone)?;
     announce(members, key).map_err(|_| gone())?;
     members.save().await;

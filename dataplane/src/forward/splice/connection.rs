@@ -32,9 +32,7 @@ use rustix::net::{RecvFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 
 use super::pipe_pool::{Pipe, Pipes};
-
-/// Bytes that a way moves before others have their turn.
-const SHARE: usize = 256 * 1024;
+use crate::budget::SPLICE_TURN_LEN;
 
 /// Bytes read at once where splice(2) cannot: what the smallest pipe takes in one piece.
 const URGENT_LEN: usize = 4096;
@@ -42,7 +40,7 @@ const URGENT_LEN: usize = 4096;
 /// The side of the client, which was accepted.
 pub(super) const CLIENT: usize = 0;
 /// The side in the container's namespace.
-pub(super) const GUEST: usize = 1;
+pub(super) const CONTAINER: usize = 1;
 
 #[derive(Debug)]
 struct Side {
@@ -103,10 +101,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// `guest` has been told to connect.
-    pub(super) fn new(client: OwnedFd, guest: OwnedFd) -> Connection {
+    /// `container` has been told to connect.
+    pub(super) fn new(client: OwnedFd, container: OwnedFd) -> Connection {
         Connection {
-            sides: [Side::new(client), Side::new(guest)],
+            sides: [Side::new(client), Side::new(container)],
             ways: [Way::default(), Way::default()],
             connecting: true,
         }
@@ -119,7 +117,7 @@ impl Connection {
 
     /// Whether everything that the container has sent, its end included, was passed on.
     pub(super) fn is_delivered(&self) -> bool {
-        self.ways[GUEST].over
+        self.ways[CONTAINER].over
     }
 
     /// Remembers what epoll tells of a side.
@@ -145,20 +143,20 @@ impl Connection {
     /// Moves what can be moved.
     pub(super) fn turn(&mut self, pipes: &mut Pipes) -> Turn {
         if self.connecting {
-            if !self.sides[GUEST].writable {
+            if !self.sides[CONTAINER].writable {
                 return Turn::Waiting;
             }
-            match sys::so_error(&self.sides[GUEST].fd) {
+            match sys::so_error(&self.sides[CONTAINER].fd) {
                 Ok(None) => self.connecting = false,
                 // Refused, most likely: nobody listens.
                 _ => {
-                    self.sides[GUEST].broken = true;
+                    self.sides[CONTAINER].broken = true;
                     return Turn::Over;
                 }
             }
         }
         let mut more = false;
-        for from in [CLIENT, GUEST] {
+        for from in [CLIENT, CONTAINER] {
             match self.carry(from, pipes) {
                 Ok(unfinished) => more |= unfinished,
                 // No pipe is to be had. Half a stream is worse than none.
@@ -193,7 +191,7 @@ impl Connection {
                 break;
             }
             carried += drained;
-            if carried >= SHARE {
+            if carried >= SPLICE_TURN_LEN {
                 return Ok(!self.ways[from].over);
             }
         }
@@ -299,7 +297,7 @@ impl Way {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        for side in [CLIENT, GUEST] {
+        for side in [CLIENT, CONTAINER] {
             let delivered = self.ways[1 - side].over && !self.sides[1 - side].broken;
             if !delivered || self.sides[side].broken {
                 // Without it the far end gets a FIN, and takes half a stream for a whole one.

@@ -4,15 +4,14 @@
 //!
 //! Client and server are on one machine, so no packet is needed between them: two kernel sockets,
 //! one accepted on the host and one connected inside the container's network namespace, and
-//! splice(2) from one to the other ([`connection`]). The second comes from the port's
-//! [`SocketHelper`], through a small stock that is refilled while connections come, so that a
-//! connection waits for nobody in the ordinary case. The stock is empty until the first.
+//! splice(2) from one to the other ([`connection`]). The second comes from a
+//! process that stands in the namespace (*socket helper*, [`SocketHelper`]), through a small pool that is
+//! refilled while connections come ([`socket_pool`]), so that a connection waits for no other process
+//! in the ordinary case. The pool is empty until the first client.
 //!
 //! # Which connections
 //!
-//! Those whose client has a loopback address. The container cannot be shown that address anyway:
-//! on its link it means itself. A client with any other address, one of the host's own included,
-//! goes through the TAP and is shown as what it is (CVE-2021-20199 was the opposite).
+//! Those for which the core decides so ([`cnet_nat::forward`]): the client has a loopback address.
 //!
 //! The connection is made to the container's own address, as through the TAP, and never to its
 //! loopback: a service that listens on loopback alone has not been published, and one that trusts
@@ -23,8 +22,8 @@
 //!
 //! # When it cannot be done
 //!
-//! Whatever fails before the container has answered sends the client through the TAP: no supplier,
-//! one that does not answer within [`PATIENCE`], no descriptor, too many connections, no free
+//! Whatever fails before the container has answered sends the client through the TAP: no helper,
+//! one that does not answer within [`SOCKET_TIMEOUT`], no descriptor, too many connections, no free
 //! source port. A container that refuses is asked no second time.
 //!
 //! # Limits
@@ -52,14 +51,15 @@ mod connection;
 mod pipe_pool;
 mod socket_pool;
 
+use crate::budget::SPLICE_TURNS_A_ROUND;
 use crate::socket::allowed;
-use connection::{CLIENT, Connection, GUEST, Turn};
+use connection::{CLIENT, CONTAINER, Connection, Turn};
 use pipe_pool::Pipes;
-use socket_pool::{Stock, make_room};
+use socket_pool::{SocketPool, make_room};
 
-/// How long a client waits for a socket before it goes through the TAP: much longer than a supplier
+/// How long a client waits for a socket before it goes through the TAP: much longer than a helper
 /// takes, and short of what a person notices.
-const PATIENCE: Duration = Duration::from_millis(100);
+const SOCKET_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Connections at most, where descriptors permit.
 const CONNECTIONS: usize = 1024;
@@ -69,23 +69,20 @@ const DESCRIPTORS_EACH: usize = 6;
 /// what flows leave.
 const PART: usize = 8;
 
-/// Turns given before other events are looked at.
-const TURNS_A_ROUND: usize = 8;
+/// Marks the tokens of helpers; connections have two tokens each, from 0 on.
+const HELPER: u32 = 1 << 23;
 
-/// Marks the tokens of suppliers; connections have two tokens each, from 0 on.
-const SUPPLY: u32 = 1 << 23;
-
-/// Starts a supplier of sockets in a container's namespaces, for
-/// [`Control::supply`](crate::Control::supply). `None` where that fails, which is logged, or the
+/// Starts a socket helper in a container's namespaces, for
+/// [`Control::use_socket_helper`](crate::Control::use_socket_helper). `None` where that fails, which is logged, or the
 /// environment variable `CNET_WITHOUT` names `splice`: published ports work without.
 ///
 /// To be called while the process has one thread.
-pub fn supplier(namespaces: &Namespaces) -> Option<SocketHelper> {
+pub fn start_socket_helper(namespaces: &Namespaces) -> Option<SocketHelper> {
     if !allowed("splice") {
         return None;
     }
     match SocketHelper::start(namespaces) {
-        Ok(supplier) => Some(supplier),
+        Ok(helper) => Some(helper),
         Err(error) => {
             tracing::warn!(%error, "connections from the host's loopback are not spliced");
             None
@@ -98,21 +95,22 @@ pub fn supplier(namespaces: &Namespaces) -> Option<SocketHelper> {
 pub(crate) struct Client {
     /// Its connection.
     pub(crate) fd: OwnedFd,
-    /// Its address, [`canonical`](crate::canonical).
-    pub(crate) peer: SocketAddr,
+    /// Its address, [`canonical`](super::canonical).
+    pub(crate) address: SocketAddr,
     /// Where in the container it is to come.
-    pub(crate) guest: SocketAddr,
+    pub(crate) container: SocketAddr,
 }
 
-/// A port's supplier.
+/// A port's socket helper.
 #[derive(Debug)]
-struct Supply {
+struct Helper {
     generation: u32,
     port: PortId,
-    guests: Vec<IpAddr>,
-    supplier: SocketHelper,
+    /// The container's addresses.
+    addresses: Vec<IpAddr>,
+    process: SocketHelper,
     /// IPv4, IPv6.
-    stocks: [Stock; 2],
+    pools: [SocketPool; 2],
 }
 
 /// A place for a connection.
@@ -128,18 +126,18 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Splices {
     epoll: Rc<OwnedFd>,
-    supplies: Vec<Option<Supply>>,
+    helpers: Vec<Option<Helper>>,
     next_generation: u32,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Connections, and sockets in stock, at most.
+    /// Connections, and sockets in pools, at most.
     capacity: usize,
     /// Clients that there were.
     clients: u64,
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
-    /// Some client may wait for a socket: without it no supply is looked through.
+    /// Some client may wait for a socket: without it no helper is looked through.
     may_wait: bool,
 }
 
@@ -150,7 +148,7 @@ impl Splices {
         let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
         Splices {
             epoll,
-            supplies: Vec::new(),
+            helpers: Vec::new(),
             next_generation: 0,
             slots: Vec::new(),
             free: Vec::new(),
@@ -163,38 +161,40 @@ impl Splices {
         }
     }
 
-    /// Has `supplier` make the sockets for connections to `guests`, which are addresses of `port`.
-    pub(crate) fn supply(&mut self, port: PortId, guests: Vec<IpAddr>, supplier: SocketHelper) {
-        let index = match self.supplies.iter().position(Option::is_none) {
+    /// Has `process` make the sockets for connections to `addresses`, which are those of `port`.
+    pub(crate) fn use_helper(
+        &mut self,
+        port: PortId,
+        addresses: Vec<IpAddr>,
+        process: SocketHelper,
+    ) {
+        let index = match self.helpers.iter().position(Option::is_none) {
             Some(free) => free,
             None => {
-                self.supplies.push(None);
-                self.supplies.len() - 1
+                self.helpers.push(None);
+                self.helpers.len() - 1
             }
         };
         self.next_generation += 1;
         let generation = self.next_generation;
-        let token = Token::new(TokenKind::Splice, SUPPLY | index as u32, generation);
+        let token = Token::new(TokenKind::Splice, HELPER | index as u32, generation);
         let data = epoll::EventData::new_u64(token.to_bits());
         // Unwatched it would be asked and never heard: better none.
-        if epoll::add(&*self.epoll, supplier.as_fd(), data, EventFlags::IN).is_ok() {
-            self.supplies[index] = Some(Supply {
+        if epoll::add(&*self.epoll, process.as_fd(), data, EventFlags::IN).is_ok() {
+            self.helpers[index] = Some(Helper {
                 generation,
                 port,
-                guests,
-                supplier,
-                stocks: Default::default(),
+                addresses,
+                process,
+                pools: Default::default(),
             });
         }
     }
 
     /// The container of `port` is gone: so are its connections.
-    pub(crate) fn withdraw(&mut self, port: PortId) {
-        for index in 0..self.supplies.len() {
-            if self.supplies[index]
-                .as_ref()
-                .is_some_and(|s| s.port == port)
-            {
+    pub(crate) fn remove_port(&mut self, port: PortId) {
+        for index in 0..self.helpers.len() {
+            if self.helpers[index].as_ref().is_some_and(|s| s.port == port) {
                 for client in self.dismiss(index) {
                     // Not by way of frames: the address may be another container's at once.
                     // Without it the client gets a FIN, which tells as much.
@@ -213,28 +213,35 @@ impl Splices {
         }
     }
 
-    /// Takes a client over, or gives it back to go through the TAP.
-    pub(crate) fn admit(&mut self, now: Instant, client: Client) -> Option<Client> {
-        let guest = client.guest.ip();
-        let supplies = self.supplies.iter().flatten();
-        let waiting: usize = supplies.map(Supply::waiting).sum();
+    /// Whether a client of a container that has `address` can be taken: the container has a helper,
+    /// and there are not too many connections.
+    pub(crate) fn can_take(&self, address: IpAddr) -> bool {
+        let helpers = self.helpers.iter().flatten();
+        let waiting: usize = helpers.map(Helper::waiting).sum();
         let room = self.slots.len() - self.free.len() + waiting < self.capacity;
-        let supplied = |s: &Option<Supply>| s.as_ref().is_some_and(|s| s.guests.contains(&guest));
-        let Some(index) = self.supplies.iter().position(supplied) else {
-            return Some(client);
+        room && self.helper_of(address).is_some()
+    }
+
+    fn helper_of(&self, address: IpAddr) -> Option<usize> {
+        let has = |h: &Option<Helper>| h.as_ref().is_some_and(|h| h.addresses.contains(&address));
+        self.helpers.iter().position(has)
+    }
+
+    /// Takes a client over.
+    pub(crate) fn admit(&mut self, now: Instant, client: Client) {
+        let address = client.container.ip();
+        let Some(index) = self.helper_of(address) else {
+            self.refused.push(client);
+            return;
         };
-        if !room || !client.peer.ip().is_loopback() {
-            return Some(client);
-        }
-        if let Some(supply) = &mut self.supplies[index] {
-            let stock = &mut supply.stocks[usize::from(guest.is_ipv6())];
+        if let Some(helper) = &mut self.helpers[index] {
+            let pool = &mut helper.pools[usize::from(address.is_ipv6())];
             self.clients += 1;
-            stock.used = Some(self.clients);
-            stock.waiting.push_back((now + PATIENCE, client));
+            pool.used = Some(self.clients);
+            pool.waiting.push_back((now + SOCKET_TIMEOUT, client));
             self.may_wait = true;
         }
         self.match_up(index);
-        None
     }
 
     /// Connects waiting clients while there are sockets, and asks for more.
@@ -246,7 +253,7 @@ impl Splices {
                 }
             }
             if self.refill(index, family).is_err() {
-                tracing::debug!("the supplier of sockets does not listen");
+                tracing::debug!("the socket helper does not listen");
                 self.lose(index);
             }
         }
@@ -254,34 +261,34 @@ impl Splices {
 
     /// Asks for more sockets of a family that is used and running low.
     fn refill(&mut self, index: usize, family: usize) -> std::io::Result<()> {
-        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+        let Some(Some(helper)) = self.helpers.get_mut(index) else {
             return Ok(());
         };
-        let Some(short) = supply.stocks[family].short() else {
+        let Some(short) = helper.pools[family].short() else {
             return Ok(());
         };
-        let mut stock = std::mem::take(&mut supply.stocks[family]);
-        let others = self.supplies.iter_mut().flatten();
-        let others = others.flat_map(|supply| &mut supply.stocks);
-        let limit = self.capacity.saturating_sub(stock.sockets.len());
+        let mut pool = std::mem::take(&mut helper.pools[family]);
+        let others = self.helpers.iter_mut().flatten();
+        let others = others.flat_map(|helper| &mut helper.pools);
+        let limit = self.capacity.saturating_sub(pool.sockets.len());
         let count = make_room(others, short, limit);
-        stock.asked = count;
-        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+        pool.asked = count;
+        let Some(Some(helper)) = self.helpers.get_mut(index) else {
             return Ok(());
         };
-        supply.stocks[family] = stock;
-        supply.supplier.ask(family == 1, count as u8)
+        helper.pools[family] = pool;
+        helper.process.ask(family == 1, count as u8)
     }
 
     fn next_pair(&mut self, index: usize, family: usize) -> Option<(PortId, Client, OwnedFd)> {
-        let supply = self.supplies.get_mut(index)?.as_mut()?;
-        let stock = &mut supply.stocks[family];
-        if stock.waiting.is_empty() {
+        let helper = self.helpers.get_mut(index)?.as_mut()?;
+        let pool = &mut helper.pools[family];
+        if pool.waiting.is_empty() {
             return None;
         }
-        let socket = stock.sockets.pop()?;
-        let (_, client) = stock.waiting.pop_front()?;
-        Some((supply.port, client, socket))
+        let socket = pool.sockets.pop()?;
+        let (_, client) = pool.waiting.pop_front()?;
+        Some((helper.port, client, socket))
     }
 
     /// Starts a connection; gives the client back where that fails.
@@ -293,13 +300,13 @@ impl Splices {
             let _ = sockopt::set_socket_keepalive(fd, true);
             let _ = sockopt::set_socket_oobinline(fd, true);
         }
-        match rustix::net::connect(&socket, &client.guest) {
+        match rustix::net::connect(&socket, &client.container) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => return Err(client),
         }
         let source = rustix::net::getsockname(&socket);
         let source = source.ok().and_then(|a| SocketAddr::try_from(a).ok());
-        if source.is_none_or(|source| source.ip() != client.guest.ip()) {
+        if source.is_none_or(|source| source.ip() != client.container.ip()) {
             return Err(client);
         }
         let index = match self.free.pop() {
@@ -314,7 +321,7 @@ impl Splices {
         self.next_generation += 1;
         slot.generation = self.next_generation;
         let mut watched = Ok(());
-        for side in [CLIENT, GUEST] {
+        for side in [CLIENT, CONTAINER] {
             let token = Token::new(TokenKind::Splice, 2 * index + side as u32, slot.generation);
             let data = epoll::EventData::new_u64(token.to_bits());
             let flags = EventFlags::IN
@@ -333,10 +340,10 @@ impl Splices {
     }
 
     /// Takes what epoll tells under one of our tokens.
-    pub(crate) fn handle(&mut self, token: Token, events: EventFlags) {
+    pub(crate) fn handle_event(&mut self, token: Token, events: EventFlags) {
         let index = token.index();
-        if index & SUPPLY != 0 {
-            self.restock((index & !SUPPLY) as usize, token.generation());
+        if index & HELPER != 0 {
+            self.refill_from_answer((index & !HELPER) as usize, token.generation());
             return;
         }
         let (slot, side) = ((index / 2) as usize, (index % 2) as usize);
@@ -354,30 +361,30 @@ impl Splices {
         }
     }
 
-    /// A supplier has answered, or is gone.
-    fn restock(&mut self, index: usize, generation: u32) {
-        let Some(Some(supply)) = self.supplies.get_mut(index) else {
+    /// A helper has answered, or is gone.
+    fn refill_from_answer(&mut self, index: usize, generation: u32) {
+        let Some(Some(helper)) = self.helpers.get_mut(index) else {
             return;
         };
-        if supply.generation != generation {
+        if helper.generation != generation {
             return;
         }
-        match supply.supplier.take() {
+        match helper.process.take() {
             Ok(None) => return,
             Ok(Some(came)) => {
-                let stock = &mut supply.stocks[usize::from(came.v6)];
-                stock.asked = 0;
+                let pool = &mut helper.pools[usize::from(came.v6)];
+                pool.asked = 0;
                 let short = came.sockets.is_empty();
-                stock.sockets.extend(came.sockets);
+                pool.sockets.extend(came.sockets);
                 if short {
                     // At a limit of descriptors, here or there: asking on would go on for ever.
-                    let waiting = stock.waiting.drain(..).map(|(_, client)| client);
+                    let waiting = pool.waiting.drain(..).map(|(_, client)| client);
                     self.refused.extend(waiting);
                     return;
                 }
             }
             Err(error) => {
-                tracing::debug!(%error, "the supplier of sockets is gone");
+                tracing::debug!(%error, "the socket helper is gone");
                 self.lose(index);
                 return;
             }
@@ -385,27 +392,27 @@ impl Splices {
         self.match_up(index);
     }
 
-    /// Does without a supplier from now on. Its clients go through the TAP.
+    /// Does without a helper from now on. Its clients go through the TAP.
     fn lose(&mut self, index: usize) {
         let waiting = self.dismiss(index);
         self.refused.extend(waiting);
     }
 
-    /// Ends a supplier and gives back the clients that wait for its sockets.
+    /// Ends a helper and gives back the clients that wait for its sockets.
     fn dismiss(&mut self, index: usize) -> impl Iterator<Item = Client> + use<> {
-        let supply = self.supplies[index].take();
-        if let Some(supply) = &supply {
+        let helper = self.helpers[index].take();
+        if let Some(helper) = &helper {
             // Closing it is not enough: a process that was forked meanwhile may hold the same
             // socket, and epoll would tell of its end for ever.
-            let _ = epoll::delete(&*self.epoll, supply.supplier.as_fd());
+            let _ = epoll::delete(&*self.epoll, helper.process.as_fd());
         }
-        let stocks = supply.into_iter().flat_map(|supply| supply.stocks);
-        stocks.flat_map(|stock| stock.waiting.into_iter().map(|(_, client)| client))
+        let pools = helper.into_iter().flat_map(|helper| helper.pools);
+        pools.flat_map(|pool| pool.waiting.into_iter().map(|(_, client)| client))
     }
 
     /// Gives connections their turns, and clients that have waited long enough up.
     pub(crate) fn serve(&mut self, now: Instant) {
-        for _ in 0..TURNS_A_ROUND.min(self.ready.len()) {
+        for _ in 0..SPLICE_TURNS_A_ROUND.min(self.ready.len()) {
             let Some(index) = self.ready.pop_front() else {
                 break;
             };
@@ -433,9 +440,9 @@ impl Splices {
     /// Refuses the clients that have waited long enough.
     fn give_up_late(&mut self, now: Instant) {
         self.may_wait = false;
-        let supplies = self.supplies.iter_mut().flatten();
-        for stock in supplies.flat_map(|s| &mut s.stocks) {
-            let waiting = &mut stock.waiting;
+        let helpers = self.helpers.iter_mut().flatten();
+        for pool in helpers.flat_map(|s| &mut s.pools) {
+            let waiting = &mut pool.waiting;
             let late = waiting.partition_point(|(until, _)| *until <= now);
             let late = waiting.drain(..late).map(|(_, client)| client);
             self.refused.extend(late);
@@ -458,8 +465,8 @@ impl Splices {
         if !self.may_wait {
             return None;
         }
-        let stocks = self.supplies.iter().flatten().flat_map(|s| &s.stocks);
-        stocks
+        let pools = self.helpers.iter().flatten().flat_map(|s| &s.pools);
+        pools
             .filter_map(|s| s.waiting.front())
             .map(|(at, _)| *at)
             .min()
@@ -489,9 +496,9 @@ impl Splices {
     }
 }
 
-impl Supply {
+impl Helper {
     fn waiting(&self) -> usize {
-        self.stocks.iter().map(|stock| stock.waiting.len()).sum()
+        self.pools.iter().map(|pool| pool.waiting.len()).sum()
     }
 }
 
@@ -505,9 +512,13 @@ mod tests {
         let mut splices = Splices::new(Rc::new(epoll));
         assert!(!splices.has_turns());
         let (fd, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let [peer, guest] = ["127.0.0.1:9", "10.0.2.100:80"].map(|a| a.parse().unwrap());
+        let [address, container] = ["127.0.0.1:9", "10.0.2.100:80"].map(|a| a.parse().unwrap());
         let fd = fd.into();
-        splices.refused.push(Client { fd, peer, guest });
+        splices.refused.push(Client {
+            fd,
+            address,
+            container,
+        });
         assert!(splices.has_turns());
         assert!(splices.take_refused().is_some() && !splices.has_turns());
     }
@@ -519,17 +530,17 @@ mod tests {
             let mut splices = Splices::new(Rc::new(epoll));
             for _ in 0..3 {
                 let (client, _) = std::os::unix::net::UnixStream::pair().unwrap();
-                let (guest, _) = std::os::unix::net::UnixStream::pair().unwrap();
-                let connection = Connection::new(client.into(), guest.into());
+                let (container, _) = std::os::unix::net::UnixStream::pair().unwrap();
+                let connection = Connection::new(client.into(), container.into());
                 splices.slots.push(Slot {
                     connection: Some((PortId(1), connection)),
                     ..Slot::default()
                 });
             }
             splices.close(gone);
-            splices.withdraw(PortId(2));
+            splices.remove_port(PortId(2));
             assert_eq!(splices.slots.len() - splices.free.len(), 2);
-            splices.withdraw(PortId(1));
+            splices.remove_port(PortId(1));
             assert!(splices.slots.is_empty() && splices.free.is_empty());
         }
     }

@@ -1,8 +1,8 @@
 //! Sockets kept ready for connections, and the bound on those of all containers together.
 //!
-//! A stock is filled once there was a client, and is kept full from then on. Where the stocks of
-//! many containers would become too large together, those that had no client for longest are given
-//! up: their next client waits for the supplier, as the first one did.
+//! A pool is filled once there was a client, and is kept full from then on. Where the pools of many
+//! containers would become too large together, those that had no client for longest are given up:
+//! their next client waits for the socket helper, as the first one did.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -12,13 +12,13 @@ use cnet_wire::time::Instant;
 use super::Client;
 
 /// Sockets of one family asked for at once, and held at most.
-const STOCK: usize = 32;
+const POOL_LEN: usize = 32;
 /// Further ones are asked for when there are fewer.
-const LOW: usize = STOCK / 2;
+const LOW_WATER: usize = POOL_LEN / 2;
 
 /// The sockets of one family.
 #[derive(Debug, Default)]
-pub(super) struct Stock {
+pub(super) struct SocketPool {
     pub(super) sockets: Vec<OwnedFd>,
     /// Sockets of an answer that is awaited.
     pub(super) asked: usize,
@@ -28,11 +28,11 @@ pub(super) struct Stock {
     pub(super) waiting: VecDeque<(Instant, Client)>,
 }
 
-impl Stock {
+impl SocketPool {
     /// How many sockets it is short of, if it is to be filled now.
     pub(super) fn short(&self) -> Option<usize> {
-        let low = self.used.is_some() && self.asked == 0 && self.sockets.len() < LOW;
-        low.then(|| STOCK - self.sockets.len())
+        let low = self.used.is_some() && self.asked == 0 && self.sockets.len() < LOW_WATER;
+        low.then(|| POOL_LEN - self.sockets.len())
     }
 
     /// Sockets that it has or will have.
@@ -47,21 +47,21 @@ impl Stock {
     }
 }
 
-/// How many of `more` sockets may be asked for, when the others' `stocks` are to have no more than
+/// How many of `more` sockets may be asked for, when the others' `pools` are to have no more than
 /// `limit` together with them. At least one, as there was a client.
 pub(super) fn make_room<'a>(
-    stocks: impl Iterator<Item = &'a mut Stock>,
+    pools: impl Iterator<Item = &'a mut SocketPool>,
     more: usize,
     limit: usize,
 ) -> usize {
-    let mut stocks: Vec<&mut Stock> = stocks.filter(|s| s.held() > 0).collect();
-    let all: usize = stocks.iter().map(|s| s.held()).sum();
+    let mut pools: Vec<&mut SocketPool> = pools.filter(|s| s.held() > 0).collect();
+    let all: usize = pools.iter().map(|s| s.held()).sum();
     let mut over = (all + more).saturating_sub(limit);
     if over > 0 {
-        stocks.sort_by_key(|stock| stock.used);
-        for stock in stocks {
-            if over > 0 && stock.waiting.is_empty() {
-                over = over.saturating_sub(stock.give_up());
+        pools.sort_by_key(|pool| pool.used);
+        for pool in pools {
+            if over > 0 && pool.waiting.is_empty() {
+                over = over.saturating_sub(pool.give_up());
             }
         }
     }
@@ -74,39 +74,39 @@ mod tests {
 
     use super::*;
 
-    fn stock(sockets: usize, used: Option<u64>) -> Stock {
+    fn pool(sockets: usize, used: Option<u64>) -> SocketPool {
         let socket = || eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        Stock {
+        SocketPool {
             sockets: std::iter::repeat_with(socket).take(sockets).collect(),
             used,
-            ..Stock::default()
+            ..SocketPool::default()
         }
     }
 
-    fn held(stocks: &[Stock]) -> Vec<usize> {
-        stocks.iter().map(|s| s.sockets.len()).collect()
+    fn held(pools: &[SocketPool]) -> Vec<usize> {
+        pools.iter().map(|s| s.sockets.len()).collect()
     }
 
     #[test]
     fn who_had_no_client_for_longest_makes_room() {
-        let mut stocks = [stock(32, Some(3)), stock(32, Some(1)), stock(0, None)];
-        assert_eq!(make_room(stocks.iter_mut(), 32, 96), 32);
-        assert_eq!(held(&stocks), [32, 32, 0]);
-        assert_eq!(make_room(stocks.iter_mut(), 32, 95), 32);
-        assert_eq!(held(&stocks), [32, 0, 0]);
-        assert_eq!(stocks[1].short(), None, "not kept without a client");
-        stocks[1].used = Some(5);
-        assert_eq!(stocks[1].short(), Some(32));
+        let mut pools = [pool(32, Some(3)), pool(32, Some(1)), pool(0, None)];
+        assert_eq!(make_room(pools.iter_mut(), 32, 96), 32);
+        assert_eq!(held(&pools), [32, 32, 0]);
+        assert_eq!(make_room(pools.iter_mut(), 32, 95), 32);
+        assert_eq!(held(&pools), [32, 0, 0]);
+        assert_eq!(pools[1].short(), None, "not kept without a client");
+        pools[1].used = Some(5);
+        assert_eq!(pools[1].short(), Some(32));
     }
 
     #[test]
     fn what_is_awaited_counts_and_a_client_has_its_socket_in_any_case() {
         // The last of them was given up while its answer was on the way.
-        let mut stocks = [stock(10, Some(1)), stock(0, Some(2)), stock(3, None)];
-        stocks[1].asked = 32;
-        assert_eq!(make_room(stocks.iter_mut(), 29, 40), 8);
-        assert_eq!(held(&stocks), [0, 0, 0]);
-        assert_eq!(make_room(stocks.iter_mut(), 29, 20), 1);
-        assert_eq!(stocks[1].short(), None, "an answer is awaited");
+        let mut pools = [pool(10, Some(1)), pool(0, Some(2)), pool(3, None)];
+        pools[1].asked = 32;
+        assert_eq!(make_room(pools.iter_mut(), 29, 40), 8);
+        assert_eq!(held(&pools), [0, 0, 0]);
+        assert_eq!(make_room(pools.iter_mut(), 29, 20), 1);
+        assert_eq!(pools[1].short(), None, "an answer is awaited");
     }
 }

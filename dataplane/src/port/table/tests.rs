@@ -1,5 +1,6 @@
 use std::os::fd::OwnedFd;
 
+use super::super::vm::VmSocket;
 use super::*;
 
 /// A queue that is one end of a socket pair, where a frame is a packet, and the other end.
@@ -17,7 +18,7 @@ fn ports() -> Ports {
 }
 
 fn plug(ports: &mut Ports) -> (PortId, Token, OwnedFd) {
-    let id = ports.vacant().unwrap();
+    let id = ports.free_id().unwrap();
     let (queue, far) = queue();
     let token = plug_into(ports, id, tap(queue));
     (id, token, far)
@@ -29,7 +30,7 @@ fn tap(queue: TapQueue) -> Device {
 }
 
 fn plug_into(ports: &mut Ports, id: PortId, device: Device) -> Token {
-    ports.plug(id, device, Vec::new()).unwrap();
+    ports.add(id, device, Vec::new()).unwrap();
     ports.get(id).unwrap().token
 }
 
@@ -38,20 +39,20 @@ fn numbers_are_given_again_last_of_all() {
     let mut ports = ports();
     let all: Vec<u32> = (1..MAX_PORTS).map(|_| plug_nothing(&mut ports)).collect();
     assert_eq!(all, (1..MAX_PORTS).collect::<Vec<_>>());
-    assert_eq!(ports.vacant(), None);
+    assert_eq!(ports.free_id(), None);
     for id in [7, 3, 9] {
-        assert!(ports.unplug(PortId(id)).is_some());
-        assert!(ports.unplug(PortId(id)).is_none());
+        assert!(ports.remove(PortId(id)).is_some());
+        assert!(ports.remove(PortId(id)).is_none());
     }
     let again: Vec<u32> = (0..3).map(|_| plug_nothing(&mut ports)).collect();
     assert_eq!(again, [3, 7, 9]);
-    assert!(ports.unplug(PortId(5)).is_some());
-    assert!(ports.unplug(PortId(4000)).is_some());
+    assert!(ports.remove(PortId(5)).is_some());
+    assert!(ports.remove(PortId(4000)).is_some());
     assert_eq!(plug_nothing(&mut ports), 4000);
 }
 
 fn plug_nothing(ports: &mut Ports) -> u32 {
-    let id = ports.vacant().unwrap();
+    let id = ports.free_id().unwrap();
     let nothing = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
     plug_into(ports, id, tap(nothing.unwrap().into()));
     id.0
@@ -60,18 +61,18 @@ fn plug_nothing(ports: &mut Ports) -> u32 {
 #[test]
 fn a_port_ends_once_and_its_number_is_free_when_the_last_worker_lets_go() {
     let (mut first, mut second) = (ports(), ports());
-    let id = first.vacant().unwrap();
+    let id = first.free_id().unwrap();
     let [(ours, _a), (theirs, _b)] = [queue(), queue()];
-    let mut end = first.plug(id, tap(ours), Vec::new()).unwrap();
+    let mut end = first.add(id, tap(ours), Vec::new()).unwrap();
     let token = first.get(id).unwrap().token;
-    let seat = first.another_seat(id, theirs).unwrap();
-    assert_eq!(seat.token, token);
-    second.seat(seat, Vec::new()).unwrap();
+    let queue = first.queue_of(id, theirs).unwrap();
+    assert_eq!(queue.token, token);
+    second.add_queue(queue, Vec::new()).unwrap();
     assert_eq!(second.current(token), Some(id));
 
     let told = |end: &mut PortEnd| end.0.try_recv().ok();
     first
-        .unplug(id)
+        .remove(id)
         .unwrap()
         .tell("the first reason".to_owned());
     assert_eq!(told(&mut end), None);
@@ -80,10 +81,10 @@ fn a_port_ends_once_and_its_number_is_free_when_the_last_worker_lets_go() {
     for _ in 2..MAX_PORTS {
         plug_nothing(&mut first);
     }
-    assert_eq!(first.vacant(), None);
-    second.unplug(id).unwrap().tell("a later one".to_owned());
+    assert_eq!(first.free_id(), None);
+    second.remove(id).unwrap().tell("a later one".to_owned());
     assert_eq!(told(&mut end).as_deref(), Some("the first reason"));
-    assert_eq!(first.vacant(), Some(id));
+    assert_eq!(first.free_id(), Some(id));
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn turns_go_round_and_each_port_waits_once() {
     assert!(!ports.has_turns());
     // The number's next holder has no turn for what its former one did.
     ports.enqueue(token_b);
-    ports.unplug(b);
+    ports.remove(b);
     let (queue, _far) = queue();
     plug_into(&mut ports, b, tap(queue));
     ports.enqueue(token_b);

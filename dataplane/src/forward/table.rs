@@ -1,0 +1,359 @@
+//! The table of open forwards of one worker: opened and closed by difference, and served.
+//!
+//! # Theory of operation
+//!
+//! [`Forwards::set`] is the one way in: it compares the forwards that it replaces with the new rules,
+//! keeps those that stay, closes those that are gone, and opens the rest.
+//!
+//! A forward's place in the table and its id make the epoll token of its socket. Listeners are edge
+//! triggered: one that was not accepted from until it was empty is looked at again when `paused`
+//! says so, and so is every listener, because one may be held up by another's lack of descriptors.
+//!
+//! # Invariants
+//!
+//! A UDP forward's socket is in the core and in the host table for as long as its place is taken.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use cnet_nat::forward::ClientPath;
+use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
+use cnet_tap::socket as sys;
+use cnet_wire::time::{Duration, Instant};
+use cnet_wire::{PortId, Protocol};
+use rustix::event::epoll;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::listener::{self, Bound};
+use super::splice::{Client, Splices};
+use super::{ForwardError, ForwardId, OpenForward, Rule, canonical};
+use crate::budget::ACCEPTS_A_ROUND;
+use crate::worker::driver::Driver;
+
+/// Wait before accepting again when the process has no descriptor left.
+const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Which open forwards a list of rules takes the place of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Replaced {
+    /// All that there are.
+    All,
+    /// These; an id that is not open any more is passed over.
+    These(Vec<ForwardId>),
+}
+
+impl Replaced {
+    fn contains(&self, id: ForwardId) -> bool {
+        match self {
+            Replaced::All => true,
+            Replaced::These(ids) => ids.contains(&id),
+        }
+    }
+}
+
+/// The published ports of one worker.
+#[derive(Debug)]
+pub(crate) struct Forwards {
+    epoll: Rc<OwnedFd>,
+    slots: Vec<Option<Forward>>,
+    last_id: u32,
+    /// No listener is accepted from until then.
+    paused: Option<Instant>,
+    splices: Splices,
+}
+
+/// A forward in its place.
+#[derive(Debug)]
+struct Forward {
+    open: OpenForward,
+    socket: ForwardSocket,
+}
+
+/// What clients come to.
+#[derive(Debug)]
+enum ForwardSocket {
+    /// A TCP listener, the table's own.
+    Listener(OwnedFd),
+    /// A UDP socket, the core's.
+    Datagram,
+}
+
+impl Forwards {
+    /// None yet; their sockets will report to `epoll`.
+    pub(crate) fn new(epoll: Rc<OwnedFd>) -> Forwards {
+        Forwards {
+            splices: Splices::new(Rc::clone(&epoll)),
+            epoll,
+            slots: Vec::new(),
+            last_id: 0,
+            paused: None,
+        }
+    }
+
+    // ---- the table ----
+
+    /// The open forwards, in no order.
+    pub(crate) fn list(&self) -> impl Iterator<Item = OpenForward> {
+        self.slots.iter().flatten().map(|forward| forward.open)
+    }
+
+    /// Has `rules` take the place of the forwards that are `replaced`, and gives a result for each
+    /// rule, in their order. A rule that stays keeps its id and its socket.
+    pub(crate) fn set(
+        &mut self,
+        replaced: &Replaced,
+        rules: &[Rule],
+        driver: &mut Driver,
+    ) -> Vec<Result<OpenForward, ForwardError>> {
+        let mut before: Vec<OpenForward> =
+            self.list().filter(|f| replaced.contains(f.id)).collect();
+        let kept: Vec<Option<OpenForward>> = rules
+            .iter()
+            .map(|rule| {
+                let same = before.iter().position(|open| open.rule == *rule)?;
+                Some(before.swap_remove(same))
+            })
+            .collect();
+        for gone in before {
+            self.close(gone.id, driver);
+        }
+        let each = rules.iter().zip(kept);
+        each.map(|(rule, kept)| match kept {
+            Some(open) => Ok(open),
+            None => self.open(*rule, driver),
+        })
+        .collect()
+    }
+
+    /// Closes what leads to a container whose port is gone, with its `addresses`, and its spliced
+    /// connections.
+    pub(crate) fn remove_port(&mut self, port: PortId, addresses: &[IpAddr], driver: &mut Driver) {
+        let to_it = |open: &OpenForward| addresses.contains(&open.rule.container.ip());
+        let gone: Vec<OpenForward> = self.list().filter(to_it).collect();
+        for open in gone {
+            self.close(open.id, driver);
+        }
+        self.splices.remove_port(port);
+    }
+
+    fn open(&mut self, rule: Rule, driver: &mut Driver) -> Result<OpenForward, ForwardError> {
+        let Bound { fd, at } = listener::open(&rule)?;
+        let slot = match self.slots.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+        };
+        let id = ForwardId(self.last_id + 1);
+        let token = Token::new(TokenKind::Forward, slot as u32, id.0);
+        let socket = match rule.protocol {
+            Protocol::Tcp => self.watch_listener(fd, token),
+            Protocol::Udp => publish_datagrams(fd, token, &rule, driver),
+        };
+        let socket = socket.map_err(|reason| ForwardError::other(&rule, reason))?;
+        self.last_id = id.0;
+        let open = OpenForward {
+            id,
+            rule,
+            bound: at,
+        };
+        self.slots[slot] = Some(Forward { open, socket });
+        Ok(open)
+    }
+
+    fn watch_listener(&self, fd: OwnedFd, token: Token) -> Result<ForwardSocket, String> {
+        let data = epoll::EventData::new_u64(token.to_bits());
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&*self.epoll, fd.as_fd(), data, flags).map_err(|errno| errno.to_string())?;
+        Ok(ForwardSocket::Listener(fd))
+    }
+
+    fn close(&mut self, id: ForwardId, driver: &mut Driver) {
+        let has_id = |slot: &Option<Forward>| slot.as_ref().is_some_and(|f| f.open.id == id);
+        let Some(index) = self.slots.iter().position(has_id) else {
+            return;
+        };
+        if let Some(Forward {
+            socket: ForwardSocket::Datagram,
+            ..
+        }) = self.slots[index].take()
+        {
+            let token = Token::new(TokenKind::Forward, index as u32, id.0);
+            driver.with_core(|core, io| core.unpublish_udp(token, io));
+        }
+    }
+
+    // ---- clients ----
+
+    /// Acts on readiness of a forward's socket.
+    pub(crate) fn handle_event(
+        &mut self,
+        now: Instant,
+        token: Token,
+        ready: Readiness,
+        driver: &mut Driver,
+    ) {
+        let slot = token.index() as usize;
+        match self.slots.get(slot).and_then(Option::as_ref) {
+            Some(forward) if forward.open.id.0 != token.generation() => {}
+            Some(Forward {
+                socket: ForwardSocket::Listener(_),
+                ..
+            }) => self.accept_from(now, slot, driver),
+            Some(_) => driver.with_core(|core, io| core.handle_socket(now, token, ready, io)),
+            None => {}
+        }
+    }
+
+    /// Accepts again from all listeners, if it is time to.
+    pub(crate) fn resume_accepting(&mut self, now: Instant, driver: &mut Driver) {
+        if self.paused.is_some_and(|until| until <= now) {
+            self.paused = None;
+            for slot in 0..self.slots.len() {
+                self.accept_from(now, slot, driver);
+            }
+        }
+    }
+
+    /// Accepts the clients that wait at a listener. Without a free descriptor all listeners pause:
+    /// the kernel keeps the clients in their queues.
+    fn accept_from(&mut self, now: Instant, slot: usize, driver: &mut Driver) {
+        for round in 0.. {
+            let Some(Some(Forward {
+                open,
+                socket: ForwardSocket::Listener(listener),
+            })) = self.slots.get(slot)
+            else {
+                return;
+            };
+            let container = open.rule.container;
+            if self.paused.is_some_and(|until| until > now) {
+                return;
+            }
+            if round == ACCEPTS_A_ROUND {
+                // Edge triggered: no event tells of the clients that still wait. This holds no other
+                // listener up, so that a flood at one does not starve the rest.
+                self.paused.get_or_insert(now);
+                return;
+            }
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match rustix::net::acceptfrom_with(listener, flags) {
+                Ok((fd, address)) => {
+                    let address = address.and_then(|a| SocketAddr::try_from(a).ok());
+                    let Some(address) = address.map(canonical) else {
+                        continue;
+                    };
+                    let client = Client {
+                        fd,
+                        address,
+                        container,
+                    };
+                    self.route_client(now, client, driver);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.paused = Some(now + ACCEPT_INTERVAL);
+                    return;
+                }
+                // The client is gone already, or its packet was refused: the next one.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Does with an accepted client what the core decides.
+    fn route_client(&mut self, now: Instant, client: Client, driver: &mut Driver) {
+        let can_splice = self.splices.can_take(client.container.ip());
+        let path = driver
+            .core
+            .client_path(client.address, client.container, can_splice);
+        match path {
+            ClientPath::Splice => self.splices.admit(now, client),
+            ClientPath::Frames => bring_by_frames(now, client, driver),
+            ClientPath::Refuse => {
+                // Without it the client gets a FIN, which is all that can be lost.
+                let _ = sys::reset_on_close(&client.fd);
+            }
+        }
+    }
+
+    // ---- spliced connections ----
+
+    /// Splices connections from the host's loopback to a port's `addresses`, with sockets that
+    /// `helper` makes.
+    pub(crate) fn use_socket_helper(
+        &mut self,
+        port: PortId,
+        addresses: Vec<IpAddr>,
+        helper: cnet_tap::SocketHelper,
+    ) {
+        self.splices.use_helper(port, addresses, helper);
+    }
+
+    /// Acts on an event of a spliced connection or of a socket helper.
+    pub(crate) fn handle_splice_event(&mut self, token: Token, flags: epoll::EventFlags) {
+        self.splices.handle_event(token, flags);
+    }
+
+    /// Gives spliced connections their turns, and those that cannot be spliced to the core.
+    pub(crate) fn serve_splices(&mut self, now: Instant, driver: &mut Driver) {
+        self.splices.serve(now);
+        while let Some(client) = self.splices.take_refused() {
+            bring_by_frames(now, client, driver);
+        }
+    }
+
+    /// Whether there is work that no event will tell of.
+    pub(crate) fn has_turns(&self) -> bool {
+        self.splices.has_turns()
+    }
+
+    /// Whether all that containers have sent over spliced connections was passed on.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.splices.is_delivered()
+    }
+
+    /// When listeners are to be accepted from again, or a client has waited long enough for a socket.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let due = [self.paused, self.splices.poll_timeout()];
+        due.into_iter().flatten().min()
+    }
+}
+
+/// Gives the core a bound UDP socket, whose readiness is reported under `token`.
+fn publish_datagrams(
+    fd: OwnedFd,
+    token: Token,
+    rule: &Rule,
+    driver: &mut Driver,
+) -> Result<ForwardSocket, String> {
+    let Driver { core, hosts, .. } = driver;
+    let v6 = rule.host.is_ipv6();
+    let prepared = hosts.prepare_datagram(&fd, DatagramKind::Udp, v6);
+    prepared.map_err(|e| format!("{e:?}"))?;
+    let socket = hosts.insert(fd, v6, true);
+    let published = core
+        .publish_udp(token, socket, rule.container)
+        .map_err(|e| e.to_string())
+        .and_then(|()| hosts.watch(socket, token).map_err(|e| format!("{e:?}")));
+    if let Err(reason) = published {
+        driver.with_core(|core, io| core.unpublish_udp(token, io));
+        driver.hosts.close(socket);
+        return Err(reason);
+    }
+    Ok(ForwardSocket::Datagram)
+}
+
+/// The ordinary way of a client: through the core's TCP and the container's device.
+fn bring_by_frames(now: Instant, client: Client, driver: &mut Driver) {
+    let Client {
+        fd,
+        address,
+        container,
+    } = client;
+    let socket = driver.hosts.insert(fd, address.is_ipv6(), false);
+    driver.with_core(|core, io| core.handle_accept(now, container, address, socket, io));
+}
