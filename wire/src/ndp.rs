@@ -1,10 +1,10 @@
 //! Neighbour discovery messages (RFC 4861) and the options of router advertisements (RFC 4191,
 //! RFC 8106).
 //!
-//! Reading is stricter than smoltcp's `NdiscRepr`, which skips options that it cannot parse: here an
-//! option of length zero, one past the end, a trailing octet, and a link-layer address that is not
-//! Ethernet's refuse the message. Writing has options that smoltcp does not know: route information,
-//! DNS servers and search list.
+//! Reading is stricter than smoltcp's `NdiscRepr`, which skips options that it cannot parse: here
+//! an option of length zero, one past the end, a trailing octet, and a link-layer address that is
+//! not Ethernet's refuse the message. Writing has options that smoltcp does not know: route
+//! information, DNS servers and search list.
 //!
 //! The writers give what follows type, code and checksum, as [`IcmpMessage::rest`] wants it.
 
@@ -159,8 +159,8 @@ impl NdpMessage {
     /// Reads the ICMPv6 message in `l4`. The checksum and hop limit are not verified.
     ///
     /// # Errors
-    /// [`DropReason::BadIcmp`]: cut short, of another type, a code that is not 0, a target that is a
-    /// group, or options that do not add up.
+    /// [`DropReason::BadIcmp`]: cut short, of another type, a code that is not 0, a target that is
+    /// a group, or options that do not add up.
     pub fn read(l4: &[u8]) -> Result<NdpMessage, DropReason> {
         let &[kind, code, _, _, flags, _, _, _] = l4.first_chunk().ok_or(DropReason::BadIcmp)?;
         if code != 0 {

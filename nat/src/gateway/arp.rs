@@ -2,11 +2,11 @@
 //!
 //! # Theory of operation
 //!
-//! A request for one of them is answered to its sender, an address probe (RFC 5227, sender
-//! 0.0.0.0) included, which is how our addresses are defended. Requests for others are none of
-//! our business. What a sender says of itself is learned, if the address lies in the subnet; a
-//! sender that claims one of our addresses or another port's is refused. Our own requests are sent
-//! when a container is to be reached that has not spoken yet.
+//! The gateway answers a request for one of its addresses, an address probe (RFC 5227, sender
+//! 0.0.0.0) included, which defends the address. It ignores requests for other addresses. It learns
+//! the sender's address if that lies in the subnet, and refuses a sender that claims one of the
+//! gateway's addresses or another port's. It sends requests of its own to find a container that has
+//! not spoken yet.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -71,7 +71,7 @@ impl Arp {
         }
     }
 
-    /// Asks on `port` who has `ip`.
+    /// Solicits the MAC address of `ip` on `port`.
     pub(super) fn solicit(
         &mut self,
         port: PortId,

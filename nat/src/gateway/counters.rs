@@ -1,8 +1,8 @@
-//! What the gateway did, a struct of counters a protocol.
+//! The gateway's counters, a struct a protocol.
 //!
-//! A counter counts what was sent, or a query that was taken in. What the gateway does not answer is
-//! counted by the caller of [`super::Gateway::handle_frame`], under the
-//! [`DropReason`](cnet_wire::DropReason) it returns, and nowhere here.
+//! A counter counts messages sent, queries taken in, or connections ended. Drops are not counted
+//! here: the caller of [`super::Gateway::handle_frame`] counts each once, under the
+//! [`DropReason`](cnet_wire::DropReason) that is returned.
 
 /// Declares a protocol's counters, each with its name in reports.
 macro_rules! counters {
@@ -97,7 +97,7 @@ counters! {
     }
 }
 
-/// What a gateway did so far.
+/// The counters of one gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct GatewayCounters {

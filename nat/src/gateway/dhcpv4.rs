@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A port has one lease ([`super::lease`]); whatever is asked, that address is offered, confirmed,
-//! or the request for another one refused. An offer reserves the address at once, so there is
-//! nothing to time out, and a lease ends with its port. There are no relays. The answer goes to
-//! the MAC address the request came from.
+//! A port has one lease ([`super::lease`]). The server offers and confirms that address and refuses
+//! a request for another one. An offer reserves the address at once, so nothing has to time out,
+//! and a lease ends with its port. Relays are not served. The answer goes to the MAC address the
+//! request came from.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,11 +30,11 @@ pub(super) struct Dhcpv4 {
     pub(super) counters: Dhcpv4Counters,
 }
 
-/// What became of a request.
+/// The server's decision on a request.
 enum Outcome {
-    /// It is answered with a message of this kind, and an address unless that is unspecified.
+    /// An answer of this type, with an address unless that is unspecified.
     Answer(MessageType, Ipv4Addr),
-    /// Nothing is to be said.
+    /// No answer.
     Silence,
 }
 
@@ -85,7 +85,7 @@ impl Dhcpv4 {
         Ok(())
     }
 
-    /// What a client is told about the network.
+    /// The client's configuration.
     fn configuration<'a>(
         &'a self,
         v4: Ipv4Gateway,
@@ -105,7 +105,7 @@ impl Dhcpv4 {
     }
 }
 
-/// What is answered to `request`, whose options are `asked`. Leases are given and taken here.
+/// Decides on `request`, whose options are `asked`, and gives or takes back the lease.
 fn decide(
     packet: &Packet<'_>,
     v4: Ipv4Gateway,
@@ -152,7 +152,7 @@ fn decide(
     }
 }
 
-/// Where `reply` to a request from `mac` goes (RFC 2131 section 4.1).
+/// The destination of `reply` to a request from `mac` (RFC 2131 section 4.1).
 fn destination(request: &Request<'_>, reply: &Reply<'_>, mac: MacAddr) -> (Ipv4Addr, MacAddr) {
     let everyone = (Ipv4Addr::BROADCAST, MacAddr::BROADCAST);
     if reply.kind == MessageType::Nak {

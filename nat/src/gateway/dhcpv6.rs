@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A port with an IPv6 lease gets that address, in the first IA_NA it asks with; a port without
-//! one is told that there is no address, and configures itself from the router advertisement.
-//! Everybody gets the DNS server and the search list (RFC 3646). The server keeps no state: a
-//! lease is a line of the configuration, so renewals are always granted and releases only
+//! A port with an IPv6 lease gets that address, in the first IA_NA of its request. A port without a
+//! lease gets the status that there is no address, and configures itself from the router
+//! advertisement. Every client gets the DNS server and the search list (RFC 3646). The server keeps
+//! no state: a lease is part of the configuration, so renewals are always granted and releases only
 //! acknowledged. Prefixes and temporary addresses are not given.
 //!
 //! Messages without the identifiers that their kind must have are dropped (RFC 8415 section 16),

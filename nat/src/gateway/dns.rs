@@ -2,11 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A datagram, or each segment of a super-frame, that is a query goes to the owner of the gateway
-//! ([`super::queries`]) as it came. The answer goes back to the port and MAC address that asked, from
-//! the address that was asked. An answer that is longer than the client said it takes (EDNS,
-//! RFC 6891), or than fits the MTU, is truncated (TC, RFC 2181 section 9); the client then comes by
-//! TCP.
+//! Every datagram that is a query, each segment of a super-frame included, is queued unchanged
+//! ([`super::queries`]). The answer goes to the port and MAC address the query came from, with the
+//! address it was sent to as source. An answer longer than the client's EDNS size (RFC 6891) or the
+//! MTU is truncated (TC, RFC 2181 section 9), and the client asks again over TCP.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -4,9 +4,9 @@
 //!
 //! The reply is the request with its type changed: identifier, sequence number and data are the
 //! request's own bytes, and their number is the packet's, never a length field's (CVE-2020-10756).
-//! Requests of any size come back; what exceeds the MTU leaves in fragments. A request to all IPv6
-//! nodes or routers is answered from the link-local address. One to an IPv4 broadcast address may be
-//! ignored (RFC 1122 section 3.2.2.6), and is.
+//! Requests of any size are answered; a reply over the MTU leaves in fragments. A request to all
+//! IPv6 nodes or routers is answered from the link-local address. A request to an IPv4 broadcast
+//! address is ignored, as RFC 1122 section 3.2.2.6 allows.
 
 use std::net::IpAddr;
 

@@ -19,7 +19,7 @@ use crate::io::{Env, Io};
 /// TTL and hop limit of what the gateway sends, but for NDP.
 pub(super) const HOP_LIMIT: u8 = 64;
 
-/// How the gateway sends.
+/// Builds and sends the gateway's frames.
 pub(super) struct Emitter {
     pub(super) mac: MacAddr,
     mtu: usize,

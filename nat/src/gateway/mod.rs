@@ -2,34 +2,33 @@
 //!
 //! # Policy
 //!
-//! - `arp`: who asks for the gateway's or the DNS address is told; nobody is told about others,
-//!   and a claim on the gateway's addresses is refused.
-//! - `ndp`: the same for IPv6, and router advertisements to those who solicit. Nothing is sent
-//!   without being asked for, so an idle network causes no wake-up; lifetimes are as long as the
-//!   protocols allow, and a station that still asks for us after an hour gets a fresh
+//! - `arp`: requests for the gateway's and the DNS address are answered. Requests for other
+//!   addresses are not, and a claim on the gateway's addresses is refused.
+//! - `ndp`: the same for IPv6, and router advertisements in answer to solicitations. The gateway
+//!   sends nothing unasked, so an idle network causes no wake-up. Lifetimes are as long as the
+//!   protocols allow, and a station that solicits the gateway's address an hour later gets a new
 //!   advertisement.
-//! - `echo`: an echo request to one of our addresses is returned with exactly its own bytes,
-//!   up to 64 KiB, in fragments where it must be.
-//! - `dhcpv4`, `dhcpv6`: the lease of the port that asks, one a port; never an address that is
-//!   another port's.
-//! - `dns`, `dns_tcp`: queries to port 53 of the DNS addresses are handed to the owner of the
-//!   gateway ([`Gateway::take_query`]), who brings the answers back ([`Gateway::answer`]).
-//!   Nothing else is served: the owner sends the port unreachable or RST.
-//! - A reply goes to the port and MAC address the request came from. What a station says of its own
-//!   addresses is believed for its own port only ([`Gateway::neighbour`]).
+//! - `echo`: an echo request to one of the gateway's addresses comes back with exactly its own
+//!   bytes, up to 64 KiB, in fragments where the MTU asks for them.
+//! - `dhcpv4`, `dhcpv6`: a port gets its own lease, one a port, and never another port's address.
+//! - `dns`, `dns_tcp`: queries to port 53 of the DNS addresses go to the router's owner
+//!   ([`Gateway::take_query`]), which brings the answers back ([`Gateway::answer`]).
+//! - Other ports and protocols are not served: the router answers with an ICMP error or a RST.
+//! - A reply goes to the port and MAC address the request came from. A station's claim on an
+//!   address counts for its own port only ([`Gateway::neighbour`]).
 //!
 //! # Theory of operation
 //!
 //! Each protocol is a struct in a file of its own, with its state, its part of the configuration
-//! and its counters. [`Gateway`] owns them and says which one a packet is for; what they share, the
-//! gateway's addresses, the stations on its ports and the way to send, is the [`Endpoint`].
+//! and its counters. [`Gateway`] owns the protocols and dispatches packets to them. They share the
+//! [`Endpoint`]: the gateway's addresses, the stations on its ports, and the emitter of frames.
 //!
 //! The protocols are handled directly, over byte slices that [`Frame::parse`] has checked, and read
-//! and written by [`cnet_wire`]. Only DNS over TCP needs a stack: a smoltcp `Interface` that sees IP
-//! packets and no Ethernet (`Medium::Ip`), with one socket a connection and none while there are no
-//! connections. smoltcp's Ethernet side is not used, because an `Interface` is one station on one
-//! link with one small neighbour cache for all: here every port is a link of its own, and echo and
-//! neighbour discovery have rules that it does not apply.
+//! and written by [`cnet_wire`]. Only DNS over TCP needs a stack: a smoltcp `Interface` that sees
+//! IP packets and no Ethernet (`Medium::Ip`), with one socket a connection and none while there are
+//! no connections. smoltcp's Ethernet side is not used, because an `Interface` is one station on
+//! one link with one small neighbour cache for all: here every port is a link of its own, and echo
+//! and neighbour discovery have rules that it does not apply.
 //!
 //! # Invariants
 //!
@@ -87,7 +86,7 @@ use ndp::Ndp;
 use queries::{Queries, WayBack};
 use stations::Stations;
 
-/// Neighbour solicitations of our own, a second and at once.
+/// Solicitations (ARP and NDP) a second, and in a burst.
 const SOLICITS: (u32, u32) = (50, 100);
 
 /// An IP packet to the gateway.
@@ -98,7 +97,7 @@ struct Packet<'a> {
     ip: &'a IpHeader,
 }
 
-/// What the protocols share: the gateway's addresses, who is on its ports, and how it sends.
+/// What the protocols share: the gateway's addresses, the stations on its ports, and the emitter.
 struct Endpoint {
     addresses: Addresses,
     stations: Stations,
@@ -106,7 +105,8 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Notes that `ip` is at `mac` on `port`; false if it cannot be, or is another port's or ours.
+    /// Records that `ip` is at `mac` on `port`; false if `ip` is no station's address, another
+    /// port's, or the gateway's.
     fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
         is_station(ip)
             && !mac.is_multicast()
@@ -158,7 +158,7 @@ impl Gateway {
         self.endpoint.addresses.link_local
     }
 
-    /// What was done so far.
+    /// The counters of all protocols.
     pub fn counters(&self) -> GatewayCounters {
         GatewayCounters {
             arp: self.arp.counters,
@@ -205,7 +205,7 @@ impl Gateway {
         self.dns_tcp.remove_port(port);
     }
 
-    /// Adds a fixed lease. Whoever else used its addresses loses them.
+    /// Adds a fixed lease. Other stations that used its addresses lose them.
     pub fn add_lease(&mut self, lease: Lease) {
         self.endpoint.stations.add_lease(lease);
     }
@@ -215,13 +215,15 @@ impl Gateway {
         self.endpoint.stations.neighbour(ip)
     }
 
-    /// Notes that `ip` is at `mac` on `port`. Refused (false) when it is leased to or already
-    /// bound to another port, is no unicast address, or is ours.
+    /// Records that `ip` is at `mac` on `port`. Refused (false) when it is leased to or already
+    /// bound to another port, is no unicast address, or is the
+    /// gateway's.
     pub fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
         self.endpoint.learn(ip, port, mac)
     }
 
-    /// Asks on every port who has `ip`; the answer comes in as a frame. Asking is rate limited.
+    /// Solicits the MAC address of `ip` on every port, at a limited rate. The answer comes in as a
+    /// frame.
     pub fn solicit(&mut self, now: Instant, ip: IpAddr, io: &mut Io<'_, impl Env>) {
         let ours = self.endpoint.addresses.owns_unicast(ip);
         if !is_station(ip) || ours || !self.solicits.allow(now) {
@@ -241,7 +243,7 @@ impl Gateway {
     /// Fragments are to be reassembled before.
     ///
     /// # Errors
-    /// Why nothing came of it. [`DropReason::NotServed`] and [`DropReason::UnknownProtocol`] are
+    /// Why the frame was dropped. [`DropReason::NotServed`] and [`DropReason::UnknownProtocol`] are
     /// for the caller to answer, with a RST or an ICMP error.
     pub fn handle_frame(
         &mut self,
@@ -333,7 +335,7 @@ impl Gateway {
         self.queries.take()
     }
 
-    /// Sends `message` to whoever asked query `id`. Over UDP it is truncated (TC, RFC 2181
+    /// Sends `message` to the client that sent query `id`. Over UDP it is truncated (TC, RFC 2181
     /// section 9) where it is longer than the client said it takes or than fits the MTU. Nothing
     /// happens if the client is gone or the query was given up in favour of later ones.
     pub fn answer(&mut self, now: Instant, id: QueryId, message: &[u8], io: &mut Io<'_, impl Env>) {
@@ -352,7 +354,7 @@ impl Gateway {
 }
 
 impl Endpoint {
-    /// Whether `packet` may be for one of the protocols at all.
+    /// Refuses packets that are for none of the protocols.
     fn admit(&self, packet: &Packet<'_>) -> Result<(), DropReason> {
         let Packet { frame, ip, .. } = packet;
         if !self.addresses.has_family(ip.dst) {

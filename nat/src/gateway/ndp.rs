@@ -2,19 +2,19 @@
 //!
 //! # Theory of operation
 //!
-//! Neighbour solicitations for our addresses are answered, duplicate address detection (RFC 4862,
-//! from the unspecified address) included, which defends them. Stations are learned from the
-//! link-layer options of what they send. Everything must come with hop limit 255, that is, from
-//! the link itself, unfragmented (RFC 6980), and with options that add up.
+//! The gateway answers neighbour solicitations for its addresses, duplicate address detection (RFC
+//! 4862, from the unspecified address) included, which defends them. It learns stations from the
+//! link-layer options of their messages. A message must have hop limit 255, which only the link
+//! itself can give it, be unfragmented (RFC 6980), and have well-formed options.
 //!
-//! A router solicitation brings a router advertisement: prefix, MTU, DNS servers and search list
-//! (RFC 8106), and the O flag, since DHCPv6 serves the rest; the M flag where the station has an
-//! IPv6 lease. Advertisements are not repeated by a timer. The default route would end with the
-//! router lifetime, which has 16 bits: so it is told a second time without an end, by a route
-//! information option for ::/0 (RFC 4191 section 2.3), and a station that asks for us more than
-//! [`REFRESH`] after its last advertisement gets another.
+//! The gateway answers a router solicitation with a router advertisement: prefix, MTU, DNS servers
+//! and search list (RFC 8106), and the O flag, since DHCPv6 serves the rest; the M flag where the
+//! station has an IPv6 lease. No timer repeats advertisements. The default route would end with the
+//! router lifetime, which has 16 bits: so a route information option for ::/0 (RFC 4191 section
+//! 2.3) says it again without an end, and a station that solicits one of the gateway's addresses
+//! more than [`REFRESH`] after its last advertisement gets another.
 //!
-//! Advertisements and redirects from a container are refused: it is no router.
+//! Router advertisements and redirects from a container are refused: it is no router.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -43,7 +43,8 @@ const ROUTER_LIFETIME: u16 = 65535;
 const SLAAC_PREFIX_LEN: u8 = 64;
 /// Least MTU of an IPv6 link (RFC 8200).
 const MIN_MTU: u16 = 1280;
-/// Age of a router advertisement after which a station that asks for us gets a new one.
+/// Age of a router advertisement after which a station that solicits the gateway's address gets a
+/// new one.
 const REFRESH: Duration = Duration::from_secs(3600);
 
 /// The protocol at the gateway.
@@ -117,7 +118,7 @@ impl Ndp {
         }
     }
 
-    /// Asks on `port` who has `ip`.
+    /// Solicits the MAC address of `ip` on `port`.
     pub(super) fn solicit(
         &mut self,
         port: PortId,
@@ -141,7 +142,7 @@ impl Ndp {
         Ok(())
     }
 
-    /// Tells the sender of `packet`, which is `to`, where our address `target` is.
+    /// Sends `to`, the sender of `packet`, a neighbour advertisement for the gateway's `target`.
     fn advertise_neighbour(
         &mut self,
         packet: &Packet<'_>,
@@ -163,7 +164,7 @@ impl Ndp {
         Ok(())
     }
 
-    /// Tells the sender of `packet`, which is `to`, about the network.
+    /// Sends `to`, the sender of `packet`, a router advertisement.
     fn advertise_router(
         &mut self,
         packet: &Packet<'_>,
@@ -206,8 +207,8 @@ impl Ndp {
     }
 }
 
-/// Where an answer to `station` goes: to the group where it has no address yet. The frame is for it
-/// alone all the same (RFC 6085).
+/// The destination of an answer to `station`: all nodes if it has no address yet. The frame goes to
+/// its MAC address alone all the same (RFC 6085).
 fn or_all(station: Ipv6Addr) -> Ipv6Addr {
     match station.is_unspecified() {
         true => ALL_NODES,
@@ -215,7 +216,7 @@ fn or_all(station: Ipv6Addr) -> Ipv6Addr {
     }
 }
 
-/// Learns that `ip` is at `mac`, if the message `packet` says so at all.
+/// Records that `ip` is at `mac`, if the message in `packet` claims that.
 fn learn_claim(
     packet: &Packet<'_>,
     ip: Ipv6Addr,

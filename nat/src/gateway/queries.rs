@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! Every query gets a number under which its answer comes back. What must be remembered to send
-//! the answer is kept for the last [`MAX_PENDING`] queries of each port, so that a port that
-//! floods us only loses answers of its own, and answers that never come need no timer.
+//! Every query gets a number, under which its answer comes back. The way back is kept for the last
+//! [`MAX_PENDING`] queries of each port: a port that floods the gateway loses only its own answers,
+//! and a query that is never answered needs no timer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -45,7 +45,7 @@ pub struct DnsQuery {
     pub message: Vec<u8>,
 }
 
-/// Who waits for an answer over UDP.
+/// A client that waits for an answer over UDP.
 pub(super) struct Asker {
     pub(super) link: Link,
     /// The address that was asked.

@@ -1,4 +1,4 @@
-//! The stations on the gateway's ports: where they are, and what they may be called.
+//! The stations on the gateway's ports: their leases, and where their addresses were seen.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -42,7 +42,7 @@ impl Stations {
         self.leases.remove_port(port);
     }
 
-    /// Adds a fixed lease. Whoever else used its addresses loses them.
+    /// Adds a fixed lease. Other stations that used its addresses lose them.
     pub(super) fn add_lease(&mut self, lease: Lease) {
         for ip in lease.addresses() {
             if let Some((port, mac)) = self.neighbours.get(ip)
@@ -60,7 +60,7 @@ impl Stations {
         seen.or_else(|| self.leases.location(ip))
     }
 
-    /// Notes that `ip` is at `mac` on `port`; false if it is leased to or bound to another port.
+    /// Records that `ip` is at `mac` on `port`; false if it is leased to or bound to another port.
     pub(super) fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
         self.has_port(port)
             && self.leases.permits(ip, port, mac)
@@ -73,7 +73,7 @@ impl Stations {
     }
 
     /// The IPv4 address leased to a station, taken from the range if it has no other; `usable`
-    /// excludes addresses of the range. Nobody else keeps it.
+    /// excludes addresses of the range. Other stations lose it.
     pub(super) fn lease_v4(
         &mut self,
         port: PortId,
@@ -85,7 +85,7 @@ impl Stations {
         Some(lease)
     }
 
-    /// Takes back the dynamic lease of `port`, which declined it or has no more use for it.
+    /// Takes back the dynamic lease of `port`, after a decline or a release.
     pub(super) fn release_v4(&mut self, port: PortId, declined: bool) {
         self.leases.release(port, declined);
     }
