@@ -20,24 +20,15 @@
 //! its flags, ports and options are the router's to judge. VLAN tags and jumbograms (RFC 2675) are
 //! not spoken. A checksum start inside a tunnel (offloaded inner checksums) is refused.
 
-use std::net::IpAddr;
-
 use crate::addr::MacAddr;
 use crate::checksum;
 use crate::drops::DropReason;
+pub use crate::ethernet::{ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+pub use crate::ip::{Fragment, IpHeader, protocol};
 use crate::tcp::{self, TCP_HEADER_LEN};
 use crate::udp::{self, UDP_HEADER_LEN};
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use crate::{arp, ipv4, ipv6};
-
-/// Bytes of an untagged Ethernet header.
-pub const ETHERNET_HEADER_LEN: usize = 14;
-/// EtherType of IPv4.
-pub const ETHERTYPE_IPV4: u16 = 0x0800;
-/// EtherType of ARP.
-pub const ETHERTYPE_ARP: u16 = 0x0806;
-/// EtherType of IPv6.
-pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// Shortest Ethernet frame without its check sequence; what is shorter may be padded up to it.
 const ETHERNET_MIN_LEN: usize = 60;
@@ -47,18 +38,6 @@ const ETHERNET_MIN_LEN: usize = 60;
 const MAX_UDP_SEGMENTS: usize = 128;
 /// EtherTypes of VLAN tags: 802.1Q, 802.1ad, and the vendors' QinQ before it.
 const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-
-/// IP protocol numbers the gateway speaks (IANA).
-pub mod protocol {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-}
 
 /// A frame that passed the link- and network-layer checks.
 #[derive(Clone, Copy, Debug)]
@@ -82,40 +61,6 @@ pub enum L3 {
     Arp,
     /// IPv4 or IPv6.
     Ip(IpHeader),
-}
-
-/// An IPv4 or IPv6 header, decoded. Offsets count from the Ethernet header's first byte.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct IpHeader {
-    /// Source; of the same family as `dst`.
-    pub src: IpAddr,
-    /// Destination.
-    pub dst: IpAddr,
-    /// Transport protocol, behind any IPv6 extension headers.
-    pub protocol: u8,
-    /// TTL or hop limit, at least 1.
-    pub hop_limit: u8,
-    /// Type of service or traffic class (DSCP and ECN).
-    pub tos: u8,
-    /// IPv4 DF; always true for IPv6 (routers do not fragment it).
-    pub dont_fragment: bool,
-    /// Start of the transport header (or of the fragment's data).
-    pub l4: usize,
-    /// End of the packet; what follows in the frame is padding.
-    pub end: usize,
-    /// Set when this is a fragment of a datagram (never for IPv6 atomic fragments, RFC 6946).
-    pub fragment: Option<Fragment>,
-}
-
-/// Where a fragment belongs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fragment {
-    /// Identification (16 bits in IPv4, 32 in IPv6).
-    pub id: u32,
-    /// Offset of its data in the datagram's payload, in bytes.
-    pub offset: u32,
-    /// More fragments follow.
-    pub more: bool,
 }
 
 impl<'a> Frame<'a> {
@@ -290,41 +235,6 @@ fn check_offload_fields(
     let segment = payload.min(size);
     if ip.l4 - ETHERNET_HEADER_LEN + header + segment > mtu {
         return Err(DropReason::FrameTooLong);
-    }
-    Ok(())
-}
-
-/// Whether `l4`, the data of a datagram's first fragment, holds the whole transport header
-/// (RFC 1858 section 3, RFC 7112). Unknown protocols need only be there.
-pub(crate) fn transport_header_whole(protocol: u8, l4: &[u8]) -> bool {
-    let needed = match protocol {
-        protocol::TCP => tcp::header_len(l4).map_or(usize::MAX, |len| len.max(TCP_HEADER_LEN)),
-        protocol::UDP | protocol::ICMP | protocol::ICMPV6 => 8,
-        _ => 1,
-    };
-    l4.len() >= needed
-}
-
-/// Checks what both families ask of a fragment: `header` bytes of the reassembled packet stand
-/// before the fragmented part, `data` is this fragment's own.
-pub(crate) fn check_fragment(
-    fragment: Fragment,
-    protocol: u8,
-    header: usize,
-    data: &[u8],
-) -> Result<(), DropReason> {
-    let offset = fragment.offset as usize;
-    // Only the last fragment may end off an eight-byte boundary (RFC 791 section 3.2).
-    let ragged = fragment.more && !data.len().is_multiple_of(8);
-    let past_end = header + offset + data.len() > usize::from(u16::MAX);
-    let tiny = if offset == 0 {
-        !transport_header_whole(protocol, data)
-    } else {
-        // A later fragment that would rewrite the TCP header (RFC 1858 section 4, RFC 3128).
-        protocol == protocol::TCP && offset < TCP_HEADER_LEN
-    };
-    if ragged || past_end || tiny || data.is_empty() {
-        return Err(DropReason::BadFragment);
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use crate::checksum;
-use crate::frame::{ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use crate::ethernet::{ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use crate::vnet::{VNET_HDR_LEN, VnetHeader};
 use crate::{MacAddr, PortId};
 

@@ -9,8 +9,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::checksum;
-use crate::frame::protocol;
 use crate::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
+use crate::ip::protocol;
 
 mod error;
 

@@ -7,8 +7,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::checksum;
+use crate::dhcp;
 use crate::drops::DropReason;
-use crate::frame::{ETHERNET_HEADER_LEN, Fragment, IpHeader, check_fragment, protocol};
+use crate::ethernet::ETHERNET_HEADER_LEN;
+use crate::fragment::check_fragment;
+use crate::ip::{Fragment, IpHeader, protocol};
 
 const HEADER_LEN: usize = 20;
 const FLAG_DF: u16 = 0x4000;
@@ -20,7 +23,7 @@ const OPTION_NOP: u8 = 1;
 const OPTION_LSRR: u8 = 131;
 const OPTION_SSRR: u8 = 137;
 
-const DHCP_SERVER_PORT: [u8; 2] = 67u16.to_be_bytes();
+const DHCP_SERVER_PORT: [u8; 2] = dhcp::v4::SERVER_PORT.to_be_bytes();
 
 /// Checks and decodes the header at the start of `packet`, which is the Ethernet payload.
 pub(crate) fn parse(packet: &[u8]) -> Result<IpHeader, DropReason> {

@@ -15,8 +15,13 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::drops::DropReason;
-use crate::frame::{ETHERNET_HEADER_LEN, Fragment, IpHeader, check_fragment, protocol};
+use crate::ethernet::ETHERNET_HEADER_LEN;
+use crate::fragment::check_fragment;
 use crate::icmp::v6;
+use crate::ip::extension::{
+    DESTINATION_OPTIONS, FRAGMENT, FRAGMENT_HEADER_LEN, HOP_BY_HOP, ROUTING,
+};
+use crate::ip::{Fragment, IpHeader, protocol};
 
 /// Extension headers a packet may have.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -24,14 +29,6 @@ pub const MAX_EXTENSION_HEADERS: usize = 8;
 pub const MAX_EXTENSION_BYTES: usize = 256;
 
 const HEADER_LEN: usize = 40;
-/// Position of Next Header in the fixed header.
-const NEXT_HEADER: usize = 6;
-const FRAGMENT_HEADER_LEN: usize = 8;
-
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const DESTINATION_OPTIONS: u8 = 60;
 
 const OPTION_PAD1: u8 = 0;
 
@@ -220,39 +217,5 @@ fn check_fragmented(chain: &Chain, icmp_type: Option<u8>, data: &[u8]) -> Result
         // The reassembled packet keeps the extension headers, but not the fragment header.
         Some(f) => check_fragment(f, chain.protocol, chain.len - FRAGMENT_HEADER_LEN, data),
         None => Ok(()),
-    }
-}
-
-/// Where in the IPv6 packet `packet`, which may be cut short, the Next Header field stands that
-/// names its transport protocol.
-pub(crate) fn last_next_header(packet: &[u8]) -> u32 {
-    let mut field = NEXT_HEADER;
-    let mut header = HEADER_LEN;
-    // A packet that an error is about has passed the walk, so there are few.
-    while let (Some(&next), Some(&len)) = (packet.get(field), packet.get(header + 1)) {
-        let bytes = match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8 + 8 * usize::from(len),
-            FRAGMENT => FRAGMENT_HEADER_LEN,
-            _ => break,
-        };
-        field = header;
-        header += bytes;
-    }
-    field as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::last_next_header;
-
-    #[test]
-    fn parameter_problem_points_behind_extension_headers() {
-        let mut quote = vec![0; 40 + 16 + 8 + 4];
-        quote[6] = 60; // destination options of 16 bytes
-        quote[40] = 44;
-        quote[41] = 1;
-        quote[56] = 132; // fragment header, then SCTP
-        assert_eq!(last_next_header(&quote), 56);
-        assert_eq!(last_next_header(&quote[..41]), 6);
     }
 }

@@ -1,8 +1,8 @@
 //! Bytes and values of cnet, without state: each header is read in one place and written in one
 //! place, and nobody else counts octets.
 //!
-//! Readers: [`vnet`], [`frame`] (which reads Ethernet, [`arp`], IPv4 and [`ipv6`] once, from outside
-//! to inside). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
+//! Readers: [`vnet`], [`frame`] (which reads [`ethernet`], [`arp`], IPv4 and [`ipv6`] once, from
+//! outside to inside, into the values of [`ip`]). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
 //! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
 //! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]. Vocabulary that all
 //! crates share: [`addr`], [`drops`], [`time`], and the two effects of the pure core as traits:
@@ -28,10 +28,13 @@ pub mod checksum;
 pub mod dhcp;
 pub mod dns;
 pub mod drops;
+pub mod ethernet;
+mod fragment;
 pub mod frame;
 pub mod headers;
 pub mod host;
 pub mod icmp;
+pub mod ip;
 mod ipv4;
 pub mod ipv6;
 pub mod ndp;

@@ -9,10 +9,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::frame::{ETHERNET_HEADER_LEN, protocol};
+use crate::ethernet::ETHERNET_HEADER_LEN;
 use crate::headers::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
+use crate::ip::protocol;
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use crate::{DropReason, MacAddr, PortId, checksum};
 

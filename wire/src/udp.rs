@@ -7,8 +7,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::frame::protocol;
 use crate::headers::{IpOut, Link, l4_offset, write_headers};
+use crate::ip::protocol;
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use crate::{DropReason, checksum};
 

@@ -7,12 +7,17 @@ use std::net::IpAddr;
 
 use super::{HEADER_LEN, v4, v6, write_checksum};
 use crate::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
-use crate::ipv6;
+use crate::ip::extension::{
+    DESTINATION_OPTIONS, FRAGMENT, FRAGMENT_HEADER_LEN, HOP_BY_HOP, ROUTING,
+};
 
 /// Largest IPv4 packet an error may make (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_LEN_V4: usize = 576;
 /// Largest IPv6 packet an error may make: the minimum MTU (RFC 4443 section 2.4 c).
 const MAX_ERROR_LEN_V6: usize = 1280;
+
+/// Position of Next Header in the IPv6 header.
+const NEXT_HEADER: usize = 6;
 
 /// What went wrong. The family of the quoted packet decides between ICMP and ICMPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +87,7 @@ impl IcmpErrorKind {
             IcmpErrorKind::ReassemblyTimeExceeded => (v6::TIME_EXCEEDED, 1, 0),
             // The pointer of RFC 4443 section 3.4.
             IcmpErrorKind::ProtocolUnreachable => {
-                (v6::PARAMETER_PROBLEM, 1, ipv6::last_next_header(quote))
+                (v6::PARAMETER_PROBLEM, 1, last_next_header(quote))
             }
             IcmpErrorKind::Raw {
                 icmp_type,
@@ -91,6 +96,24 @@ impl IcmpErrorKind {
             } => (icmp_type, code, info),
         }
     }
+}
+
+/// Where in the IPv6 packet `packet`, which may be cut short, the Next Header field stands that
+/// names its transport protocol.
+fn last_next_header(packet: &[u8]) -> u32 {
+    let mut field = NEXT_HEADER;
+    let mut header = IPV6_HEADER_LEN;
+    // A packet that an error is about has passed the walk, so there are few.
+    while let (Some(&next), Some(&len)) = (packet.get(field), packet.get(header + 1)) {
+        let bytes = match next {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => 8 + 8 * usize::from(len),
+            FRAGMENT => FRAGMENT_HEADER_LEN,
+            _ => break,
+        };
+        field = header;
+        header += bytes;
+    }
+    field as u32
 }
 
 /// Writes the error `kind` from `from` to `to` into `l4`, its checksum included, and returns its
@@ -159,5 +182,16 @@ mod tests {
         for (kind, want) in v6 {
             assert_eq!(kind.v6(&[]), want, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn parameter_problem_points_behind_extension_headers() {
+        let mut quote = vec![0; 40 + 16 + 8 + 4];
+        quote[6] = 60; // destination options of 16 bytes
+        quote[40] = 44;
+        quote[41] = 1;
+        quote[56] = 132; // fragment header, then SCTP
+        assert_eq!(last_next_header(&quote), 56);
+        assert_eq!(last_next_header(&quote[..41]), 6);
     }
 }
