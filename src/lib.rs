@@ -1,8 +1,8 @@
 //! Networks for programs that run containers.
 //!
-//! A [`Network`] is a handle to a named network, which the program `cnet` serves. This crate is what
-//! a runtime embeds: it defines networks, starts their processes, and speaks their control API. It
-//! moves no packet.
+//! A [`Network`] is a handle to a named network, which the program `cnet` serves. This crate is
+//! what a runtime embeds: it defines networks, starts their processes, and speaks their control
+//! API. It moves no packet.
 #![forbid(unsafe_code)]
 
 pub mod control;

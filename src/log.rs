@@ -3,14 +3,14 @@
 //! # Theory of operation
 //!
 //! The process is started with the file as its standard error. What is logged goes there a line at
-//! a time; once the file is over [`MAX_SIZE`], its newer half is written over it. There is one file,
-//! and one descriptor is enough: nothing is opened while the process runs. Where standard
+//! a time; once the file is over [`MAX_SIZE`], its newer half is written over it. There is one
+//! file, and one descriptor is enough: nothing is opened while the process runs. Where standard
 //! error leads elsewhere, nothing is cut.
 //!
 //! # Limits
 //!
-//! What a helper process or a panic writes in that very moment may be lost. What they write is bounded
-//! with the next line that is logged, or when the next process starts.
+//! What a helper process or a panic writes in that very moment may be lost. What they write is
+//! bounded with the next line that is logged, or when the next process starts.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

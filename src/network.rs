@@ -147,13 +147,13 @@ impl Network {
         Ok(Network::new(definition, store.directories().clone()))
     }
 
-    /// All networks of this user, by name, the default one among them. A network whose file cannot be
-    /// understood is an error beside the others.
+    /// All networks of this user, by name, the default one among them. A network whose file cannot
+    /// be understood is an error beside the others.
     ///
     /// # Errors
     ///
-    /// [`NetworkError::Directories`], and [`NetworkError::Store`] if the directory of the definitions
-    /// cannot be read.
+    /// [`NetworkError::Directories`], and [`NetworkError::Store`] if the directory of the
+    /// definitions cannot be read.
     pub fn list() -> Result<Vec<Result<Network, StoreError>>, NetworkError> {
         let store = Store::open(Directories::of_this_user()?);
         let handle = |definition| Network::new(definition, store.directories().clone());
@@ -306,8 +306,8 @@ impl Network {
         self.ask_if_running(&Action::Statistics(Nothing {})).await
     }
 
-    /// What happens on the network from now on: which containers join, which leave, and why. `None` if
-    /// it does not run. The stream ends with the network's process, and does not keep it alive.
+    /// What happens on the network from now on: which containers join, which leave, and why. `None`
+    /// if it does not run. The stream ends with the network's process, and does not keep it alive.
     ///
     /// # Errors
     ///
@@ -411,8 +411,8 @@ impl Network {
         ))
     }
 
-    /// Asks the network's process, but not one that is ending: that is waited for, [`END_TIMEOUT`] at
-    /// most.
+    /// Asks the network's process, but not one that is ending: that is waited for, [`END_TIMEOUT`]
+    /// at most.
     async fn ask_once<T: DeserializeOwned>(
         &self,
         action: &Action,

@@ -1,8 +1,8 @@
 //! The client's part: starting a network process where there is none.
 //!
-//! Clients serialise on a lock of the network's runtime directory, so two that find no process start
-//! only one. A process that ends takes the lock as well, and keeps it until it has ended. So does a
-//! client that removes the network; a process is started only for a network that is defined.
+//! Clients serialise on a lock of the network's runtime directory, so two that find no process
+//! start only one. A process that ends takes the lock as well, and keeps it until it has ended. So
+//! does a client that removes the network; a process is started only for a network that is defined.
 
 use std::fs;
 use std::io::{self, Read};

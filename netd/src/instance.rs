@@ -139,11 +139,11 @@ impl Instance {
         }
     }
 
-    /// Plugs a container in, whose port is to be as `plan` says and leads to `device`. The port serves
-    /// from when this returns until [`Instance::leave`], or until the device is gone, which the future
-    /// tells with the reason. With `socket_helper`, connections from the host's loopback to its
-    /// published TCP ports are spliced with sockets that the helper makes in the container's network
-    /// namespace.
+    /// Plugs a container in, whose port is to be as `plan` says and leads to `device`. The port
+    /// serves from when this returns until [`Instance::leave`], or until the device is gone, which
+    /// the future tells with the reason. With `socket_helper`, connections from the host's loopback
+    /// to its published TCP ports are spliced with sockets that the helper makes in the container's
+    /// network namespace.
     ///
     /// # Errors
     ///

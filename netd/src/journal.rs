@@ -1,5 +1,5 @@
-//! The journal of a network's members (`state.json`): what a network process must find again after a
-//! crash, and whether it still holds.
+//! The journal of a network's members (`state.json`): what a network process must find again after
+//! a crash, and whether it still holds.
 //!
 //! The file is in the runtime directory, so it is gone after a reboot, as the containers are. A
 //! container is known by its process's number and start time, or by its namespace's path, and in
@@ -53,8 +53,8 @@ pub struct Record {
 
 impl Record {
     /// Whether what tells of the container's end is as it was, so that the network namespace is
-    /// still the container's: the kernel gives its inode to the next one at once. A VM has no namespace,
-    /// and always is.
+    /// still the container's: the kernel gives its inode to the next one at once. A VM has no
+    /// namespace, and always is.
     pub(crate) fn lives(&self) -> bool {
         match &self.liveness {
             Liveness::Process {

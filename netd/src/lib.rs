@@ -1,10 +1,10 @@
 //! Running networks.
 //!
-//! An [`Instance`] is one running network: dataplane, DNS service and published ports, for a program
-//! that runs a network in its own process. A named network has a process of its own ([`process`]),
-//! which serves the control API ([`serve`]) to the clients of the crate `cnet`: containers join and
-//! leave as its members ([`members`]), whose addresses are leased ([`ipam`]) and whose names are
-//! answered by DNS ([`dns`]).
+//! An [`Instance`] is one running network: dataplane, DNS service and published ports, for a
+//! program that runs a network in its own process. A named network has a process of its own
+//! ([`process`]), which serves the control API ([`serve`]) to the clients of the crate `cnet`:
+//! containers join and leave as its members ([`members`]), whose addresses are leased ([`ipam`])
+//! and whose names are answered by DNS ([`dns`]).
 #![forbid(unsafe_code)]
 
 pub mod dns;

@@ -89,7 +89,8 @@ async fn listen(
         match helper.take() {
             Ok(Some(answer)) => {
                 if let Some(waiter) = waiting.take(answer.number) {
-                    // If the request was given up, the descriptors close, and the TAP goes with them.
+                    // If the request was given up, the descriptors close, and the TAP goes with
+                    // them.
                     let _ = waiter.send(answer);
                 }
             }

@@ -10,13 +10,13 @@
 //!
 //! # How it ends
 //!
-//! - Shortly after the last container has left ([`LINGER_TIMEOUT`]), or if none comes ([`FIRST_TIMEOUT`]). It
-//!   locks the network's runtime directory first, so that no client is just starting it, and serves
-//!   on if one has come.
+//! - Shortly after the last container has left ([`LINGER_TIMEOUT`]), or if none comes
+//!   ([`FIRST_TIMEOUT`]). It locks the network's runtime directory first, so that no client is just
+//!   starting it, and serves on if one has come.
 //! - By the action `stop`, which takes all containers out, passes on what they have left behind for
 //!   [`STOP_DELIVERY_TIMEOUT`] at most, and locks the directory as well if it can.
-//! - By SIGTERM or SIGINT, or when its worker or its helper fails: what is needed to go on stays, and
-//!   the next process takes it up, as it does after SIGKILL.
+//! - By SIGTERM or SIGINT, or when its worker or its helper fails: what is needed to go on stays,
+//!   and the next process takes it up, as it does after SIGKILL.
 //!
 //! # Invariants
 //!
@@ -357,8 +357,8 @@ impl Service<'_> {
             () = &mut serving => {}
             () = self.needless() => {}
         }
-        // The listener is closed with `serving`. Clients that wait to be accepted are turned away, and
-        // start the next process once this one has ended.
+        // The listener is closed with `serving`. Clients that wait to be accepted are turned away,
+        // and start the next process once this one has ended.
         let _ = fs::remove_file(self.socket);
     }
 
@@ -401,8 +401,8 @@ impl Service<'_> {
             self.members.instance.delivered(),
         )
         .await;
-        // A client that has the lock finds us here, and gives it back soon. If not, the next process
-        // waits for ours.
+        // A client that has the lock finds us here, and gives it back soon. If not, the next
+        // process waits for ours.
         let asked = Instant::now();
         while !self.lock_directory() && asked.elapsed() < LINGER_TIMEOUT {
             sleep(POLL_INTERVAL).await;

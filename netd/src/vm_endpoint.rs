@@ -15,8 +15,8 @@
 //!
 //! # Invariants
 //!
-//! Sockets have mode 0600: only the same user and root plug VMs in. One that another process
-//! left behind is taken away, one that a process serves is not, nor any other file. Ours go with the
+//! Sockets have mode 0600: only the same user and root plug VMs in. One that another process left
+//! behind is taken away, one that a process serves is not, nor any other file. Ours go with the
 //! endpoint.
 //!
 //! # Limits
@@ -53,8 +53,8 @@ pub struct Endpoint {
     met: Option<Identity>,
 }
 
-/// What tells one file at a path from the next: device, inode, and the time of its making, as inodes
-/// are used again.
+/// What tells one file at a path from the next: device, inode, and the time of its making, as
+/// inodes are used again.
 type Identity = (u64, u64, i64, i64);
 
 impl Endpoint {

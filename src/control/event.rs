@@ -74,8 +74,8 @@ impl Events {
         Err(client::refused(status, &answer))
     }
 
-    /// Waits for the next event; `None` once the network's process has ended. Nothing is lost if the
-    /// wait is given up.
+    /// Waits for the next event; `None` once the network's process has ended. Nothing is lost if
+    /// the wait is given up.
     ///
     /// # Errors
     ///

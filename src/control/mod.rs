@@ -15,8 +15,8 @@
 //!
 //! A body holds at most [`MAX_BODY`] bytes, JSON at most 128 levels, a request at most
 //! [`MAX_DESCRIPTORS`] descriptors. Unknown actions and fields are refused. A client that sends
-//! nothing for [`REQUEST_TIMEOUT`] is disconnected. Server and client accept a peer of the same user
-//! or of root alone: a request carries a container's namespace.
+//! nothing for [`REQUEST_TIMEOUT`] is disconnected. Server and client accept a peer of the same
+//! user or of root alone: a request carries a container's namespace.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,8 +43,8 @@ pub const PATH: &str = "/v1/actions";
 /// The path of the stream of events.
 pub const EVENTS_PATH: &str = "/v1/events";
 
-/// Events that a client may be behind with. One that is further behind loses the oldest, and is told
-/// how many ([`Event::Lost`]).
+/// Events that a client may be behind with. One that is further behind loses the oldest, and is
+/// told how many ([`Event::Lost`]).
 pub const MAX_EVENTS_BEHIND: usize = 256;
 
 /// The largest request or answer body in bytes that is read.
@@ -367,8 +367,8 @@ pub struct StatisticsReport {
     /// make room for others.
     #[serde(default)]
     pub tcp: Counters,
-    /// What the gateway's services did so far, by name: ARP, neighbour discovery, echo, DHCP and the
-    /// gateway's side of DNS.
+    /// What the gateway's services did so far, by name: ARP, neighbour discovery, echo, DHCP and
+    /// the gateway's side of DNS.
     #[serde(default)]
     pub gateway: Counters,
     /// DNS queries so far, by what came of them.

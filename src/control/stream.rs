@@ -1,8 +1,8 @@
 //! A Unix stream that carries descriptors beside its bytes (SCM_RIGHTS, unix(7)).
 //!
 //! What is to be sent goes with the first byte that is written; what is received is collected,
-//! whichever read brought it, until [`Received::take`]. At most [`MAX_DESCRIPTORS`] are kept, and the
-//! rest is closed.
+//! whichever read brought it, until [`Received::take`]. At most [`MAX_DESCRIPTORS`] are kept, and
+//! the rest is closed.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -114,7 +114,8 @@ impl Directories {
     }
 
     /// Makes that directory, with mode 0700, and makes sure that it and the one above are this
-    /// user's alone: a user who could exchange what is in them would be handed containers' namespaces.
+    /// user's alone: a user who could exchange what is in them would be handed containers'
+    /// namespaces.
     ///
     /// # Errors
     ///

@@ -5,8 +5,8 @@
 //! A new content is written beside the file, pushed to the disk and renamed over it; then the
 //! directory is pushed to the disk. A reader sees the old content or the new one, after a power cut
 //! as well. The name of the file beside is always the same, so a crash leaves at most one, which
-//! the next writer overwrites; hence one writer a file at a time, by [`DirectoryLock`] or by being the one
-//! process of a network.
+//! the next writer overwrites; hence one writer a file at a time, by [`DirectoryLock`] or by being
+//! the one process of a network.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -22,8 +22,8 @@ use rustix::io::Errno;
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// How long the lock is waited for, and how long between two attempts. Each takes milliseconds; only
-/// the start of a network's process may take as long as [`crate::start`] allows it.
+/// How long the lock is waited for, and how long between two attempts. Each takes milliseconds;
+/// only the start of a network's process may take as long as [`crate::start`] allows it.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 const LOCK_INTERVAL: Duration = Duration::from_millis(2);
 

@@ -11,7 +11,8 @@
 //! # Invariants
 //!
 //! - No two networks overlap, nor does a network overlap a route of the host when it is made.
-//! - Files are replaced whole or not at all ([`mod@file`]); creators serialise on a lock of the directory.
+//! - Files are replaced whole or not at all ([`mod@file`]); creators serialise on a lock of the
+//!   directory.
 //! - A definition that was read has been checked as thoroughly as one that was asked for.
 
 mod directories;

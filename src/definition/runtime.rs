@@ -2,16 +2,17 @@
 //!
 //! # Theory of operation
 //!
-//! A client that starts a network's process or removes the network locks the directory while it does
-//! so ([`lock_directory`]). The process itself holds a lock on a file there for as long as it lives ([`lock`]).
-//! A client that has both knows that no process serves the network, nor is about to, and may remove
-//! it: its definition first, without which no process starts, then the directory ([`clear`]).
+//! A client that starts a network's process or removes the network locks the directory while it
+//! does so ([`lock_directory`]). The process itself holds a lock on a file there for as long as it
+//! lives ([`lock`]). A client that has both knows that no process serves the network, nor is about
+//! to, and may remove it: its definition first, without which no process starts, then the directory
+//! ([`clear`]).
 //!
 //! # Invariants
 //!
-//! Both locks are of what is there now: a client that waited for those of a directory or file that was
-//! removed meanwhile gets those of the next one. They are taken in this order, and the lock of the
-//! definitions last.
+//! Both locks are of what is there now: a client that waited for those of a directory or file that
+//! was removed meanwhile gets those of the next one. They are taken in this order, and the lock of
+//! the definitions last.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -62,8 +63,8 @@ pub fn lock_directory(
     once()
 }
 
-/// Whether that is what a directory says that is removed while it is made: it is there when mkdir(2)
-/// looks, and is not a moment later.
+/// Whether that is what a directory says that is removed while it is made: it is there when
+/// mkdir(2) looks, and is not a moment later.
 pub fn is_of_removal(error: &io::Error) -> bool {
     use io::ErrorKind::{AlreadyExists, NotFound};
     matches!(error.kind(), AlreadyExists | NotFound)
@@ -100,8 +101,8 @@ pub fn log(directory: &Path) -> PathBuf {
     directory.join(LOG)
 }
 
-/// Removes the runtime directory of `network` and what its process has left there. To be called with
-/// both locks; a file that is not the process's keeps the directory.
+/// Removes the runtime directory of `network` and what its process has left there. To be called
+/// with both locks; a file that is not the process's keeps the directory.
 pub fn clear(directories: &Directories, network: &str) {
     let directory = directories.network_runtime(network);
     let state = directories.state_file(network);

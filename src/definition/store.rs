@@ -2,8 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! One file a network, in one directory. Each change there is made under a [`DirectoryLock`], so that two
-//! creators cannot choose overlapping subnets. Readers need none: files are replaced whole.
+//! One file a network, in one directory. Each change there is made under a [`DirectoryLock`], so
+//! that two creators cannot choose overlapping subnets. Readers need none: files are replaced
+//! whole.
 //!
 //! A network is removed only while no process serves it, nor can begin to ([`mod@super::runtime`]).
 //!
@@ -174,8 +175,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] and those of [`Store::list`]; a file that
-    /// cannot be understood hides none that can.
+    /// [`StoreError::NotFound`], [`StoreError::Ambiguous`] and those of [`Store::list`]; a file
+    /// that cannot be understood hides none that can.
     pub fn get(&self, name: &str) -> Result<Definition, StoreError> {
         if check_network_name(name).is_ok() {
             match self.read(name)? {
@@ -204,8 +205,8 @@ impl Store {
         }
     }
 
-    /// The network as it is to be started or joined: while no container is on it, the default one moves
-    /// out of the way of the host's `routes`.
+    /// The network as it is to be started or joined: while no container is on it, the default one
+    /// moves out of the way of the host's `routes`.
     ///
     /// # Errors
     ///
@@ -279,9 +280,9 @@ impl Store {
     }
 
     /// Removes the network of that name, what is remembered of its addresses, and what its process
-    /// has left. `users` names the containers on it; `None` if its process does not run. A file that
-    /// cannot be understood can be removed all the same. Blocks while the network's process starts
-    /// or ends.
+    /// has left. `users` names the containers on it; `None` if its process does not run. A file
+    /// that cannot be understood can be removed all the same. Blocks while the network's process
+    /// starts or ends.
     ///
     /// # Errors
     ///

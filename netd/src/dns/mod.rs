@@ -16,9 +16,9 @@
 //! - The number of queries in flight is bounded, in all ([`MAX_IN_FLIGHT`]) and for one client
 //!   ([`MAX_PER_CLIENT`]). One over the bound gets SERVFAIL at once; those in flight are kept.
 //! - Each query is over within [`forward::DEADLINE`].
-//! - A service of an internal network ([`Service::internal`]) asks no server. What it does not answer
-//!   itself does not exist (NXDOMAIN): the network is all there is, and only this answer ends a
-//!   lookup at once everywhere. The C library musl waits for its timeout after REFUSED and
+//! - A service of an internal network ([`Service::internal`]) asks no server. What it does not
+//!   answer itself does not exist (NXDOMAIN): the network is all there is, and only this answer
+//!   ends a lookup at once everywhere. The C library musl waits for its timeout after REFUSED and
 //!   SERVFAIL.
 //!
 //! # Limits
@@ -59,7 +59,8 @@ pub const MAX_PER_CLIENT: usize = 96;
 /// What came of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
-    /// It asked for a name of the network, the host or the gateway, and was answered from the table.
+    /// It asked for a name of the network, the host or the gateway, and was answered from the
+    /// table.
     Local,
     /// A server was asked, and its answer passed on.
     Forwarded,
@@ -112,8 +113,8 @@ impl Service {
     /// addresses in `sources`.
     ///
     /// A server may have the very address that this service is reached at, as on a host that is a
-    /// guest of QEMU, or of another such network, with the same subnet. That one is meant then: what
-    /// the host sends never comes to this service.
+    /// guest of QEMU, or of another such network, with the same subnet. That one is meant then:
+    /// what the host sends never comes to this service.
     pub fn new(names: LocalNames, servers: Servers, sources: Sources) -> Arc<Service> {
         Service::with(names, Some(forward::Forwarder::new(servers, sources)))
     }

@@ -18,15 +18,15 @@
 //!
 //! - A name that is not in the table is not ours, whatever it ends in: a network may be called
 //!   `com`, and a search domain has other hosts. The service asks elsewhere then.
-//! - The addresses of the network's subnets are ours alone: one that no container has, has no name, and
-//!   no server elsewhere is asked for it.
+//! - The addresses of the network's subnets are ours alone: one that no container has, has no name,
+//!   and no server elsewhere is asked for it.
 //! - Over UDP an answer has at most [`MAX_UDP`] bytes. One that needs more carries what fits and
 //!   says so (TC), so that the client comes back over TCP.
 //!
 //! # Limits
 //!
-//! No SOA stands with an answer that a name does not exist, so no resolver keeps it (RFC 2308 section
-//! 5): it is true only until the next container joins.
+//! No SOA stands with an answer that a name does not exist, so no resolver keeps it (RFC 2308
+//! section 5): it is true only until the next container joins.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -287,9 +287,9 @@ impl LocalNames {
         }
     }
 
-    /// With the names that `of_client` gives for the address of the client that asks: those of the other
-    /// networks that it is on. Called for each query that nothing else here answers; it must not
-    /// wait.
+    /// With the names that `of_client` gives for the address of the client that asks: those of the
+    /// other networks that it is on. Called for each query that nothing else here answers; it must
+    /// not wait.
     pub fn with_others(
         self,
         of_client: impl Fn(IpAddr) -> Vec<Names> + Send + Sync + 'static,

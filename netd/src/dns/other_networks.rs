@@ -10,10 +10,10 @@
 //! that has crashed leaves its file: what ended since then is passed over.
 //!
 //! The directories are looked into when a name is asked for that this network does not have, and at
-//! most every [`LOOK_INTERVAL`], so that a flood of such queries costs no more than that. A file is read again
-//! when it was replaced, and after [`MAX_AGE`] in any case: what tells that it was replaced may
-//! be the same for two that follow each other at once. That holds for one that tells nothing as
-//! well, of which the log hears once.
+//! most every [`LOOK_INTERVAL`], so that a flood of such queries costs no more than that. A file is
+//! read again when it was replaced, and after [`MAX_AGE`] in any case: what tells that it was
+//! replaced may be the same for two that follow each other at once. That holds for one that tells
+//! nothing as well, of which the log hears once.
 //!
 //! # Limits
 //!

@@ -124,6 +124,7 @@ pub struct Ipam {
     v4: Option<Pool>,
     v6: Option<Pool>,
     gateway_mac: MacAddr,
+    /// Addresses that no container gets: the gateways'.
     reserved: BTreeSet<u128>,
     entries: BTreeMap<String, Entry>,
     by_address: BTreeMap<u128, String>,
@@ -239,11 +240,6 @@ impl Ipam {
         let made = self.path.parent().map_or(Ok(()), file::make_directory);
         made.and_then(|()| file::replace(&self.path, text.as_bytes()))
             .map_err(at(&self.path))
-    }
-
-    /// Keeps an address from all containers that do not hold it yet.
-    pub fn reserve(&mut self, address: IpAddr) {
-        self.reserved.insert(number(address));
     }
 
     /// Gives `name` a lease: what it holds, else what is `wanted`, else what it is remembered for,

@@ -1,5 +1,5 @@
-//! How a container joins: it is checked, its name and addresses are taken, its interface is made and
-//! plugged in, and its ports are opened.
+//! How a container joins: it is checked, its name and addresses are taken, its interface is made
+//! and plugged in, and its ports are opened.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};

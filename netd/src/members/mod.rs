@@ -6,20 +6,21 @@
 //! then, without it, the interface is made in its namespace and plugged into the dataplane, and its
 //! ports are opened ([`join`]). A namespace in which something hangs therefore keeps no other
 //! container from joining. Leaving ([`leave`]) is the reverse, and is also how a failed joining is
-//! undone. What is done with members stands in a file a verb, as functions of [`Members`]; a client's
-//! action gets there by [`ActionHandler`].
+//! undone. What is done with members stands in a file a verb, as functions of [`Members`]; a
+//! client's action gets there by [`ActionHandler`].
 //!
-//! Each member has a number of its own, so that the end of a container that has left already does not
-//! take out the next one of its name.
+//! Each member has a number of its own, so that the end of a container that has left already does
+//! not take out the next one of its name.
 //!
 //! # The shapes of a container
 //!
-//! From the command line to its TAP a container is described five times, each time by another party:
+//! From the command line to its TAP a container is described five times, each time by another
+//! party:
 //!
 //! 1. the options of `cnet attach` and `cnet run`: what a person typed;
 //! 2. [`cnet::Attach`]: what a runtime, a command line or the control API asks for, typed once;
-//! 3. [`crate::journal::Record`]: what the network has given it, in the table, in `state.json` and, as
-//!    a [`cnet::ContainerReport`], in answers;
+//! 3. [`crate::journal::Record`]: what the network has given it, in the table, in `state.json` and,
+//!    as a [`cnet::ContainerReport`], in answers;
 //! 4. [`cnet_dataplane::PortPlan`]: what its port is to be, from which its interface is configured;
 //! 5. the switch's `PortConfig`: what the switch checks on each frame.
 //!
@@ -175,8 +176,8 @@ impl Members {
         self.changes.send_replace(());
     }
 
-    /// Writes the members down, unless that was done since the last change; `false` if it has failed,
-    /// and is to be tried again.
+    /// Writes the members down, unless that was done since the last change; `false` if it has
+    /// failed, and is to be tried again.
     pub(crate) async fn save(&self) -> bool {
         let due = self.table().changes;
         let now = || {
@@ -192,8 +193,8 @@ impl Members {
         written.is_ok()
     }
 
-    /// Writes the members down after that has failed. Those that joined meanwhile outlive this process
-    /// from then on.
+    /// Writes the members down after that has failed. Those that joined meanwhile outlive this
+    /// process from then on.
     async fn save_again(&self) {
         let plugged: Vec<MemberKey> = {
             let mut table = self.table();

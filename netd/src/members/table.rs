@@ -194,7 +194,8 @@ impl Table {
         own.chain(self.returning.values()).cloned().collect()
     }
 
-    /// What of a container that is to join is another's already. `is_it` knows the container itself.
+    /// What of a container that is to join is another's already. `is_it` knows the container
+    /// itself.
     pub(super) fn clash(
         &self,
         name: &str,

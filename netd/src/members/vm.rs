@@ -2,15 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! A VM is a member from when it is attached until it is detached, whether its QEMU runs or not: name,
-//! addresses and published ports are its own for all that time. A task makes the socket and plugs in
-//! each QEMU that connects there ([`Endpoint`]), one after the other. The dataplane closes published
-//! ports with the port they lead to, so they are opened again when QEMU ends.
+//! A VM is a member from when it is attached until it is detached, whether its QEMU runs or not:
+//! name, addresses and published ports are its own for all that time. A task makes the socket and
+//! plugs in each QEMU that connects there ([`Endpoint`]), one after the other. The dataplane closes
+//! published ports with the port they lead to, so they are opened again when QEMU ends.
 //!
 //! # Invariants
 //!
-//! The task ends only by being told to, and has taken its port out then: after [`VmLink::end`] nothing of
-//! the VM is left in the dataplane.
+//! The task ends only by being told to, and has taken its port out then: after [`VmLink::end`]
+//! nothing of the VM is left in the dataplane.
 
 use std::sync::Arc;
 use std::time::Duration;
