@@ -1,9 +1,11 @@
-//! The programs of cnet: [`cnet`] behind the binary of that name, with [`run`] for its largest
-//! command, and [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns.
+//! The programs of cnet, a folder each: [`cnet`] behind the binary of that name, `run` for its
+//! largest command, and [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns. Beside them
+//! stands what several of them need.
 #![forbid(unsafe_code)]
 
 pub mod cnet;
-mod logging;
+mod log;
+mod program;
 mod registry;
-pub mod run;
+mod run;
 pub mod slirp;

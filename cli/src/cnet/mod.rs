@@ -1,21 +1,18 @@
-//! The command line of `cnet`: what there is, and who does it.
+//! The program `cnet`: its subcommands, one file or folder each, and its exit codes.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
-use std::sync::Mutex;
 
-use anyhow::Context;
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
-use crate::logging::report;
-
+use crate::log::{self, report};
+use crate::program::{event_loop, write_err, write_out};
 use crate::run::args::RunOptions;
 
 mod attach;
 pub(crate) mod each;
 mod network;
-pub mod network_command;
-pub mod network_json;
 mod ps;
 mod table;
 mod top;
@@ -40,7 +37,7 @@ pub(crate) enum Command {
     Run(Box<RunOptions>),
     /// Make, show and remove networks.
     #[command(subcommand)]
-    Network(crate::cnet::network_command::NetworkCommand),
+    Network(network::NetworkCommand),
     /// Give a running container an interface on a network.
     Attach(attach::AttachOptions),
     /// Take a container off a network.
@@ -75,11 +72,8 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(options) => return crate::run::main(&options),
-        Command::Network(command) => {
-            let ask = network::ask(&command);
-            return crate::cnet::network_command::main(command, &ask);
-        }
-        Command::NetworkProcess { name } => return cnet_netd::main(&name, network_log),
+        Command::Network(command) => network::main(command),
+        Command::NetworkProcess { name } => return cnet_netd::main(&name, log::start_to),
         Command::Attach(options) => attended(attach::attach(options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
@@ -95,39 +89,33 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Has a network's process log to its own file, if that is its standard error.
-fn network_log(own: Option<cnet::log::Bounded>) {
-    match own {
-        Some(log) => crate::logging::start_into(tracing::Level::INFO, Mutex::new(log)),
-        None => crate::logging::start(tracing::Level::INFO),
-    }
-}
-
 /// Runs a command that asks network processes.
 fn attended(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    crate::logging::start(tracing::Level::WARN);
-    runtime()?.block_on(command)
+    log::start(tracing::Level::WARN);
+    event_loop()?.block_on(command)
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.context("cannot start the event loop")
-}
-
-/// A line to the person at the terminal, who may have closed standard error.
+/// A line to the person at the terminal.
 pub(crate) fn tell(text: &str) {
-    let _ = io::stderr().write_all(format!("cnet: {text}\n").as_bytes());
+    write_err(&format!("cnet: {text}\n"));
 }
 
-/// A result on standard output. `false` once nobody reads it any more.
+/// A result on standard output. `false` once nothing reads it any more.
 fn print(text: &str) -> anyhow::Result<bool> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match write_out(text) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// One error for all that went wrong, a line each.
+pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let errors = results.into_iter().filter_map(Result::err);
+    let texts: Vec<String> = errors.map(|error| report(&error)).collect();
+    match texts.as_slice() {
+        [] => Ok(()),
+        texts => bail!("{}", texts.join("\n")),
     }
 }
 

@@ -4,11 +4,10 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use super::all_of;
 use super::each::one_or_each;
 use super::table::table;
-use crate::cnet::network_command::all_of;
-use crate::cnet::network_json as inspect;
-use crate::logging::report;
+use crate::log::report;
 use crate::registry::{Registry, Running};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::{Directories, Store, StoreError};
@@ -88,8 +87,8 @@ pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
                 let network = Network::new(definition, directories.clone());
                 match network.inspect().await {
                     Ok(report) => {
-                        let live = report.map(super::network::containers);
-                        let shown = inspect::Network::new(network.definition(), live);
+                        let live = report.map(super::network::live::containers);
+                        let shown = super::network::json::Network::new(network.definition(), live);
                         found.push(serde_json::to_value(shown)?);
                     }
                     Err(error) => {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
+use super::all_of;
 use super::each::one_or_each;
 use super::ps::Format;
 use super::table::table;
-use crate::cnet::network_command::all_of;
-use crate::logging::report;
+use crate::log::report;
 use cnet::control::ContainerStatistics;
 use cnet::network::Network;
 

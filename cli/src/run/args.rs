@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clap::{ArgAction, Args};
 
-use super::place::Place;
+use super::network_mode::NetworkMode;
 use cnet::PublishSpec;
 use cnet::definition::{DEFAULT_MTU, MTU_RANGE};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
@@ -35,7 +35,7 @@ pub struct RunOptions {
     ///
     /// Without it the command has a network of its own, which ends with it.
     #[arg(long, value_name = "none|host|NET|container:NAME")]
-    pub network: Option<Place>,
+    pub network: Option<NetworkMode>,
 
     /// What the container is called; by default the start of a random id.
     #[arg(long)]
@@ -153,7 +153,10 @@ mod tests {
         let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
         assert_eq!(options.command.len(), 4);
         let options = parse("--network lan --name web --alias www --ip 10.89.0.7 true").unwrap();
-        assert_eq!(options.network, Some(Place::Network("lan".to_owned())));
+        assert_eq!(
+            options.network,
+            Some(NetworkMode::Network("lan".to_owned()))
+        );
         assert_eq!(options.ip, Some([10, 89, 0, 7].into()));
         let options = parse("true").unwrap();
         assert_eq!(options.mtu, DEFAULT_MTU);

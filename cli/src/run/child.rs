@@ -17,9 +17,9 @@ use rustix::process::{getegid, geteuid};
 
 use super::drain::TcpTables;
 use super::handshake::{self, Child};
-use super::place::Spaces;
+use super::plan::Spaces;
 use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
-use crate::logging::report;
+use crate::log::report;
 
 /// The exit code for a command that is there but cannot be executed, as shells have it.
 const NOT_EXECUTABLE: u8 = 126;

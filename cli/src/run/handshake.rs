@@ -125,15 +125,17 @@ impl Parent {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
 
     fn ends() -> (Child, Parent) {
-        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let pair = rustix::net::socketpair(family, SocketType::SEQPACKET, flags, None);
+        let (ours, theirs) = pair.unwrap();
         (
-            Child::new(rustix::process::getpid(), ours.into()),
-            Parent::new(theirs.into()),
+            Child::new(rustix::process::getpid(), ours),
+            Parent::new(theirs),
         )
     }
 

@@ -1,4 +1,4 @@
-//! `cnet run`: one command with a network of its own, or in another place ([`place`]).
+//! `cnet run`: one command with a network of its own, or on another one ([`network_mode`]).
 //!
 //! # Theory of operation
 //!
@@ -35,31 +35,33 @@ use cnet_tap::{Namespaces, SocketHelper, Tap};
 
 pub(crate) use crate::cnet::{OWN_FAILURE, tell};
 
-use crate::logging::report;
-use cnet::publish::PublishSpec;
+use crate::log::{self, report};
+use crate::program::event_loop;
+use cnet::PublishSpec;
 use cnet_netd::dns::resolv_conf::{self, ResolvConf};
 use cnet_wire::Protocol;
 
-pub mod args;
+pub(crate) mod args;
 mod child;
+mod connectivity;
 mod drain;
 mod forbidden;
 mod handshake;
+mod joined;
 mod mounts;
-pub mod place;
+pub(crate) mod network_mode;
 mod plan;
 mod process;
 mod signals;
 mod supervise;
-mod uplink;
 
 use args::RunOptions;
 use child::Setup;
+use connectivity::Connectivity;
 use drain::TcpTables;
 use handshake::Child;
-use plan::{Identity, Uplink};
+use plan::{ConnectivityPlan, Identity};
 use supervise::Supervisor;
-use uplink::Up;
 
 /// The interface's name in the namespace, as in other containers.
 const INTERFACE: &str = "eth0";
@@ -76,7 +78,7 @@ pub(crate) fn main(options: &RunOptions) -> ExitCode {
 }
 
 fn run(options: &RunOptions) -> anyhow::Result<u8> {
-    crate::logging::start(match options.verbose {
+    log::start(match options.verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
@@ -94,7 +96,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     process::become_subreaper().context("cannot look after the command's children")?;
     let child = child::start(&setup)?;
     let id = child.id();
-    let done = bring_up(options, &identity, plan.uplink, child, signals);
+    let done = bring_up(options, &identity, plan.connectivity, child, signals);
     if done.is_err() {
         // It has noticed our end of the socket close, and ends. A network's process that we have
         // started may be our child too, and goes on: it has others to serve.
@@ -107,29 +109,26 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
 fn bring_up(
     options: &RunOptions,
     identity: &Identity,
-    uplink: Uplink,
+    connectivity: ConnectivityPlan,
     mut child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
     let (tap, tables) = child.receive()?;
-    let supplier = match &uplink {
-        Uplink::Private(_) => supplier(options, &child),
+    let socket_helper = match &connectivity {
+        ConnectivityPlan::Private(_) => socket_helper(options, &child),
         // The network's process has the ports.
-        Uplink::Network(_) | Uplink::None => None,
+        ConnectivityPlan::Network(_) | ConnectivityPlan::None => None,
     };
     let entered = identity.enter(options, child.id())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    let made = (tap, supplier, tables);
-    let ended = runtime.block_on(attend(options, uplink, made, child, signals));
+    let runtime = event_loop()?;
+    let made = (tap, socket_helper, tables);
+    let ended = runtime.block_on(attend(options, connectivity, made, child, signals));
     drop(entered);
     ended
 }
 
 /// What makes the sockets for published ports, if there are any.
-fn supplier(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
+fn socket_helper(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
     let tcp = |spec: &PublishSpec| spec.protocol() == Protocol::Tcp;
     if !options.publish.iter().any(tcp) {
         return None;
@@ -146,18 +145,19 @@ fn supplier(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
 
 async fn attend(
     options: &RunOptions,
-    uplink: Uplink,
-    (tap, supplier, tables): (Option<Tap>, Option<SocketHelper>, TcpTables),
+    connectivity: ConnectivityPlan,
+    (tap, socket_helper, tables): (Option<Tap>, Option<SocketHelper>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
-    let up = Up::bring(options, uplink, tap, supplier, child.id()).await?;
+    let network =
+        Connectivity::bring(options, connectivity, tap, socket_helper, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
     child.go()?;
     let waited = supervisor.wait().await;
-    process::kill_all_children(up.spared());
+    process::kill_all_children(network.spared());
     let code = waited?;
-    drain::wait(tables, up.control(), &mut supervisor).await;
-    up.end().await?;
+    drain::wait(tables, network.control(), &mut supervisor).await;
+    network.end().await?;
     Ok(code)
 }

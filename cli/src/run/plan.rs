@@ -1,26 +1,41 @@
 //! What is to be made for a command, decided before there is a child.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use cnet_tap::InterfaceConfig;
+use ipnet::Ipv4Net;
 use rustix::process::Pid;
 
 use super::args::RunOptions;
+use super::joined::Joined;
 use super::mounts;
-use super::place::{Joined, Place, Spaces};
+use super::network_mode::NetworkMode;
 use cnet::control::Attach;
 use cnet::network::Network;
 use cnet_dataplane::{NetworkConfig, PortPlan};
 use cnet_netd::dns::resolv_conf::ResolvConf;
 use cnet_wire::prefixes::{IPV6_CONTAINER, Subnet, ipv6_plan};
 
+use crate::program::event_loop;
 use crate::registry::{Entered, Registry, Running};
 use cnet::definition::{Directories, HostRoutes, SHORT_ID, Store, check_name, random_id};
 
+/// The namespaces of the command, as its child makes or enters them.
+pub(super) enum Spaces {
+    /// New ones, with a TAP that looks like this and has so many queues.
+    Private(InterfaceConfig, u16),
+    /// New ones, with a loopback interface; more may come from outside.
+    Empty,
+    /// Those it has.
+    Inherited,
+    /// Those of a container.
+    Joined(Joined),
+}
+
 /// Where the command's packets go.
-pub(super) enum Uplink {
-    /// Nowhere, or to somebody else's network.
+pub(super) enum ConnectivityPlan {
+    /// Nowhere, or to a network that others have brought up.
     None,
     /// A network of its own.
     Private(Box<(NetworkConfig, PortPlan)>),
@@ -32,7 +47,7 @@ pub(super) enum Uplink {
 pub(super) struct Plan {
     pub(super) spaces: Spaces,
     pub(super) resolv_conf: Option<String>,
-    pub(super) uplink: Uplink,
+    pub(super) connectivity: ConnectivityPlan,
 }
 
 /// What the container is called.
@@ -45,7 +60,7 @@ pub(super) struct Identity {
 impl Identity {
     /// # Errors
     ///
-    /// A name that cannot be, or one that has nowhere to be written.
+    /// An invalid name, or no directory to register a given one in.
     pub(super) fn new(options: &RunOptions) -> anyhow::Result<Identity> {
         let id = random_id().context("cannot get random bytes from the kernel")?;
         let short = &id[..SHORT_ID];
@@ -61,7 +76,8 @@ impl Identity {
         Ok(Identity { id, name, registry })
     }
 
-    /// Enters the container, whose process is `child`, where others find it.
+    /// Writes the container, whose process is `child`, into the registry, where other commands find
+    /// it.
     pub(super) fn enter(
         &self,
         options: &RunOptions,
@@ -71,13 +87,13 @@ impl Identity {
             return Ok(None);
         };
         let pid = child.as_raw_nonzero().get();
-        let place = options.network.as_ref();
+        let mode = options.network.as_ref();
         let running = Running {
             id: self.id.clone(),
             name: self.name.clone(),
             pid,
             start_time: cnet_netd::journal::start_time(pid).context("the child has ended")?,
-            network: place.map_or("private".to_owned(), Place::to_string),
+            network: mode.map_or("private".to_owned(), NetworkMode::to_string),
         };
         match registry.enter(&running) {
             Ok(entered) => Ok(Some(entered)),
@@ -94,46 +110,42 @@ impl Identity {
 ///
 /// # Errors
 ///
-/// When there is no such network or container, or an option does not fit the place.
+/// When there is no such network or container, or an option does not fit the network mode.
 pub(super) fn make(
     options: &RunOptions,
     host_conf: &ResolvConf,
     identity: &Identity,
 ) -> anyhow::Result<Plan> {
-    let Some(place) = &options.network else {
+    let Some(mode) = &options.network else {
         let (config, port) = private(options, host_conf);
         return Ok(Plan {
             spaces: Spaces::Private(config.interface(&port), config.workers),
             resolv_conf: Some(mounts::resolv_conf(host_conf, &config)),
-            uplink: Uplink::Private(Box::new((config, port))),
+            connectivity: ConnectivityPlan::Private(Box::new((config, port))),
         });
     };
     let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
-    let on_network = matches!(place, Place::Network(_));
+    let on_network = matches!(mode, NetworkMode::Network(_));
     if !on_network && (addressed || !options.publish.is_empty()) {
         bail!(
-            "--publish, --alias, --ip and --ip6 need an interface on a network, which `--network {place}` does not make"
+            "--publish, --alias, --ip and --ip6 need an interface on a network, which `--network {mode}` does not make"
         );
     }
-    let without_uplink = |spaces, resolv_conf| Plan {
+    let without_network = |spaces, resolv_conf| Plan {
         spaces,
         resolv_conf,
-        uplink: Uplink::None,
+        connectivity: ConnectivityPlan::None,
     };
-    match place {
-        Place::Nowhere => Ok(without_uplink(Spaces::Empty, None)),
-        Place::Host => Ok(without_uplink(Spaces::Inherited, None)),
-        Place::Container(name) => {
+    match mode {
+        NetworkMode::None => Ok(without_network(Spaces::Empty, None)),
+        NetworkMode::Host => Ok(without_network(Spaces::Inherited, None)),
+        NetworkMode::Container(name) => {
             // The runtime ends here: the child is forked by a process with one thread.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the event loop")?;
-            let mut joined = runtime.block_on(Joined::of_container(name))?;
+            let mut joined = event_loop()?.block_on(Joined::of_container(name))?;
             let resolv_conf = joined.resolv_conf.take();
-            Ok(without_uplink(Spaces::Joined(joined), resolv_conf))
+            Ok(without_network(Spaces::Joined(joined), resolv_conf))
         }
-        Place::Network(name) => on_network_of(name, options, host_conf, identity),
+        NetworkMode::Network(name) => on_network_of(name, options, host_conf, identity),
     }
 }
 
@@ -159,15 +171,20 @@ fn on_network_of(
     Ok(Plan {
         spaces: Spaces::Empty,
         resolv_conf: Some(resolv_conf),
-        uplink: Uplink::Network(Box::new((network, attach))),
+        connectivity: ConnectivityPlan::Network(Box::new((network, attach))),
     })
 }
 
 /// The network, and the command's place in it.
 fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, PortPlan) {
     let subnet = options.subnet.unwrap_or_else(|| {
-        let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-        Subnet::free(&routes)
+        let routes = HostRoutes::read();
+        Subnet::free(|subnet| {
+            let plan = subnet.plan();
+            // A subnet's prefix is never longer than an address.
+            let network = Ipv4Net::new(plan.network, plan.prefix_len);
+            network.is_ok_and(|network| routes.overlapping(network.into()).is_some())
+        })
     });
     let ipv6 = (!options.no_ipv6).then(ipv6_plan);
     let mut config = NetworkConfig::new(options.mtu, Some(subnet.plan()), ipv6);

@@ -25,7 +25,7 @@
 //! file in place fires no event until something else happens in its directory.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -34,15 +34,16 @@ use cnet_tap::{SocketHelper, Tap};
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::logging::report;
+use crate::log::{self, report};
+use crate::program::{event_loop, write_err, write_out};
 use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
 use cnet_netd::Instance;
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::inherited_fd;
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
 
-pub mod api;
-pub mod args;
+mod api;
+mod args;
 mod target;
 
 use api::{Api, ApiSocket};
@@ -63,12 +64,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Run(options)) => match run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(&format!("cnet-slirp: {}\n", report(&error)));
+                write_err(&format!("cnet-slirp: {}\n", report(&error)));
                 ExitCode::FAILURE
             }
         },
         Err(error) => {
-            complain(&format!("{error}\n"));
+            write_err(&format!("{error}\n"));
             print(args::HELP);
             ExitCode::FAILURE
         }
@@ -85,15 +86,9 @@ fn version() -> String {
     )
 }
 
-/// To standard output, which may be closed.
+/// To standard output, as far as that goes.
 fn print(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// To standard error, which may be closed.
-fn complain(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = write_out(text);
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
@@ -106,9 +101,9 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let exit_fd = take("exit-fd", options.exit_fd)?;
     let ready_fd = take("ready-fd", options.ready_fd)?;
     for warning in &options.warnings {
-        complain(&format!("WARNING: {warning}\n"));
+        write_err(&format!("WARNING: {warning}\n"));
     }
-    crate::logging::start(tracing::Level::WARN);
+    log::start(tracing::Level::WARN);
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
     let (config, port) = network(options);
     let interface = options.configure.then(|| config.interface(&port));
@@ -120,11 +115,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .then(|| cnet_dataplane::start_socket_helper(&namespaces))
         .flatten();
     drop(namespaces);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
-    runtime.block_on(serve(
+    event_loop()?.block_on(serve(
         options,
         (config, port),
         (tap, supplier),

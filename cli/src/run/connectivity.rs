@@ -1,4 +1,4 @@
-//! The command's way out while it runs.
+//! The command's network while it runs: brought up, kept alive and taken down.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +8,7 @@ use cnet_tap::{Namespaces, SocketHelper, Tap, watch};
 use rustix::process::{Pid, getpid};
 
 use super::args::RunOptions;
-use super::plan::Uplink;
+use super::plan::ConnectivityPlan;
 use super::tell;
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
@@ -17,8 +17,8 @@ use cnet_netd::Instance;
 use cnet_netd::dns::Nameserver;
 use cnet_netd::forward::ContainerAddresses;
 
-/// What was brought up.
-pub(super) enum Up {
+/// The command's network, as it was brought up.
+pub(super) enum Connectivity {
     /// Nothing.
     Nothing,
     /// A network of the command's own, in this process.
@@ -33,27 +33,27 @@ pub(super) enum Up {
     },
 }
 
-impl Up {
-    /// Gives the child its network. `tap` is there if the child was to make one, `supplier` if a
+impl Connectivity {
+    /// Gives the child its network. `tap` is there if the child was to make one, `socket_helper` if a
     /// network of its own has TCP ports to publish.
     pub(super) async fn bring(
         options: &RunOptions,
-        uplink: Uplink,
+        plan: ConnectivityPlan,
         tap: Option<Tap>,
-        supplier: Option<SocketHelper>,
+        socket_helper: Option<SocketHelper>,
         child: Pid,
-    ) -> anyhow::Result<Up> {
-        match uplink {
-            Uplink::None => Ok(Up::Nothing),
-            Uplink::Private(plan) => {
+    ) -> anyhow::Result<Connectivity> {
+        match plan {
+            ConnectivityPlan::None => Ok(Connectivity::Nothing),
+            ConnectivityPlan::Private(private_plan) => {
                 let tap = tap.context("the child sent no TAP")?;
-                let (config, port) = *plan;
-                let instance = private(options, config, port, (tap, supplier)).await?;
-                Ok(Up::Private(instance))
+                let (config, port) = *private_plan;
+                let instance = private(options, config, port, (tap, socket_helper)).await?;
+                Ok(Connectivity::Private(instance))
             }
-            Uplink::Network(plan) => {
-                let (network, wish) = *plan;
-                join(network, wish, child).await
+            ConnectivityPlan::Network(attach_plan) => {
+                let (network, attach) = *attach_plan;
+                join(network, attach, child).await
             }
         }
     }
@@ -61,15 +61,15 @@ impl Up {
     /// The network that runs in this process.
     pub(super) fn control(&self) -> Option<Control> {
         match self {
-            Up::Private(instance) => Some(instance.control()),
-            Up::Nothing | Up::Network { .. } => None,
+            Connectivity::Private(instance) => Some(instance.control()),
+            Connectivity::Nothing | Connectivity::Network { .. } => None,
         }
     }
 
     /// The process that is not to be killed with the command's.
     pub(super) fn spared(&self) -> Option<Pid> {
         match self {
-            Up::Network { process, .. } => {
+            Connectivity::Network { process, .. } => {
                 Pid::from_raw(process.load(Ordering::Acquire).cast_signed())
             }
             _ => None,
@@ -79,9 +79,9 @@ impl Up {
     /// Takes it down.
     pub(super) async fn end(self) -> anyhow::Result<()> {
         match self {
-            Up::Nothing => Ok(()),
-            Up::Private(instance) => Ok(instance.stop()?),
-            Up::Network { network, name, .. } => {
+            Connectivity::Nothing => Ok(()),
+            Connectivity::Private(instance) => Ok(instance.stop()?),
+            Connectivity::Network { network, name, .. } => {
                 // If that fails, the network notices the end of this process.
                 if let Err(error) = network.detach(&name).await {
                     tracing::debug!(%error, "could not leave the network");
@@ -97,7 +97,7 @@ async fn private(
     options: &RunOptions,
     config: NetworkConfig,
     port: PortPlan,
-    (tap, supplier): (Tap, Option<SocketHelper>),
+    (tap, socket_helper): (Tap, Option<SocketHelper>),
 ) -> anyhow::Result<Instance> {
     let addresses = ContainerAddresses {
         ipv4: port.ipv4,
@@ -107,7 +107,7 @@ async fn private(
     let instance = Instance::builder(config)
         .dns_servers(servers.collect())
         .start()?;
-    let joined = instance.join(port, PortDevice::Tap(tap), supplier);
+    let joined = instance.join(port, PortDevice::Tap(tap), socket_helper);
     let (_, port_end) = joined.await?;
     for spec in &options.publish {
         let opened = instance.forwards().open(addresses, spec).await?;
@@ -129,14 +129,14 @@ async fn private(
 ///
 /// The container's life is that of this process, not the child's: what the command had written
 /// before it ended still goes out.
-async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> {
+async fn join(network: Network, attach: Attach, child: Pid) -> anyhow::Result<Connectivity> {
     let pid = child.as_raw_nonzero().get();
     let target = Target::Descriptors {
         net: Namespaces::of_process(pid)?.net,
         pidfd: watch::pidfd(getpid().as_raw_nonzero().get())?,
         member: Some(pid),
     };
-    let joined = network.attach(target, wish).await?;
+    let joined = network.attach(target, attach).await?;
     let process = Arc::new(AtomicU32::new(0));
     let (keeper, told) = (network.clone(), Arc::clone(&process));
     if let Some(report) = network.inspect().await? {
@@ -145,7 +145,7 @@ async fn join(network: Network, wish: Attach, child: Pid) -> anyhow::Result<Up> 
             keeper.keep(report.pid, tell).await;
         });
     }
-    Ok(Up::Network {
+    Ok(Connectivity::Network {
         network: Box::new(network),
         name: joined.container.name,
         process,

@@ -2,156 +2,157 @@
 //!
 //! Names, order and types of the fields are those of Docker's API (`GET /networks/{id}`, version
 //! 1.47), so that what reads Docker's output reads this. What Docker has no word for stands under
-//! [`Network::cnet`].
+//! `Cnet`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use cnet_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use cnet::definition::Definition;
-use cnet_netd::ipam::Addresses;
 
 /// Where Docker's bridge driver has the MTU.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
-/// The bytes of an id that are shown to people.
-pub const SHORT_ID: usize = 12;
-
 /// A network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Network {
+pub(crate) struct Network {
     /// What it is called.
-    pub name: String,
+    pub(crate) name: String,
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
     /// When it was made (RFC 3339).
-    pub created: String,
+    pub(crate) created: String,
     /// `local`: of this machine.
-    pub scope: String,
+    pub(crate) scope: String,
     /// `bridge`.
-    pub driver: String,
+    pub(crate) driver: String,
     /// Whether it has IPv4.
     #[serde(rename = "EnableIPv4")]
-    pub enable_ipv4: bool,
+    pub(crate) enable_ipv4: bool,
     /// Whether it has IPv6.
     #[serde(rename = "EnableIPv6")]
-    pub enable_ipv6: bool,
+    pub(crate) enable_ipv6: bool,
     /// Its subnets.
     #[serde(rename = "IPAM")]
-    pub ipam: Ipam,
+    pub(crate) ipam: Ipam,
     /// Whether it has no way out.
-    pub internal: bool,
+    pub(crate) internal: bool,
     /// Whether containers can be attached by hand: always.
-    pub attachable: bool,
+    pub(crate) attachable: bool,
     /// Whether it is a swarm's: never.
-    pub ingress: bool,
+    pub(crate) ingress: bool,
     /// The network it has its configuration from: none.
-    pub config_from: ConfigFrom,
+    pub(crate) config_from: ConfigFrom,
     /// Whether it is nothing but a configuration: never.
-    pub config_only: bool,
+    pub(crate) config_only: bool,
     /// The containers on it now, by id.
-    pub containers: BTreeMap<String, Container>,
+    pub(crate) containers: BTreeMap<String, Container>,
     /// The driver's options.
-    pub options: BTreeMap<String, String>,
+    pub(crate) options: BTreeMap<String, String>,
     /// What its maker noted.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// What Docker does not have.
-    pub cnet: Own,
+    pub(crate) cnet: Own,
 }
 
 /// The subnets of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Ipam {
+pub(crate) struct Ipam {
     /// `default`.
-    pub driver: String,
+    pub(crate) driver: String,
     /// None.
-    pub options: BTreeMap<String, String>,
+    pub(crate) options: BTreeMap<String, String>,
     /// One a family.
-    pub config: Vec<IpamConfig>,
+    pub(crate) config: Vec<IpamConfig>,
 }
 
 /// One subnet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct IpamConfig {
+pub(crate) struct IpamConfig {
     /// The subnet.
-    pub subnet: String,
+    pub(crate) subnet: String,
     /// Where containers get their addresses from, if not from all of it.
     #[serde(rename = "IPRange", default, skip_serializing_if = "Option::is_none")]
-    pub ip_range: Option<String>,
+    pub(crate) ip_range: Option<String>,
     /// The gateway's address.
-    pub gateway: String,
+    pub(crate) gateway: String,
+}
+
+impl IpamConfig {
+    fn new<N: ToString>(subnet: &N, ip_range: Option<&N>, gateway: &impl ToString) -> IpamConfig {
+        IpamConfig {
+            subnet: subnet.to_string(),
+            ip_range: ip_range.map(N::to_string),
+            gateway: gateway.to_string(),
+        }
+    }
 }
 
 /// Where a network has its configuration from.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ConfigFrom {
+pub(crate) struct ConfigFrom {
     /// Empty.
-    pub network: String,
+    pub(crate) network: String,
 }
 
 /// A container on a network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Container {
+pub(crate) struct Container {
     /// What it is called.
-    pub name: String,
+    pub(crate) name: String,
     /// The id of its place on the network.
     #[serde(rename = "EndpointID")]
-    pub endpoint_id: String,
+    pub(crate) endpoint_id: String,
     /// Its MAC address.
-    pub mac_address: String,
+    pub(crate) mac_address: String,
     /// `ADDRESS/LENGTH`, or empty.
     #[serde(rename = "IPv4Address")]
-    pub ipv4_address: String,
+    pub(crate) ipv4_address: String,
     /// `ADDRESS/LENGTH`, or empty.
     #[serde(rename = "IPv6Address")]
-    pub ipv6_address: String,
+    pub(crate) ipv6_address: String,
 }
 
 /// What Docker does not have.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Own {
+pub(crate) struct Own {
     /// Whether the network's process runs.
-    pub running: bool,
+    pub(crate) running: bool,
     /// Whether containers reach the gateway alone, and not each other.
-    pub isolate: bool,
+    pub(crate) isolate: bool,
     /// Bytes of the largest packet.
     #[serde(rename = "MTU")]
-    pub mtu: u16,
+    pub(crate) mtu: u16,
     /// The gateway's MAC address.
-    pub gateway_mac: String,
+    pub(crate) gateway_mac: String,
     /// The DNS servers that are asked, if not the host's.
     #[serde(rename = "DNS")]
-    pub dns: Vec<IpAddr>,
+    pub(crate) dns: Vec<IpAddr>,
     /// The domains that containers search, if not the host's.
     #[serde(rename = "DNSSearch")]
-    pub dns_search: Vec<String>,
+    pub(crate) dns_search: Vec<String>,
 }
 
 /// A network's containers, if its process runs.
-pub type Live = Option<BTreeMap<String, Container>>;
+pub(crate) type Live = Option<BTreeMap<String, Container>>;
 
 impl Network {
     /// The network `definition`, with what is on it now.
-    pub fn new(definition: &Definition, live: Live) -> Network {
-        let ipv4 = definition.ipv4.map(|pool| IpamConfig {
-            subnet: pool.subnet.to_string(),
-            ip_range: pool.ip_range.map(|range| range.to_string()),
-            gateway: pool.gateway.to_string(),
-        });
-        let ipv6 = definition.ipv6.map(|pool| IpamConfig {
-            subnet: pool.subnet.to_string(),
-            ip_range: pool.ip_range.map(|range| range.to_string()),
-            gateway: pool.gateway.to_string(),
-        });
+    pub(crate) fn new(definition: &Definition, live: Live) -> Network {
+        let ipv4 = definition
+            .ipv4
+            .map(|pool| IpamConfig::new(&pool.subnet, pool.ip_range.as_ref(), &pool.gateway));
+        let ipv6 = definition
+            .ipv6
+            .map(|pool| IpamConfig::new(&pool.subnet, pool.ip_range.as_ref(), &pool.gateway));
         Network {
             name: definition.name.clone(),
             id: definition.id.clone(),
@@ -185,30 +186,9 @@ impl Network {
     }
 }
 
-impl Container {
-    /// A container with `addresses` on the network `definition`.
-    pub fn new(
-        name: impl Into<String>,
-        endpoint_id: impl Into<String>,
-        addresses: &Addresses,
-        definition: &Definition,
-    ) -> Container {
-        let v4 = |a: Ipv4Addr| Some(format!("{a}/{}", definition.ipv4?.subnet.prefix_len()));
-        let v6 = |a: Ipv6Addr| Some(format!("{a}/{}", definition.ipv6?.subnet.prefix_len()));
-        let mac: MacAddr = addresses.mac;
-        Container {
-            name: name.into(),
-            endpoint_id: endpoint_id.into(),
-            mac_address: mac.to_string(),
-            ipv4_address: addresses.v4.and_then(v4).unwrap_or_default(),
-            ipv6_address: addresses.v6.and_then(v6).unwrap_or_default(),
-        }
-    }
-}
-
 /// The id of a container's place on a network: 64 hexadecimal digits, the same for as long as both
 /// keep their ids, and another one for each network.
-pub fn endpoint_id(network: &str, container: &str) -> String {
+pub(crate) fn endpoint_id(network: &str, container: &str) -> String {
     let mut hash = Sha256::new();
     for part in ["endpoint", network, container] {
         hash.update(part);
@@ -223,35 +203,35 @@ pub fn endpoint_id(network: &str, container: &str) -> String {
 /// Docker's are.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Line {
+pub(crate) struct Line {
     /// When it was made.
-    pub created_at: String,
+    pub(crate) created_at: String,
     /// `bridge`.
-    pub driver: String,
+    pub(crate) driver: String,
     /// The beginning of its id.
     #[serde(rename = "ID")]
-    pub id: String,
+    pub(crate) id: String,
     /// `true` or `false`.
     #[serde(rename = "IPv4")]
-    pub ipv4: String,
+    pub(crate) ipv4: String,
     /// `true` or `false`.
     #[serde(rename = "IPv6")]
-    pub ipv6: String,
+    pub(crate) ipv6: String,
     /// `true` or `false`.
-    pub internal: String,
+    pub(crate) internal: String,
     /// `KEY=VALUE`, with commas between.
-    pub labels: String,
+    pub(crate) labels: String,
     /// What it is called.
-    pub name: String,
+    pub(crate) name: String,
     /// `local`.
-    pub scope: String,
+    pub(crate) scope: String,
     /// Its subnets, with commas between, which Docker does not tell.
-    pub subnets: String,
+    pub(crate) subnets: String,
 }
 
 impl Line {
     /// That of the network `definition`, with all of its id if `whole`.
-    pub fn new(definition: &Definition, whole: bool) -> Line {
+    pub(crate) fn new(definition: &Definition, whole: bool) -> Line {
         let labels = definition.labels.iter();
         let labels: Vec<String> = labels
             .map(|(key, value)| format!("{key}={value}"))
@@ -278,8 +258,8 @@ impl Line {
 }
 
 /// The beginning of an id, as people are shown it.
-pub fn short(id: &str) -> &str {
-    id.get(..SHORT_ID).unwrap_or(id)
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..cnet::definition::SHORT_ID).unwrap_or(id)
 }
 
 #[cfg(test)]
@@ -309,12 +289,13 @@ mod tests {
 
     #[test]
     fn the_shape_is_docker_s() {
-        let addresses = Addresses {
-            v4: Some([172, 27, 1, 2].into()),
-            v6: None,
-            mac: MacAddr([2, 0x42, 172, 27, 1, 2]),
+        let container = Container {
+            name: "one".to_owned(),
+            endpoint_id: "e".repeat(64),
+            mac_address: "02:42:ac:1b:01:02".to_owned(),
+            ipv4_address: "172.27.1.2/16".to_owned(),
+            ipv6_address: String::new(),
         };
-        let container = Container::new("one", "e".repeat(64), &addresses, &definition());
         let live = BTreeMap::from([("c".repeat(64), container)]);
         let network = Network::new(&definition(), Some(live));
         let expected = json!({

@@ -1,15 +1,16 @@
-//! Who is on a network, for `cnet network`.
+//! Which containers are on a network now, asked of its process.
 
 use std::collections::BTreeMap;
 
-use crate::cnet::network_command::NetworkCommand;
-use crate::cnet::network_json::{Container, Live, endpoint_id};
+use super::NetworkCommand;
+use super::json::{Container, Live, endpoint_id};
+use crate::program::event_loop;
 use cnet::control::{ContainerReport, NetworkReport};
 use cnet::definition::{Definition, Directories};
 use cnet::network::Network;
 
-/// Asks the process of the network `definition`. One that serves nobody is told to end if the
-/// network may be about to be removed.
+/// Asks the process of the network `definition`. A process without containers is told to end if
+/// the network may be about to be removed.
 pub(super) fn ask(
     command: &NetworkCommand,
 ) -> impl Fn(&Definition) -> anyhow::Result<Live> + use<> {
@@ -21,19 +22,19 @@ pub(super) fn ask(
             if removes && report.as_ref().is_some_and(|r| r.containers.is_empty()) {
                 return match network.stop(false).await {
                     Ok(()) => Ok(None),
-                    // Somebody is joining, who has no place yet that could be told.
+                    // A container is joining, and has no entry yet that could be shown.
                     Err(error) if error.is_conflict() => Ok(Some(BTreeMap::new())),
                     Err(error) => Err(error.into()),
                 };
             }
             Ok(report.map(containers))
         };
-        super::runtime()?.block_on(asked)
+        event_loop()?.block_on(asked)
     }
 }
 
 /// In the shape of `docker network inspect`, by id.
-pub(super) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+pub(crate) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
     let network = report.id;
     let entries = report.containers.into_iter();
     entries

@@ -1,5 +1,8 @@
-//! What people are told: the log, on standard error, which may be closed, and errors in one line.
+//! The log, on standard error, which may be closed, and errors in one line.
 
+use std::sync::Mutex;
+
+use cnet::log::Bounded;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -14,11 +17,16 @@ pub(crate) fn start(level: Level) {
     start_into(level, std::io::stderr);
 }
 
+/// The log of a network's process: to its file, which is bounded, or to standard error.
+pub(crate) fn start_to(file: Option<Bounded>) {
+    match file {
+        Some(file) => start_into(Level::INFO, Mutex::new(file)),
+        None => start(Level::INFO),
+    }
+}
+
 /// As [`start`], to what `writer` makes.
-pub(crate) fn start_into(
-    level: Level,
-    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
-) {
+fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::from_level(level).into())
         .with_env_var(VARIABLE)
@@ -36,27 +44,7 @@ pub(crate) fn start_into(
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// An error with its causes, in one line. Some errors tell their cause in their own text, which is
-/// then not told again.
+/// An error with its causes, in one line.
 pub(crate) fn report(error: &anyhow::Error) -> String {
     cnet_netd::in_one_line(error.as_ref())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn causes_are_told_once() {
-        let errno = || io::Error::from_raw_os_error(libc::EACCES);
-        let outer = anyhow::Error::new(errno())
-            .context("cannot open x")
-            .context("cannot start");
-        let text = report(&outer);
-        assert_eq!(text, format!("cannot start: cannot open x: {}", errno()));
-        let told = anyhow::Error::new(errno()).context(format!("x ({}): chmod it", errno()));
-        assert_eq!(report(&told), format!("x ({}): chmod it", errno()));
-    }
 }

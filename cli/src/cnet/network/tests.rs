@@ -2,8 +2,9 @@
 
 use clap::Parser;
 
+use super::json::Container;
 use super::*;
-use crate::cnet::network_json::Container;
+use std::collections::BTreeMap;
 
 #[derive(Parser)]
 struct Words {
@@ -243,4 +244,16 @@ fn bad_options_say_why() {
         assert!(error.contains(why), "{line}: {error}");
     }
     assert!(!place.store.directories().definition("n").exists());
+}
+
+/// Whether a process answers at the network's control socket.
+fn listening(store: &Store, definition: &Definition) -> anyhow::Result<Live> {
+    let path = store.directories().socket(&definition.name);
+    match std::os::unix::net::UnixStream::connect(&path) {
+        Ok(_) => Ok(Some(BTreeMap::new())),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+            _ => Err(error).with_context(|| path.display().to_string()),
+        },
+    }
 }

@@ -1,81 +1,23 @@
-//! Where a command is put: what `--network` means.
-//!
-//! | `--network` | namespaces | network |
-//! |---|---|---|
-//! | not given | new ones | one of its own, which ends with the command |
-//! | `none` | new ones | loopback alone |
-//! | `host` | the caller's | the host's |
-//! | `container:NAME` | that container's | that container's |
-//! | a name | new ones | that network, beside its other containers |
+//! The namespaces of another container, for `--network container:NAME`.
 
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::str::FromStr;
 
 use anyhow::{Context, bail};
-use cnet_tap::{InterfaceConfig, Namespaces, watch};
+use cnet_tap::{Namespaces, watch};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use crate::cnet::all_of;
 use crate::cnet::each::{Answers, each};
-use crate::cnet::network_command::all_of;
 use crate::registry::Registry;
 use cnet::definition::Directories;
 use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};
 
-/// What `--network` says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// Loopback alone.
-    Nowhere,
-    /// The host's own network.
-    Host,
-    /// With the container of that name.
-    Container(String),
-    /// On the network of that name.
-    Network(String),
-}
-
-impl FromStr for Place {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Place, Infallible> {
-        Ok(match (text, text.strip_prefix("container:")) {
-            ("none", _) => Place::Nowhere,
-            ("host", _) => Place::Host,
-            (_, Some(name)) => Place::Container(name.to_owned()),
-            (name, None) => Place::Network(name.to_owned()),
-        })
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Place::Nowhere => f.write_str("none"),
-            Place::Host => f.write_str("host"),
-            Place::Container(name) => write!(f, "container:{name}"),
-            Place::Network(name) => f.write_str(name),
-        }
-    }
-}
-
-/// The namespaces of the command, as its child makes or enters them.
-pub(super) enum Spaces {
-    /// New ones, with a TAP that looks like this and has so many queues.
-    Private(InterfaceConfig, u16),
-    /// New ones, with a loopback interface; more may come from outside.
-    Empty,
-    /// Those it has.
-    Inherited,
-    /// Those of a container.
-    Joined(Joined),
-}
-
-/// The namespaces of a container.
+/// The namespaces of a container, pinned by descriptor.
 pub(super) struct Joined {
     namespaces: Namespaces,
     others: Vec<(OwnedFd, LinkNameSpaceType)>,
@@ -84,7 +26,7 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Those of the container that a person means.
+    /// Those of the container with that name, or with an id that begins so.
     pub(super) async fn of_container(name: &str) -> anyhow::Result<Joined> {
         let pid = process_of(name).await?;
         let pidfd = watch::pidfd(pid)?;
@@ -144,7 +86,6 @@ fn resolv_conf_of(root: &Path) -> Option<String> {
 }
 
 fn identity(file: fs::Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
     (file.dev(), file.ino())
 }
 
@@ -173,19 +114,6 @@ async fn process_of(name: &str) -> anyhow::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_read_and_print_alike() {
-        for (text, place) in [
-            ("none", Place::Nowhere),
-            ("host", Place::Host),
-            ("container:web", Place::Container("web".to_owned())),
-            ("lan", Place::Network("lan".to_owned())),
-        ] {
-            assert_eq!(text.parse::<Place>().unwrap(), place);
-            assert_eq!(place.to_string(), text);
-        }
-    }
 
     #[test]
     fn a_containers_resolv_conf_is_read_within_its_root() {

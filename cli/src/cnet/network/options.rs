@@ -1,0 +1,138 @@
+//! The options of `cnet network`'s subcommands, and how their values are read.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use cnet::definition::{BRIDGE, DEFAULT_MTU, MTU_RANGE, Request};
+
+/// The options of `cnet network create`.
+#[derive(Args, Debug)]
+pub(crate) struct CreateOptions {
+    /// What to call it.
+    pub(super) name: String,
+
+    /// Its subnet, such as 172.27.0.0/16; one of IPv4, one of IPv6, or one of each.
+    ///
+    /// The network has the families of the subnets given. Without any, it has both: a free IPv4
+    /// subnet and a unique local IPv6 prefix.
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
+    pub(super) subnet: Vec<IpNet>,
+
+    /// The gateway's address, which answers DNS as well; by default the first one of the subnet.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) gateway: Vec<IpAddr>,
+
+    /// The part of the subnet that containers get their addresses from.
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
+    pub(super) ip_range: Vec<IpNet>,
+
+    /// No way out: containers reach each other and the gateway alone. Their names are answered,
+    /// all others do not exist. Nor is there a way in: ports cannot be published on it.
+    #[arg(long)]
+    pub(super) internal: bool,
+
+    /// Containers reach the gateway and the world, but not each other.
+    #[arg(long)]
+    pub(super) isolate: bool,
+
+    /// Bytes of the largest packet.
+    #[arg(
+        long,
+        default_value_t = DEFAULT_MTU,
+        value_parser = clap::value_parser!(u16).range(MTU_RANGE)
+    )]
+    pub(super) mtu: u16,
+
+    /// Ask this DNS server instead of the host's; may be given several times.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) dns: Vec<IpAddr>,
+
+    /// A domain that containers search; may be given several times.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(super) dns_search: Vec<String>,
+
+    /// A note for programs; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) label: Vec<(String, String)>,
+
+    /// The kind of network; there is one, `bridge`.
+    #[arg(short, long, default_value = BRIDGE)]
+    pub(super) driver: String,
+}
+
+/// The options of `cnet network ls`.
+#[derive(Args, Debug)]
+pub(crate) struct ListOptions {
+    /// The ids alone.
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+
+    /// Whole ids.
+    #[arg(long)]
+    pub(super) no_trunc: bool,
+
+    /// How to write them.
+    #[arg(long, default_value = "table")]
+    pub(super) format: Format,
+}
+
+/// How a list is written.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// A line of JSON for each, with Docker's fields.
+    Json,
+}
+
+/// Networks by name.
+#[derive(Args, Debug)]
+pub(crate) struct NameOptions {
+    /// Names, or beginnings of ids.
+    #[arg(required = true, value_name = "NETWORK")]
+    pub(super) names: Vec<String>,
+}
+
+/// The options of `cnet network prune`.
+#[derive(Args, Debug)]
+pub(crate) struct PruneOptions {
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(super) force: bool,
+}
+
+fn parse_subnet(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| {
+        "it is a network's address and prefix length, such as 172.27.0.0/16 or fd12::/64".to_owned()
+    })
+}
+
+/// `KEY=VALUE`, or `KEY` with an empty value, as Docker has it.
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    match key {
+        "" => Err("its key is empty".to_owned()),
+        key => Ok((key.to_owned(), value.to_owned())),
+    }
+}
+
+impl From<CreateOptions> for Request {
+    fn from(options: CreateOptions) -> Request {
+        Request {
+            name: options.name,
+            driver: options.driver,
+            subnets: options.subnet,
+            gateways: options.gateway,
+            ip_ranges: options.ip_range,
+            internal: options.internal,
+            isolate: options.isolate,
+            mtu: options.mtu,
+            dns: options.dns,
+            dns_search: options.dns_search,
+            labels: options.label.into_iter().collect::<BTreeMap<_, _>>(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The API's socket: its file, and a task for each connection.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cnet_tap::unix;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+
+use super::{Api, Forwards};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Connections served at a time; further ones wait in the listen queue.
+pub(in crate::slirp) const MAX_CONNECTIONS: usize = 32;
+
+/// How long to wait after a failed accept(2), which most likely says that the descriptors are used up.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The listening socket, and its file, which goes with it.
+pub(in crate::slirp) struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode, so that another file at the path is not removed at the end.
+    identity: (u64, u64),
+}
+
+impl ApiSocket {
+    /// Binds at `path`. A socket that is already there is removed first.
+    ///
+    /// # Errors
+    ///
+    /// A path of 108 bytes or more, a file there that is no socket, or what bind(2) says.
+    pub(in crate::slirp) fn bind(path: &Path) -> anyhow::Result<ApiSocket> {
+        if path.as_os_str().len() > unix::MAX_PATH {
+            bail!(
+                "the specified API socket path is too long (>= {})",
+                unix::MAX_PATH + 1
+            );
+        }
+        let shown = path.display();
+        match fs::symlink_metadata(path) {
+            Ok(file) if file.file_type().is_socket() => {
+                fs::remove_file(path)
+                    .with_context(|| format!("cannot remove the old API socket {shown}"))?;
+            }
+            Ok(_) => bail!("cannot make the API socket {shown}: a file of that name exists"),
+            Err(_) => {}
+        }
+        let bound = unix::listen_private(path, BACKLOG)
+            .map_err(io::Error::from)
+            .and_then(|socket| UnixListener::from_std(socket.into()));
+        let listener = bound.with_context(|| format!("cannot make the API socket {shown}"))?;
+        let file = fs::symlink_metadata(path)
+            .with_context(|| format!("cannot look at the API socket {shown}"))?;
+        Ok(ApiSocket {
+            listener,
+            path: path.to_owned(),
+            identity: (file.dev(), file.ino()),
+        })
+    }
+
+    /// Serves requests, for ever.
+    pub(in crate::slirp) async fn serve<F: Forwards>(&self, api: Arc<Api<F>>) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let api = api.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = api.serve_one(stream).await {
+                            tracing::debug!(%error, "an API client went away");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an API client");
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ApiSocket {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if ours {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
