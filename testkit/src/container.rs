@@ -147,8 +147,8 @@ pub struct Container {
     iface: Interface,
     sockets: SocketSet<'static>,
     card: Card,
-    /// The last frame that told the gateway's MAC address, and when it was last believed.
-    introduction: Option<(Vec<u8>, Instant)>,
+    /// The last frame by which each neighbour told its MAC address, and when it was last believed.
+    introductions: Vec<(Vec<u8>, Instant)>,
     /// What runs on it.
     pub endpoints: Vec<Endpoint>,
 }
@@ -156,6 +156,9 @@ pub struct Container {
 /// smoltcp forgets a neighbour after 60 s and drops the answers to segments that find it forgotten,
 /// where a kernel would go on with the stale entry and ask again in parallel.
 const STALE: Duration = Duration::from_secs(30);
+
+/// Where the sender's MAC address stands in a frame.
+const SENDER: std::ops::Range<usize> = 6..12;
 
 /// Whether `frame` is an ARP reply or a neighbour advertisement.
 fn introduces(frame: &[u8]) -> bool {
@@ -207,7 +210,7 @@ impl Container {
             iface,
             sockets: SocketSet::new(Vec::new()),
             card,
-            introduction: None,
+            introductions: Vec::new(),
             endpoints: Vec::new(),
         }
     }
@@ -226,13 +229,16 @@ impl Container {
             }
             self.note_icmp_error(&frame[at.l4..at.end], at.protocol);
         }
-        if introduces(&frame) {
-            self.introduction = Some((frame.clone(), now));
-        } else if let Some((again, last)) = &mut self.introduction
-            && now >= *last + STALE
-        {
-            *last = now;
-            self.card.rx.push_back(again.clone());
+        let mut known = self.introductions.iter_mut();
+        let known = known.find(|(introduction, _)| introduction[SENDER] == frame[SENDER]);
+        match (introduces(&frame), known) {
+            (true, Some(known)) => *known = (frame.clone(), now),
+            (true, None) => self.introductions.push((frame.clone(), now)),
+            (false, Some((again, last))) if now >= *last + STALE => {
+                *last = now;
+                self.card.rx.push_back(again.clone());
+            }
+            (false, _) => {}
         }
         self.card.rx.push_back(frame);
     }

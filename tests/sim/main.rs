@@ -6,8 +6,10 @@
 mod frozen;
 mod fuzz;
 mod hostile;
+mod many;
 mod model;
 mod plan;
+mod prefetch;
 mod record;
 mod scenarios;
 mod seeds;

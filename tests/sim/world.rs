@@ -17,7 +17,7 @@
 
 mod judge;
 
-pub use judge::{Excuse, Excuses};
+pub use judge::{Evidence, Excuse, Excuses};
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -542,7 +542,13 @@ fn add_hostile(plan: &HostilePlan, address: IpAddr, host: &mut Host, rng: &mut R
 }
 
 /// Puts both ends of a flow in place.
-fn add_flow(flow: &FlowPlan, n: usize, container: &mut Container, host: &mut Host, rng: &mut Rng) {
+pub fn add_flow(
+    flow: &FlowPlan,
+    n: usize,
+    container: &mut Container,
+    host: &mut Host,
+    rng: &mut Rng,
+) {
     let out: Rc<[u8]> = rng.bytes(flow.bytes_out).into();
     let back: Rc<[u8]> = rng.bytes(flow.bytes_in).into();
     let near = App::new(

@@ -4,6 +4,8 @@
 //! Each [`Excuse`] asks for evidence of its cause, and is counted: [`crate::seeds`] bounds how often
 //! each may be made, so that none can hide a fault that happens all the time.
 
+use std::net::SocketAddr;
+
 use cnet_nat::host::HostError;
 
 use super::World;
@@ -53,7 +55,8 @@ impl Excuse {
 pub struct Excuses([u64; Excuse::ALL.len()]);
 
 impl Excuses {
-    fn count(&mut self, excuse: Excuse) {
+    /// Counts an excuse.
+    pub fn count(&mut self, excuse: Excuse) {
         self.0[excuse as usize] += 1;
     }
 
@@ -90,6 +93,11 @@ impl World {
     /// Compares how each flow ended on both sides with its plan.
     pub(super) fn judge(&self) -> Result<Excuses, String> {
         let mut excuses = Excuses::default();
+        let evidence = Evidence {
+            refused_opens: &self.host.refused_opens,
+            evicted: self.router.tcp().counters().evicted > 0,
+            lost: self.up.lost + self.down.lost,
+        };
         for (n, flow) in self.plan.flows.iter().enumerate() {
             let endpoint = &self.container.endpoints[n];
             let far: Vec<&App> = self
@@ -99,7 +107,7 @@ impl World {
                 .filter(|(at, _)| *at == flow.remote)
                 .map(|(_, app)| app)
                 .collect();
-            let verdict = self.judge_flow(flow, endpoint, &far, &mut excuses);
+            let verdict = evidence.judge(flow, endpoint, &far, &mut excuses);
             verdict.map_err(|what| {
                 let ends: Vec<_> = far.iter().map(|a| a.brief()).collect();
                 format!(
@@ -113,7 +121,44 @@ impl World {
         Ok(excuses)
     }
 
-    fn judge_flow(
+    /// A forged connection that ended in good order did so at the far end, too.
+    pub(super) fn judge_hostiles(&self) -> Result<(), String> {
+        for h in &self.hostiles {
+            let far: Vec<_> = self
+                .host
+                .finished
+                .iter()
+                .filter(|(at, _)| *at == h.remote())
+                .map(|(_, app)| app.end)
+                .collect();
+            let orderly = h.finale == Finale::Fin;
+            if orderly && (!h.has_all() || far != [Some(End::Done)]) {
+                return Err(format!("{}; the far end: {far:?}", h.brief()));
+            }
+            if h.finale == Finale::Rst && far.iter().any(|&end| end != Some(End::Reset)) {
+                return Err(format!("{}; the far end: {far:?}", h.brief()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a flow's surroundings, by which the judge excuses what it did.
+pub struct Evidence<'a> {
+    /// Where the host refused to connect to for want of descriptors.
+    pub refused_opens: &'a [SocketAddr],
+    /// Half-open connections made room for others.
+    pub evicted: bool,
+    /// Frames that the wires lost.
+    pub lost: u64,
+}
+
+impl Evidence<'_> {
+    /// Compares how a flow ended on both sides, `far` being what ran at the far end, with its plan.
+    ///
+    /// # Errors
+    /// What is neither as planned nor excused.
+    pub fn judge(
         &self,
         flow: &FlowPlan,
         endpoint: &Endpoint,
@@ -145,7 +190,7 @@ impl World {
                 Err("nobody listens, but the client was not reset".into())
             };
         }
-        if here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote) {
+        if here == Some(End::Refused) && self.refused_opens.contains(&flow.remote) {
             return excused(Excuse::NoDescriptor);
         }
         if endpoint.stuck {
@@ -160,7 +205,7 @@ impl World {
         // Half-open connections make room when the host runs out of descriptors.
         let untouched = endpoint.app.received == 0 && never_began;
         let given_up = matches!(here, None | Some(End::Refused | End::Reset));
-        if self.router.tcp().counters().evicted > 0 && untouched && given_up {
+        if self.evicted && untouched && given_up {
             return excused(Excuse::Evicted);
         }
         let (ghosts, real): (Vec<&App>, Vec<&App>) = far
@@ -168,7 +213,7 @@ impl World {
             .partition(|a| a.received == 0 && a.end == Some(End::Reset));
         let Some(here) = here else {
             let gone = |a: &&App| matches!(a.end, Some(End::Aborted | End::Vanished));
-            let unlucky = never_began && self.up.lost + self.down.lost > 4;
+            let unlucky = never_began && self.lost > 4;
             return match (far.iter().all(gone), unlucky) {
                 (true, _) => excused(Excuse::ClientGone),
                 (false, true) => excused(Excuse::LostHandshake),
@@ -216,27 +261,6 @@ impl World {
         }
     }
 
-    /// A forged connection that ended in good order did so at the far end, too.
-    pub(super) fn judge_hostiles(&self) -> Result<(), String> {
-        for h in &self.hostiles {
-            let far: Vec<_> = self
-                .host
-                .finished
-                .iter()
-                .filter(|(at, _)| *at == h.remote())
-                .map(|(_, app)| app.end)
-                .collect();
-            let orderly = h.finale == Finale::Fin;
-            if orderly && (!h.has_all() || far != [Some(End::Done)]) {
-                return Err(format!("{}; the far end: {far:?}", h.brief()));
-            }
-            if h.finale == Finale::Rst && far.iter().any(|&end| end != Some(End::Reset)) {
-                return Err(format!("{}; the far end: {far:?}", h.brief()));
-            }
-        }
-        Ok(())
-    }
-
     fn judge_failed_open(
         &self,
         flow: &FlowPlan,
@@ -252,8 +276,7 @@ impl World {
             HostError::TimedOut => End::TimedOut,
             _ => End::Unreachable,
         };
-        let exhausted =
-            here == Some(End::Refused) && self.host.refused_opens.contains(&flow.remote);
+        let exhausted = here == Some(End::Refused) && self.refused_opens.contains(&flow.remote);
         if here == Some(expected) {
             Ok(None)
         } else if exhausted {
