@@ -81,6 +81,9 @@ struct Worker {
     host: Host,
 }
 
+/// What a core is lent.
+type CoreIo<'a, 'b> = Io<'a, (Sink<'b>, Host)>;
+
 /// Where the cores' frames go.
 struct Sink<'a> {
     now: Instant,
@@ -325,7 +328,7 @@ impl Many {
     fn with_worker(
         &mut self,
         n: usize,
-        f: &mut dyn FnMut(&mut Router, Instant, &mut Io<'_, (Sink<'_>, Host)>),
+        f: &mut dyn FnMut(&mut Router, Instant, &mut CoreIo<'_, '_>),
     ) {
         let worker = &mut self.workers[n];
         let mut sink = Sink {

@@ -43,6 +43,9 @@ pub struct Observed {
     pub sent: Vec<Sent>,
 }
 
+/// What a core is lent.
+type CoreIo<'a, 'b> = Io<'a, (Sink<'b>, Scripted)>;
+
 /// Takes what a worker emits.
 struct Sink<'a> {
     frames: &'a mut Vec<(PortId, Vec<u8>)>,
@@ -192,7 +195,7 @@ impl Network {
     fn with_worker(
         &mut self,
         n: usize,
-        f: &mut dyn FnMut(&mut Router, Instant, &mut Io<'_, (Sink<'_>, Scripted)>),
+        f: &mut dyn FnMut(&mut Router, Instant, &mut CoreIo<'_, '_>),
     ) {
         let mut handed = Vec::new();
         let worker = &mut self.workers[n];
