@@ -275,10 +275,33 @@ fn samples() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn the_samples_are_served() {
-    let mut bench = Bench::new();
-    for sample in samples() {
-        assert_eq!(bench.send(A, &sample), Ok(()));
+fn the_samples_are_served_and_each_is_counted_once() {
+    // In the order of the samples; advertisements and segments are not counted as such.
+    let counted = [
+        Some("arp_replies"),
+        Some("echo_replies"),
+        Some("echo_replies"),
+        Some("neighbour_advertisements"),
+        None,
+        Some("router_advertisements"),
+        Some("dhcpv4_replies"),
+        Some("dhcpv6_replies"),
+        Some("dns_udp_queries"),
+        None,
+    ];
+    let samples = samples();
+    assert_eq!(samples.len(), counted.len());
+    for (sample, name) in samples.iter().zip(counted) {
+        let mut bench = Bench::new();
+        assert_eq!(bench.send(A, sample), Ok(()));
+        let changed: Vec<_> = bench
+            .gw
+            .counters()
+            .iter()
+            .filter(|(_, n)| *n != 0)
+            .collect();
+        let want: Vec<_> = name.map(|name| (name, 1)).into_iter().collect();
+        assert_eq!(changed, want);
     }
 }
 
