@@ -21,12 +21,16 @@ use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
 /// The one driver there is: a switch of our own, called after what it stands in for.
 pub const BRIDGE: &str = "bridge";
 
+/// Docker's date for what was not made.
+pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
+
 /// The smallest MTU of IPv6 (RFC 8200 section 5).
 const MIN_MTU_IPV6: u16 = 1280;
 
 /// A network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Definition {
     /// What it is called.
     pub name: String,
@@ -69,6 +73,7 @@ fn default_mtu() -> u16 {
 /// What is asked for of a network that is to be made. A network without a subnet gets one of each
 /// family; one with subnets has the families of these.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct Request {
     /// What to call it.
     pub name: String,
@@ -152,6 +157,24 @@ pub enum DefinitionError {
 }
 
 impl Definition {
+    /// A network of that name and id with nothing special about it. It needs addresses yet.
+    pub fn new(name: impl Into<String>, id: impl Into<String>) -> Definition {
+        Definition {
+            name: name.into(),
+            id: id.into(),
+            created: NEVER.to_owned(),
+            driver: BRIDGE.to_owned(),
+            internal: false,
+            isolate: false,
+            mtu: DEFAULT_MTU,
+            dns: Vec::new(),
+            dns_search: Vec::new(),
+            ipv4: None,
+            ipv6: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
     /// Checks all of it.
     ///
     /// # Errors

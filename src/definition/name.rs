@@ -23,6 +23,7 @@ const RESERVED: [(&str, &str); 5] = [
 
 /// Why a text is no name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// Empty, or with a character that names do not have.
     #[error(

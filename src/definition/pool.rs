@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// The IPv4 addresses of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Ipv4Pool {
     /// All of them.
     pub subnet: Ipv4Net,
@@ -31,6 +32,7 @@ pub struct Ipv4Pool {
 /// The IPv6 addresses of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Ipv6Pool {
     /// All of them.
     pub subnet: Ipv6Net,
@@ -43,6 +45,7 @@ pub struct Ipv6Pool {
 
 /// Why addresses make no pool.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PoolError {
     /// Bits are set behind the prefix.
     #[error("{given} is an address within a network; the network itself is {network}")]

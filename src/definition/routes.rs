@@ -36,6 +36,7 @@ const ULA_ATTEMPTS: u8 = 16;
 
 /// A route of the host.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
 pub struct HostRoute {
     /// Where it leads.
     pub network: IpNet,

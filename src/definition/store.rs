@@ -26,18 +26,14 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
-use super::DEFAULT_MTU;
 use super::directories::Directories;
 use super::file::{self, DirectoryLock};
-use super::file_format::{BRIDGE, Definition, DefinitionError, Request, pools};
+use super::file_format::{Definition, DefinitionError, Request, pools};
 use super::id::random_id;
 use super::name::{DEFAULT_NETWORK, NameError, check_network_name};
 use super::pool::{Ipv4Pool, Ipv6Pool, overlap};
 use super::routes::{HostRoutes, free_ipv4, free_ula};
 use super::runtime;
-
-/// Docker's date for what was not made.
-const NEVER: &str = "0001-01-01T00:00:00Z";
 
 /// The default network's subnet, which is podman's.
 const DEFAULT_SUBNET: ([u8; 4], u8) = ([10, 88, 0, 0], 16);
@@ -261,8 +257,6 @@ impl Store {
             (ipv4, ipv6) = (Some(v4), Some(v6));
         }
         let definition = Definition {
-            name: request.name,
-            id,
             created: now(),
             driver: request.driver,
             internal: request.internal,
@@ -273,6 +267,7 @@ impl Store {
             ipv4,
             ipv6,
             labels: request.labels,
+            ..Definition::new(request.name, id)
         };
         definition.check()?;
         self.write(&definition)?;
@@ -405,18 +400,9 @@ impl Store {
         let ula = free_ula(&id, |_| false).ok_or(StoreError::NothingFree("IPv6"))?;
         let ipv6 = Ipv6Pool::new(ula, None, None).map_err(DefinitionError::from)?;
         Ok(Definition {
-            name: DEFAULT_NETWORK.to_owned(),
-            id,
-            created: NEVER.to_owned(),
-            driver: BRIDGE.to_owned(),
-            internal: false,
-            isolate: false,
-            mtu: DEFAULT_MTU,
-            dns: Vec::new(),
-            dns_search: Vec::new(),
             ipv4: Some(ipv4),
             ipv6: Some(ipv6),
-            labels: std::collections::BTreeMap::new(),
+            ..Definition::new(DEFAULT_NETWORK, id)
         })
     }
 }

@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use cnet::definition::BRIDGE;
 use cnet::definition::pool::{Ipv4Pool, Ipv6Pool};
 
 fn network(v4: Option<&str>, range: Option<&str>, v6: Option<&str>) -> Definition {
@@ -11,20 +10,10 @@ fn network(v4: Option<&str>, range: Option<&str>, v6: Option<&str>) -> Definitio
         let range = range.map(|r| r.parse().unwrap());
         Ipv4Pool::new(v4.parse().unwrap(), None, range).unwrap()
     });
-    Definition {
-        name: "n".into(),
-        id: "ab".repeat(32),
-        created: String::new(),
-        driver: BRIDGE.into(),
-        internal: false,
-        isolate: false,
-        mtu: 1500,
-        dns: vec![],
-        dns_search: vec![],
-        ipv4: v4,
-        ipv6: v6.map(|v6| Ipv6Pool::new(v6.parse().unwrap(), None, None).unwrap()),
-        labels: BTreeMap::new(),
-    }
+    let mut definition = Definition::new("n", "ab".repeat(32));
+    definition.ipv4 = v4;
+    definition.ipv6 = v6.map(|v6| Ipv6Pool::new(v6.parse().unwrap(), None, None).unwrap());
+    definition
 }
 
 fn ipam(v4: Option<&str>, range: Option<&str>, v6: Option<&str>) -> Ipam {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use super::super::file_format::NEVER;
 use super::*;
 
 struct Place {

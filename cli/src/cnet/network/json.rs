@@ -267,24 +267,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use cnet::definition::{BRIDGE, Ipv4Pool, Ipv6Pool};
+    use cnet::definition::{Ipv4Pool, Ipv6Pool};
 
     fn definition() -> Definition {
         let range = Some("172.27.1.0/24".parse().unwrap());
-        Definition {
-            name: "web".into(),
-            id: "0123456789abcdef".repeat(4),
-            created: "2026-01-02T03:04:05Z".into(),
-            driver: BRIDGE.into(),
-            internal: true,
-            isolate: false,
-            mtu: 1500,
-            dns: vec![],
-            dns_search: vec!["corp.example".into()],
-            ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, range).unwrap()),
-            ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
-            labels: BTreeMap::from([("a".into(), "b".into())]),
-        }
+        let mut definition = Definition::new("web", "0123456789abcdef".repeat(4));
+        definition.created = "2026-01-02T03:04:05Z".into();
+        definition.internal = true;
+        definition.mtu = 1500;
+        definition.dns_search = vec!["corp.example".into()];
+        let ipv4 = Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, range);
+        definition.ipv4 = Some(ipv4.unwrap());
+        let ipv6 = Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None);
+        definition.ipv6 = Some(ipv6.unwrap());
+        definition.labels = BTreeMap::from([("a".into(), "b".into())]);
+        definition
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The options of `cnet network`'s subcommands, and how their values are read.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use clap::{Args, ValueEnum};
@@ -121,18 +120,17 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 
 impl From<CreateOptions> for Request {
     fn from(options: CreateOptions) -> Request {
-        Request {
-            name: options.name,
-            driver: options.driver,
-            subnets: options.subnet,
-            gateways: options.gateway,
-            ip_ranges: options.ip_range,
-            internal: options.internal,
-            isolate: options.isolate,
-            mtu: options.mtu,
-            dns: options.dns,
-            dns_search: options.dns_search,
-            labels: options.label.into_iter().collect::<BTreeMap<_, _>>(),
-        }
+        let mut request = Request::new(options.name);
+        request.driver = options.driver;
+        request.subnets = options.subnet;
+        request.gateways = options.gateway;
+        request.ip_ranges = options.ip_range;
+        request.internal = options.internal;
+        request.isolate = options.isolate;
+        request.mtu = options.mtu;
+        request.dns = options.dns;
+        request.dns_search = options.dns_search;
+        request.labels = options.label.into_iter().collect();
+        request
     }
 }
