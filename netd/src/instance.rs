@@ -15,13 +15,12 @@
 //! - After [`Instance::stop`], and when the instance is dropped, no worker runs, every connection
 //!   is reset and every published port is closed.
 
-use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cnet::PublishSpec;
 use cnet_dataplane::{
     Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PortDevice, PortEnd, PortError,
-    PortId, PortPlan, Rule, Statistics,
+    PortId, PortPlan, Rule, StartError, Statistics, WorkerPanicked,
 };
 use cnet_tap::SocketHelper;
 
@@ -32,9 +31,12 @@ use crate::forward::{self, ContainerAddresses, OpenError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstanceError {
-    /// The dataplane cannot start, or one of its workers failed.
+    /// The dataplane cannot start.
     #[error(transparent)]
-    Dataplane(Box<dyn Error + Send + Sync>),
+    Start(#[from] StartError),
+    /// One of its workers failed.
+    #[error(transparent)]
+    Worker(#[from] WorkerPanicked),
 }
 
 /// Which servers are asked for the names that the network does not have.
@@ -84,7 +86,7 @@ impl InstanceBuilder {
     ///
     /// # Errors
     ///
-    /// [`InstanceError::Dataplane`] when the host lacks descriptors, threads or randomness, or the
+    /// [`InstanceError::Start`] when the host lacks descriptors, threads or randomness, or the
     /// number of workers is out of range.
     pub fn start(self) -> Result<Instance, InstanceError> {
         let config = self.config;
@@ -107,8 +109,7 @@ impl InstanceBuilder {
             Upstreams::None => Service::internal(names),
         };
         let dns = Arc::clone(&service);
-        let started = Dataplane::start(config);
-        let (dataplane, queries) = started.map_err(|e| InstanceError::Dataplane(e.into()))?;
+        let (dataplane, queries) = Dataplane::start(config)?;
         let control = dataplane.control();
         // It ends with the workers, which hold the other end of the queue.
         tokio::spawn(dns::serve(service, control.clone(), queries));
@@ -230,13 +231,12 @@ impl Instance {
     ///
     /// # Errors
     ///
-    /// [`InstanceError::Dataplane`] when a worker had panicked.
+    /// [`InstanceError::Worker`] when a worker had panicked.
     pub fn stop(&self) -> Result<(), InstanceError> {
         let Some(dataplane) = self.lock().take() else {
             return Ok(());
         };
-        let stopped = dataplane.stop();
-        stopped.map_err(|e| InstanceError::Dataplane(e.into()))
+        Ok(dataplane.stop()?)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Dataplane>> {

@@ -24,8 +24,7 @@
 //! 4. [`cnet_dataplane::PortPlan`]: what its port is to be, from which its interface is configured;
 //! 5. the switch's `PortConfig`: what the switch checks on each frame.
 //!
-//! A published port has four ([`crate::forward`]): its text; [`cnet::PublishSpec`];
-//! [`cnet_dataplane::Rule`], one for each socket of the host; and [`cnet_dataplane::OpenForward`].
+//! A published port has four; [`crate::forward`] lists them.
 //!
 //! # Invariants
 //!
