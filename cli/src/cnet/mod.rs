@@ -12,6 +12,7 @@ use crate::run::args::RunOptions;
 
 mod attach;
 pub(crate) mod each;
+mod inspect;
 mod network;
 mod ps;
 mod table;
@@ -45,7 +46,7 @@ pub(crate) enum Command {
     /// List the containers on networks.
     Ps(ps::PsOptions),
     /// Show all about containers or networks, as JSON.
-    Inspect(ps::InspectOptions),
+    Inspect(inspect::InspectOptions),
     /// Show what passes, by container.
     Top(top::TopOptions),
     /// Serve a network; started by the other commands.
@@ -77,7 +78,7 @@ pub fn main() -> ExitCode {
         Command::Attach(options) => attended(attach::attach(options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
-        Command::Inspect(options) => attended(ps::inspect(options)),
+        Command::Inspect(options) => attended(inspect::inspect(options)),
         Command::Top(options) => attended(top::top(options)),
     };
     match done {

@@ -1,16 +1,14 @@
-//! `cnet ps` and `cnet inspect`: who is where.
+//! `cnet ps`: which container is where.
 
-use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::all_of;
 use super::each::one_or_each;
 use super::table::table;
-use crate::log::report;
 use crate::registry::{Registry, Running};
 use cnet::control::{ContainerReport, PublishedPort};
-use cnet::definition::{Directories, Store, StoreError};
+use cnet::definition::Directories;
 use cnet::network::Network;
 
 /// How results are printed.
@@ -34,20 +32,12 @@ pub(crate) struct PsOptions {
     format: Format,
 }
 
-/// The options of `cnet inspect`.
-#[derive(Args, Debug)]
-pub(crate) struct InspectOptions {
-    /// Containers, by name, id or process, or networks.
-    #[arg(required = true, value_name = "NAME")]
-    names: Vec<String>,
-}
-
-/// One line.
+/// A container and the network it is on.
 #[derive(Clone, Serialize)]
-struct Entry {
-    network: String,
+pub(super) struct Entry {
+    pub(super) network: String,
     #[serde(flatten)]
-    container: ContainerReport,
+    pub(super) container: ContainerReport,
 }
 
 /// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere. A
@@ -62,59 +52,11 @@ pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
     all_of(failures.into_iter().map(Err))
 }
 
-/// Prints all about containers, once for each network that they are on, and about networks.
-pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
-    let (entries, failures) = entries(None).await?;
-    for failure in &failures {
-        // Who is on that network may be one of those that are asked for.
-        super::tell(&report(failure));
-    }
-    let directories = Directories::of_this_user()?;
-    let store = Store::open(directories.clone());
-    let mut found = Vec::new();
-    let (mut missing, mut failed) = (Vec::new(), Vec::new());
-    for name in &options.names {
-        let meant = entries.iter().filter(|entry| entry.is_meant_by(name));
-        let before = found.len();
-        for entry in meant {
-            found.push(serde_json::to_value(entry)?);
-        }
-        if found.len() > before {
-            continue;
-        }
-        match store.get(name) {
-            Ok(definition) => {
-                let network = Network::new(definition, directories.clone());
-                match network.inspect().await {
-                    Ok(report) => {
-                        let live = report.map(super::network::live::containers);
-                        let shown = super::network::json::Network::new(network.definition(), live);
-                        found.push(serde_json::to_value(shown)?);
-                    }
-                    Err(error) => {
-                        let error = anyhow::Error::new(error);
-                        failed.push(error.context(format!("the network `{name}`")));
-                    }
-                }
-            }
-            Err(StoreError::NotFound(_)) => missing.push(name.as_str()),
-            Err(error) => {
-                let error = anyhow::Error::new(error);
-                failed.push(error.context(format!("cannot tell what `{name}` is")));
-            }
-        }
-    }
-    super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
-    if !missing.is_empty() {
-        let names = missing.join(", ");
-        failed.push(anyhow!("there is no container and no network {names}"));
-    }
-    all_of(failed.into_iter().map(Err))
-}
-
 /// The containers on the network of that name, or all; and what is wrong with the networks that do
 /// not tell.
-async fn entries(network: Option<&str>) -> anyhow::Result<(Vec<Entry>, Vec<anyhow::Error>)> {
+pub(super) async fn entries(
+    network: Option<&str>,
+) -> anyhow::Result<(Vec<Entry>, Vec<anyhow::Error>)> {
     let mut entries = Vec::new();
     let ask = |network: Network| async move { network.inspect().await };
     let answers = one_or_each(network, ask).await?;
@@ -134,8 +76,9 @@ async fn entries(network: Option<&str>) -> anyhow::Result<(Vec<Entry>, Vec<anyho
 }
 
 impl Entry {
-    /// Whether a person who says `name` means it. Short starts of ids mean nothing in particular.
-    fn is_meant_by(&self, name: &str) -> bool {
+    /// Whether `name` is the container's name, its process, or a start of its id of at least four
+    /// digits.
+    pub(super) fn is_meant_by(&self, name: &str) -> bool {
         let c = &self.container;
         c.name == name
             || name.len() >= 4 && c.id.starts_with(name)

@@ -11,7 +11,7 @@ use super::each::one_or_each;
 use super::ps::Format;
 use super::table::table;
 use crate::log::report;
-use cnet::control::ContainerStatistics;
+use cnet::control::{ContainerStatistics, Counters, StatisticsReport};
 use cnet::network::Network;
 
 /// The options of `cnet top`.
@@ -41,10 +41,31 @@ pub(crate) struct TopOptions {
     /// How to print it.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
+
+    /// Also print what each network has counted since it started: its flows, TCP connections, the
+    /// gateway's services, DNS queries, and packets that the router dropped.
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 /// What passed one container, by network and name.
 type Snapshot = BTreeMap<(String, String), ContainerStatistics>;
+
+/// What the networks told at one time.
+struct Look {
+    containers: Snapshot,
+    /// Without their containers.
+    networks: Vec<StatisticsReport>,
+    /// What is wrong with the networks that do not answer.
+    failures: Vec<anyhow::Error>,
+}
+
+/// The JSON of `--verbose`.
+#[derive(Serialize)]
+struct Verbose<'a> {
+    containers: &'a [Rates],
+    networks: &'a [StatisticsReport],
+}
 
 /// Rates of one container, in units a second.
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -64,39 +85,56 @@ struct Rates {
 pub(super) async fn top(options: TopOptions) -> anyhow::Result<()> {
     let terminal = rustix::termios::isatty(rustix::stdio::stdout());
     let goes_on = options.watch || terminal && !options.once;
-    let ((mut before, _), mut begun) = (look(&options).await?, Instant::now());
+    let (mut before, mut begun) = (look(&options).await?, Instant::now());
     loop {
         tokio::time::sleep(Duration::from_secs(options.interval)).await;
-        let ((after, failures), now) = (look(&options).await?, Instant::now());
-        let rates = rates(&before, &after, now - begun);
-        let text = match options.format {
-            Format::Json => format!("{}\n", serde_json::to_string(&rates)?),
-            // On a terminal, home and clear to its end; each table stands where the last one was.
-            Format::Table if goes_on && terminal => format!("\x1b[H\x1b[J{}", shown(&rates)),
-            Format::Table => shown(&rates),
+        let (after, now) = (look(&options).await?, Instant::now());
+        let rates = rates(&before.containers, &after.containers, now - begun);
+        let text = match (options.format, options.verbose) {
+            (Format::Json, false) => format!("{}\n", serde_json::to_string(&rates)?),
+            (Format::Json, true) => {
+                let (containers, networks) = (&*rates, &*after.networks);
+                let all = Verbose {
+                    containers,
+                    networks,
+                };
+                format!("{}\n", serde_json::to_string(&all)?)
+            }
+            (Format::Table, false) => shown(&rates),
+            (Format::Table, true) => format!("{}\n{}", shown(&rates), counted(&after.networks)),
         };
-        if !super::print(&text)? || !goes_on {
-            return all_of(failures.into_iter().map(Err));
+        // On a terminal, home and clear to its end; each table stands where the last one was.
+        let clear = match options.format == Format::Table && goes_on && terminal {
+            true => "\x1b[H\x1b[J",
+            false => "",
+        };
+        if !super::print(&format!("{clear}{text}"))? || !goes_on {
+            return all_of(after.failures.into_iter().map(Err));
         }
-        for failure in &failures {
+        for failure in &after.failures {
             super::tell(&report(failure));
         }
         (before, begun) = (after, now);
     }
 }
 
-/// What has passed, and what is wrong with the networks that do not tell.
-async fn look(options: &TopOptions) -> anyhow::Result<(Snapshot, Vec<anyhow::Error>)> {
-    let mut snapshot = Snapshot::new();
+/// Asks the networks what has passed.
+async fn look(options: &TopOptions) -> anyhow::Result<Look> {
+    let (mut snapshot, mut networks) = (Snapshot::new(), Vec::new());
     let ask = |network: Network| async move { network.statistics().await };
     let answers = one_or_each(options.network.as_deref(), ask).await?;
-    for report in answers.given {
-        for container in report.containers {
+    for mut report in answers.given {
+        for container in std::mem::take(&mut report.containers) {
             let key = (report.network.clone(), container.name.clone());
             snapshot.insert(key, container);
         }
+        networks.push(report);
     }
-    Ok((snapshot, answers.failures))
+    Ok(Look {
+        containers: snapshot,
+        networks,
+        failures: answers.failures,
+    })
 }
 
 fn rates(before: &Snapshot, after: &Snapshot, time: Duration) -> Vec<Rates> {
@@ -134,11 +172,6 @@ fn shown(rates: &[Rates]) -> String {
     ];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for r in rates {
-        let drops: Vec<String> = r
-            .drops
-            .iter()
-            .map(|(why, n)| format!("{why} {n}"))
-            .collect();
         lines.push(vec![
             r.name.clone(),
             r.network.clone(),
@@ -147,10 +180,36 @@ fn shown(rates: &[Rates]) -> String {
             bits(r.bits_received),
             format!("{:.0}", r.frames_received),
             format!("{:.0}", r.dropped),
-            drops.join(", "),
+            listed(&r.drops),
         ]);
     }
     table(&lines)
+}
+
+/// What networks have counted since they started.
+fn counted(networks: &[StatisticsReport]) -> String {
+    let heading = ["NETWORK", "FLOWS", "TCP", "GATEWAY", "DNS", "DROPPED"];
+    let mut lines = vec![heading.map(str::to_owned).to_vec()];
+    for network in networks {
+        lines.push(vec![
+            network.network.clone(),
+            network.flows.to_string(),
+            listed(&network.tcp),
+            listed(&network.gateway),
+            listed(&network.dns),
+            listed(&network.drops),
+        ]);
+    }
+    table(&lines)
+}
+
+/// Counters that are not 0, with commas between.
+fn listed(counters: &Counters) -> String {
+    let counters = counters.iter().filter(|(_, count)| **count > 0);
+    let shown: Vec<String> = counters
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    shown.join(", ")
 }
 
 /// Bits a second, with three digits that count.
@@ -199,6 +258,18 @@ mod tests {
         // One that came, one that went.
         let found = rates(&before, &snapshot("db", 10, 0), Duration::from_secs(1));
         assert_eq!((found.len(), found[0].bits_sent), (1, 80.0));
+    }
+
+    #[test]
+    fn networks_are_shown_with_what_they_counted() {
+        let mut report = StatisticsReport::new("lan");
+        report.flows = 2;
+        report.tcp = [("opened", 5), ("evicted", 0)]
+            .map(|(name, count)| (name.to_owned(), count))
+            .into();
+        let shown = counted(&[report]);
+        let words: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(words, ["lan", "2", "opened", "5"]);
     }
 
     #[test]

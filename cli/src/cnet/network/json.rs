@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use cnet::control::{Counters, StatisticsReport};
 use cnet::definition::Definition;
 
 /// Where Docker's bridge driver has the MTU.
@@ -139,14 +140,58 @@ pub(crate) struct Own {
     /// The domains that containers search, if not the host's.
     #[serde(rename = "DNSSearch")]
     pub(crate) dns_search: Vec<String>,
+    /// What it has counted, if its process runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) counters: Option<NetworkCounters>,
 }
 
-/// A network's containers, if its process runs.
-pub(crate) type Live = Option<BTreeMap<String, Container>>;
+/// What a network's process tells, if it runs.
+pub(crate) type Live = Option<Running>;
+
+/// What a network's process tells.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Running {
+    /// The containers on the network, by id.
+    pub(crate) containers: BTreeMap<String, Container>,
+    /// What it has counted.
+    pub(crate) counters: Option<NetworkCounters>,
+}
+
+/// What a network has counted since it started; a counter that is 0 may be absent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NetworkCounters {
+    /// Connections and mappings that are open now.
+    pub(crate) flows: u64,
+    /// Packets the router dropped, by reason.
+    pub(crate) drops: Counters,
+    /// TCP connections, by what became of them.
+    #[serde(rename = "TCP")]
+    pub(crate) tcp: Counters,
+    /// What the gateway's services did.
+    pub(crate) gateway: Counters,
+    /// DNS queries, by what became of them.
+    #[serde(rename = "DNS")]
+    pub(crate) dns: Counters,
+}
+
+impl From<StatisticsReport> for NetworkCounters {
+    fn from(report: StatisticsReport) -> NetworkCounters {
+        NetworkCounters {
+            flows: report.flows,
+            drops: report.drops,
+            tcp: report.tcp,
+            gateway: report.gateway,
+            dns: report.dns,
+        }
+    }
+}
 
 impl Network {
     /// The network `definition`, with what is on it now.
     pub(crate) fn new(definition: &Definition, live: Live) -> Network {
+        let running = live.is_some();
+        let live = live.unwrap_or_default();
         let ipv4 = definition
             .ipv4
             .map(|pool| IpamConfig::new(&pool.subnet, pool.ip_range.as_ref(), &pool.gateway));
@@ -174,14 +219,15 @@ impl Network {
             options: BTreeMap::from([(MTU_OPTION.to_owned(), definition.mtu.to_string())]),
             labels: definition.labels.clone(),
             cnet: Own {
-                running: live.is_some(),
+                running,
                 isolate: definition.isolate,
                 mtu: definition.mtu,
                 gateway_mac: definition.gateway_mac().to_string(),
                 dns: definition.dns.clone(),
                 dns_search: definition.dns_search.clone(),
+                counters: live.counters,
             },
-            containers: live.unwrap_or_default(),
+            containers: live.containers,
         }
     }
 }
@@ -293,8 +339,15 @@ mod tests {
             ipv4_address: "172.27.1.2/16".to_owned(),
             ipv6_address: String::new(),
         };
-        let live = BTreeMap::from([("c".repeat(64), container)]);
-        let network = Network::new(&definition(), Some(live));
+        let mut report = StatisticsReport::new("web");
+        report.flows = 3;
+        report.tcp = BTreeMap::from([("opened".to_owned(), 5)]);
+        report.drops = BTreeMap::from([("no-route".to_owned(), 1)]);
+        let running = Running {
+            containers: BTreeMap::from([("c".repeat(64), container)]),
+            counters: Some(report.into()),
+        };
+        let network = Network::new(&definition(), Some(running));
         let expected = json!({
             "Name": "web",
             "Id": "0123456789abcdef".repeat(4),
@@ -333,7 +386,14 @@ mod tests {
                 "MTU": 1500,
                 "GatewayMac": "52:55:ac:1b:00:01",
                 "DNS": [],
-                "DNSSearch": ["corp.example"]
+                "DNSSearch": ["corp.example"],
+                "Counters": {
+                    "Flows": 3,
+                    "Drops": {"no-route": 1},
+                    "TCP": {"opened": 5},
+                    "Gateway": {},
+                    "DNS": {}
+                }
             }
         });
         assert_eq!(serde_json::to_value(&network).unwrap(), expected);

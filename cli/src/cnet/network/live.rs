@@ -1,13 +1,13 @@
-//! Which containers are on a network now, asked of its process.
+//! What is on a network now and what has passed it, asked of its process.
 
 use std::collections::BTreeMap;
 
 use super::NetworkCommand;
-use super::json::{Container, Live, endpoint_id};
+use super::json::{Container, Live, Running, endpoint_id};
 use crate::program::event_loop;
 use cnet::control::{ContainerReport, NetworkReport};
 use cnet::definition::{Definition, Directories};
-use cnet::network::Network;
+use cnet::network::{Network, NetworkError};
 
 /// Asks the process of the network `definition`. A process without containers is told to end if
 /// the network may be about to be removed.
@@ -23,18 +23,36 @@ pub(super) fn ask(
                 return match network.stop(false).await {
                     Ok(()) => Ok(None),
                     // A container is joining, and has no entry yet that could be shown.
-                    Err(error) if error.is_conflict() => Ok(Some(BTreeMap::new())),
+                    Err(error) if error.is_conflict() => Ok(Some(Running::default())),
                     Err(error) => Err(error.into()),
                 };
             }
-            Ok(report.map(containers))
+            match report {
+                Some(report) => Ok(Some(running(&network, report).await?)),
+                None => Ok(None),
+            }
         };
         event_loop()?.block_on(asked)
     }
 }
 
+/// All that the process of `network` tells, of which `report` is the first part.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub(crate) async fn running(
+    network: &Network,
+    report: NetworkReport,
+) -> Result<Running, NetworkError> {
+    Ok(Running {
+        containers: containers(report),
+        counters: network.statistics().await?.map(Into::into),
+    })
+}
+
 /// In the shape of `docker network inspect`, by id.
-pub(crate) fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
+fn containers(report: NetworkReport) -> BTreeMap<String, Container> {
     let network = report.id;
     let entries = report.containers.into_iter();
     entries

@@ -181,7 +181,7 @@ fn remove_unused(definition: &Definition, store: &Store, ask: Ask<'_>) -> anyhow
 fn users(definition: &Definition, ask: Ask<'_>) -> anyhow::Result<Option<Vec<String>>> {
     let live = ask(definition)
         .with_context(|| format!("cannot tell who is on the network `{}`", definition.name))?;
-    Ok(live.map(|containers| containers.into_values().map(|c| c.name).collect()))
+    Ok(live.map(|running| running.containers.into_values().map(|c| c.name).collect()))
 }
 
 fn prune(store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 
-use super::json::Container;
+use super::json::{Container, Running};
 use super::*;
 use std::collections::BTreeMap;
 
@@ -61,8 +61,11 @@ fn busy(definition: &Definition) -> anyhow::Result<Live> {
         ipv4_address: "10.7.0.2/24".into(),
         ipv6_address: String::new(),
     };
-    let live = BTreeMap::from([("c".repeat(64), container)]);
-    Ok((definition.name == "busy").then_some(live))
+    let running = Running {
+        containers: BTreeMap::from([("c".repeat(64), container)]),
+        counters: None,
+    };
+    Ok((definition.name == "busy").then_some(running))
 }
 
 #[test]
@@ -250,7 +253,7 @@ fn bad_options_say_why() {
 fn listening(store: &Store, definition: &Definition) -> anyhow::Result<Live> {
     let path = store.directories().socket(&definition.name);
     match std::os::unix::net::UnixStream::connect(&path) {
-        Ok(_) => Ok(Some(BTreeMap::new())),
+        Ok(_) => Ok(Some(Running::default())),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
             _ => Err(error).with_context(|| path.display().to_string()),
