@@ -1,5 +1,5 @@
-//! The containers that `cnet run` holds, on whatever network or on none: who they are and where
-//! their processes are.
+//! The containers that `cnet run` holds, on any network or on none: their names
+//! and processes.
 //!
 //! One small file each, named after the container, in `.containers` of the runtime directory, which
 //! no network's name can be. The file says what the process was, by number and start time, so one
@@ -69,7 +69,7 @@ impl Registry {
         let mut attempts = 3;
         loop {
             match self.try_enter(running) {
-                // Somebody who left has just removed the directory.
+                // A container that ended has just removed the directory.
                 Err(RegistryError::File { source, .. })
                     if is_of_removal(&source) && attempts > 0 =>
                 {
@@ -138,7 +138,7 @@ fn read(path: &Path) -> Option<Running> {
     (start_time(running.pid) == Some(running.start_time)).then_some(running)
 }
 
-/// A container's place in the registry.
+/// A container's entry in the registry.
 #[derive(Debug)]
 pub struct Entered {
     path: PathBuf,

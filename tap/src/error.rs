@@ -1,8 +1,8 @@
 //! What can go wrong between cnet and the kernel while a network is set up.
 //!
 //! These errors reach a person at a terminal, so each text names the cause and, where there is
-//! one, the remedy. Errors of the packet path are plain [`std::io::Error`]s instead: nobody reads
-//! those, code matches on them.
+//! one, the remedy. Errors of the packet path are plain [`std::io::Error`]s instead: code
+//! matches on those, and no person reads them.
 
 use std::io;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub enum TapError {
         name: String,
     },
 
-    /// Somebody else holds the TAP, or the name belongs to another interface.
+    /// Another program holds the TAP, or the name belongs to another interface.
     #[error(
         "interface `{name}` is already in use in this network namespace: choose another name, or \
          end the program that holds it"

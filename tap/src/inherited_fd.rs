@@ -28,7 +28,7 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
         return Err(Errno::BADF.into());
     }
     taken.push(number);
-    // SAFETY: the number is open, and nobody in this program owns it: it was inherited, as this
+    // SAFETY: the number is open, and nothing in this program owns it: it was inherited, as this
     // function's contract has it, and is given out once.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;

@@ -62,7 +62,7 @@ impl Mask {
 pub fn block(signals: &[Signal]) -> io::Result<(OwnedFd, Mask)> {
     // SAFETY: sigset_t is plain C data, for which zeros are a value and which sigemptyset makes a
     // valid set; the pointers are to two such sets and live through the calls. The descriptor that
-    // signalfd returns is new, so nobody else owns it.
+    // signalfd returns is new, so nothing else owns it.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         let mut old: libc::sigset_t = std::mem::zeroed();
@@ -109,7 +109,7 @@ fn parse(info: &[u8]) -> Option<Received> {
 }
 
 /// Gives a signal its default action again (`SIG_DFL`, signal(2)). A program inherits which signals
-/// are ignored from who starts it.
+/// are ignored from the program that starts it.
 pub fn restore_default(signal: Signal) {
     // SAFETY: SIG_DFL installs no code of ours. The call fails for numbers alone that no `Signal`
     // has, and for SIGKILL and SIGSTOP, which have no other action.

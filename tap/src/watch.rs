@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::error::TapError;
 
 /// A descriptor that polls readable once the process has ended. It stands for this one process,
-/// whoever gets its PID later.
+/// whichever process gets its PID later.
 ///
 /// # Errors
 ///

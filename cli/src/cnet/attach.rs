@@ -127,7 +127,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Who is to join.
+/// The container that is to join.
 fn target(options: &AttachOptions) -> anyhow::Result<Target> {
     if let Some(address) = &options.vm {
         return Ok(Target::Vm(address.clone()));
@@ -149,7 +149,7 @@ pub(super) async fn detach(options: DetachOptions) -> anyhow::Result<()> {
     let leave = |network: Network| {
         let container = options.container.clone();
         async move {
-            // One that nobody is on is not started for this.
+            // A network that does not run has no containers, and is not started for this.
             if network.inspect().await?.is_none() {
                 return Ok(None);
             }

@@ -1,5 +1,5 @@
-//! Asking several networks at once: one that cannot start or does not answer keeps nobody from
-//! hearing of the others.
+//! Asking several networks at once: the failure of one that cannot start or does not
+//! answer hides no other's answer.
 
 use anyhow::Context;
 

@@ -70,7 +70,7 @@ fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
 fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, TcpTables)> {
     die_with(parent)?;
     match &setup.spaces {
-        // The host's sockets send what they have, whoever ends.
+        // The host's kernel sends what its sockets hold after the command's end.
         Spaces::Inherited => return Ok((None, TcpTables::default())),
         Spaces::Joined(joined) => {
             joined.enter()?;
@@ -132,7 +132,7 @@ fn die_with(parent: Parent) -> anyhow::Result<()> {
         .context("cannot tie the command to cnet")
 }
 
-/// As root, a network and a mount namespace; as anybody else, and as a root who may not do that,
+/// As root, a network and a mount namespace; as any other user, and as a root who may not do that,
 /// inside a user namespace in which the user is root.
 fn enter_namespaces() -> anyhow::Result<()> {
     let inner = NewNamespaces {
@@ -156,7 +156,7 @@ fn enter_namespaces() -> anyhow::Result<()> {
         Some(errno) => forbidden(errno),
         None => error.into(),
     })?;
-    // A group may be mapped only by who cannot drop groups (user_namespaces(7)). The file is
+    // A group may be mapped only by a process that cannot drop groups (user_namespaces(7)). The file is
     // missing before Linux 3.19, which had no such rule.
     let mapped = match fs::write("/proc/self/setgroups", "deny") {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

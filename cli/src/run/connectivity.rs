@@ -23,7 +23,7 @@ pub(super) enum Connectivity {
     Nothing,
     /// A network of the command's own, in this process.
     Private(Instance),
-    /// A place on a network.
+    /// A membership of a named network.
     Network {
         network: Box<Network>,
         /// The container's name there.

@@ -23,14 +23,14 @@ use super::supervise::Supervisor;
 use cnet_dataplane::Control;
 
 /// How long a peer that takes nothing is waited for. A signal that asks for the end ends it.
-const PATIENCE: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, when such a signal has ended the command: all is to be over within a second.
-const HURRIED_PATIENCE: Duration = Duration::from_millis(500);
+const ASKED_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The first pause between two looks; each is twice as long as the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// The longest pause.
-const LAST_PAUSE: Duration = Duration::from_millis(50);
+/// The first interval between two looks; each is twice as long as the one before.
+const FIRST_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+/// The longest interval.
+const LAST_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The tables of a namespace's TCP sockets.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ fn has_unsent(line: &str) -> bool {
     matches!(line.split_whitespace().nth(3), Some("04" | "09" | "0B"))
 }
 
-/// Waits until everything is out, the patience is over, or a signal asks us to end. `network` is the
+/// Waits until everything is out, the time is over, or a signal asks us to end. `network` is the
 /// one in this process.
 pub(super) async fn wait(
     mut tables: TcpTables,
@@ -80,26 +80,26 @@ pub(super) async fn wait(
     supervisor: &mut Supervisor,
 ) {
     let drained = async {
-        let mut pause = FIRST_PAUSE;
+        let mut interval = FIRST_LOOK_INTERVAL;
         while tables.busy().unwrap_or(false) {
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            sleep(interval).await;
+            interval = (interval * 2).min(LAST_LOOK_INTERVAL);
         }
         if let Some(network) = network {
             network.delivered().await;
         }
     };
-    let patience = match supervisor.hurried() {
-        true => HURRIED_PATIENCE,
-        false => PATIENCE,
+    let limit = match supervisor.end_was_asked() {
+        true => ASKED_DRAIN_TIMEOUT,
+        false => DRAIN_TIMEOUT,
     };
     tokio::select! {
-        outcome = timeout(patience, drained) => {
+        outcome = timeout(limit, drained) => {
             if outcome.is_err() {
                 tracing::warn!("a peer has not taken all of the command's last data");
             }
         }
-        () = supervisor.impatience() => {}
+        () = supervisor.end_asked() => {}
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn separate() -> anyhow::Result<()> {
     mount_change("/", slave).context("cannot separate the mounts from the host's")
 }
 
-/// Puts a file with this text in the place of `/etc/resolv.conf`.
+/// Replaces `/etc/resolv.conf` by a file with this text.
 ///
 /// # Errors
 ///

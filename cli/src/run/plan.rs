@@ -68,7 +68,7 @@ impl Identity {
         check_name(&name)?;
         let directories = match Directories::of_this_user() {
             Ok(directories) => Some(directories),
-            // A command on a network of its own needs no place for networks.
+            // A command on a network of its own needs no directory for networks.
             Err(_) if options.name.is_none() => None,
             Err(error) => return Err(error.into()),
         };
@@ -175,7 +175,7 @@ fn on_network_of(
     })
 }
 
-/// The network, and the command's place in it.
+/// The network, and the command's port on it.
 fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, PortPlan) {
     let subnet = options.subnet.unwrap_or_else(|| {
         let routes = HostRoutes::read();

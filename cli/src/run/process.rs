@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 /// How long children may take to die of SIGKILL. Only one that hangs in the kernel takes longer
 /// than a moment, and then waiting does not help.
-const DEATH: Duration = Duration::from_secs(1);
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes orphaned descendants our children, so that we are told of them.
 pub(super) fn become_subreaper() -> io::Result<()> {
@@ -28,7 +28,7 @@ pub(super) fn kill_child(child: Pid) {
             Ok(None) => {}
             Ok(Some(_)) | Err(_) => return,
         }
-        if started.elapsed() > DEATH {
+        if started.elapsed() > KILL_TIMEOUT {
             tracing::warn!("the command's process does not die");
             return;
         }
@@ -60,7 +60,7 @@ pub(super) fn kill_all_children(spared: Option<Pid>) {
         for child in doomed {
             let _ = rustix::process::kill_process(child, Signal::KILL);
         }
-        if started.elapsed() > DEATH {
+        if started.elapsed() > KILL_TIMEOUT {
             tracing::warn!("a process of the command does not die");
             return;
         }

@@ -5,13 +5,13 @@
 //! What a process sends to cnet is meant for the command, and is passed on. What the terminal
 //! sends (^C, ^\, ^Z, a new window size, a hang-up) went to the command as well, because it is in
 //! the same process group, and is not: a program that counts its SIGINTs would count two. What a
-//! process of the command itself sends, most likely to its whole group, comes back to nobody.
+//! process of the command itself sends, most likely to its whole group, is passed on to no process.
 //!
 //! # Job control
 //!
 //! The shell that started cnet knows only cnet. When the command stops, whatever stopped it, cnet
 //! stops itself, so that the shell takes its terminal back; when cnet is continued, so is the
-//! command. Where there is no terminal, or no shell, nobody would continue cnet, and the network
+//! command. Where there is no terminal, or no shell, nothing would continue cnet, and the network
 //! goes on.
 
 use std::fs;
@@ -33,15 +33,15 @@ pub(super) struct Supervisor {
     signals: AsyncOwnedFd,
     /// Whether a shell would notice, and undo, that we stop.
     job: bool,
-    /// Whether somebody has asked cnet to end.
-    hurried: bool,
+    /// Whether a signal has asked cnet to end.
+    end_was_asked: bool,
 }
 
-/// What a turn of the loop brought.
+/// What one signal meant.
 enum Event {
     Ended(u8),
-    /// Somebody wants cnet to end.
-    Impatience,
+    /// A signal asks cnet to end.
+    EndAsked,
 }
 
 impl Supervisor {
@@ -55,7 +55,7 @@ impl Supervisor {
             command,
             signals,
             job,
-            hurried: false,
+            end_was_asked: false,
         })
     }
 
@@ -69,14 +69,14 @@ impl Supervisor {
     }
 
     /// Whether a signal has asked cnet to end so far.
-    pub(super) fn hurried(&self) -> bool {
-        self.hurried
+    pub(super) fn end_was_asked(&self) -> bool {
+        self.end_was_asked
     }
 
     /// Waits, after the command's end, until a signal asks cnet to end as well.
-    pub(super) async fn impatience(&mut self) {
+    pub(super) async fn end_asked(&mut self) {
         while let Ok(event) = self.next().await {
-            if let Event::Impatience = event {
+            if let Event::EndAsked = event {
                 return;
             }
         }
@@ -86,7 +86,7 @@ impl Supervisor {
         loop {
             let received = self.receive().await.context("cannot read signals")?;
             if let Some(event) = self.handle(received)? {
-                self.hurried |= matches!(event, Event::Impatience);
+                self.end_was_asked |= matches!(event, Event::EndAsked);
                 return Ok(event);
             }
         }
@@ -125,7 +125,7 @@ impl Supervisor {
             received.signal,
             Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT
         );
-        Ok(ends.then_some(Event::Impatience))
+        Ok(ends.then_some(Event::EndAsked))
     }
 
     /// Takes the news of all children; orphans of the command are among them.
@@ -151,7 +151,7 @@ impl Supervisor {
         if !self.job {
             return;
         }
-        // Returns once somebody has continued us.
+        // Returns once the shell has continued us.
         let _ = rustix::process::kill_process(getpid(), Signal::STOP);
         let _ = rustix::process::kill_process(self.command, Signal::CONT);
     }

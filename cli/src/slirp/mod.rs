@@ -111,21 +111,21 @@ fn run(options: &Options) -> anyhow::Result<()> {
     let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, queues, interface.as_ref())?;
     // Only the API publishes ports.
     let published = options.api_socket.is_some();
-    let supplier = published
+    let socket_helper = published
         .then(|| cnet_dataplane::start_socket_helper(&namespaces))
         .flatten();
     drop(namespaces);
     event_loop()?.block_on(serve(
         options,
         (config, port),
-        (tap, supplier),
+        (tap, socket_helper),
         target,
         exit_fd,
         ready_fd,
     ))
 }
 
-/// The network, and the container's place in it.
+/// The network, and the container's port on it.
 fn network(options: &Options) -> (NetworkConfig, PortPlan) {
     let mut ipv4 = options.subnet.plan();
     let mut ipv6 = options.ipv6.then(ipv6_plan);
@@ -157,12 +157,12 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
 async fn serve(
     options: &Options,
     (config, port): (NetworkConfig, PortPlan),
-    (tap, supplier): (Tap, Option<SocketHelper>),
+    (tap, socket_helper): (Tap, Option<SocketHelper>),
     target: Target,
     exit_fd: Option<OwnedFd>,
     ready_fd: Option<OwnedFd>,
 ) -> anyhow::Result<()> {
-    // Before anybody is told that we are ready, so that none of these is lost.
+    // Before readiness is told, so that none of these is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let gone = target.watch()?;
@@ -170,7 +170,7 @@ async fn serve(
 
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
     let instance = Instance::builder(config).start()?;
-    let joined = instance.join(port, PortDevice::Tap(tap), supplier);
+    let joined = instance.join(port, PortDevice::Tap(tap), socket_helper);
     let (_, port_end) = joined.await?;
     let socket = options
         .api_socket

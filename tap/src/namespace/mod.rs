@@ -93,7 +93,7 @@ impl Namespaces {
         Ok(Namespaces { user, net })
     }
 
-    /// From a descriptor of a network namespace, whoever opened it. The user namespace that owns it
+    /// From a descriptor of a network namespace, which may come from another process. The user namespace that owns it
     /// is asked of the kernel (`NS_GET_USERNS`, ioctl_ns(2)).
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Namespaces {
     }
 
     /// Device and inode of the network namespace: the same for every descriptor and path of it, and
-    /// nobody else's while it lives.
+    /// no other's while it lives.
     ///
     /// # Errors
     ///
@@ -204,7 +204,7 @@ fn owner_of(net: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // request takes no argument.
     match unsafe { libc::ioctl(net.as_raw_fd(), NS_GET_USERNS as _) } {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nobody else
+        // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nothing else
         // knows of it.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
     }
@@ -229,7 +229,7 @@ fn set_namespace(
 }
 
 /// Takes user and group 0 of the user namespace just entered. Files made from here on belong to
-/// somebody who is mapped. A namespace without a mapping for 0 refuses with EINVAL; the
+/// a user that is mapped. A namespace without a mapping for 0 refuses with EINVAL; the
 /// capabilities are held either way, so nothing is lost.
 fn become_root() {
     let _ = rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT);

@@ -1,7 +1,7 @@
 //! The socket error queue: what ICMP, or the kernel itself, said about a datagram that was sent.
 //!
 //! With `IP_RECVERR` or `IPV6_RECVERR` every such message is queued with the payload of the
-//! datagram it is about, its type and code, and who sent it: enough to build the ICMP message that
+//! datagram it is about, its type and code, and the sender's address: enough to build the ICMP message that
 //! the container should have received. The queue's presence shows as `EPOLLERR`. The errors are
 //! also reported by the next call on the socket, once each; reading the queue first takes them
 //! from there.
@@ -40,7 +40,7 @@ pub fn enable_recverr(fd: impl AsFd, v6: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
 }
 
-/// Who reported an error.
+/// Which part of the network reported an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorOrigin {
     /// This host's kernel, such as `EMSGSIZE` for a datagram over the path's MTU.
@@ -58,7 +58,7 @@ pub enum ErrorOrigin {
 pub struct SocketErrorReport {
     /// The errno the kernel makes of it.
     pub errno: i32,
-    /// Who reported it.
+    /// Which part of the network reported it.
     pub origin: ErrorOrigin,
     /// The ICMP type, if it was ICMP.
     pub icmp_type: u8,
@@ -66,7 +66,7 @@ pub struct SocketErrorReport {
     pub icmp_code: u8,
     /// The MTU in bytes for `EMSGSIZE`.
     pub info: u32,
-    /// Who sent the ICMP message: the router of a traceroute, or the destination.
+    /// The sender of the ICMP message: the router of a traceroute, or the destination.
     pub offender: Option<IpAddr>,
     /// Where the datagram was going; the unspecified address if the kernel does not say.
     pub destination: SocketAddr,
@@ -151,7 +151,7 @@ mod tests {
         panic!("no report came");
     }
 
-    /// A loopback address where nobody listens.
+    /// A loopback address without a listener.
     fn closed_port(v6: bool) -> SocketAddr {
         let ip = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
         UdpSocket::bind(ip).unwrap().local_addr().unwrap()

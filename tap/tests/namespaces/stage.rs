@@ -8,7 +8,7 @@ use cnet_tap::namespace::{NewNamespaces, unshare};
 use rustix::process::{Pid, Signal, WaitOptions};
 
 /// The longest a child may live, in seconds.
-const PATIENCE: u32 = 30;
+const TEST_TIMEOUT_SECS: u32 = 30;
 
 /// Runs `test` in a child process with one thread and fails if it does.
 pub fn alone(test: impl FnOnce()) {
@@ -56,7 +56,7 @@ pub fn fork(work: impl FnOnce() -> i32) -> Pid {
         0 => {
             let tied = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
             // SAFETY: alarm(2) takes a number.
-            unsafe { libc::alarm(PATIENCE) };
+            unsafe { libc::alarm(TEST_TIMEOUT_SECS) };
             let code = if tied.is_ok() { work() } else { 102 };
             // SAFETY: _exit(2) takes a number and ends the process.
             unsafe { libc::_exit(code) }
@@ -92,7 +92,7 @@ impl Container {
             // The new user namespace brought new credentials, which cleared the first request.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
             tell.write_all(b"1").unwrap();
-            std::thread::sleep(Duration::from_secs(PATIENCE.into()));
+            std::thread::sleep(Duration::from_secs(TEST_TIMEOUT_SECS.into()));
             0
         });
         drop(tell);

@@ -254,7 +254,7 @@ fn the_permission_that_lacks_is_named() {
 fn ping_sockets_echo() {
     in_new_namespaces(|| {
         loopback_up().unwrap();
-        // The setting before anybody allowed it: no group at all.
+        // The setting before it was allowed: no group at all.
         let error = ping_socket(false).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EACCES));
         std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();

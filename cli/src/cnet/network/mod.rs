@@ -123,7 +123,7 @@ fn list(options: &ListOptions, all: &[Definition], out: &mut dyn Write) -> anyho
     Ok(())
 }
 
-/// What is found is shown, whatever is not.
+/// What is found is shown, whatever else is missing.
 fn inspect(
     names: &[String],
     store: &Store,
@@ -152,7 +152,7 @@ fn remove(name: &str, store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyho
             remove_unused(&definition, store, ask)?;
             definition.name
         }
-        // Nobody can start a network from a file that cannot be understood.
+        // No process can be started from a file that cannot be understood.
         Err(StoreError::Broken { .. }) => {
             store.remove(name, None)?;
             name.to_owned()
@@ -163,7 +163,8 @@ fn remove(name: &str, store: &Store, ask: Ask<'_>, out: &mut dyn Write) -> anyho
     Ok(())
 }
 
-/// Removes a network that nobody is on. Who has come since it was asked is asked for again.
+/// Removes a network without containers. If one has joined since the network was asked, it is asked
+/// again.
 fn remove_unused(definition: &Definition, store: &Store, ask: Ask<'_>) -> anyhow::Result<()> {
     let mut attempts = 3;
     loop {
@@ -177,7 +178,7 @@ fn remove_unused(definition: &Definition, store: &Store, ask: Ask<'_>) -> anyhow
     }
 }
 
-/// The names of those on a network; `None` if its process does not run.
+/// The names of the containers on a network; `None` if its process does not run.
 fn users(definition: &Definition, ask: Ask<'_>) -> anyhow::Result<Option<Vec<String>>> {
     let live = ask(definition)
         .with_context(|| format!("cannot tell who is on the network `{}`", definition.name))?;

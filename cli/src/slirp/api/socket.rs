@@ -68,9 +68,9 @@ impl ApiSocket {
 
     /// Serves requests, for ever.
     pub(in crate::slirp) async fn serve<F: Forwards>(&self, api: Arc<Api<F>>) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else {
+            let Ok(permit) = permits.clone().acquire_owned().await else {
                 return;
             };
             match self.listener.accept().await {
@@ -80,7 +80,7 @@ impl ApiSocket {
                         if let Err(error) = api.serve_one(stream).await {
                             tracing::debug!(%error, "an API client went away");
                         }
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
