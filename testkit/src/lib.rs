@@ -2,7 +2,7 @@
 //! crate above it, so that the unit tests of those can use it as well.
 //!
 //! - Packets: [`packets`] are headers and bodies byte by byte, right or deliberately wrong;
-//!   [`frames`] are whole frames of a container to its gateway; [`corpus`] has one of each kind;
+//!   [`independent`] is etherparse's opinion on them; [`frames`] are whole frames of a container to its gateway; [`corpus`] has one of each kind;
 //!   [`template`] has frames as a kernel with offloads hands them out, to be sent again and again.
 //! - The far sides of the core: [`host`] has the sockets of a host, [`sink`] the ports of a switch,
 //!   [`container`] an independent TCP stack with the applications of [`app`] on it.
@@ -17,6 +17,7 @@ pub mod container;
 pub mod corpus;
 pub mod frames;
 pub mod host;
+pub mod independent;
 pub mod link;
 pub mod offload;
 pub mod packets;

@@ -1,6 +1,6 @@
 //! The far sides of the TCP engine for its tests, and a bench that holds the engine between the
-//! [`wire`] and the [`host`]. After each step the bench compares the engine's books: unsent, sockets,
-//! deadlines.
+//! kit's ports and the kit's host. After each step the bench compares the engine's books: unsent
+//! bytes, sockets, deadlines.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,13 +16,12 @@ use crate::io::Io;
 use crate::policy::Policy;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, Link};
 
-mod host;
-mod wire;
-
-pub(super) use host::{FakeHost, Fate};
-pub(super) use wire::{
-    ACK, FIN, LINK, Out, PSH, RST, SYN, SYN_OPTIONS, Seg, URG, Wire, read_frame, seg,
+pub(super) use cnet_testkit::host::scripted::{Fate, Scripted as FakeHost};
+pub(super) use cnet_testkit::independent::LINK;
+pub(super) use cnet_testkit::independent::segment::{
+    ACK, FIN, Out, PSH, RST, SYN, SYN_OPTIONS, Seg, URG, read_frame, seg,
 };
+pub(super) use cnet_testkit::sink::Kept as Wire;
 
 pub(super) const READABLE: Readiness = Readiness {
     readable: true,

@@ -155,11 +155,12 @@ impl Scripted {
         self.add(Socket::new(kind, Some(token), v6))
     }
 
-    /// A datagram arrives, or a run of them with `segment` bytes each.
-    pub fn deliver(&mut self, id: SocketId, from: SocketAddr, segment: Option<u16>, data: &[u8]) {
+    /// A datagram arrives, or a run of them with `segment` bytes each. `from` is an address and a
+    /// port, written out.
+    pub fn deliver(&mut self, id: SocketId, from: &str, segment: Option<u16>, data: &[u8]) {
         let received = Received {
             len: data.len(),
-            from,
+            from: from.parse().expect("an address and a port"),
             segment,
             tos: 2,
         };
@@ -167,18 +168,18 @@ impl Scripted {
         inbox.push_back(Ok((received, data.to_vec())));
     }
 
-    /// An ICMP error comes for what `id` sent to `destination`.
+    /// An ICMP error comes from `offender` for what `id` sent to `destination`, both written out.
     pub fn fail(
         &mut self,
         id: SocketId,
-        destination: SocketAddr,
-        offender: Option<IpAddr>,
+        destination: &str,
+        offender: Option<&str>,
         (icmp_type, code, info): (u8, u8, u32),
         quote: &[u8],
     ) {
         let error = DatagramError {
-            destination,
-            offender,
+            destination: destination.parse().expect("an address and a port"),
+            offender: offender.map(|offender| offender.parse().expect("an address")),
             kind: DatagramErrorKind::Icmp {
                 icmp_type,
                 code,

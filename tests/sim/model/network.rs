@@ -231,7 +231,7 @@ impl Network {
     /// A datagram arrives at a socket of the primary worker.
     pub fn datagram(&mut self, socket: SocketId, from: std::net::SocketAddr, payload: &[u8]) {
         let host = &mut self.workers[0].host;
-        host.deliver(socket, from, None, payload);
+        host.deliver(socket, &from.to_string(), None, payload);
         let token = host.socket(socket).token.expect("a token");
         self.with_worker(0, &mut |core, now, io| {
             core.handle_socket(now, token, READABLE, io)

@@ -1,7 +1,9 @@
 //! Tests of the echo engine between a wire and a host that do as they are told.
 
 use super::*;
-use crate::datagram::testing::{FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from};
+use crate::datagram::testing::{
+    FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble,
+};
 use crate::host::{SendOptions, SocketId, TokenKind};
 use cnet_wire::checksum;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
@@ -120,7 +122,7 @@ impl Bench {
     }
 
     fn ready(&mut self, socket: SocketId, readiness: Readiness) -> SocketOutcome {
-        let token = self.host.socket(socket).token;
+        let token = self.host.socket(socket).token.unwrap();
         assert_eq!(token.kind(), TokenKind::Ping);
         let handle = Handle {
             index: token.index(),
@@ -142,7 +144,7 @@ impl Bench {
 
     fn got(&mut self) -> Got {
         let frames = std::mem::take(&mut self.wire.frames);
-        Got::reassemble(&frames)
+        reassemble(&frames)
     }
 }
 

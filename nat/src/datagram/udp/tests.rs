@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::datagram::testing::{
-    FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, udp_datagram,
+    FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble, udp_datagram,
 };
 use crate::flow::Limits;
 use crate::host::TokenKind;
@@ -125,7 +125,7 @@ impl Bench {
     }
 
     fn ready(&mut self, socket: SocketId, readiness: Readiness) -> SocketOutcome {
-        let token = self.host.socket(socket).token;
+        let token = self.host.socket(socket).token.unwrap();
         assert_eq!(token.kind(), TokenKind::Udp);
         let handle = Handle {
             index: token.index(),
@@ -141,7 +141,7 @@ impl Bench {
         readiness: Readiness,
         link: Option<Link>,
     ) -> SocketOutcome {
-        let token = self.host.socket(socket).token;
+        let token = self.host.socket(socket).token.unwrap();
         let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
         self.udp
             .handle_forward(self.now, token, readiness, |_| link, &mut io)
@@ -527,7 +527,7 @@ fn a_batch_is_cut_where_ports_take_no_super_frames() {
                     ip.fragment.is_none_or(|f| !f.more)
                 };
                 let n = frames.iter().position(is_last).unwrap() + 1;
-                let got = Got::reassemble(&frames[..n]);
+                let got = reassemble(&frames[..n]);
                 assert_eq!(got.ends(), (addr(a.remote), addr(a.container)));
                 assert_eq!(got.l4[8..], *one);
                 frames = &frames[n..];
@@ -549,7 +549,7 @@ fn a_60000_byte_datagram_passes_both_ways() {
             b.ready(socket, READABLE);
             let frames = std::mem::take(&mut b.wire.frames);
             assert!(frames.len() > 40);
-            let got = Got::reassemble(&frames);
+            let got = reassemble(&frames);
             assert_eq!(got.l4[8..], data);
 
             // And the way out, as the container's kernel would cut it.
@@ -822,7 +822,7 @@ fn a_stale_event_is_harmless() {
     let mut b = Bench::new(|_| ());
     b.send(V4.container, V4.remote, b"x").unwrap();
     let socket = b.host.only_socket();
-    let token = b.host.socket(socket).token;
+    let token = b.host.socket(socket).token.unwrap();
     let handle = Handle {
         index: token.index(),
         generation: token.generation(),
@@ -1003,7 +1003,7 @@ fn published_ports_answer_through_the_socket_they_were_spoken_to() {
         b.host.fail(second, one, None, icmp, b"to 1");
         b.forward_ready(second, ERROR, Some(LINK));
         assert_eq!(b.got().error().0, icmp);
-        let token = b.host.socket(second).token;
+        let token = b.host.socket(second).token.unwrap();
         let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
         assert!(b.udp.unpublish_udp(token, &mut io));
         assert!(!b.udp.unpublish_udp(token, &mut io));
@@ -1057,9 +1057,11 @@ fn a_guest_without_a_link_is_named() {
     let outcome = b.forward_ready(socket, READABLE, None);
     assert_eq!(outcome.unresolved, Some(addr(V4.container).ip()));
     assert_eq!((b.udp.clients(), b.wire.frames.len()), (0, 0));
-    let again = b
-        .udp
-        .publish_udp(b.host.socket(socket).token, socket, addr(V4.container));
+    let again = b.udp.publish_udp(
+        b.host.socket(socket).token.unwrap(),
+        socket,
+        addr(V4.container),
+    );
     assert_eq!(again, Err(PublishError::AlreadyPublished));
 }
 

@@ -167,10 +167,10 @@ fn a_lost_syn_ack_is_repeated_and_given_up() {
 fn the_port_may_be_full_in_the_handshake() {
     let mut b = Bench::new();
     b.syn(1000).unwrap();
-    b.wire.full = true;
+    b.wire.room = Some(0);
     let socket = b.last_socket();
     b.connected(socket);
-    b.wire.full = false;
+    b.wire.room = None;
     b.pass(SECOND);
     assert!(b.only().is(SYN | ACK));
     b.finish();

@@ -156,7 +156,7 @@ fn apply(b: &mut Bench, step: Step) {
             });
         }
         Step::ConnectError(e) => b.host.connect_errors = vec![e],
-        Step::PortFull(full) => b.wire.full = full,
+        Step::PortFull(full) => b.wire.room = full.then_some(0),
         Step::Pass(ms) => {
             b.pass(Duration::from_millis(ms));
         }
@@ -172,7 +172,7 @@ fn apply(b: &mut Bench, step: Step) {
             }
         }
     }
-    b.wire.forget();
+    b.wire.frames.clear();
 }
 
 fn apply_to_socket(b: &mut Bench, socket: crate::host::SocketId, step: Step) {
@@ -235,7 +235,7 @@ proptest! {
         }
         b.end_batch();
         // The container is gone: whatever it had open ends in time.
-        b.wire.full = false;
+        b.wire.room = None;
         b.pass(Duration::from_secs(5 * 3600));
         prop_assert!(b.engine.is_empty());
         prop_assert_eq!(b.engine.poll_timeout(), None);

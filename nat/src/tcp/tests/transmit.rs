@@ -314,10 +314,10 @@ fn a_fin_waits_for_the_window_and_does_not_wait_for_ever() {
 fn a_full_port_is_tried_again_and_costs_nothing() {
     let mut b = Bench::new();
     let mut conn = b.open(1000);
-    b.wire.full = true;
+    b.wire.room = Some(0);
     b.remote_sends(&conn, &pattern(3000));
     b.pass(5 * MS);
-    b.wire.full = false;
+    b.wire.room = None;
     b.pass(5 * MS);
     assert_eq!(b.only().payload.len(), 3000);
     conn.ack = conn.ack.wrapping_add(3000);
@@ -325,16 +325,16 @@ fn a_full_port_is_tried_again_and_costs_nothing() {
     b.remote_sends(&conn, b"on");
     assert_eq!(b.only().payload, b"on");
     // In the middle of a flight.
-    b.wire.full = true;
+    b.wire.room = Some(0);
     b.remote_sends(&conn, b"ward");
-    b.wire.full = false;
+    b.wire.room = None;
     b.pass(2 * MS);
     assert_eq!(b.only().payload, b"ward");
     assert!(matches!(b.flow(&conn).alarm, Some((Alarm::Retransmit, _))));
     // A FIN, too.
-    b.wire.full = true;
+    b.wire.room = Some(0);
     b.remote_closes(&conn);
-    b.wire.full = false;
+    b.wire.room = None;
     b.pass(2 * MS);
     assert!(b.only().is(FIN | ACK));
     b.finish();
@@ -344,7 +344,7 @@ fn a_full_port_is_tried_again_and_costs_nothing() {
 fn a_port_that_stays_full_is_neither_spun_on_nor_kept_for_ever() {
     let mut b = Bench::new();
     let conn = b.open(1000);
-    b.wire.full = true;
+    b.wire.room = Some(0);
     b.remote_sends(&conn, &pattern(3000));
     let wakes = b.pass(10 * SECOND);
     assert!(wakes < 30, "{wakes}");
@@ -359,7 +359,7 @@ fn a_port_that_stays_full_is_neither_spun_on_nor_kept_for_ever() {
 fn events_do_not_put_off_the_next_try_of_a_full_port() {
     let mut b = Bench::new();
     let conn = b.open(1000);
-    b.wire.full = true;
+    b.wire.room = Some(0);
     b.remote_sends(&conn, b"first");
     for _ in 0..20 {
         b.pass(MS / 2);
@@ -375,13 +375,13 @@ fn acks_to_a_full_port_do_not_shorten_its_patience() {
     let mut conn = b.open(1000);
     b.remote_sends(&conn, &pattern(3000));
     b.out();
-    b.wire.full = true;
+    b.wire.room = Some(0);
     for _ in 0..1000 {
         conn.ack = conn.ack.wrapping_add(1);
         b.acknowledge(&conn);
         b.remote_sends(&conn, b"more");
     }
-    b.wire.full = false;
+    b.wire.room = None;
     b.pass(2 * MS);
     assert_eq!(b.only().payload.len(), 4000);
     b.finish();

@@ -1,68 +1,38 @@
-//! The wire of the TCP engine's tests: segments built and read by etherparse, so that a mistake of
-//! the engine's own code about the format is not made twice.
+//! TCP segments built and read by etherparse.
 
 use cnet_wire::checksum;
 use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, VNET_HDR_LEN, VnetHeader};
-use cnet_wire::{FrameSink, MacAddr, PortFull, PortId};
 use etherparse::{NetSlice, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
-use cnet_wire::headers::Link;
+use super::LINK;
+use crate::frames::flag;
 
-/// The link of the one container.
-pub(in crate::tcp) const LINK: Link = Link {
-    port: PortId(3),
-    gateway_mac: MacAddr([0x52, 0x55, 10, 0, 2, 2]),
-    container_mac: MacAddr([0x52, 0x54, 0, 0, 0, 1]),
-};
-
-/// Keeps every frame; takes none while `full`.
-#[derive(Default)]
-pub(in crate::tcp) struct Wire {
-    pub(in crate::tcp) frames: Vec<Vec<u8>>,
-    pub(in crate::tcp) full: bool,
-}
-
-impl Wire {
-    pub(in crate::tcp) fn forget(&mut self) {
-        self.frames.clear();
-    }
-}
-
-impl FrameSink for Wire {
-    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
-        assert_eq!(port, LINK.port);
-        if self.full {
-            return Err(PortFull);
-        }
-        self.frames.push(frame.to_vec());
-        Ok(())
-    }
-}
-
-/// Flags of a segment, in the order of their letters.
-pub(in crate::tcp) const SYN: u8 = 2;
-pub(in crate::tcp) const FIN: u8 = 1;
-pub(in crate::tcp) const RST: u8 = 4;
-pub(in crate::tcp) const PSH: u8 = 8;
-pub(in crate::tcp) const ACK: u8 = 16;
-pub(in crate::tcp) const URG: u8 = 32;
+pub use flag::{ACK, FIN, PSH, RST, SYN, URG};
 
 /// A segment of the container, to be built.
 #[derive(Clone, Debug)]
-pub(in crate::tcp) struct Seg {
-    pub(in crate::tcp) flags: u8,
-    pub(in crate::tcp) seq: u32,
-    pub(in crate::tcp) ack: u32,
-    pub(in crate::tcp) window: u16,
-    pub(in crate::tcp) options: Vec<u8>,
-    pub(in crate::tcp) payload: Vec<u8>,
-    pub(in crate::tcp) urgent: u16,
+pub struct Seg {
+    /// Control bits.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Window, unscaled.
+    pub window: u16,
+    /// Options, padded to a multiple of four bytes.
+    pub options: Vec<u8>,
+    /// Data.
+    pub payload: Vec<u8>,
+    /// Urgent pointer.
+    pub urgent: u16,
 }
 
 /// MSS 1460, window shift 7, SACK permitted.
-pub(in crate::tcp) const SYN_OPTIONS: &[u8] = &[2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 0, 0];
+pub const SYN_OPTIONS: &[u8] = &[2, 4, 5, 180, 1, 3, 3, 7, 4, 2, 0, 0];
 
-pub(in crate::tcp) fn seg(flags: u8, seq: u32, ack: u32) -> Seg {
+/// A segment without options and data.
+pub fn seg(flags: u8, seq: u32, ack: u32) -> Seg {
     Seg {
         flags,
         seq,
@@ -75,23 +45,26 @@ pub(in crate::tcp) fn seg(flags: u8, seq: u32, ack: u32) -> Seg {
 }
 
 impl Seg {
-    pub(in crate::tcp) fn data(mut self, payload: &[u8]) -> Seg {
+    /// With `payload` as data.
+    pub fn data(mut self, payload: &[u8]) -> Seg {
         self.payload = payload.to_vec();
         self
     }
 
-    pub(in crate::tcp) fn window(mut self, window: u16) -> Seg {
+    /// With another window.
+    pub fn window(mut self, window: u16) -> Seg {
         self.window = window;
         self
     }
 
-    pub(in crate::tcp) fn options(mut self, options: &[u8]) -> Seg {
+    /// With `options`, padded already.
+    pub fn options(mut self, options: &[u8]) -> Seg {
         self.options = options.to_vec();
         self
     }
 
     /// SACK blocks, as Linux pads them.
-    pub(in crate::tcp) fn sack(self, blocks: &[(u32, u32)]) -> Seg {
+    pub fn sack(self, blocks: &[(u32, u32)]) -> Seg {
         let mut options = vec![1, 1, 5, 2 + 8 * blocks.len() as u8];
         for &(left, right) in blocks {
             options.extend(left.to_be_bytes());
@@ -100,7 +73,8 @@ impl Seg {
         self.options(&options)
     }
 
-    pub(in crate::tcp) fn bytes(&self, src: u16, dst: u16) -> Vec<u8> {
+    /// Header and data, the checksum zero, between two ports.
+    pub fn bytes(&self, src: u16, dst: u16) -> Vec<u8> {
         let mut h = TcpHeader::new(src, dst, self.seq, self.window);
         h.acknowledgment_number = self.ack;
         h.fin = self.flags & FIN != 0;
@@ -117,28 +91,38 @@ impl Seg {
 
 /// A segment the engine sent, as etherparse reads it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::tcp) struct Out {
-    pub(in crate::tcp) ports: (u16, u16),
-    pub(in crate::tcp) flags: u8,
-    pub(in crate::tcp) seq: u32,
-    pub(in crate::tcp) ack: u32,
-    pub(in crate::tcp) window: u16,
-    pub(in crate::tcp) payload: Vec<u8>,
+pub struct Out {
+    /// Source and destination port.
+    pub ports: (u16, u16),
+    /// Control bits.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Window, unscaled.
+    pub window: u16,
+    /// Data.
+    pub payload: Vec<u8>,
     /// Bytes of each segment of a super-frame.
-    pub(in crate::tcp) gso_size: u16,
-    pub(in crate::tcp) mss: Option<u16>,
-    pub(in crate::tcp) scale: Option<u8>,
-    pub(in crate::tcp) sack: bool,
+    pub gso_size: u16,
+    /// The option of that name (RFC 9293).
+    pub mss: Option<u16>,
+    /// Window scale (RFC 7323).
+    pub scale: Option<u8>,
+    /// SACK permitted (RFC 2018).
+    pub sack: bool,
 }
 
 impl Out {
-    pub(in crate::tcp) fn is(&self, flags: u8) -> bool {
+    /// Whether these are the control bits, PSH aside.
+    pub fn is(&self, flags: u8) -> bool {
         self.flags & !PSH == flags
     }
 }
 
 /// Reads a frame of the engine's: a segment, or an ICMP error's type, code and quote.
-pub(in crate::tcp) fn read_frame(frame: &[u8]) -> Result<Out, (u8, u8, Vec<u8>)> {
+pub fn read_frame(frame: &[u8]) -> Result<Out, (u8, u8, Vec<u8>)> {
     let vnet = VnetHeader::decode(frame).unwrap();
     let bytes = &frame[VNET_HDR_LEN..];
     assert_eq!(bytes[..6], LINK.container_mac.0);
