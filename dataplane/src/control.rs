@@ -4,8 +4,7 @@ use cnet_tap::SocketHelper;
 use tokio::sync::oneshot;
 
 use crate::forward::Replaced;
-use crate::worker::command::Command;
-use crate::worker::workers::Mailboxes;
+use crate::worker::command::{Command, Mailboxes};
 use crate::{
     ForwardError, ForwardId, OpenForward, PortDevice, PortEnd, PortError, PortId, PortPlan,
     QueryId, Rule, Statistics,

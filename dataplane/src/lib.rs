@@ -4,8 +4,8 @@
 //!
 //! [`Dataplane::start`] takes a description of the network ([`NetworkConfig`]) and starts its worker
 //! threads ([`worker`]). Each worker owns a pure core (layers 2 to 4), its host sockets ([`socket`])
-//! and its queue of every port's device ([`port`]) alone, and moves packets between them in bounded
-//! rounds ([`budget`]). State that is not shared needs no lock.
+//! and its queue of every port's device ([`port`]) alone, and moves packets between them ([`driver`])
+//! in bounded rounds ([`budget`]). State that is not shared needs no lock.
 //!
 //! All else reaches the workers by [`Control`]: containers come and go by [`Control::add_port`] and
 //! [`Control::remove_port`], published ports ([`forward`]) by [`Control::set_forwards`], answers of the
@@ -26,6 +26,7 @@ mod busy_poll;
 mod config;
 mod control;
 mod core_config;
+mod driver;
 mod error;
 mod fd_budget;
 mod forward;

@@ -5,7 +5,7 @@ use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
 use cnet_wire::{DropCounters, DropReason, PortId};
 
-use crate::worker::driver::Driver;
+use crate::driver::Driver;
 
 /// A snapshot of a network's counters. Counters of frames begin with their port, the others with
 /// the network.

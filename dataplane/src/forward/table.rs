@@ -30,7 +30,7 @@ use super::listener::{self, Bound};
 use super::splice::{Client, Splices};
 use super::{ForwardError, ForwardId, OpenForward, Rule, canonical};
 use crate::budget::ACCEPTS_A_ROUND;
-use crate::worker::driver::Driver;
+use crate::driver::Driver;
 
 /// Wait before accepting again when the process has no descriptor left.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,9 +1,13 @@
 //! The host's sockets, as the pure core asks for them.
 //!
-//! [`table`] implements [`cnet_nat::host::HostSockets`] by system calls; [`receive_batch`] fetches
-//! many datagrams by one of them.
+//! [`table`] implements [`cnet_nat::host::HostSockets`] by system calls, with the kernel features that
+//! [`features`] has found; [`receive_batch`] fetches many datagrams by one call; [`errno`] says what
+//! the kernel's errors mean to the core.
 
+mod errno;
+mod features;
 mod receive_batch;
 mod table;
 
-pub(crate) use table::{Features, HostTable, allowed};
+pub(crate) use features::{Features, allowed};
+pub(crate) use table::HostTable;

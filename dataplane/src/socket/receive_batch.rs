@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use cnet_nat::host::{HostError, Received, SocketId};
 use cnet_tap::socket::{BatchSpace, Datagram, MAX_BATCH, recv_datagram, recv_datagrams};
 
-use super::table::from_io;
+use super::errno::from_io;
 
 /// Room for one datagram, or one train of them that the kernel joined.
 const SLOT_LEN: usize = 1 << 16;

@@ -22,41 +22,14 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
+use super::errno::{from_connect, from_errno, from_io};
+use super::features::Features;
 use super::receive_batch::ReceiveBatch;
 
 /// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
 const SCRATCH_LEN: usize = 128 * 1024;
 /// Receive buffer asked for UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max`.
 const UDP_RECEIVE_BUFFER: usize = 4 << 20;
-
-/// Which kernel features to use; all off is what old kernels have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Features {
-    /// `SO_PEEK_OFF` on TCP over IPv4.
-    pub peek_off_v4: bool,
-    /// `SO_PEEK_OFF` on TCP over IPv6.
-    pub peek_off_v6: bool,
-    /// `UDP_GRO`.
-    pub udp_gro: bool,
-}
-
-impl Features {
-    /// Asks the running kernel. What [`allowed`] forbids is left alone: `peek_off`, `udp_gro`.
-    pub fn detect() -> Features {
-        Features {
-            peek_off_v4: allowed("peek_off") && sys::supports_peek_off_tcp(false),
-            peek_off_v6: allowed("peek_off") && sys::supports_peek_off_tcp(true),
-            udp_gro: allowed("udp_gro"),
-        }
-    }
-}
-
-/// Whether a feature may be used. The environment variable `CNET_WITHOUT` names those that may not,
-/// with commas between them, so that tests walk the fallbacks.
-pub(crate) fn allowed(feature: &str) -> bool {
-    let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
-    !without.split(',').any(|name| name == feature)
-}
 
 #[derive(Debug)]
 struct HostSocket {
@@ -74,7 +47,7 @@ struct HostSocket {
 
 /// All host sockets of one worker.
 #[derive(Debug)]
-pub struct HostTable {
+pub(crate) struct HostTable {
     epoll: Rc<OwnedFd>,
     sockets: Vec<Option<HostSocket>>,
     free: Vec<u32>,
@@ -88,7 +61,7 @@ pub struct HostTable {
 
 impl HostTable {
     /// An empty table whose sockets report to `epoll`.
-    pub fn new(
+    pub(crate) fn new(
         epoll: Rc<OwnedFd>,
         features: Features,
         outbound_v4: Option<Ipv4Addr>,
@@ -109,7 +82,7 @@ impl HostTable {
 
     /// Takes a socket into the table without watching it. `v6` is its family; `udp` tells UDP
     /// sockets from others.
-    pub fn insert(&mut self, fd: OwnedFd, v6: bool, udp: bool) -> SocketId {
+    pub(crate) fn insert(&mut self, fd: OwnedFd, v6: bool, udp: bool) -> SocketId {
         let socket = HostSocket {
             fd,
             v6,
@@ -132,7 +105,7 @@ impl HostTable {
     }
 
     /// Has the socket's readiness reported under `token`, edge triggered.
-    pub fn watch(&mut self, socket: SocketId, token: Token) -> Result<(), HostError> {
+    pub(crate) fn watch(&mut self, socket: SocketId, token: Token) -> Result<(), HostError> {
         let fd = self.get(socket)?.fd.as_fd();
         let flags = epoll::EventFlags::IN
             | epoll::EventFlags::OUT
@@ -208,48 +181,6 @@ fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     rustix::net::socket_with(family, kind, flags, None).map_err(from_errno)
-}
-
-/// What an errno means to the core.
-pub fn from_errno(e: Errno) -> HostError {
-    match e {
-        Errno::AGAIN | Errno::INPROGRESS | Errno::ALREADY | Errno::INTR => HostError::WouldBlock,
-        Errno::CONNREFUSED => HostError::Refused,
-        Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN => HostError::Reset,
-        Errno::TIMEDOUT => HostError::TimedOut,
-        Errno::NETUNREACH | Errno::NETDOWN => HostError::NetUnreachable,
-        Errno::HOSTUNREACH | Errno::HOSTDOWN => HostError::HostUnreachable,
-        Errno::ACCESS | Errno::PERM => HostError::Prohibited,
-        Errno::MSGSIZE => HostError::TooBig,
-        Errno::MFILE
-        | Errno::NFILE
-        | Errno::NOMEM
-        | Errno::NOBUFS
-        | Errno::NOSPC
-        | Errno::ADDRNOTAVAIL
-        | Errno::ADDRINUSE => HostError::Exhausted,
-        Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::PROTOTYPE => {
-            HostError::Unsupported
-        }
-        _ => HostError::Other,
-    }
-}
-
-/// Why connect(2) to `to` failed. A socket that finds no address to come from is not short of anything
-/// that somebody could give up for it: where IPv6 is switched off that is every one to IPv6, otherwise
-/// all ports towards this destination are in use.
-fn from_connect(errno: Errno, to: IpAddr) -> HostError {
-    match errno {
-        Errno::ADDRNOTAVAIL if to.is_ipv6() => HostError::NetUnreachable,
-        Errno::ADDRNOTAVAIL => HostError::Other,
-        other => from_errno(other),
-    }
-}
-
-pub(crate) fn from_io(e: &io::Error) -> HostError {
-    e.raw_os_error().map_or(HostError::Other, |n| {
-        from_errno(Errno::from_raw_os_error(n))
-    })
 }
 
 impl HostSockets for HostTable {
@@ -469,7 +400,7 @@ impl HostSockets for HostTable {
 
 impl HostTable {
     /// Options every datagram socket gets, a published one too.
-    pub fn prepare_datagram(
+    pub(crate) fn prepare_datagram(
         &self,
         fd: &OwnedFd,
         kind: DatagramKind,
@@ -514,22 +445,5 @@ impl HostSocket {
             self.dont_fragment = options.dont_fragment;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_finds_no_address_to_come_from_takes_nobodys_descriptor() {
-        let [v4, v6]: [IpAddr; 2] = [[192, 0, 2, 1].into(), "2001:db8::1".parse().unwrap()];
-        assert_eq!(
-            from_connect(Errno::ADDRNOTAVAIL, v6),
-            HostError::NetUnreachable
-        );
-        assert_eq!(from_connect(Errno::ADDRNOTAVAIL, v4), HostError::Other);
-        assert_eq!(from_connect(Errno::MFILE, v4), HostError::Exhausted);
-        assert_eq!(from_connect(Errno::INPROGRESS, v6), HostError::WouldBlock);
     }
 }

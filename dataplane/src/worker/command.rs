@@ -1,14 +1,17 @@
-//! What a worker is asked to do, and the mailbox that it is asked by.
+//! What a worker is asked to do, what workers tell each other, and the mailboxes that carry both.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
+use cnet_nat::gateway::Lease;
+use cnet_nat::host::Token;
 use cnet_tap::SocketHelper;
+use cnet_vswitch::port::PortConfig;
 use tokio::sync::oneshot;
 
-use super::workers::WorkerEvent;
 use crate::forward::{ForwardError, OpenForward, Replaced, Rule};
-use crate::port::{PortDevice, PortEnd, PortError};
+use crate::handoff::Inlet;
+use crate::port::{PortDevice, PortEnd, PortError, PortQueue};
 use crate::{PortId, PortPlan, QueryId, Statistics};
 
 /// What a worker is asked to do. All but `Statistics`, `Delivered`, `Stop` and `Worker` goes to the
@@ -37,6 +40,25 @@ pub(crate) enum Command {
     Worker(WorkerEvent),
 }
 
+/// What workers tell each other.
+pub(crate) enum WorkerEvent {
+    /// To all but the primary worker: there is a port.
+    PortAdded(Box<AddedPort>),
+    /// To all but the primary worker: the port is gone.
+    PortRemoved(Token),
+    /// To the primary worker: the port's device failed, for this reason.
+    PortFailed(Token, String),
+    /// To the primary worker: a worker has failed, for this reason.
+    WorkerFailed(String),
+}
+
+/// A port, as the primary worker describes it to another.
+pub(crate) struct AddedPort {
+    pub(crate) queue: PortQueue,
+    pub(crate) config: PortConfig,
+    pub(crate) lease: Lease,
+}
+
 /// Where a worker takes its commands from.
 #[derive(Clone, Debug)]
 pub(crate) struct Mailbox {
@@ -62,5 +84,42 @@ impl Mailbox {
         let (reply, answer) = oneshot::channel();
         self.send(question(reply));
         answer
+    }
+}
+
+/// The mailboxes of all workers, the primary one's first.
+pub(crate) type Mailboxes = Arc<[Mailbox]>;
+
+/// The other workers, as one worker sees them. Dropping it ends them, if it is the primary one's.
+pub(crate) struct Peers {
+    /// All others, for the primary worker; empty for the rest.
+    pub(crate) others: Vec<Mailbox>,
+    /// What they hand over.
+    pub(crate) inlets: Vec<Inlet>,
+    /// The primary worker, for the others.
+    pub(crate) primary: Option<Mailbox>,
+}
+
+impl Peers {
+    /// Tells the primary worker; the primary worker itself tells nobody.
+    pub(crate) fn tell_primary(&self, event: WorkerEvent) {
+        if let Some(primary) = &self.primary {
+            primary.send(Command::Worker(event));
+        }
+    }
+
+    /// Tells the workers that are not the primary one, if this is the primary one.
+    pub(crate) fn tell_others(&self, event: impl Fn() -> WorkerEvent) {
+        for other in &self.others {
+            other.send(Command::Worker(event()));
+        }
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        for other in &self.others {
+            other.send(Command::Stop);
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! A worker owns a pure core, its host sockets and its queue of every port's device alone
-//! ([`driver`]). It repeats a round: wait for events; act on each, of sockets, listeners and
+//! ([`crate::driver`]). It repeats a round: wait for events; act on each, of sockets, listeners and
 //! commands; give spliced connections and ports their turns; act on deadlines; pass DNS queries on.
 //! How much is done in a round is bounded by [`crate::budget`].
 //!
@@ -39,6 +39,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot};
 use crate::budget::{EVENTS, PORT_TURNS_A_ROUND};
 use crate::busy_poll::BusyPoll;
 use crate::core_config::port_config;
+use crate::driver::{Driver, Turn};
 use crate::error::WorkerError;
 use crate::forward::Forwards;
 use crate::handoff::Outlet;
@@ -47,13 +48,9 @@ use crate::statistics::Statistics;
 use crate::{DnsQuery, NetworkConfig, PortPlan};
 
 pub(crate) mod command;
-pub(crate) mod driver;
-mod frames;
 pub(crate) mod workers;
 
-use command::Command;
-use driver::{Driver, Turn};
-use workers::{AddedPort, Peers, WorkerEvent};
+use command::{AddedPort, Command, Peers, WorkerEvent};
 
 /// Do not wait.
 const NO_WAIT: Timespec = Timespec {

@@ -14,75 +14,15 @@
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use cnet_nat::gateway::Lease;
-use cnet_nat::host::Token;
 use cnet_nat::router::Router;
-use cnet_vswitch::port::PortConfig;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, watch};
 
-use super::command::{Command, Mailbox};
+use super::command::{Command, Mailbox, Mailboxes, Peers, WorkerEvent};
 use super::{Channels, now, run};
 use crate::error::StartError;
 use crate::handoff::{self, Inlet, Outlet};
-use crate::port::PortQueue;
 use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget};
-
-/// The mailboxes of all workers, the primary one's first.
-pub(crate) type Mailboxes = Arc<[Mailbox]>;
-
-/// What workers tell each other.
-pub(crate) enum WorkerEvent {
-    /// To all but the primary worker: there is a port.
-    PortAdded(Box<AddedPort>),
-    /// To all but the primary worker: the port is gone.
-    PortRemoved(Token),
-    /// To the primary worker: the port's device failed, for this reason.
-    PortFailed(Token, String),
-    /// To the primary worker: a worker has failed, for this reason.
-    WorkerFailed(String),
-}
-
-/// A port, as the primary worker describes it to another.
-pub(crate) struct AddedPort {
-    pub(crate) queue: PortQueue,
-    pub(crate) config: PortConfig,
-    pub(crate) lease: Lease,
-}
-
-/// The other workers, as one worker sees them. Dropping it ends them, if it is the primary one's.
-pub(crate) struct Peers {
-    /// All others, for the primary worker; empty for the rest.
-    pub(crate) others: Vec<Mailbox>,
-    /// What they hand over.
-    pub(crate) inlets: Vec<Inlet>,
-    /// The primary worker, for the others.
-    pub(crate) primary: Option<Mailbox>,
-}
-
-impl Peers {
-    /// Tells the primary worker; the primary worker itself tells nobody.
-    pub(crate) fn tell_primary(&self, event: WorkerEvent) {
-        if let Some(primary) = &self.primary {
-            primary.send(Command::Worker(event));
-        }
-    }
-
-    /// Tells the workers that are not the primary one, if this is the primary one.
-    pub(crate) fn tell_others(&self, event: impl Fn() -> WorkerEvent) {
-        for other in &self.others {
-            other.send(Command::Worker(event()));
-        }
-    }
-}
-
-impl Drop for Peers {
-    fn drop(&mut self) {
-        for other in &self.others {
-            other.send(Command::Stop);
-        }
-    }
-}
 
 /// Tells the primary worker, at the end of another's thread, if that one failed or panicked.
 struct PanicNotice {

@@ -16,9 +16,8 @@
 //! socket; frames that the core makes are built in another. Both buffers stay in the cache.
 
 use std::io;
-use std::rc::Rc;
-
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use cnet_nat::io::Io;
 use cnet_nat::router::Router;
@@ -26,12 +25,15 @@ use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
 
-use super::frames::Frames;
 use crate::NetworkConfig;
 use crate::budget::Batch;
 use crate::handoff::{Inlet, Outlet};
 use crate::port::Ports;
 use crate::socket::{Features, HostTable};
+
+mod frames;
+
+use frames::Frames;
 
 /// A core and what carries its effects out.
 pub(crate) struct Driver {

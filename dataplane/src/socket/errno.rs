@@ -1,0 +1,66 @@
+//! From the kernel's errors to what the core knows of them.
+
+use std::io;
+use std::net::IpAddr;
+
+use cnet_nat::host::HostError;
+use rustix::io::Errno;
+
+/// What an errno means to the core.
+pub(super) fn from_errno(e: Errno) -> HostError {
+    match e {
+        Errno::AGAIN | Errno::INPROGRESS | Errno::ALREADY | Errno::INTR => HostError::WouldBlock,
+        Errno::CONNREFUSED => HostError::Refused,
+        Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::NOTCONN => HostError::Reset,
+        Errno::TIMEDOUT => HostError::TimedOut,
+        Errno::NETUNREACH | Errno::NETDOWN => HostError::NetUnreachable,
+        Errno::HOSTUNREACH | Errno::HOSTDOWN => HostError::HostUnreachable,
+        Errno::ACCESS | Errno::PERM => HostError::Prohibited,
+        Errno::MSGSIZE => HostError::TooBig,
+        Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOMEM
+        | Errno::NOBUFS
+        | Errno::NOSPC
+        | Errno::ADDRNOTAVAIL
+        | Errno::ADDRINUSE => HostError::Exhausted,
+        Errno::OPNOTSUPP | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::PROTOTYPE => {
+            HostError::Unsupported
+        }
+        _ => HostError::Other,
+    }
+}
+
+/// Why connect(2) to `to` failed. A socket that finds no address to come from is not short of anything
+/// that another flow could give up for it: where IPv6 is switched off that is every one to IPv6,
+/// otherwise all ports towards this destination are in use.
+pub(super) fn from_connect(errno: Errno, to: IpAddr) -> HostError {
+    match errno {
+        Errno::ADDRNOTAVAIL if to.is_ipv6() => HostError::NetUnreachable,
+        Errno::ADDRNOTAVAIL => HostError::Other,
+        other => from_errno(other),
+    }
+}
+
+pub(super) fn from_io(e: &io::Error) -> HostError {
+    e.raw_os_error().map_or(HostError::Other, |n| {
+        from_errno(Errno::from_raw_os_error(n))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_finds_no_address_to_come_from_takes_nobodys_descriptor() {
+        let [v4, v6]: [IpAddr; 2] = [[192, 0, 2, 1].into(), "2001:db8::1".parse().unwrap()];
+        assert_eq!(
+            from_connect(Errno::ADDRNOTAVAIL, v6),
+            HostError::NetUnreachable
+        );
+        assert_eq!(from_connect(Errno::ADDRNOTAVAIL, v4), HostError::Other);
+        assert_eq!(from_connect(Errno::MFILE, v4), HostError::Exhausted);
+        assert_eq!(from_connect(Errno::INPROGRESS, v6), HostError::WouldBlock);
+    }
+}
