@@ -40,6 +40,8 @@ pub(super) struct Outlet {
     /// Of the worker at the other end.
     wake: Arc<OwnedFd>,
     unannounced: bool,
+    /// Frames that found room.
+    handed_over: u64,
 }
 
 /// The end that frames come out of.
@@ -60,6 +62,7 @@ pub(super) fn channel(wake: Arc<OwnedFd>) -> (Outlet, Inlet) {
         kept: None,
         wake,
         unannounced: false,
+        handed_over: 0,
     };
     let inlet = Inlet {
         frames: handed,
@@ -79,12 +82,20 @@ impl Outlet {
         // Also when it was full: whoever has to empty it is to know.
         self.unannounced = true;
         match self.frames.try_send(handed) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.handed_over += 1;
+                Ok(())
+            }
             Err(TrySendError::Full(handed) | TrySendError::Disconnected(handed)) => {
                 self.kept = Some(handed.frame);
                 Err(PortFull)
             }
         }
+    }
+
+    /// Frames handed over so far.
+    pub(crate) fn handed_over(&self) -> u64 {
+        self.handed_over
     }
 
     /// Wakes the other end if there is something new for it.

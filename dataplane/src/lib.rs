@@ -41,7 +41,9 @@ pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;
 pub use error::{StartError, WorkerPanicked};
-pub use forward::{ForwardError, ForwardId, OpenForward, Rule, start_socket_helper};
+pub use forward::{
+    ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
+};
 // For the fuzz targets alone.
 #[doc(hidden)]
 pub use port::VmSocket;

@@ -6,10 +6,12 @@ use cnet_nat::tcp::TcpCounters;
 use cnet_wire::{DropCounters, DropReason, PortId};
 
 use crate::driver::Driver;
+use crate::forward::{ForwardCounters, Forwards};
 
 /// A snapshot of a network's counters. Counters of frames begin with their port, the others with
 /// the network.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Statistics {
     /// Every port that there is, by number.
     pub ports: Vec<PortStatistics>,
@@ -22,12 +24,18 @@ pub struct Statistics {
     pub tcp: TcpCounters,
     /// What the gateway's services did so far.
     pub gateway: GatewayCounters,
+    /// Clients of published TCP ports so far.
+    pub forwards: ForwardCounters,
+    /// Frames that workers have handed over to the primary one so far. Those that found no room are
+    /// among the drops ([`DropReason::WorkerFull`]).
+    pub handed_over: u64,
 }
 
 impl Statistics {
     /// What one worker has counted.
-    pub(crate) fn of_worker(driver: &Driver) -> Statistics {
+    pub(crate) fn of_worker(driver: &Driver, forwards: &Forwards) -> Statistics {
         let Driver { core, ports, .. } = driver;
+        let handed_over = ports.handed_over();
         let ports = ports.written().filter_map(|(port, written)| {
             let counted = core.port_counters(port)?;
             // The switch counts only what other ports found full; the device's count has it all.
@@ -49,6 +57,8 @@ impl Statistics {
             flows: core.flows(),
             tcp: core.tcp().counters(),
             gateway: core.gateway().counters(),
+            forwards: forwards.counters(),
+            handed_over,
         }
     }
 
@@ -64,6 +74,8 @@ impl Statistics {
         self.flows += others.flows;
         self.tcp.add(&others.tcp);
         self.gateway.add(&others.gateway);
+        self.forwards.add(&others.forwards);
+        self.handed_over += others.handed_over;
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) fn statistics<'a>(
         ("evicted", tcp.evicted),
     ]);
     report.gateway = counters(statistics.gateway.iter());
+    report.forwards = counters(statistics.forwards.iter());
+    report.workers = counters([("handed_over", statistics.handed_over)]);
     report.dns = counters(dns);
     let containers = containers.filter_map(|(name, port)| {
         let counted = statistics.ports.iter().find(|p| p.port == port)?;

@@ -371,6 +371,13 @@ pub struct StatisticsReport {
     /// the gateway's side of DNS.
     #[serde(default)]
     pub gateway: Counters,
+    /// Clients of published TCP ports so far, by the way they took to the container, and the bytes
+    /// that spliced connections carried.
+    #[serde(default)]
+    pub forwards: Counters,
+    /// What workers told each other so far: frames `handed_over` to the primary one.
+    #[serde(default)]
+    pub workers: Counters,
     /// DNS queries so far, by what came of them.
     #[serde(default)]
     pub dns: Counters,

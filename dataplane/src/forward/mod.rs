@@ -28,10 +28,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::Protocol;
 
+mod counters;
 mod listener;
 pub(crate) mod splice;
 mod table;
 
+pub use counters::ForwardCounters;
 pub use splice::start_socket_helper;
 pub(crate) use table::{Forwards, Replaced};
 

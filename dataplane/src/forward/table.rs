@@ -28,7 +28,7 @@ use rustix::net::SocketFlags;
 
 use super::listener::{self, Bound};
 use super::splice::{Client, Splices};
-use super::{ForwardError, ForwardId, OpenForward, Rule, canonical};
+use super::{ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, canonical};
 use crate::budget::ACCEPTS_A_ROUND;
 use crate::driver::Driver;
 
@@ -62,6 +62,7 @@ pub(crate) struct Forwards {
     /// No listener is accepted from until then.
     paused: Option<Instant>,
     splices: Splices,
+    counters: ForwardCounters,
 }
 
 /// A forward in its place.
@@ -89,6 +90,7 @@ impl Forwards {
             slots: Vec::new(),
             last_id: 0,
             paused: None,
+            counters: ForwardCounters::default(),
         }
     }
 
@@ -186,6 +188,17 @@ impl Forwards {
         }
     }
 
+    /// What came to published TCP ports so far.
+    pub(crate) fn counters(&self) -> ForwardCounters {
+        let [to_containers, from_containers] = self.splices.carried();
+        ForwardCounters {
+            spliced: self.splices.opened(),
+            spliced_bytes_to_containers: to_containers,
+            spliced_bytes_from_containers: from_containers,
+            ..self.counters
+        }
+    }
+
     // ---- clients ----
 
     /// Acts on readiness of a forward's socket.
@@ -266,18 +279,32 @@ impl Forwards {
 
     /// Does with an accepted client what the core decides.
     fn route_client(&mut self, now: Instant, client: Client, driver: &mut Driver) {
+        self.counters.accepted += 1;
         let can_splice = self.splices.can_take(client.container.ip());
         let path = driver
             .core
             .client_path(client.address, client.container, can_splice);
         match path {
             ClientPath::Splice => self.splices.admit(now, client),
-            ClientPath::Frames => bring_by_frames(now, client, driver),
+            ClientPath::Frames => self.bring_by_frames(now, client, driver),
             ClientPath::Refuse => {
+                self.counters.refused += 1;
                 // Without it the client gets a FIN, which is all that can be lost.
                 let _ = sys::reset_on_close(&client.fd);
             }
         }
+    }
+
+    /// The ordinary way of a client: through the core's TCP and the container's device.
+    fn bring_by_frames(&mut self, now: Instant, client: Client, driver: &mut Driver) {
+        self.counters.by_frames += 1;
+        let Client {
+            fd,
+            address,
+            container,
+        } = client;
+        let socket = driver.hosts.insert(fd, address.is_ipv6(), false);
+        driver.with_core(|core, io| core.handle_accept(now, container, address, socket, io));
     }
 
     // ---- spliced connections ----
@@ -302,7 +329,7 @@ impl Forwards {
     pub(crate) fn serve_splices(&mut self, now: Instant, driver: &mut Driver) {
         self.splices.serve(now);
         while let Some(client) = self.splices.take_refused() {
-            bring_by_frames(now, client, driver);
+            self.bring_by_frames(now, client, driver);
         }
     }
 
@@ -345,15 +372,4 @@ fn publish_datagrams(
         return Err(reason);
     }
     Ok(ForwardSocket::Datagram)
-}
-
-/// The ordinary way of a client: through the core's TCP and the container's device.
-fn bring_by_frames(now: Instant, client: Client, driver: &mut Driver) {
-    let Client {
-        fd,
-        address,
-        container,
-    } = client;
-    let socket = driver.hosts.insert(fd, address.is_ipv6(), false);
-    driver.with_core(|core, io| core.handle_accept(now, container, address, socket, io));
 }

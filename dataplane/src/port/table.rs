@@ -243,6 +243,11 @@ impl Ports {
         }
     }
 
+    /// Frames handed over so far.
+    pub(crate) fn handed_over(&self) -> u64 {
+        self.outlet.as_ref().map_or(0, Outlet::handed_over)
+    }
+
     /// The fixed addresses of a port's container.
     pub(crate) fn addresses(&self, id: PortId) -> Option<Vec<IpAddr>> {
         self.get(id).map(|port| port.addresses.clone())

@@ -281,7 +281,7 @@ impl Worker {
                 let _ = reply.send(self.remove_port(now, port));
             }
             Command::Statistics(reply) => {
-                let _ = reply.send(Statistics::of_worker(&self.driver));
+                let _ = reply.send(Statistics::of_worker(&self.driver, &self.forwards));
             }
             Command::UseSocketHelper(port, helper) => {
                 // A port that is gone again needs none.
@@ -577,9 +577,11 @@ mod tests {
                 outlet.hand_over(token, &vec![0; len]).unwrap();
             }
             for taken in [batch, 1] {
-                let before = Statistics::of_worker(&worker.driver).ports[0].frames_in;
+                let before =
+                    Statistics::of_worker(&worker.driver, &worker.forwards).ports[0].frames_in;
                 worker.take_handed_over(now());
-                let after = Statistics::of_worker(&worker.driver).ports[0].frames_in;
+                let after =
+                    Statistics::of_worker(&worker.driver, &worker.forwards).ports[0].frames_in;
                 assert_eq!((after - before) as usize, taken, "of {len} bytes each");
                 let again = rustix::io::read(&*worker.channels.wake, &mut [0; 8]).is_ok();
                 assert_eq!(again, taken == batch);

@@ -24,9 +24,20 @@ use std::net::SocketAddr;
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
 
-use super::udp::PublishError;
 use crate::flow::{FlowTable, Handle, TableFull, TimerWheel};
 use crate::host::{SocketId, Token};
+
+/// Why a port could not be published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The token is in use.
+    #[error("this UDP port is published already")]
+    AlreadyPublished,
+    /// There is no room for another.
+    #[error("too many UDP ports are published")]
+    TooMany,
+}
 
 /// Clients that a forward remembers.
 pub(super) const PEERS_PER_FORWARD: usize = 1024;

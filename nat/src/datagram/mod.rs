@@ -36,9 +36,10 @@ mod session;
 pub(crate) mod testing;
 pub mod udp;
 
+pub use forward::PublishError;
 pub use icmp_quote::Quote;
 pub use ping::PingEngine;
-pub use udp::{PublishError, UdpEngine};
+pub use udp::UdpEngine;
 
 /// Shortest life of a UDP mapping (RFC 4787 REQ-5).
 pub const MIN_UDP_TIMEOUT: Duration = Duration::from_secs(120);

@@ -33,10 +33,9 @@ use cnet_wire::time::Instant;
 use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
 use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
 use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
-use thiserror::Error;
 
 use super::errors::{Inside, Sent};
-use super::forward::{Forwards, PeerKey};
+use super::forward::{Forwards, PeerKey, PublishError};
 use super::icmp_quote::Quote;
 use super::session::{Engine, Outward};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
@@ -54,17 +53,6 @@ use inbound::{deliver, shown_to};
 const MAX_SEGMENTS: usize = 64;
 /// Bytes of payload in one segmented send: an IPv6 packet as large as an IPv4 one may be.
 const MAX_RUN: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - UDP_HEADER_LEN;
-
-/// Why a port could not be published.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum PublishError {
-    /// The token is in use.
-    #[error("this UDP port is published already")]
-    AlreadyPublished,
-    /// There is no room for another.
-    #[error("too many UDP ports are published")]
-    TooMany,
-}
 
 /// What sends for a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -140,8 +140,8 @@ impl Connection {
         }
     }
 
-    /// Moves what can be moved.
-    pub(super) fn turn(&mut self, pipes: &mut Pipes) -> Turn {
+    /// Moves what can be moved, and adds the bytes to `total`, by the side they come from.
+    pub(super) fn turn(&mut self, pipes: &mut Pipes, total: &mut [u64; 2]) -> Turn {
         if self.connecting {
             if !self.sides[CONTAINER].writable {
                 return Turn::Waiting;
@@ -157,7 +157,7 @@ impl Connection {
         }
         let mut more = false;
         for from in [CLIENT, CONTAINER] {
-            match self.carry(from, pipes) {
+            match self.carry(from, pipes, &mut total[from]) {
                 Ok(unfinished) => more |= unfinished,
                 // No pipe is to be had. Half a stream is worse than none.
                 Err(_) => return Turn::Over,
@@ -174,7 +174,12 @@ impl Connection {
     }
 
     /// Gives a way its turn; whether it has more to do than its share.
-    fn carry(&mut self, from: usize, pipes: &mut Pipes) -> rustix::io::Result<bool> {
+    fn carry(
+        &mut self,
+        from: usize,
+        pipes: &mut Pipes,
+        total: &mut u64,
+    ) -> rustix::io::Result<bool> {
         let to = 1 - from;
         let mut carried = 0;
         while !self.ways[from].over {
@@ -191,6 +196,7 @@ impl Connection {
                 break;
             }
             carried += drained;
+            *total += drained as u64;
             if carried >= SPLICE_TURN_LEN {
                 return Ok(!self.ways[from].over);
             }

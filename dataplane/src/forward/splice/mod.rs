@@ -137,6 +137,10 @@ pub(crate) struct Splices {
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
+    /// Connections that there were.
+    opened: u64,
+    /// Bytes that they carried: to containers, and from them.
+    carried: [u64; 2],
     /// Some client may wait for a socket: without it no helper is looked through.
     may_wait: bool,
 }
@@ -157,6 +161,8 @@ impl Splices {
             ready: VecDeque::new(),
             pipes: Pipes::default(),
             refused: Vec::new(),
+            opened: 0,
+            carried: [0; 2],
             may_wait: false,
         }
     }
@@ -317,6 +323,7 @@ impl Splices {
             }
         };
         let connection = Connection::new(client.fd, socket);
+        self.opened += 1;
         let slot = &mut self.slots[index as usize];
         self.next_generation += 1;
         slot.generation = self.next_generation;
@@ -423,7 +430,7 @@ impl Splices {
             let Some((_, connection)) = connection else {
                 continue;
             };
-            match connection.turn(&mut self.pipes) {
+            match connection.turn(&mut self.pipes, &mut self.carried) {
                 Turn::Waiting => {}
                 Turn::More => {
                     *queued = true;
@@ -448,6 +455,16 @@ impl Splices {
             self.refused.extend(late);
             self.may_wait |= !waiting.is_empty();
         }
+    }
+
+    /// Connections so far.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    /// Bytes that connections have carried so far: to containers, and from them.
+    pub(crate) fn carried(&self) -> [u64; 2] {
+        self.carried
     }
 
     /// A client that is to go through the TAP after all.
