@@ -97,7 +97,7 @@ impl Crowd {
         let (port, frame) = &self.frames[self.at];
         self.at = (self.at + 1) % self.frames.len();
         let frame = Frame::parse(frame.bytes(), MTU).expect("a frame");
-        self.switch.handle_frame(Instant::ZERO, *port, &frame)
+        self.switch.judge(Instant::ZERO, *port, &frame)
     }
 
     /// The forwarding table's answer for the next frame's destination.

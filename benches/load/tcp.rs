@@ -116,7 +116,7 @@ impl TcpFlows {
             (peer.seq, peer.ack) = (1, ack);
         }
         self.world.end_batch();
-        assert_eq!(self.world.router.flows(), self.peers.len());
+        assert_eq!(self.world.network.flows(), self.peers.len());
         self.world.assert_no_drops();
         if self.peers.len() < BATCH {
             self.open_windows();

@@ -113,7 +113,7 @@ impl Mappings {
             self.peers[i].token = self.world.hosts.tokens[socket];
         }
         self.world.end_batch();
-        assert_eq!(self.world.router.flows(), self.peers.len());
+        assert_eq!(self.world.network.flows(), self.peers.len());
         self.world.assert_no_drops();
         Rng::from_state(2).shuffle(&mut self.peers);
     }
@@ -214,7 +214,7 @@ impl Published {
         let guest = SocketAddr::from((station(1).v4, FIRST_PORT));
         world.hosts.tokens.push(token);
         world
-            .router
+            .network
             .publish_udp(token, SocketId(0), guest)
             .expect("the first published port");
         // The container is known by its first packet.

@@ -2,13 +2,14 @@
 
 use std::net::Ipv6Addr;
 
+use cnet_core::Network;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
-use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_vswitch::PortConfig;
 use cnet_wire::PortId;
@@ -102,7 +103,7 @@ impl Inbox {
             return false;
         }
         self.filled = 0;
-        world.router.look_ahead(self.tokens.iter().copied());
+        world.network.prefetch_sockets(self.tokens.iter().copied());
         for token in self.tokens {
             fill(&mut world.hosts);
             world.event(token, READABLE);
@@ -114,7 +115,7 @@ impl Inbox {
 /// A network.
 pub struct World {
     /// The core.
-    pub router: Router,
+    pub network: Network,
     /// The host.
     pub sink: NullSink,
     /// The ports.
@@ -172,14 +173,14 @@ impl World {
             },
         };
         let secret = std::array::from_fn(|i| i as u8 ^ 0x5a);
-        let mut router = Router::new(config, secret, now);
+        let mut network = Network::new(config, secret, now);
         for port in 1..=ports {
-            router
+            network
                 .add_port(id(port), PortConfig::default())
                 .expect("a free port");
         }
         World {
-            router,
+            network,
             sink: NullSink::default(),
             hosts: NullHosts::new(sockets),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
@@ -190,10 +191,10 @@ impl World {
 
     fn with_io<T>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, (NullSink, NullHosts)>) -> T,
+        f: impl FnOnce(&mut Network, Instant, &mut Io<'_, (NullSink, NullHosts)>) -> T,
     ) -> T {
         let mut io = Io::new(&mut self.sink, &mut self.hosts, &mut self.out);
-        f(&mut self.router, self.now, &mut io)
+        f(&mut self.network, self.now, &mut io)
     }
 
     /// A frame from the container at `port`; with every eighth, a batch ends.
@@ -224,7 +225,7 @@ impl World {
         self.now += FRAME_TIME * self.in_batch.max(1);
         self.in_batch = 0;
         let now = self.now;
-        if self.router.poll_timeout().is_some_and(|due| due <= now) {
+        if self.network.poll_timeout().is_some_and(|due| due <= now) {
             self.with_io(|r, now, io| r.handle_timeout(now, io));
         }
     }
@@ -233,7 +234,7 @@ impl World {
     pub fn sleep(&mut self, span: Duration) -> u64 {
         let until = self.now + span;
         let mut wakes = 0;
-        while let Some(due) = self.router.poll_timeout().filter(|&due| due <= until) {
+        while let Some(due) = self.network.poll_timeout().filter(|&due| due <= until) {
             self.now = self.now.max(due);
             self.with_io(|r, now, io| r.handle_timeout(now, io));
             wakes += 1;
@@ -244,13 +245,13 @@ impl World {
 
     /// Takes the waiting DNS query and answers it with `message`.
     pub fn answer_dns(&mut self, message: &[u8]) {
-        let query = self.router.take_query().expect("a query");
+        let query = self.network.take_query().expect("a query");
         self.with_io(|r, now, io| r.answer_dns(now, query.id, message, io));
     }
 
     /// No packet may have been dropped: then something else was measured than meant.
     pub fn assert_no_drops(&self) {
-        let drops: Vec<_> = self.router.drops().iter().collect();
+        let drops: Vec<_> = self.network.drops().iter().collect();
         assert!(drops.is_empty(), "{drops:?}");
     }
 }

@@ -53,7 +53,7 @@ impl Control {
 
     /// Takes a container out: its connections are reset towards the host, but for those on which it
     /// had sent all, its end included, which stay until the host's sockets have taken that, within
-    /// limits ([`cnet_nat::router::Router::remove_port`]); the published ports that lead to its fixed
+    /// limits ([`cnet_core::Network::remove_port`]); the published ports that lead to its fixed
     /// addresses are closed, and its device.
     ///
     /// # Errors

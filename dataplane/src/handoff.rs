@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! A worker copies a frame that the primary worker is to take ([`cnet_nat::router::Router::sibling`])
+//! A worker copies a frame that the primary worker is to take ([`cnet_core::Network::further`])
 //! into a buffer and puts it into the channel ([`Outlet`]); the primary worker takes it out, handles it
 //! and sends the buffer back ([`Inlet`]). The primary worker is woken once a batch, by the eventfd that its
 //! commands come with.

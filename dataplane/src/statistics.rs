@@ -1,5 +1,6 @@
 //! What a network counts.
 
+use cnet_core::Report;
 use cnet_nat::gateway::GatewayCounters;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
@@ -34,31 +35,37 @@ pub struct Statistics {
 impl Statistics {
     /// What one worker has counted.
     pub(crate) fn of_worker(driver: &Driver, forwards: &Forwards) -> Statistics {
-        let Driver { core, ports, .. } = driver;
-        let handed_over = ports.handed_over();
-        let ports = ports.written().filter_map(|(port, written)| {
-            let counted = core.port_counters(port)?;
+        let Report {
+            ports,
+            drops,
+            flows,
+            tcp,
+            gateway,
+            ..
+        } = driver.core.report();
+        let ports = ports.into_iter().filter_map(|counted| {
+            let written = driver.ports.written(counted.port)?;
             // The switch counts only what other ports found full; the device's count has it all.
-            let mut drops = counted.drops.clone();
+            let mut drops = counted.counters.drops;
             drops.set(DropReason::PortFull, written.full);
             Some(PortStatistics {
-                port,
-                frames_in: counted.frames_in,
-                bytes_in: counted.bytes_in,
+                port: counted.port,
+                frames_in: counted.counters.frames_in,
+                bytes_in: counted.counters.bytes_in,
                 frames_out: written.frames,
                 bytes_out: written.bytes,
                 drops,
-                flows: core.port_flows(port),
+                flows: counted.flows,
             })
         });
         Statistics {
             ports: ports.collect(),
-            drops: core.all_drops(),
-            flows: core.flows(),
-            tcp: core.tcp().counters(),
-            gateway: core.gateway().counters(),
+            drops,
+            flows,
+            tcp,
+            gateway,
             forwards: forwards.counters(),
-            handed_over,
+            handed_over: driver.ports.handed_over(),
         }
     }
 
@@ -93,8 +100,8 @@ pub struct PortStatistics {
     pub frames_out: u64,
     /// Their bytes.
     pub bytes_out: u64,
-    /// Frames from the container that the switch dropped, and frames to it that its device did not
-    /// take, by reason.
+    /// Frames from the container that were dropped, by the switch or by the router, and frames to it
+    /// that its device did not take, by reason.
     pub drops: DropCounters,
     /// What it has in the tables.
     pub flows: PortFlows,

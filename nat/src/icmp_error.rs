@@ -222,6 +222,7 @@ mod tests {
         };
         let frame = Frame {
             vnet: VnetHeader::default(),
+            raw: &bytes,
             bytes: &bytes,
             dst: eth_dst,
             src: LINK.container_mac,

@@ -1,6 +1,7 @@
-//! The whole pure core of one network: what becomes of a frame, a socket event, a deadline.
+//! The router of one network: what becomes of a packet that the switch gives it, of a socket's event,
+//! of a deadline. It knows ports by number, and no switch.
 //!
-//! A frame is parsed once and goes where its destination says:
+//! A packet goes where its destination says:
 //!
 //! 1. to the gateway's own addresses (ARP, neighbour discovery, DHCP, DNS, echo): answered by the
 //!    [`crate::gateway`] on the spot (*hairpin*);
@@ -11,17 +12,15 @@
 //! An address of the gateway that policy maps to the host's loopback is both: its services are
 //! answered, the rest becomes a flow to the host.
 //!
-//! Every method follows the contract of the pure crates told in [`cnet_wire`]. Nothing here
-//! fails: a packet that goes nowhere is counted in [`Router::drops`] under its reason.
+//! Every method follows the contract of the pure crates told in [`cnet_wire`]. A packet that goes
+//! nowhere is the caller's to count.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
-use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
+use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::time::Instant;
-use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortId};
+use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
 use crate::datagram::{DatagramConfig, PingEngine, PublishError, Quote, SocketOutcome, UdpEngine};
 use crate::flow::Handle;
@@ -35,10 +34,9 @@ use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpEngine};
 use cnet_wire::headers::Link;
 
-mod look_ahead;
 mod neighbours;
 mod ports;
-mod sibling;
+mod prefetch;
 
 use neighbours::{Neighbours, link_to};
 pub use ports::PortFlows;
@@ -54,7 +52,7 @@ const TURNS: usize = 4;
 /// What a router is made of.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
-    /// IP MTU of the link, in bytes.
+    /// IP MTU of the links, in bytes.
     pub mtu: usize,
     /// The gateway's addresses and services.
     pub gateway: GatewayConfig,
@@ -66,15 +64,25 @@ pub struct RouterConfig {
     pub datagram: DatagramConfig,
 }
 
-/// The pure core of one network, or of one worker's part of it ([`Router::sibling`]).
+/// What becomes of a packet.
+enum Path {
+    /// It is for the gateway itself.
+    Hairpin,
+    /// It goes to a flow, or may open one.
+    Flow,
+    /// It is dropped, and its sender told.
+    Error(IcmpErrorKind, DropReason),
+    /// It is dropped.
+    Drop(DropReason),
+}
+
+/// The router of one network, or of one worker's part of it.
 pub struct Router {
-    mtu: usize,
     policy: Policy,
     gateway: Gateway,
     gateway_mac: MacAddr,
     gateway_v4: Option<IpAddr>,
     gateway_v6: Option<IpAddr>,
-    switch: Switch,
     reassembly: Reassembly,
     tcp: TcpEngine,
     udp: UdpEngine,
@@ -84,13 +92,10 @@ pub struct Router {
     backlog: BTreeMap<u64, Readiness>,
     /// The order of their turns: each once.
     turns: VecDeque<Token>,
+    /// Of connections that were accepted.
     drops: DropCounters,
     errors: RateLimit,
-    /// Room for the ports of a flood, so that none allocates.
-    flooded: Vec<PortId>,
     neighbours: Neighbours,
-    /// Not the network's first router: see [`Router::sibling`].
-    is_sibling: bool,
 }
 
 impl Router {
@@ -107,22 +112,11 @@ impl Router {
         let (gateway_v4, gateway_v6) = (config.gateway.v4, config.gateway.v6);
         let gateway_mac = config.gateway.mac;
         let gateway = Gateway::new(config.gateway, word(&rest[..4]), now);
-        let switch = Switch::new(SwitchConfig {
-            gateway_macs: vec![gateway_mac],
-            gateway_addresses: gateway.unicast_addresses().collect(),
-            ipv6_prefixes: gateway_v6
-                .iter()
-                .map(|v6| (v6.address, v6.prefix_len))
-                .collect(),
-            seed: word(&rest[12..]),
-        });
         Router {
-            mtu: config.mtu,
             policy: config.policy,
             gateway_mac,
             gateway_v4: gateway_v4.map(|v4| v4.address.into()),
             gateway_v6: gateway_v6.map(|v6| v6.address.into()),
-            switch,
             gateway,
             reassembly: Reassembly::new(),
             tcp: TcpEngine::new(config.tcp, key, now),
@@ -132,19 +126,18 @@ impl Router {
             turns: VecDeque::new(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
-            flooded: Vec::new(),
             neighbours: Neighbours::default(),
-            is_sibling: false,
         }
     }
 
-    /// What was dropped so far of the frames that came in, by reason.
-    pub fn drops(&self) -> &DropCounters {
-        &self.drops
+    /// The addresses that the gateway answers from, its link-local one included.
+    pub fn gateway_addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.gateway.unicast_addresses()
     }
 
-    /// What was dropped so far of all that came in from either side or waited here, by reason.
-    pub fn all_drops(&self) -> DropCounters {
+    /// What was dropped so far of what came from the host or waited here, by reason. What came from a
+    /// container and was dropped at once, [`Router::handle_frame`] has told.
+    pub fn drops(&self) -> DropCounters {
         let mut all = self.drops.clone();
         all.add(self.udp.counters());
         all.add(self.ping.counters());
@@ -173,200 +166,147 @@ impl Router {
         &self.tcp
     }
 
-    /// Whether the host refuses ping sockets, told once.
-    pub fn take_ping_unavailable(&mut self) -> Option<HostError> {
-        self.ping.take_unavailable()
+    /// Why the host would open no ping socket, if it would not.
+    pub fn ping_unavailable(&self) -> Option<HostError> {
+        self.ping.unavailable()
     }
 
     // ---- frames ----
 
-    /// A frame from a container, virtio-net header first.
+    /// A frame from a container that the switch gives the router.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing came of it.
     pub fn handle_frame<E: Env>(
         &mut self,
         now: Instant,
-        port: PortId,
-        bytes: &[u8],
-        io: &mut Io<'_, E>,
-    ) {
-        let parsed = Frame::parse(bytes, self.mtu);
-        self.handle_parsed(now, port, bytes, parsed, io);
-    }
-
-    fn handle_parsed<E: Env>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        bytes: &[u8],
-        parsed: Result<Frame<'_>, DropReason>,
-        io: &mut Io<'_, E>,
-    ) {
-        let outcome = match parsed {
-            Ok(frame) if self.is_sibling && self.is_for_the_first(&frame) => {
-                self.hand_over(port, bytes, io)
-            }
-            Ok(frame) => self.switch_frame(now, port, bytes, &frame, io),
-            Err(reason) => {
-                let len = bytes.len().saturating_sub(VNET_HDR_LEN);
-                self.switch.handle_refused(port, len, reason);
-                Err(reason)
-            }
-        };
-        if let Err(reason) = outcome {
-            self.drops.count(reason);
-        }
-    }
-
-    /// Does with a frame what the switch says. The bytes go on as they came, virtio-net header
-    /// included.
-    fn switch_frame<E: Env>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        bytes: &[u8],
+        ingress: PortId,
         frame: &Frame<'_>,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        match self.switch.handle_frame(now, port, frame) {
-            Verdict::Gateway => self.route_frame(now, port, frame, io),
-            Verdict::Port(egress) => {
-                self.forward(egress, bytes, io);
-                Ok(())
-            }
-            Verdict::Flood { gateway } => {
-                let mut ports = std::mem::take(&mut self.flooded);
-                ports.extend(self.switch.flood_ports(port, frame.dst));
-                for egress in ports.drain(..) {
-                    self.forward(egress, bytes, io);
-                }
-                self.flooded = ports;
-                if gateway {
-                    self.route_frame(now, port, frame, io)
-                } else {
-                    Ok(())
-                }
-            }
-            Verdict::Drop(reason) => Err(reason),
-        }
-    }
-
-    fn forward<E: Env>(&mut self, egress: PortId, bytes: &[u8], io: &mut Io<'_, E>) {
-        let written = io.sink.emit(egress, bytes);
-        self.switch
-            .handle_written(egress, bytes.len() - VNET_HDR_LEN, written);
-        if written.is_err() {
-            self.drops.count(DropReason::PortFull);
-        }
-    }
-
-    fn route_frame<E: Env>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        io: &mut Io<'_, E>,
-    ) -> Result<(), DropReason> {
-        match frame.l3 {
+        match &frame.l3 {
             L3::Arp => {
-                let result = self.gateway.handle_frame(now, port, frame, io);
+                let result = self.gateway.handle_arp(ingress, frame, io);
                 self.meet_solicited(now, io);
                 result
             }
             L3::Ip(ip) if ip.fragment.is_some() => {
-                let Some(whole) = self.reassembly.handle_fragment(now, port, frame, &ip)? else {
+                let Some(whole) = self.reassembly.handle_fragment(now, ingress, frame, ip)? else {
                     return Ok(());
                 };
                 let frame = whole.parse()?;
-                match frame.l3 {
-                    L3::Ip(ip) => self.route_packet(now, port, &frame, &ip, io),
+                match &frame.l3 {
+                    L3::Ip(ip) => self.handle_packet(&Packet::new(now, ingress, &frame, ip), io),
                     L3::Arp => Err(DropReason::BadFragment),
                 }
             }
-            L3::Ip(ip) => self.route_packet(now, port, frame, &ip, io),
+            L3::Ip(ip) => self.handle_packet(&Packet::new(now, ingress, frame, ip), io),
         }
     }
 
-    /// The way back to the sender of `frame`.
-    fn link(&self, port: PortId, frame: &Frame<'_>) -> Link {
-        Link {
-            port,
-            gateway_mac: self.gateway_mac,
-            container_mac: frame.src,
-        }
-    }
-
-    fn route_packet<E: Env>(
+    /// A packet from a container, no fragment.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing came of it.
+    pub fn handle_packet<E: Env>(
         &mut self,
-        now: Instant,
-        port: PortId,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
+        packet: &Packet<'_>,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let link = self.link(port, frame);
-        self.learn(ip.src, link);
-        if self.gateway.owns(ip.dst)
-            && !self.leads_to_host(frame, ip)
-            && !self.answers_client(port, frame, ip)
-        {
-            return self.hairpin(now, &link, frame, ip, io);
+        let link = Link {
+            port: packet.ingress,
+            gateway_mac: self.gateway_mac,
+            container_mac: packet.frame.src,
+        };
+        self.learn(packet.ip.src, link);
+        match self.path(packet) {
+            Path::Hairpin => self.hairpin(packet, &link, io),
+            Path::Flow => self.handle_flow(packet, &link, io),
+            Path::Error(kind, reason) => {
+                self.report(packet, &link, kind, io);
+                Err(reason)
+            }
+            Path::Drop(reason) => Err(reason),
         }
-        if frame.dst != self.gateway_mac {
-            return Err(if frame.dst.is_multicast() {
+    }
+
+    #[inline]
+    fn path(&self, packet: &Packet<'_>) -> Path {
+        let dst = packet.frame.dst;
+        if self.is_for_gateway(packet.ip.dst, packet.ip.protocol, packet.ports)
+            && !self.answers_client(packet)
+        {
+            return Path::Hairpin;
+        }
+        if dst != self.gateway_mac {
+            return Path::Drop(if dst.is_multicast() {
                 DropReason::MartianDestination
             } else {
                 DropReason::NoSuchPort
             });
         }
-        if !frame.l4_checksum_ok(ip) {
-            return Err(DropReason::BadChecksum);
+        if !packet.verified {
+            return Path::Drop(DropReason::BadChecksum);
         }
-        if ip.hop_limit <= 1 {
-            self.report(now, &link, frame, ip, IcmpErrorKind::TtlExceeded, io);
-            return Err(DropReason::TtlExpired);
+        if packet.ip.hop_limit <= 1 {
+            return Path::Error(IcmpErrorKind::TtlExceeded, DropReason::TtlExpired);
         }
-        match ip.protocol {
-            protocol::TCP => self
-                .tcp
-                .handle_packet(now, &link, frame.l4(ip), ip, &self.policy, io),
-            protocol::UDP => self
-                .udp
-                .handle_packet(now, &link, frame, ip, &self.policy, io),
-            protocol::ICMP | protocol::ICMPV6 => {
-                let Router {
-                    tcp,
-                    udp,
-                    ping,
-                    policy,
-                    ..
-                } = self;
+        match packet.ip.protocol {
+            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Path::Flow,
+            _ => Path::Error(
+                IcmpErrorKind::ProtocolUnreachable,
+                DropReason::UnknownProtocol,
+            ),
+        }
+    }
+
+    fn handle_flow<E: Env>(
+        &mut self,
+        packet: &Packet<'_>,
+        link: &Link,
+        io: &mut Io<'_, E>,
+    ) -> Result<(), DropReason> {
+        let Router {
+            tcp,
+            udp,
+            ping,
+            policy,
+            ..
+        } = self;
+        match packet.ip.protocol {
+            protocol::TCP => tcp.handle_packet(packet, link, policy, io),
+            protocol::UDP => udp.handle_packet(packet, link, policy, io),
+            _ => {
                 let owns = |quote: &Quote| match quote.protocol {
                     protocol::TCP => tcp.owns(quote.destination, quote.source),
-                    _ => udp.owns(port, quote),
+                    _ => udp.owns(link.port, quote),
                 };
-                ping.handle_packet(now, &link, frame, ip, policy, owns, io)
-            }
-            _ => {
-                self.report(
-                    now,
-                    &link,
-                    frame,
-                    ip,
-                    IcmpErrorKind::ProtocolUnreachable,
-                    io,
-                );
-                Err(DropReason::UnknownProtocol)
+                ping.handle_packet(packet, link, policy, owns, io)
             }
         }
     }
 
+    /// Whether a packet to `dst` is for the gateway itself, and not for the host's loopback behind
+    /// its address. Clients of published ports may be shown under it as well.
+    pub fn is_for_gateway(&self, dst: IpAddr, protocol: u8, ports: Option<[u16; 2]>) -> bool {
+        self.gateway.owns(dst) && !self.leads_to_host(dst, protocol, ports)
+    }
+
+    /// Whether there is a TCP flow between these ends.
+    pub fn has_tcp_flow(&self, container: SocketAddr, remote: SocketAddr) -> bool {
+        self.tcp.owns(container, remote)
+    }
+
     /// Whether a packet to an address of the gateway is meant for the host's loopback behind it.
-    fn leads_to_host(&self, frame: &Frame<'_>, ip: &IpHeader) -> bool {
-        if !self.policy.host_loopback.contains(&ip.dst) {
+    fn leads_to_host(&self, dst: IpAddr, protocol: u8, ports: Option<[u16; 2]>) -> bool {
+        if !self.policy.host_loopback.contains(&dst) {
             return false;
         }
-        let port = frame.ports(ip).map(|[_, destination]| destination);
-        let dns = port == Some(53) && self.gateway.is_dns(ip.dst);
-        match ip.protocol {
+        let port = ports.map(|[_, destination]| destination);
+        let dns = port == Some(53) && self.gateway.is_dns(dst);
+        match protocol {
             protocol::TCP => !dns,
             // A DHCP lease is renewed by unicast to the server, which is the gateway.
             protocol::UDP => !dns && port != Some(67),
@@ -376,73 +316,64 @@ impl Router {
 
     /// Whether a packet to an address of the gateway is for a client of a published port that is
     /// shown under that address.
-    fn answers_client(&self, port: PortId, frame: &Frame<'_>, ip: &IpHeader) -> bool {
-        let Some([source, destination]) = frame.ports(ip) else {
+    fn answers_client(&self, packet: &Packet<'_>) -> bool {
+        let Some((guest, client)) = packet.ends() else {
             return false;
         };
-        let guest = SocketAddr::new(ip.src, source);
-        let client = SocketAddr::new(ip.dst, destination);
-        match ip.protocol {
+        match packet.ip.protocol {
             protocol::TCP => self.tcp.owns(guest, client),
-            protocol::UDP => self.udp.has_client(port, guest, client),
-            _ => false,
+            _ => self.udp.has_client(packet.ingress, guest, client),
         }
     }
 
     /// A packet for the gateway itself.
     fn hairpin<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let result = self.gateway.handle_frame(now, link.port, frame, io);
-        self.meet_solicited(now, io);
+        let result = self.gateway.handle_packet(packet, io);
+        self.meet_solicited(packet.now, io);
         if !matches!(
             result,
             Err(DropReason::NotServed | DropReason::UnknownProtocol)
         ) {
             return result;
         }
-        if !frame.l4_checksum_ok(ip) {
+        if !packet.verified {
             return Err(DropReason::BadChecksum);
         }
-        match ip.protocol {
+        let kind = match packet.ip.protocol {
             // What the host's loopback would be behind the gateway's address is out of reach, and
             // slirp4netns's word for that is network unreachable.
-            protocol::TCP | protocol::UDP if !self.gateway.is_dns(ip.dst) => {
-                self.report(now, link, frame, ip, IcmpErrorKind::NetUnreachable, io);
+            protocol::TCP | protocol::UDP if !self.gateway.is_dns(packet.ip.dst) => {
+                IcmpErrorKind::NetUnreachable
             }
-            protocol::TCP => {
-                return self.tcp.refuse_packet(link, frame.l4(ip), ip, io);
-            }
-            protocol::UDP => {
-                self.report(now, link, frame, ip, IcmpErrorKind::PortUnreachable, io);
-            }
-            protocol::ICMP | protocol::ICMPV6 => {}
-            _ => self.report(now, link, frame, ip, IcmpErrorKind::ProtocolUnreachable, io),
-        }
+            protocol::TCP => return self.tcp.refuse_packet(packet, link, io),
+            protocol::UDP => IcmpErrorKind::PortUnreachable,
+            protocol::ICMP | protocol::ICMPV6 => return result,
+            _ => IcmpErrorKind::ProtocolUnreachable,
+        };
+        self.report(packet, link, kind, io);
         result
     }
 
     fn report<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
         kind: IcmpErrorKind,
         io: &mut Io<'_, E>,
     ) {
+        let Packet { frame, ip, .. } = *packet;
         let from = if ip.src.is_ipv4() {
             self.gateway_v4
         } else {
             self.gateway_v6
         };
         let Some(from) = from else { return };
-        if may_answer_with_error(frame, ip) && self.errors.allow(now) {
+        if may_answer_with_error(frame, ip) && self.errors.allow(packet.now) {
             let quote = frame.ip_packet(ip);
             // An error that finds no room is as good as one that was limited.
             let _ = emit_icmp_error(io.sink, io.buf, link, from, ip.src, kind, quote);

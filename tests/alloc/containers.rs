@@ -15,9 +15,9 @@ fn verdicts() {
         let mut crowd = Crowd::new(PORTS, to);
         assert_none(&mut crowd, |crowd| {
             let fits = match (crowd.verdict(), to) {
-                (Verdict::Gateway, To::Gateway) => true,
+                (Verdict::Router, To::Gateway) => true,
                 (Verdict::Port(_), To::Neighbour) => true,
-                (Verdict::Flood { gateway }, To::Everybody) => gateway,
+                (Verdict::Flood { router }, To::Everybody) => router,
                 _ => false,
             };
             assert!(fits, "{to:?}");

@@ -74,7 +74,7 @@ fn sockets_that_are_full_for_a_moment() {
         flows.world.end_batch();
         flows.world.assert_no_drops();
         assert_eq!(flows.world.hosts.sent, 2 * PACKETS * each);
-        assert_eq!(flows.world.router.tcp().unsent(), 0);
+        assert_eq!(flows.world.network.unsent(), 0);
         assert_eq!(flows.world.hosts.refusals, 2 * PACKETS);
     }
 }
@@ -86,9 +86,9 @@ fn syns_and_connections_that_end() {
     assert_none(&mut flows, TcpFlows::open_and_reset);
     flows.world.end_batch();
     flows.world.assert_no_drops();
-    let counters = flows.world.router.tcp().counters();
+    let counters = flows.world.network.report().tcp;
     assert_eq!(counters.opened, FLOWS as u64 + 4 * PACKETS);
-    assert_eq!(flows.world.router.flows(), FLOWS);
+    assert_eq!(flows.world.network.flows(), FLOWS);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_published_udp_port() {
     published.world.assert_no_drops();
     assert_eq!(published.world.sink.frames - before, 2 * PACKETS);
     assert_eq!(published.world.hosts.sends, 2 * PACKETS);
-    assert_eq!(published.world.router.flows(), 0, "no mapping was needed");
+    assert_eq!(published.world.network.flows(), 0, "no mapping was needed");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn with_many_flows() {
     assert_eq!(flows.world.hosts.sent, 2 * PACKETS * SUPER_PAYLOAD as u64);
     let received = (MANY as u64 + 2 * PACKETS) * INBOUND as u64;
     assert_eq!(flows.world.hosts.discarded, received);
-    assert_eq!(flows.world.router.flows(), MANY);
+    assert_eq!(flows.world.network.flows(), MANY);
 
     let mut mappings = Mappings::new(Kind::Udp, MANY);
     assert_none(&mut mappings, |mappings| {

@@ -1,7 +1,7 @@
 //! A quick fuzz of the pure core: a million mutated frames.
 //!
 //! Frames of every family ([`cnet_testkit::corpus`]), and segments for the connections that are open at
-//! the moment, are mutated and given to the router. Half of them get their checksums put right
+//! the moment, are mutated and given to the network. Half of them get their checksums put right
 //! again, so that the deeper code sees them too.
 //!
 //! # Properties
@@ -13,11 +13,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use cnet_core::Network;
 use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
 use cnet_nat::host::SocketId;
 use cnet_nat::io::Io;
-use cnet_nat::router::{PortFlows, Router};
+use cnet_nat::router::PortFlows;
 use cnet_vswitch::port::PortConfig;
 use cnet_wire::frame::Frame;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
@@ -142,7 +143,7 @@ impl Sink<'_> {
 struct Bench {
     rng: Rng,
     now: Instant,
-    router: Router,
+    network: Network,
     host: Host,
     corpus: Vec<Vec<u8>>,
     live: Vec<Vec<u8>>,
@@ -171,13 +172,13 @@ impl Bench {
             ..v6
         });
         gateway.dhcp_range = Some(([10, 0, 2, 15].into(), [10, 0, 2, 30].into()));
-        let mut router = Router::new(config, [7; 32], Instant::ZERO);
+        let mut network = Network::new(config, [7; 32], Instant::ZERO);
         let guarded = rng.chance(300);
-        router
+        network
             .add_port(PORT, world::port_config(guarded))
             .expect("the first port");
-        router.add_lease(lease());
-        router
+        network.add_lease(lease());
+        network
             .add_port(NEIGHBOUR, PortConfig::default())
             .expect("the second port");
         let plan = HostPlan {
@@ -193,7 +194,7 @@ impl Bench {
         Bench {
             rng,
             now: Instant::ZERO,
-            router,
+            network,
             host,
             corpus: corpus::all(),
             live: Vec::new(),
@@ -210,7 +211,7 @@ impl Bench {
 
     fn with_core<R>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut CoreIo<'_, '_>) -> R,
+        f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
         let mut sink = Sink {
             rng: &mut self.rng,
@@ -228,7 +229,7 @@ impl Bench {
             },
             buf: &mut self.buf,
         };
-        f(&mut self.router, self.now, &mut io)
+        f(&mut self.network, self.now, &mut io)
     }
 
     /// One frame, and now and then what happens between batches.
@@ -241,15 +242,15 @@ impl Bench {
     }
 
     fn give(&mut self, frame: &[u8]) {
-        let before = self.router.drops().clone();
+        let before = self.network.drops().clone();
         let port = if self.rng.chance(50) { NEIGHBOUR } else { PORT };
         self.recorder.get_mut().frame_in(port, frame);
-        self.with_core(|router, now, io| router.handle_frame(now, port, frame, io));
-        let counted = self.router.drops().total() - before.total();
+        self.with_core(|network, now, io| network.handle_frame(now, port, frame, io));
+        let counted = self.network.drops().total() - before.total();
         match Frame::parse(frame, MTU) {
             Err(reason) => {
                 self.refused += 1;
-                let named = self.router.drops().get(reason) - before.get(reason);
+                let named = self.network.drops().get(reason) - before.get(reason);
                 assert_eq!((counted, named), (1, 1), "{reason:?}: {frame:02x?}");
             }
             // A frame for several may be refused by the neighbour's queue and by the gateway.
@@ -258,7 +259,7 @@ impl Bench {
     }
 
     fn between_batches(&mut self) {
-        self.with_core(|router, now, io| router.end_batch(now, io));
+        self.with_core(|network, now, io| network.end_batch(now, io));
         // Mostly a moment, so that flows pile up; rarely long enough for all of them to expire.
         let rare = self.rng.chance(2);
         let most = if rare {
@@ -274,20 +275,20 @@ impl Bench {
         assert_eq!(advanced, Ok(()));
         while let Some((token, ready)) = self.host.event(self.now) {
             self.recorder.get_mut().readiness(ready);
-            self.with_core(|router, now, io| router.handle_socket(now, token, ready, io));
+            self.with_core(|network, now, io| network.handle_socket(now, token, ready, io));
         }
-        if self.router.poll_timeout().is_some_and(|t| t <= self.now) {
+        if self.network.poll_timeout().is_some_and(|t| t <= self.now) {
             self.event("timeout");
-            self.with_core(|router, now, io| router.handle_timeout(now, io));
+            self.with_core(|network, now, io| network.handle_timeout(now, io));
         }
-        while let Some(query) = self.router.take_query() {
+        while let Some(query) = self.network.take_query() {
             let recorder = self.recorder.get_mut();
             recorder.event(|| format!("query {}", record::bytes(&query.message)));
             let mut answer = query.message;
             if let Some(flags) = answer.get_mut(2) {
                 *flags |= 0x80;
             }
-            self.with_core(|router, now, io| router.answer_dns(now, query.id, &answer, io));
+            self.with_core(|network, now, io| network.answer_dns(now, query.id, &answer, io));
         }
         if self.rng.chance(20) {
             self.accept();
@@ -296,17 +297,17 @@ impl Bench {
             self.replug();
         }
         for port in [PORT, NEIGHBOUR] {
-            let held = self.router.port_flows(port).tcp;
+            let held = self.network.port_flows(port).tcp;
             assert!(held <= FLOWS_PER_PORT, "{port:?} has {held} flows");
         }
         let flows = LIMITS.tcp_flows + 2 * (LIMITS.udp_mappings + LIMITS.ping_mappings);
         assert!(
-            self.router.flows() <= flows,
+            self.network.flows() <= flows,
             "{} flows",
-            self.router.flows()
+            self.network.flows()
         );
         assert!(self.host.open_sockets() <= flows);
-        assert!(self.router.tcp().unsent() <= UNSENT_LIMIT);
+        assert!(self.network.unsent() <= UNSENT_LIMIT);
     }
 
     /// One container goes, or both do, and others come in their places.
@@ -316,17 +317,17 @@ impl Bench {
             .pick(&[&[PORT][..], &[NEIGHBOUR], &[PORT, NEIGHBOUR]]);
         for &port in gone {
             self.event(&format!("port {} goes", port.0));
-            let counters = self.with_core(|router, now, io| router.remove_port(now, port, io));
+            let counters = self.with_core(|network, now, io| network.remove_port(now, port, io));
             assert!(counters.is_some_and(|c| c.frames_in > 0), "{port:?}");
-            assert_eq!(self.router.port_flows(port), PortFlows::default());
-            let again = self.with_core(|router, now, io| router.remove_port(now, port, io));
+            assert_eq!(self.network.port_flows(port), PortFlows::default());
+            let again = self.with_core(|network, now, io| network.remove_port(now, port, io));
             assert!(again.is_none());
         }
         if gone.len() == 2 {
             // Clients whose guest is looked for are all that is left, and connections whose far end
             // has yet to take what their container had sent to its end.
-            assert_eq!(self.router.flows(), self.router.tcp().len());
-            assert_eq!(self.host.open_sockets(), self.router.flows());
+            assert_eq!(self.network.flows(), self.network.tcp_flows());
+            assert_eq!(self.host.open_sockets(), self.network.flows());
         }
         for &port in gone {
             let guarded = self.rng.chance(300);
@@ -335,10 +336,10 @@ impl Bench {
                 _ => PortConfig::default(),
             };
             self.event(&format!("port {} comes", port.0));
-            let added = self.router.add_port(port, config);
+            let added = self.network.add_port(port, config);
             assert_eq!(added, Ok(()));
             if port == PORT {
-                self.router.add_lease(lease());
+                self.network.add_lease(lease());
             }
         }
     }
@@ -357,7 +358,7 @@ impl Bench {
         let socket: SocketId = self.host.incoming(service);
         let recorder = self.recorder.get_mut();
         recorder.event(|| format!("accepted socket {} {peer} for {guest}", socket.0));
-        self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
+        self.with_core(|network, now, io| network.handle_accept(now, guest, peer, socket, io));
     }
 
     // ---- mutation ----
@@ -464,9 +465,9 @@ impl Bench {
     fn wind_up(&mut self) {
         let end = self.now + Duration::from_secs(4 * 3600);
         self.event("shut-down");
-        self.with_core(|router, now, io| router.shut_down(now, io));
+        self.with_core(|network, now, io| network.shut_down(now, io));
         for _ in 0..1_000_000 {
-            let next = [self.host.next(), self.router.poll_timeout()];
+            let next = [self.host.next(), self.network.poll_timeout()];
             let Some(next) = next.into_iter().flatten().min().filter(|&t| t <= end) else {
                 break;
             };
@@ -475,15 +476,15 @@ impl Bench {
             assert_eq!(self.host.advance(self.now), Ok(()));
             while let Some((token, ready)) = self.host.event(self.now) {
                 self.recorder.get_mut().readiness(ready);
-                self.with_core(|router, now, io| router.handle_socket(now, token, ready, io));
+                self.with_core(|network, now, io| network.handle_socket(now, token, ready, io));
             }
             self.event("timeout");
-            self.with_core(|router, now, io| router.handle_timeout(now, io));
+            self.with_core(|network, now, io| network.handle_timeout(now, io));
         }
         let left = (
-            self.router.flows(),
+            self.network.flows(),
             self.host.open_sockets(),
-            self.router.tcp().unsent(),
+            self.network.unsent(),
         );
         assert_eq!(left, (0, 0, 0), "flows, sockets and bytes left");
     }
@@ -510,7 +511,7 @@ fn echo_service(rng: &mut Rng) -> Service {
     }
 }
 
-/// Gives `frames` frames of one seed to a router.
+/// Gives `frames` frames of one seed to a network.
 fn run(seed: u64, frames: u64, recorder: Recorder) -> Bench {
     let mut bench = Bench::new(seed, recorder);
     (0..frames).for_each(|n| bench.turn(n));
@@ -522,7 +523,7 @@ pub fn run_recorded(seed: u64, frames: u64, recorder: Recorder) -> Recorder {
     let mut bench = run(seed, frames, recorder);
     bench.wind_up();
     let mut recorder = bench.recorder.into_inner();
-    recorder.drop_counters(&bench.router.all_drops());
+    recorder.drop_counters(&bench.network.report().drops);
     recorder
 }
 
@@ -530,7 +531,7 @@ pub fn run_recorded(seed: u64, frames: u64, recorder: Recorder) -> Recorder {
 /// parser refused.
 fn fuzz(seed: u64, frames: u64) -> (u64, u64) {
     let mut bench = run(seed, frames, Recorder::new(Keep::Nothing));
-    let drops = bench.router.drops();
+    let drops = bench.network.drops();
     let drops: Vec<_> = drops.iter().map(|(r, n)| (r.name(), n)).collect();
     eprintln!("seed {seed}: {drops:?}");
     let done = (bench.emitted, bench.refused);

@@ -5,9 +5,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use cnet_core::Network;
 use cnet_nat::flow::{CACHED_FLOWS, Limits};
 use cnet_nat::io::Io;
-use cnet_nat::router::Router;
 use cnet_testkit::addresses::IPV4;
 use cnet_testkit::frames::{self, Tcp, flag};
 use cnet_testkit::host::scripted::Scripted;
@@ -37,7 +37,7 @@ impl FrameSink for Sink {
 
 /// A core with more flows than its tables call cached.
 struct Side {
-    core: Router,
+    core: Network,
     host: Scripted,
     sink: Sink,
     buf: Vec<u8>,
@@ -51,7 +51,7 @@ impl Side {
             udp_mappings: 2 * CACHED_FLOWS,
             ..config.datagram.limits
         };
-        let mut core = Router::new(config, [7; 32], Instant::ZERO);
+        let mut core = Network::new(config, [7; 32], Instant::ZERO);
         let added = core.add_port(PORT, world::port_config(false));
         assert_eq!(added, Ok(()));
         let mut side = Side {
@@ -64,11 +64,11 @@ impl Side {
         for n in 0..CACHED_FLOWS + 100 {
             side.one_by_one(&[datagram(n)]);
         }
-        assert!(side.core.looks_ahead());
+        assert!(side.core.prefetches());
         side
     }
 
-    fn with_core(&mut self, f: impl FnOnce(&mut Router, Instant, &mut Io<'_, (Sink, Scripted)>)) {
+    fn with_core(&mut self, f: impl FnOnce(&mut Network, Instant, &mut Io<'_, (Sink, Scripted)>)) {
         self.now += Duration::from_micros(50);
         let mut io = Io::new(&mut self.sink, &mut self.host, &mut self.buf);
         f(&mut self.core, self.now, &mut io);
@@ -94,7 +94,7 @@ impl Side {
             "{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
             std::mem::take(&mut self.sink.0),
             std::mem::take(&mut self.host.sent),
-            self.core.all_drops(),
+            self.core.report().drops,
             self.core.port_counters(PORT),
             self.core.port_flows(PORT),
         )

@@ -23,11 +23,12 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use cnet_core::Network;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
-use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
@@ -111,17 +112,17 @@ pub fn port_config(guarded: bool) -> PortConfig {
     }
 }
 
-/// A router as the plan wants it.
-fn router(plan: &Plan, rng: &mut Rng) -> Router {
+/// A network as the plan wants it.
+fn network(plan: &Plan, rng: &mut Rng) -> Network {
     let mut config = router_config(plan.mtu);
     config.tcp.unsent_limit = plan.unsent_limit;
     let mut secret = [0; 32];
     secret.copy_from_slice(&rng.bytes(32));
-    let mut router = Router::new(config, secret, Instant::ZERO);
-    router
+    let mut network = Network::new(config, secret, Instant::ZERO);
+    network
         .add_port(PORT, port_config(plan.guarded))
-        .expect("the first port of a new router");
-    router
+        .expect("the first port of a new network");
+    network
 }
 
 /// Where the core's frames go: through the oracle and onto the wire.
@@ -212,7 +213,7 @@ pub struct World {
     plan: Plan,
     now: Instant,
     rng: Rng,
-    router: Router,
+    network: Network,
     container: Container,
     host: Host,
     hostiles: Vec<Hostile>,
@@ -254,7 +255,7 @@ impl World {
             .filter(|&n| plan.flows[n].opening != Opening::Out)
             .collect();
         World {
-            router: router(&plan, &mut rng),
+            network: network(&plan, &mut rng),
             now: Instant::ZERO,
             container,
             host,
@@ -285,7 +286,7 @@ impl World {
         self.recorder = RefCell::new(recorder);
         self.run_to_end()?;
         let mut recorder = self.recorder.into_inner();
-        recorder.drop_counters(&self.router.all_drops());
+        recorder.drop_counters(&self.network.report().drops);
         Ok(recorder)
     }
 
@@ -322,7 +323,7 @@ impl World {
 
     fn with_core<R>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut CoreIo<'_, '_>) -> R,
+        f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
         let mut sink = Sink {
             now: self.now,
@@ -343,7 +344,7 @@ impl World {
             },
             buf: &mut self.buf,
         };
-        f(&mut self.router, self.now, &mut io)
+        f(&mut self.network, self.now, &mut io)
     }
 
     /// Moves time to the next thing that happens and lets it happen. `false` when that lies beyond
@@ -372,13 +373,13 @@ impl World {
                 );
             }
             self.recorder.get_mut().readiness(readiness);
-            self.with_core(|router, now, io| router.handle_socket(now, token, readiness, io));
+            self.with_core(|network, now, io| network.handle_socket(now, token, readiness, io));
         }
         self.container_turn()?;
         self.frames_up();
-        if self.router.poll_timeout().is_some_and(|t| t <= self.now) {
+        if self.network.poll_timeout().is_some_and(|t| t <= self.now) {
             self.recorder.get_mut().event(|| "timeout".into());
-            self.with_core(|router, now, io| router.handle_timeout(now, io));
+            self.with_core(|network, now, io| network.handle_timeout(now, io));
         }
         self.host.advance(self.now)?;
         match self.violation.take() {
@@ -401,7 +402,7 @@ impl World {
             self.container.next(self.now),
             self.up.next(),
             self.down.next(),
-            self.router.poll_timeout(),
+            self.network.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -418,7 +419,7 @@ impl World {
             let socket = self.host.incoming(peer);
             let recorder = self.recorder.get_mut();
             recorder.event(|| format!("accepted socket {} {peer} for {guest}", socket.0));
-            self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
+            self.with_core(|network, now, io| network.handle_accept(now, guest, peer, socket, io));
         }
     }
 
@@ -461,12 +462,12 @@ impl World {
             {
                 batch += 1;
                 self.recorder.get_mut().frame_in(PORT, &frame);
-                self.with_core(|router, now, io| router.handle_frame(now, PORT, &frame, io));
+                self.with_core(|network, now, io| network.handle_frame(now, PORT, &frame, io));
             }
             if batch == 0 {
                 return;
             }
-            self.with_core(|router, now, io| router.end_batch(now, io));
+            self.with_core(|network, now, io| network.end_batch(now, io));
         }
     }
 

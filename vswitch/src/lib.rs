@@ -1,9 +1,8 @@
 //! The pure learning switch of cnet.
 //!
-//! A frame enters with its virtio-net header in front ([`vnet`]), is checked and described once
-//! ([`frame`]), and the [`switch`] gives its [`Verdict`]: to the gateway, to a port, to several, or dropped for
-//! a named [`DropReason`]. The bytes themselves are never touched, so segmentation offloads
-//! survive the switch..
+//! A frame enters described ([`cnet_wire::Frame`]), and the [`switch`] gives its [`Verdict`]: to the
+//! router, to a port, to several, or dropped for a named [`cnet_wire::DropReason`]. It writes it to
+//! those ports. The bytes themselves are never touched, so segmentation offloads survive the switch.
 //!
 //! Every method follows the contract of the pure crates told in [`cnet_wire`].
 #![forbid(unsafe_code)]
@@ -14,4 +13,4 @@ pub mod port;
 pub mod switch;
 
 pub use port::{Lease, PortConfig, PortCounters};
-pub use switch::{AddPortError, Switch, SwitchConfig, Verdict};
+pub use switch::{AddPortError, Delivery, Switch, SwitchConfig, Verdict};

@@ -67,18 +67,16 @@ impl Default for PortConfig {
     }
 }
 
-/// What passed a port, as one worker saw it. *In* is from the container into the switch.
+/// What came in by a port, as one worker saw it. What goes out, the devices count: they may make
+/// several frames of one.
 #[derive(Clone, Debug, Default)]
 pub struct PortCounters {
     /// Frames that came in, dropped ones included; a super-frame counts as one.
     pub frames_in: u64,
     /// Their bytes, without virtio-net headers.
     pub bytes_in: u64,
-    /// Frames that were written to the container.
-    pub frames_out: u64,
-    /// Their bytes, without virtio-net headers.
-    pub bytes_out: u64,
-    /// Frames that came in and were dropped, or could not be written.
+    /// Frames that came in and were dropped, by the switch or by the router, and frames of other
+    /// ports that found this one full.
     pub drops: DropCounters,
 }
 

@@ -1,10 +1,11 @@
-//! The switch: one verdict on each frame.
+//! The switch: one verdict on each frame, and its delivery.
 //!
 //! # Theory of operation
 //!
 //! [`Switch::handle_frame`] first asks whether the container may say this (sources, claims, rogue
-//! services), then where it goes: to the gateway by its MAC address, to the port the forwarding
-//! table names, or to all others. Only a group address, or a station not yet heard of, makes a
+//! services), then where it goes: to the router by its MAC address, to the port the forwarding
+//! table names, or to all others. It writes the frame to those ports; what is for the router, its
+//! caller takes there. Only a group address, or a station not yet heard of, makes a
 //! flood; where every port's stations are known by lease, a frame to an unknown one has nowhere to
 //! go and is dropped.
 //!
@@ -32,11 +33,11 @@ use crate::guard::Guard;
 use crate::port::{Port, PortConfig, PortCounters};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
-use cnet_wire::drops::DropReason;
+use cnet_wire::drops::{DropCounters, DropReason};
 use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::icmp;
 use cnet_wire::ndp;
-use cnet_wire::sink::PortFull;
+use cnet_wire::sink::FrameSink;
 use cnet_wire::time::Instant;
 
 /// Ports are numbered below this.
@@ -59,17 +60,27 @@ pub struct SwitchConfig {
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// To the gateway alone.
-    Gateway,
+    /// To the router alone.
+    Router,
     /// To this port alone.
     Port(PortId),
     /// To the ports that [`Switch::flood_ports`] names.
     Flood {
-        /// And to the gateway.
-        gateway: bool,
+        /// And to the router.
+        router: bool,
     },
     /// Nowhere.
     Drop(DropReason),
+}
+
+/// What is left to do with a frame that the switch took in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Delivery {
+    /// Nothing.
+    Done,
+    /// The router is to have it.
+    Router,
 }
 
 /// Why a port was not added.
@@ -126,6 +137,10 @@ pub struct Switch {
     tables: Arc<Tables>,
     /// By number.
     ports: Vec<Option<Box<Port>>>,
+    /// Drops at ports that are gone, or never were.
+    elsewhere: DropCounters,
+    /// Room for the ports of a flood, so that none allocates.
+    flooded: Vec<PortId>,
 }
 
 impl Switch {
@@ -139,6 +154,8 @@ impl Switch {
         Switch {
             tables: Arc::new(tables),
             ports: Vec::new(),
+            elsewhere: DropCounters::default(),
+            flooded: Vec::new(),
         }
     }
 
@@ -148,6 +165,8 @@ impl Switch {
         Switch {
             tables: Arc::clone(&self.tables),
             ports: self.ports.iter().map(|p| p.as_deref().map(port)).collect(),
+            elsewhere: DropCounters::default(),
+            flooded: Vec::new(),
         }
     }
 
@@ -200,11 +219,45 @@ impl Switch {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
         self.tables.fdb.remove_port(id);
         self.tables.addresses.remove_port(id);
+        self.elsewhere.add(&port.counters.drops);
         Some(port.counters)
     }
 
-    /// Judges a frame that came in by `ingress`, and counts it there.
-    pub fn handle_frame(&mut self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
+    /// Takes a frame in that came by `ingress`: admits it, writes it to the ports it goes to, bytes
+    /// as they came, virtio-net header included, and says whether the router is to have it, too.
+    ///
+    /// # Errors
+    ///
+    /// Why it was dropped; to be counted with [`Switch::count_drop`].
+    #[inline]
+    pub fn handle_frame(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        sink: &mut impl FrameSink,
+    ) -> Result<Delivery, DropReason> {
+        match self.judge(now, ingress, frame) {
+            Verdict::Router => Ok(Delivery::Router),
+            Verdict::Port(egress) => {
+                self.write(egress, frame, sink);
+                Ok(Delivery::Done)
+            }
+            Verdict::Flood { router } => {
+                self.flood(ingress, frame, sink);
+                Ok(if router {
+                    Delivery::Router
+                } else {
+                    Delivery::Done
+                })
+            }
+            Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    /// Judges a frame that came in by `ingress`, and counts it there as come in.
+    #[inline]
+    pub fn judge(&mut self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let Some(port) = port_mut(&mut self.ports, ingress) else {
             return Verdict::Drop(DropReason::NoSuchPort);
         };
@@ -215,51 +268,68 @@ impl Switch {
             port,
             tables: &self.tables,
         };
-        let verdict = match guard.admit(frame) {
+        match guard.admit(frame) {
             Ok(()) => self.forward(now, ingress, frame),
             Err(reason) => Verdict::Drop(reason),
-        };
-        if let Verdict::Drop(reason) = verdict {
-            self.count_drop(ingress, reason);
         }
-        verdict
+    }
+
+    fn flood(&mut self, ingress: PortId, frame: &Frame<'_>, sink: &mut impl FrameSink) {
+        let mut egresses = std::mem::take(&mut self.flooded);
+        egresses.extend(self.flood_ports(ingress, frame.dst));
+        for egress in egresses.drain(..) {
+            self.write(egress, frame, sink);
+        }
+        self.flooded = egresses;
+    }
+
+    /// Writes a frame to a port. What is written is counted by the device, which may make several
+    /// frames of one; a frame that finds the port full is lost there.
+    #[inline]
+    fn write(&mut self, egress: PortId, frame: &Frame<'_>, sink: &mut impl FrameSink) {
+        if sink.emit(egress, frame.raw).is_err() {
+            self.count_drop(egress, DropReason::PortFull);
+        }
     }
 
     /// Counts a frame of `bytes` (without its virtio-net header) that came in by `ingress` and
-    /// that parsing refused.
-    pub fn handle_refused(&mut self, ingress: PortId, bytes: usize, reason: DropReason) {
+    /// never got to [`Switch::handle_frame`].
+    pub fn count_refused(&mut self, ingress: PortId, bytes: usize) {
         if let Some(port) = port_mut(&mut self.ports, ingress) {
             port.count_in(bytes);
-            port.count_drop(reason);
         }
     }
 
-    /// Counts a frame of `bytes` (without its virtio-net header) that was written to `egress`, by
-    /// the switch or by the gateway, or that found it full.
-    pub fn handle_written(&mut self, egress: PortId, bytes: usize, written: Result<(), PortFull>) {
-        let Some(port) = port_mut(&mut self.ports, egress) else {
-            return;
-        };
-        match written {
-            Ok(()) => {
-                port.counters.frames_out += 1;
-                port.counters.bytes_out += bytes as u64;
-            }
-            Err(PortFull) => port.count_drop(DropReason::PortFull),
+    /// Counts a drop: the one place where those of frames are counted, whoever dropped them. It is
+    /// counted at `port`, or with those of ports that are gone where there is no such port.
+    #[inline]
+    pub fn count_drop(&mut self, port: PortId, reason: DropReason) {
+        match port_mut(&mut self.ports, port) {
+            Some(port) => port.count_drop(reason),
+            None => self.elsewhere.count(reason),
         }
+    }
+
+    /// All drops counted so far, those at ports that are gone included.
+    pub fn drops(&self) -> DropCounters {
+        let mut all = self.elsewhere.clone();
+        for port in self.ports.iter().flatten() {
+            all.add(&port.counters.drops);
+        }
+        all
     }
 
     fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let dst = frame.dst;
         if self.tables.is_gateway_mac(dst) {
-            return Verdict::Gateway;
+            return Verdict::Router;
         }
         let nowhere = Verdict::Drop(DropReason::NoSuchPort);
         if dst.is_multicast() {
-            let gateway = !self.asks_for_another(ingress, frame);
-            return match (self.flood_ports(ingress, dst).next(), gateway) {
-                (Some(_), gateway) => Verdict::Flood { gateway },
-                (None, true) => Verdict::Gateway,
+            let router = !self.asks_for_another(ingress, frame);
+            return match (self.flood_ports(ingress, dst).next(), router) {
+                (Some(_), router) => Verdict::Flood { router },
+                (None, true) => Verdict::Router,
                 (None, false) => nowhere,
             };
         }
@@ -267,7 +337,7 @@ impl Switch {
             Some(egress) if self.may_pass(ingress, egress) => Verdict::Port(egress),
             Some(_) => nowhere,
             None if self.flood_ports(ingress, dst).next().is_some() => {
-                Verdict::Flood { gateway: false }
+                Verdict::Flood { router: false }
             }
             None => nowhere,
         }
@@ -334,12 +404,6 @@ impl Switch {
     /// The IP addresses that are leased, or taken first-come.
     pub fn addresses(&self) -> &AddressTable {
         &self.tables.addresses
-    }
-
-    fn count_drop(&mut self, id: PortId, reason: DropReason) {
-        if let Some(port) = port_mut(&mut self.ports, id) {
-            port.count_drop(reason);
-        }
     }
 
     fn port(&self, id: PortId) -> Option<&Port> {

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 
 use cnet_testkit::packets::*;
 use cnet_vswitch::switch::MAX_PORTS;
-use cnet_vswitch::{AddPortError, Lease, PortConfig, Verdict};
+use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, Verdict};
 use cnet_wire::arp::OP_REQUEST;
-use cnet_wire::{DropReason, Frame, MacAddr, PortFull};
+use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
 use net::*;
 
 mod forwarding {
@@ -17,7 +17,7 @@ mod forwarding {
     #[test]
     fn to_the_gateway_and_between_leased_ports() {
         let mut net = Net::shared(3);
-        net.step(1, &to(1, GW), Verdict::Gateway);
+        net.step(1, &to(1, GW), Verdict::Router);
         net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
         net.step(2, &to(2, mac(1)), Verdict::Port(p(1)));
         net.drops(1, &to(1, mac(1)), DropReason::NoSuchPort);
@@ -33,19 +33,19 @@ mod forwarding {
         let others: Vec<_> = net.switch.flood_ports(p(1), MacAddr::BROADCAST).collect();
         assert_eq!(others, [p(2), p(3)]);
         let mut alone = Net::single();
-        alone.step(1, &f, Verdict::Gateway);
+        alone.step(1, &f, Verdict::Router);
     }
 
     #[test]
     fn questions_for_a_port_do_not_reach_the_gateway() {
         let mut net = Net::shared(2);
         let ask = |t| arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), t);
-        net.step(1, &ask(ip4(2)), Verdict::Flood { gateway: false });
+        net.step(1, &ask(ip4(2)), Verdict::Flood { router: false });
         net.step(1, &ask(GW4), FLOOD);
         // Gratuitous: an announcement.
         net.step(1, &ask(ip4(1)), FLOOD);
         let solicit = |t| ndp(1, ip6(1), 135, t, mac(1));
-        net.step(1, &solicit(ip6(2)), Verdict::Flood { gateway: false });
+        net.step(1, &solicit(ip6(2)), Verdict::Flood { router: false });
         net.step(1, &solicit(GW6), FLOOD);
     }
 
@@ -56,12 +56,12 @@ mod forwarding {
             ..leased(id)
         };
         let mut net = Net::new([(1, isolated(1)), (2, isolated(2)), (3, leased(3))]);
-        net.step(1, &to(1, GW), Verdict::Gateway);
-        net.step(1, &to(1, MacAddr::BROADCAST), Verdict::Gateway);
+        net.step(1, &to(1, GW), Verdict::Router);
+        net.step(1, &to(1, MacAddr::BROADCAST), Verdict::Router);
         net.drops(1, &to(1, mac(2)), DropReason::NoSuchPort);
         net.drops(1, &to(1, mac(3)), DropReason::NoSuchPort);
         net.drops(3, &to(3, mac(1)), DropReason::NoSuchPort);
-        net.step(3, &to(3, MacAddr::BROADCAST), Verdict::Gateway);
+        net.step(3, &to(3, MacAddr::BROADCAST), Verdict::Router);
         assert_eq!(net.switch.flood_ports(p(1), MacAddr::BROADCAST).count(), 0);
         assert_eq!(net.switch.flood_ports(p(3), MacAddr::BROADCAST).count(), 0);
     }
@@ -70,32 +70,58 @@ mod forwarding {
     fn unknown_stations_are_sought_where_they_may_be() {
         let open = PortConfig::default;
         let mut net = Net::new([(1, leased(1)), (2, open()), (3, open())]);
-        net.step(1, &to(1, mac(9)), Verdict::Flood { gateway: false });
+        net.step(1, &to(1, mac(9)), Verdict::Flood { router: false });
         let sought: Vec<_> = net.switch.flood_ports(p(1), mac(9)).collect();
         assert_eq!(sought, [p(2), p(3)]);
         let sought: Vec<_> = net.switch.flood_ports(p(2), mac(9)).collect();
         assert_eq!(sought, [p(3)]);
-        net.step(3, &to(9, GW), Verdict::Gateway);
+        net.step(3, &to(9, GW), Verdict::Router);
         net.step(1, &to(1, mac(9)), Verdict::Port(p(3)));
         net.drops(3, &to(9, mac(9)), DropReason::NoSuchPort);
         net.wait(300);
-        net.step(1, &to(1, mac(9)), Verdict::Flood { gateway: false });
+        net.step(1, &to(1, mac(9)), Verdict::Flood { router: false });
     }
 
     #[test]
     fn writes_and_refusals_are_counted_where_they_happen() {
         let mut net = Net::shared(2);
-        net.switch.handle_written(p(2), 100, Ok(()));
-        net.switch.handle_written(p(2), 50, Err(PortFull));
-        net.switch
-            .handle_refused(p(1), 13, DropReason::FrameTooShort);
-        net.switch.handle_written(p(7), 1, Ok(()));
-        net.switch.handle_refused(p(7), 1, DropReason::BadArp);
+        let mut sink = Full(Vec::new());
+        let f = to(1, MacAddr::BROADCAST);
+        let parsed = Frame::parse(&f, MTU).unwrap();
+        let taken = net.switch.handle_frame(net.now, p(1), &parsed, &mut sink);
+        assert_eq!(taken, Ok(Delivery::Router));
+        assert_eq!(sink.0, [(p(2), f.clone())]);
+        net.switch.count_refused(p(1), 13);
+        net.switch.count_drop(p(1), DropReason::FrameTooShort);
+        net.switch.count_refused(p(7), 1);
+        net.switch.count_drop(p(7), DropReason::BadArp);
+        net.expected.insert(p(2), (0, 0, [("port_full", 1)].into()));
+        let bytes = parsed.bytes.len() as u64;
         net.expected
-            .insert(p(2), (0, 0, 1, 100, [("port_full", 1)].into()));
-        net.expected
-            .insert(p(1), (1, 13, 0, 0, [("frame_too_short", 1)].into()));
+            .insert(p(1), (2, bytes + 13, [("frame_too_short", 1)].into()));
         net.check();
+        // What ports that are gone lost, and those that never were, is in the sum.
+        net.switch.remove_port(p(1));
+        let sum: Vec<_> = net
+            .switch
+            .drops()
+            .iter()
+            .map(|(r, n)| (r.name(), n))
+            .collect();
+        assert_eq!(
+            sum,
+            [("frame_too_short", 1), ("bad_arp", 1), ("port_full", 1)]
+        );
+    }
+
+    /// Keeps what is written, and says that it was lost.
+    struct Full(Vec<(PortId, Vec<u8>)>);
+
+    impl FrameSink for Full {
+        fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+            self.0.push((port, frame.to_vec()));
+            Err(PortFull)
+        }
     }
 }
 
@@ -110,16 +136,16 @@ mod learning {
         };
         let mut net = Net::new([(1, few), (2, leased(2))]);
         for id in 10..13 {
-            net.step(1, &to(id, GW), Verdict::Gateway);
+            net.step(1, &to(id, GW), Verdict::Router);
         }
         for id in 13..150 {
             net.drops(1, &to(id, GW), DropReason::MacTableFull);
         }
         assert_eq!(net.switch.fdb().len(), 4);
-        net.step(1, &to(10, GW), Verdict::Gateway);
+        net.step(1, &to(10, GW), Verdict::Router);
         net.step(2, &to(2, mac(12)), Verdict::Port(p(1)));
         net.wait(300);
-        net.step(1, &to(100, GW), Verdict::Gateway);
+        net.step(1, &to(100, GW), Verdict::Router);
         assert_eq!(net.switch.fdb().len(), 2);
     }
 
@@ -131,7 +157,7 @@ mod learning {
         for n in 0..1_000_000u32 {
             f[10 + 8..10 + 12].copy_from_slice(&n.to_be_bytes());
             let parsed = Frame::parse(&f, MTU).unwrap();
-            net.switch.handle_frame(net.now, p(1), &parsed);
+            judge(&mut net.switch, net.now, p(1), &parsed);
         }
         assert_eq!(net.switch.fdb().len(), 32);
         let c = net.switch.counters(p(1)).unwrap();
@@ -143,14 +169,14 @@ mod learning {
     fn a_binding_does_not_flap() {
         let open = PortConfig::default;
         let mut net = Net::new([(1, open()), (2, open()), (3, leased(3))]);
-        net.step(1, &to(9, GW), Verdict::Gateway);
+        net.step(1, &to(9, GW), Verdict::Router);
         for _ in 0..9 {
             net.wait(1);
             net.drops(2, &to(9, GW), DropReason::Spoofed);
             net.step(3, &to(3, mac(9)), Verdict::Port(p(1)));
         }
         net.wait(1);
-        net.step(2, &to(9, GW), Verdict::Gateway);
+        net.step(2, &to(9, GW), Verdict::Router);
         net.step(3, &to(3, mac(9)), Verdict::Port(p(2)));
         net.drops(1, &to(9, GW), DropReason::Spoofed);
         // A leased one never moves.
@@ -165,7 +191,7 @@ mod learning {
         lease.lease.mac = None;
         lease.max_macs = 1;
         let mut net = Net::new([(1, lease), (2, leased(2))]);
-        net.step(1, &to(1, GW), Verdict::Gateway);
+        net.step(1, &to(1, GW), Verdict::Router);
         let other = frame(
             GW,
             mac(9),
@@ -217,7 +243,7 @@ mod ports {
     #[test]
     fn a_lease_takes_precedence_over_what_was_learned() {
         let mut net = Net::single();
-        net.step(1, &to(2, GW), Verdict::Gateway);
+        net.step(1, &to(2, GW), Verdict::Router);
         net.switch.add_port(p(2), leased(2)).unwrap();
         net.expected.insert(p(2), Counts::default());
         net.drops(1, &to(2, GW), DropReason::Spoofed);
@@ -228,13 +254,12 @@ mod ports {
     fn a_removed_port_leaves_nothing() {
         let mut net = Net::shared(3);
         net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
-        net.step(2, &to(2, GW), Verdict::Gateway);
+        net.step(2, &to(2, GW), Verdict::Router);
         let counters = net.switch.remove_port(p(2)).unwrap();
         assert_eq!(counters.frames_in, 1);
         net.expected.remove(&p(2));
         net.drops(1, &to(1, mac(2)), DropReason::NoSuchPort);
-        let gone =
-            Frame::parse(&to(2, GW), MTU).map(|f| net.switch.handle_frame(net.now, p(2), &f));
+        let gone = Frame::parse(&to(2, GW), MTU).map(|f| judge(&mut net.switch, net.now, p(2), &f));
         assert_eq!(gone, Ok(Verdict::Drop(DropReason::NoSuchPort)));
         assert!(net.switch.remove_port(p(2)).is_none());
         assert_eq!(net.switch.port_of_address(ip4(2).into()), None);
@@ -250,7 +275,7 @@ mod ports {
         let mut other = net.switch.sibling();
         let f = to(9, GW);
         let parsed = Frame::parse(&f, MTU).unwrap();
-        assert_eq!(other.handle_frame(net.now, p(1), &parsed), Verdict::Gateway);
+        assert_eq!(judge(&mut other, net.now, p(1), &parsed), Verdict::Router);
         net.step(2, &to(2, mac(9)), Verdict::Port(p(1)));
         assert_eq!(other.counters(p(1)).unwrap().frames_in, 1);
         assert_eq!(other.counters(p(2)).unwrap().frames_in, 0);

@@ -39,8 +39,8 @@ mod spoofing {
         let mut net = Net::shared(2);
         let from4 = |src| frame(GW, mac(1), 0x0800, &v4_with(6, src, B4, &[], 0, &tcp(&[])));
         let from6 = |src| frame(GW, mac(1), 0x86dd, &v6_with(6, src, B6, &tcp(&[])));
-        net.step(1, &from4(ip4(1)), Verdict::Gateway);
-        net.step(1, &from6(ip6(1)), Verdict::Gateway);
+        net.step(1, &from4(ip4(1)), Verdict::Router);
+        net.step(1, &from6(ip6(1)), Verdict::Router);
         for src in [ip4(2), GW4, A4, Ipv4Addr::new(169, 254, 1, 1)] {
             net.drops(1, &from4(src), DropReason::Spoofed);
         }
@@ -49,15 +49,15 @@ mod spoofing {
         }
         // Off: anything a container may route.
         let mut alone = Net::single();
-        alone.step(1, &from4(A4), Verdict::Gateway);
-        alone.step(1, &from6(A6), Verdict::Gateway);
+        alone.step(1, &from4(A4), Verdict::Router);
+        alone.step(1, &from6(A6), Verdict::Router);
     }
 
     #[test]
     fn fragments_do_not_hide_a_source() {
         let mut net = Net::shared(2);
         let later = |src| frame(GW, mac(1), 0x0800, &v4_with(17, src, B4, &[], 100, &[0; 9]));
-        net.step(1, &later(ip4(1)), Verdict::Gateway);
+        net.step(1, &later(ip4(1)), Verdict::Router);
         net.drops(1, &later(ip4(2)), DropReason::Spoofed);
     }
 
@@ -78,9 +78,9 @@ mod spoofing {
         let none = Ipv6Addr::UNSPECIFIED;
         // Even for another's address: its owner will object.
         let f = ndp(1, none, 135, ip6(2), mac(1));
-        net.step(1, &f, Verdict::Flood { gateway: false });
+        net.step(1, &f, Verdict::Flood { router: false });
         let f = arp_frame(1, OP_REQUEST, (mac(1), any), ip4(2));
-        net.step(1, &f, Verdict::Flood { gateway: false });
+        net.step(1, &f, Verdict::Flood { router: false });
     }
 
     /// A gratuitous ARP that claims the gateway's or a neighbour's address.
@@ -164,8 +164,8 @@ mod spoofing {
         let mut net = Net::shared(2);
         let from = |id: u32, src| frame(GW, mac(id), 0x86dd, &v6_with(6, src, B6, &tcp(&[])));
         let own_prefix = |n| Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, n);
-        net.step(1, &from(1, link_local(1)), Verdict::Gateway);
-        net.step(1, &from(1, own_prefix(1)), Verdict::Gateway);
+        net.step(1, &from(1, link_local(1)), Verdict::Router);
+        net.step(1, &from(1, own_prefix(1)), Verdict::Router);
         net.drops(2, &from(2, link_local(1)), DropReason::Spoofed);
         net.drops(2, &from(2, own_prefix(1)), DropReason::Spoofed);
         net.drops(
@@ -179,7 +179,7 @@ mod spoofing {
         net.drops(1, &from(1, link_local(2)), DropReason::Spoofed);
         // Silence gives it up.
         net.wait(300);
-        net.step(2, &from(2, link_local(1)), Verdict::Gateway);
+        net.step(2, &from(2, link_local(1)), Verdict::Router);
         net.drops(1, &from(1, link_local(1)), DropReason::Spoofed);
     }
 
@@ -189,13 +189,13 @@ mod spoofing {
         let from = |id: u32, src| frame(GW, mac(id), 0x86dd, &v6_with(6, src, B6, &tcp(&[])));
         let max = MAX_TAKEN_ADDRESSES as u16;
         for n in 0..max {
-            net.step(1, &from(1, link_local(n)), Verdict::Gateway);
+            net.step(1, &from(1, link_local(n)), Verdict::Router);
         }
         for n in max..3 * max {
             net.drops(1, &from(1, link_local(n)), DropReason::Spoofed);
         }
-        net.step(1, &from(1, link_local(0)), Verdict::Gateway);
-        net.step(2, &from(2, link_local(max)), Verdict::Gateway);
+        net.step(1, &from(1, link_local(0)), Verdict::Router);
+        net.step(2, &from(2, link_local(max)), Verdict::Router);
     }
 }
 
@@ -262,9 +262,9 @@ mod rogue_services {
         // What looks like a port in a later fragment is data.
         let data = udp(67, 68, &[]);
         let later = v4_with(17, ip4(1), B4, &[], 100, &data);
-        net.step(1, &frame(GW, mac(1), 0x0800, &later), Verdict::Gateway);
+        net.step(1, &frame(GW, mac(1), 0x0800, &later), Verdict::Router);
         let renew = v4_with(17, ip4(1), GW4, &[], 0, &udp(68, 67, &[]));
-        net.step(1, &frame(GW, mac(1), 0x0800, &renew), Verdict::Gateway);
+        net.step(1, &frame(GW, mac(1), 0x0800, &renew), Verdict::Router);
         net.step(1, &ndp(1, link_local(1), 133, B6, mac(1)), FLOOD);
         let echo = v4_with(1, ip4(1), ip4(2), &[], 0, &icmp(8, 0, &[0; 4]));
         net.step(

@@ -179,11 +179,11 @@ proptest! {
                         continue;
                     };
                     let from = PortId(ingress);
-                    let verdict = switch.handle_frame(now, from, &parsed);
+                    let verdict = switch.judge(now, from, &parsed);
                     let (frames, drops) = &mut counted[ingress as usize];
                     *frames += u64::from(present[ingress as usize]);
                     match verdict {
-                        Verdict::Gateway => {}
+                        Verdict::Router => {}
                         Verdict::Port(to) => {
                             prop_assert!(to != from && present[to.0 as usize]);
                             prop_assert!(ingress != 3 && to.0 != 3);
@@ -195,6 +195,7 @@ proptest! {
                             prop_assert!(to.iter().all(|p| present[p.0 as usize]));
                         }
                         Verdict::Drop(reason) => {
+                            switch.count_drop(from, reason);
                             *drops += u64::from(present[ingress as usize]);
                             prop_assert!(present[ingress as usize] || reason == DropReason::NoSuchPort);
                         }

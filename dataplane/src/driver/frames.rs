@@ -2,11 +2,11 @@
 //!
 //! # Theory of operation
 //! A frame is best handled as soon as it was read, from a buffer that stays in the processor's cache.
-//! With more flows than that cache holds it is better to read a few first: then the router can look
-//! all their flows up side by side ([`Router::handle_frames`]). So frames are read into one buffer,
+//! With more flows than that cache holds it is better to read a few first: then the network can look
+//! all their flows up side by side ([`Network::handle_frames`]). So frames are read into one buffer,
 //! each behind the one before it, and [`Frames::read`] tells when those that wait are to be handled:
 //!
-//! - at once, if the router does not look ahead;
+//! - at once, if the network does not look ahead;
 //! - after a frame of more than [`SMALL_FRAME`] bytes: its copies cost more than its look-up, and the next
 //!   one finds the same bytes of the buffer;
 //! - when [`LOOK_AHEAD`] wait.
@@ -21,9 +21,9 @@
 use std::io;
 use std::ops::Range;
 
+use cnet_core::Network;
 use cnet_nat::flow::LOOK_AHEAD;
 use cnet_nat::io::{Env, Io};
-use cnet_nat::router::Router;
 use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
@@ -86,11 +86,11 @@ impl Frames {
         })
     }
 
-    /// Has `router` handle the frames that wait, if there are any.
+    /// Has `network` handle the frames that wait, if there are any.
     pub(crate) fn hand_on<E: Env>(
         &mut self,
         now: Instant,
-        router: &mut Router,
+        network: &mut Network,
         io: &mut Io<'_, E>,
     ) {
         if self.count == 0 {
@@ -100,7 +100,7 @@ impl Frames {
             let (port, range) = &self.waiting[i];
             (*port, &self.buf[range.clone()])
         });
-        router.handle_frames(now, &frames[..self.count], io);
+        network.handle_frames(now, &frames[..self.count], io);
         self.count = 0;
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! The pure core ([`Router`]) takes a frame or an event in and asks for effects through two traits:
+//! The pure core ([`Network`]) takes a frame or an event in and asks for effects through two traits:
 //! frames to ports ([`Ports`]) and operations on host sockets ([`HostTable`]). The driver owns all
 //! three, so that whoever works for a worker (its loop, published ports, spliced connections) can
 //! call into the core with one borrow: [`Driver::with_core`].
@@ -19,8 +19,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use cnet_core::Network;
 use cnet_nat::io::Io;
-use cnet_nat::router::Router;
 use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::Instant;
@@ -37,7 +37,7 @@ use frames::Frames;
 
 /// A core and what carries its effects out.
 pub(crate) struct Driver {
-    pub(crate) core: Router,
+    pub(crate) core: Network,
     pub(crate) ports: Ports,
     pub(crate) hosts: HostTable,
     frames: Frames,
@@ -61,7 +61,7 @@ impl Driver {
     /// core hands over to the primary worker, if it does.
     pub(crate) fn new(
         config: &NetworkConfig,
-        core: Router,
+        core: Network,
         epoll: &Rc<OwnedFd>,
         outlet: Option<Outlet>,
     ) -> Driver {
@@ -83,7 +83,7 @@ impl Driver {
     #[inline]
     pub(crate) fn with_core<T>(
         &mut self,
-        call: impl FnOnce(&mut Router, &mut Io<'_, (Ports, HostTable)>) -> T,
+        call: impl FnOnce(&mut Network, &mut Io<'_, (Ports, HostTable)>) -> T,
     ) -> T {
         let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
         call(&mut self.core, &mut io)
@@ -92,7 +92,7 @@ impl Driver {
     /// Reads a batch of frames of `port` and has the core handle them.
     pub(crate) fn read_batch(&mut self, now: Instant, port: PortId) -> Turn {
         let mut turn = Turn::More;
-        let gather = self.core.looks_ahead();
+        let gather = self.core.prefetches();
         let mut batch = Batch::start(self.ports.emitted());
         while batch.has_room(self.ports.emitted()) {
             let read = self

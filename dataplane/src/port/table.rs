@@ -253,10 +253,9 @@ impl Ports {
         self.get(id).map(|port| port.addresses.clone())
     }
 
-    /// All ports and what was written to them.
-    pub(crate) fn written(&self) -> impl Iterator<Item = (PortId, Written)> {
-        let numbered = (0..).map(PortId).zip(&self.slots);
-        numbered.filter_map(|(id, port)| Some((id, port.as_ref()?.written)))
+    /// What was written to the port `id`.
+    pub(crate) fn written(&self, id: PortId) -> Option<Written> {
+        self.get(id).map(|port| port.written)
     }
 
     fn get(&self, id: PortId) -> Option<&Port> {

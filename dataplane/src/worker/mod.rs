@@ -24,10 +24,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use cnet_core::Network;
 use cnet_nat::flow::LOOK_AHEAD;
 use cnet_nat::gateway::Lease;
 use cnet_nat::host::{Readiness, Token, TokenKind};
-use cnet_nat::router::Router;
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::port::PortConfig;
 use cnet_wire::PortId;
@@ -85,20 +85,20 @@ pub(crate) fn now() -> Instant {
     Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
-/// Runs until told to stop. `outlet` is for what the router hands over, if it does.
+/// Runs until told to stop. `outlet` is for what the network hands over, if it does.
 fn run(
     config: &NetworkConfig,
-    router: Router,
+    network: Network,
     outlet: Option<Outlet>,
     channels: Channels,
 ) -> Result<(), WorkerError> {
-    Worker::new(config, router, outlet, channels)?.run()
+    Worker::new(config, network, outlet, channels)?.run()
 }
 
 impl Worker {
     fn new(
         config: &NetworkConfig,
-        router: Router,
+        network: Network,
         outlet: Option<Outlet>,
         channels: Channels,
     ) -> Result<Worker, WorkerError> {
@@ -110,7 +110,7 @@ impl Worker {
         epoll::add(&*epoll, channels.wake.as_fd(), data, epoll::EventFlags::IN)
             .map_err(|errno| WorkerError::WatchCommands(errno.into()))?;
         Ok(Worker {
-            driver: Driver::new(config, router, &epoll, outlet),
+            driver: Driver::new(config, network, &epoll, outlet),
             forwards: Forwards::new(Rc::clone(&epoll)),
             epoll,
             deliveries: Vec::new(),
@@ -139,7 +139,9 @@ impl Worker {
             let now = now();
             self.busy_poll.waited(now, !events.is_empty());
             for events in events.chunks(LOOK_AHEAD) {
-                self.driver.core.look_ahead(events.iter().filter_map(token));
+                self.driver
+                    .core
+                    .prefetch_sockets(events.iter().filter_map(token));
                 for event in events {
                     if self.handle_event(now, event)? {
                         return Ok(());
@@ -487,8 +489,8 @@ mod tests {
         };
         let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
         let plan = crate::core_config::router_config(&config, Limits::NONE);
-        let router = Router::new(plan, [7; 32], now());
-        Worker::new(&config, router, None, channels).unwrap()
+        let network = Network::new(plan, [7; 32], now());
+        Worker::new(&config, network, None, channels).unwrap()
     }
 
     fn mac(n: u8) -> [u8; 6] {

@@ -14,7 +14,7 @@
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use cnet_nat::router::Router;
+use cnet_core::Network;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, watch};
 
@@ -41,7 +41,7 @@ impl Drop for PanicNotice {
 
 /// What a worker starts with.
 struct Start {
-    router: Router,
+    network: Network,
     outlet: Option<Outlet>,
     channels: Channels,
 }
@@ -81,7 +81,7 @@ pub(crate) fn start(
     Ok((mailboxes, threads))
 }
 
-/// Makes routers and channels.
+/// Makes networks and channels.
 fn prepare(
     config: &NetworkConfig,
     queries: &async_mpsc::Sender<DnsQuery>,
@@ -91,16 +91,16 @@ fn prepare(
     let totals = fd_budget::totals(fd_budget::raise_limit());
     let router_config = || core_config::router_config(config, totals);
     let now = now();
-    let first = Router::new(router_config(), secret, now);
-    let siblings: Vec<Router> = (1..config.workers)
-        .map(|_| first.sibling(router_config(), secret, now))
+    let first = Network::new(router_config(), secret, now);
+    let further: Vec<Network> = (1..config.workers)
+        .map(|_| first.further(router_config(), secret, now))
         .collect();
     let mut boxes = Vec::new();
     for _ in 0..config.workers {
         boxes.push(mailbox()?);
     }
     let (mailboxes, inboxes): (Vec<Mailbox>, Vec<_>) = boxes.into_iter().unzip();
-    let (outlets, inlets): (Vec<Outlet>, Vec<Inlet>) = siblings
+    let (outlets, inlets): (Vec<Outlet>, Vec<Inlet>) = further
         .iter()
         .map(|_| handoff::channel(Arc::clone(&mailboxes[0].wake)))
         .unzip();
@@ -116,11 +116,11 @@ fn prepare(
     };
     let peers = std::iter::once(of_primary).chain(std::iter::repeat_with(of_another));
     let outlets = std::iter::once(None).chain(outlets.into_iter().map(Some));
-    let routers = std::iter::once(first).chain(siblings);
+    let networks = std::iter::once(first).chain(further);
     let starts = inboxes.into_iter().zip(&mailboxes).zip(peers);
-    let starts = starts.zip(routers.zip(outlets));
-    let starts = starts.map(|(((inbox, mailbox), peers), (router, outlet))| Start {
-        router,
+    let starts = starts.zip(networks.zip(outlets));
+    let starts = starts.map(|(((inbox, mailbox), peers), (network, outlet))| Start {
+        network,
         outlet,
         channels: Channels {
             inbox,
@@ -148,7 +148,7 @@ fn spawn_primary(
 ) -> std::io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name("cnet-worker".into());
     thread.spawn(move || {
-        let reason = match run(&config, start.router, start.outlet, start.channels) {
+        let reason = match run(&config, start.network, start.outlet, start.channels) {
             Ok(()) => STOPPED.to_owned(),
             Err(error) => error.to_string(),
         };
@@ -169,7 +169,7 @@ fn spawn_further(
             primary,
             reason: Some("a worker thread failed".to_owned()),
         };
-        let ended = run(&config, start.router, start.outlet, start.channels);
+        let ended = run(&config, start.network, start.outlet, start.channels);
         notice.reason = ended.err().map(|error| error.to_string());
     })
 }

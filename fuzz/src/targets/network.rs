@@ -19,7 +19,7 @@ use cnet_nat::flow::Limits;
 use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease, QueryId};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
-use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_testkit::addresses::{
     DNS_V4, DNS_V6, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, IPV4, IPV6, MAC, address,
@@ -152,7 +152,7 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
 
 /// The network.
 pub struct Network {
-    router: Router,
+    core: cnet_core::Network,
     host: Host,
     sink: Sink,
     now: Instant,
@@ -268,7 +268,7 @@ impl Network {
         host.answer_anywhere(anywhere);
         let config = config(mtu, settings.has(Settings::USO));
         let mut network = Network {
-            router: Router::new(config, [7; 32], Instant::ZERO),
+            core: cnet_core::Network::new(config, [7; 32], Instant::ZERO),
             host,
             sink: Sink {
                 mtu,
@@ -285,33 +285,33 @@ impl Network {
             buf: vec![0; FRAME_BUFFER_LEN],
         };
         network.plug_in();
-        let added = network.router.add_port(NEIGHBOUR, PortConfig::default());
+        let added = network.core.add_port(NEIGHBOUR, PortConfig::default());
         assert_eq!(added, Ok(()));
         network
     }
 
     fn plug_in(&mut self) {
-        let added = self.router.add_port(PORT, port_config(self.guarded));
+        let added = self.core.add_port(PORT, port_config(self.guarded));
         assert_eq!(added, Ok(()));
-        self.router.add_lease(lease());
+        self.core.add_lease(lease());
     }
 
     fn with_core<R>(
         &mut self,
-        f: impl FnOnce(&mut Router, Instant, &mut Io<'_, (Sink, Host)>) -> R,
+        f: impl FnOnce(&mut cnet_core::Network, Instant, &mut Io<'_, (Sink, Host)>) -> R,
     ) -> R {
         let mut io = Io::new(&mut self.sink, &mut self.host, &mut self.buf);
-        f(&mut self.router, self.now, &mut io)
+        f(&mut self.core, self.now, &mut io)
     }
 
     /// A frame of the container at `port`, virtio-net header first.
     pub fn frame(&mut self, port: PortId, frame: &[u8]) {
-        let before = self.router.drops().clone();
+        let before = self.core.drops().clone();
         self.sink.current = Some((port, frame.to_vec()));
-        self.with_core(|router, now, io| router.handle_frame(now, port, frame, io));
+        self.with_core(|core, now, io| core.handle_frame(now, port, frame, io));
         self.sink.current = None;
         let reached = std::mem::take(&mut self.sink.reached);
-        let after = self.router.drops();
+        let after = self.core.drops();
         let counted = after.total() - before.total();
         for &reason in DropReason::ALL {
             if after.get(reason) != before.get(reason) {
@@ -324,7 +324,7 @@ impl Network {
             assert!(reached.is_empty(), "refused, and delivered: {frame:02x?}");
         }
         assert!(counted <= 2, "{counted} drops for {frame:02x?}");
-        self.with_core(|router, now, io| router.end_batch(now, io));
+        self.with_core(|core, now, io| core.end_batch(now, io));
         self.check_limits();
     }
 
@@ -338,14 +338,10 @@ impl Network {
         self.now += span;
         assert_eq!(self.host.advance(self.now), Ok(()));
         while let Some((token, ready)) = self.host.event(self.now) {
-            self.with_core(|router, now, io| router.handle_socket(now, token, ready, io));
+            self.with_core(|core, now, io| core.handle_socket(now, token, ready, io));
         }
-        if self
-            .router
-            .poll_timeout()
-            .is_some_and(|due| due <= self.now)
-        {
-            self.with_core(|router, now, io| router.handle_timeout(now, io));
+        if self.core.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.with_core(|core, now, io| core.handle_timeout(now, io));
         }
         assert_eq!(self.host.advance(self.now), Ok(()));
         self.check_limits();
@@ -359,25 +355,25 @@ impl Network {
             false => ([198, 51, 100, 9], 7).into(),
         };
         let socket = self.host.incoming(([192, 0, 2, 1], 1).into());
-        self.with_core(|router, now, io| router.handle_accept(now, guest, peer, socket, io));
+        self.with_core(|core, now, io| core.handle_accept(now, guest, peer, socket, io));
     }
 
     /// The container goes, and another one comes in its place.
     pub fn replug(&mut self) {
-        let counters = self.with_core(|router, now, io| router.remove_port(now, PORT, io));
+        let counters = self.with_core(|core, now, io| core.remove_port(now, PORT, io));
         assert!(counters.is_some());
-        assert_eq!(self.router.port_flows(PORT), Default::default());
+        assert_eq!(self.core.port_flows(PORT), Default::default());
         self.plug_in();
     }
 
     /// The next DNS query.
     pub fn query(&mut self) -> Option<DnsQuery> {
-        self.router.take_query()
+        self.core.take_query()
     }
 
     /// Answers a DNS query.
     pub fn answer(&mut self, id: QueryId, message: &[u8]) {
-        self.with_core(|router, now, io| router.answer_dns(now, id, message, io));
+        self.with_core(|core, now, io| core.answer_dns(now, id, message, io));
     }
 
     /// The gateway's frames to `port` since the last call, without virtio-net headers. Those to other
@@ -389,13 +385,13 @@ impl Network {
 
     fn check_limits(&self) {
         for port in [PORT, NEIGHBOUR] {
-            let held = self.router.port_flows(port).tcp;
+            let held = self.core.port_flows(port).tcp;
             assert!(held <= FLOWS_PER_PORT, "{port:?} has {held} flows");
         }
         let flows = LIMITS.tcp_flows + 2 * (LIMITS.udp_mappings + LIMITS.ping_mappings);
-        assert!(self.router.flows() <= flows);
+        assert!(self.core.flows() <= flows);
         assert!(self.host.open_sockets() <= flows);
-        assert!(self.router.tcp().unsent() <= UNSENT_LIMIT);
+        assert!(self.core.unsent() <= UNSENT_LIMIT);
     }
 
     /// The end of every input.
@@ -404,9 +400,9 @@ impl Network {
             return;
         }
         let end = self.now + END_LIMIT;
-        self.with_core(|router, now, io| router.shut_down(now, io));
+        self.with_core(|core, now, io| core.shut_down(now, io));
         for _ in 0..END_STEPS {
-            let next = [self.host.next(), self.router.poll_timeout()];
+            let next = [self.host.next(), self.core.poll_timeout()];
             let Some(next) = next.into_iter().flatten().min().filter(|&at| at <= end) else {
                 break;
             };
@@ -414,9 +410,9 @@ impl Network {
             self.pass(span);
         }
         let left = (
-            self.router.flows(),
+            self.core.flows(),
             self.host.open_sockets(),
-            self.router.tcp().unsent(),
+            self.core.unsent(),
         );
         assert_eq!(left, (0, 0, 0), "flows, sockets and bytes left");
     }

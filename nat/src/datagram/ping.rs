@@ -8,7 +8,7 @@
 //! error queue, so `traceroute -I` sees its hops.
 //!
 //! A host may forbid ping sockets. Then requests are answered with "prohibited", and
-//! [`PingEngine::take_unavailable`] says so once, for the log.
+//! [`PingEngine::unavailable`] says why.
 //!
 //! Invariants. No byte of a reply comes from anywhere but the socket, and no request shorter than an
 //! echo header is sent (CVE-2020-10756). Nothing but echo requests leaves the container.
@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::{self, IcmpMessage};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortFull, PortId};
+use cnet_wire::{DropCounters, DropReason, Packet, PortFull, PortId};
 
 use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
@@ -37,7 +37,6 @@ use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
 #[derive(Debug)]
 pub struct PingEngine {
     engine: Engine,
-    reported: bool,
 }
 
 impl PingEngine {
@@ -46,7 +45,6 @@ impl PingEngine {
         let timeout = config.ping_timeout.max(MIN_PING_TIMEOUT);
         PingEngine {
             engine: Engine::new(now, config, DatagramKind::Ping, timeout, seed),
-            reported: false,
         }
     }
 
@@ -59,21 +57,20 @@ impl PingEngine {
     #[expect(clippy::too_many_arguments, reason = "as UdpEngine's, and `owns`")]
     pub fn handle_packet<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
         policy: &Policy,
         owns: impl FnOnce(&Quote) -> bool,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
+        let Packet { now, frame, ip, .. } = *packet;
         if ip.fragment.is_some() {
             return Err(DropReason::BadFragment);
         }
         let l4 = frame.l4(ip);
         let message = IcmpMessage::read(l4).ok_or(DropReason::BadIcmp)?;
         let identifier = message.echo_identifier().ok_or(DropReason::BadIcmp)?;
-        if !frame.l4_checksum_ok(ip) {
+        if !packet.verified {
             return Err(DropReason::BadChecksum);
         }
         let request = match ip.protocol {
@@ -87,9 +84,7 @@ impl PingEngine {
             }));
         }
         let container = SocketAddr::new(ip.src, identifier);
-        let admitted = self
-            .engine
-            .admit(now, io, link, (frame, ip), container, policy)?;
+        let admitted = self.engine.admit(packet, io, link, container, policy)?;
         let mapping = self.engine.mappings.get(admitted.handle);
         let mapping = mapping.ok_or(DropReason::NoFlow)?;
         let (inside, outward) = (
@@ -135,15 +130,8 @@ impl PingEngine {
     }
 
     /// Why the host opens no ping sockets: it does not know them, or forbids them.
-    pub fn ping_unavailable(&self) -> Option<HostError> {
+    pub fn unavailable(&self) -> Option<HostError> {
         self.engine.unavailable
-    }
-
-    /// As [`PingEngine::ping_unavailable`], but only the first time.
-    pub fn take_unavailable(&mut self) -> Option<HostError> {
-        let why = self.engine.unavailable.filter(|_| !self.reported)?;
-        self.reported = true;
-        Some(why)
     }
 
     /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]);

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
+use cnet_wire::{DropCounters, DropReason, Packet, PortId};
 
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
@@ -101,17 +101,17 @@ impl Engine {
         self.next_id
     }
 
-    /// The mapping for the packet `ip` of `frame`, which `container` sends, and its destination.
+    /// The mapping for `packet`, which `container` sends, and its destination.
     /// A refusal is answered.
     pub(super) fn admit<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         io: &mut Io<'_, E>,
         link: &Link,
-        (frame, ip): (&Frame<'_>, &IpHeader),
         container: SocketAddr,
         policy: &Policy,
     ) -> Result<Admitted, DropReason> {
+        let Packet { now, frame, ip, .. } = *packet;
         // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded.
         if frame.dst.is_multicast() {
             return Err(DropReason::MartianDestination);

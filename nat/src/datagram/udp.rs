@@ -32,7 +32,7 @@ use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
 use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
-use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, PortId};
+use cnet_wire::{DropCounters, DropReason, IpHeader, Packet, PortId};
 
 use super::errors::{Inside, Sent};
 use super::forward::{Forwards, PeerKey, PublishError};
@@ -79,7 +79,7 @@ struct Flow {
 }
 
 /// A checked UDP packet.
-struct Packet<'a> {
+struct Datagrams<'a> {
     src: SocketAddr,
     dst: SocketAddr,
     payload: &'a [u8],
@@ -131,50 +131,47 @@ impl UdpEngine {
     /// are lost later are counted in [`UdpEngine::counters`] instead.
     pub fn handle_packet<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
-        frame: &Frame<'_>,
-        ip: &IpHeader,
         policy: &Policy,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let packet = Packet::read(frame, ip)?;
-        if self.join_run(link, ip, &packet) {
+        let Packet { now, ip, .. } = *packet;
+        let read = Datagrams::read(packet)?;
+        if self.join_run(link, ip, &read) {
             return Ok(());
         }
         self.flush_run(now, io);
         let key = PeerKey {
             port: link.port,
-            guest: packet.src,
-            client: packet.dst,
+            guest: read.src,
+            client: read.dst,
         };
         let (outlet, to) = match self.forwards.answer(now, &key) {
             Some((forward, client)) => (Outlet::Forward(forward), client),
             None => {
-                let admitted = self
-                    .engine
-                    .admit(now, io, link, (frame, ip), packet.src, policy)?;
-                let to = SocketAddr::new(admitted.to, packet.dst.port());
+                let admitted = self.engine.admit(packet, io, link, read.src, policy)?;
+                let to = SocketAddr::new(admitted.to, read.dst.port());
                 (Outlet::Mapping(admitted.handle), to)
             }
         };
-        let size = packet.segment.unwrap_or(packet.payload.len());
+        let size = read.segment.unwrap_or(read.payload.len());
         let flow = Flow {
             outlet,
             link: *link,
-            src: packet.src,
-            dst: packet.dst,
+            src: read.src,
+            dst: read.dst,
             to,
             size,
             hop_limit: ip.hop_limit,
             tos: ip.tos,
             dont_fragment: must_stay_whole(ip, UDP_HEADER_LEN + size),
         };
-        if packet.segment.is_some() || !self.may_start_run(&flow) {
-            return self.send(now, io, &flow, packet.payload);
+        if read.segment.is_some() || !self.may_start_run(&flow) {
+            return self.send(now, io, &flow, read.payload);
         }
         self.staging.reserve_exact(MAX_RUN);
-        self.staging.extend_from_slice(packet.payload);
+        self.staging.extend_from_slice(read.payload);
         self.run = Some(flow);
         Ok(())
     }
@@ -357,7 +354,7 @@ impl UdpEngine {
     }
 
     /// Puts the packet behind the run, if it continues it.
-    fn join_run(&mut self, link: &Link, ip: &IpHeader, packet: &Packet<'_>) -> bool {
+    fn join_run(&mut self, link: &Link, ip: &IpHeader, packet: &Datagrams<'_>) -> bool {
         let Some(run) = &self.run else {
             return false;
         };
@@ -519,14 +516,15 @@ impl UdpEngine {
     }
 }
 
-impl<'a> Packet<'a> {
-    /// Reads the UDP header of `frame`'s packet `ip`, and how a super-frame is to be cut.
-    fn read(frame: &Frame<'a>, ip: &IpHeader) -> Result<Packet<'a>, DropReason> {
+impl<'a> Datagrams<'a> {
+    /// Reads the UDP header of `packet`, and how a super-frame is to be cut.
+    fn read(packet: &Packet<'a>) -> Result<Datagrams<'a>, DropReason> {
+        let Packet { frame, ip, .. } = *packet;
         if ip.fragment.is_some() {
             return Err(DropReason::BadFragment);
         }
-        let datagram = Datagram::parse(frame.l4(ip))?;
-        if !frame.l4_checksum_ok(ip) {
+        let datagram = Datagram::parse(packet.l4())?;
+        if !packet.verified {
             return Err(DropReason::BadChecksum);
         }
         let segment = match frame.vnet.gso() {
@@ -534,7 +532,7 @@ impl<'a> Packet<'a> {
             GSO_UDP_L4 if frame.vnet.gso_size != 0 => Some(usize::from(frame.vnet.gso_size)),
             _ => return Err(DropReason::BadVnetHeader),
         };
-        Ok(Packet {
+        Ok(Datagrams {
             src: SocketAddr::new(ip.src, datagram.src_port),
             dst: SocketAddr::new(ip.dst, datagram.dst_port),
             payload: datagram.payload,

@@ -62,7 +62,7 @@ use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::Datagram;
-use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, MacAddr, Packet, PortId};
 
 pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 pub use counters::{
@@ -88,14 +88,6 @@ use stations::Stations;
 
 /// Solicitations (ARP and NDP) a second, and in a burst.
 const SOLICITS: (u32, u32) = (50, 100);
-
-/// An IP packet to the gateway.
-struct Packet<'a> {
-    now: Instant,
-    ingress: PortId,
-    frame: &'a Frame<'a>,
-    ip: &'a IpHeader,
-}
 
 /// What the protocols share: the gateway's addresses, the stations on its ports, and the emitter.
 struct Endpoint {
@@ -171,7 +163,7 @@ impl Gateway {
         }
     }
 
-    /// Whether frames to `ip` are for [`Gateway::handle_frame`]: the gateway's addresses and the
+    /// Whether frames to `ip` are for [`Gateway::handle_packet`]: the gateway's addresses and the
     /// groups and broadcast addresses it listens to.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.endpoint.addresses.owns(ip)
@@ -239,15 +231,12 @@ impl Gateway {
         }
     }
 
-    /// Takes a frame for the gateway itself: ARP, or IP to an address it [`Gateway::owns`].
-    /// Fragments are to be reassembled before.
+    /// Takes an ARP message.
     ///
     /// # Errors
-    /// Why the frame was dropped. [`DropReason::NotServed`] and [`DropReason::UnknownProtocol`] are
-    /// for the caller to answer, with a RST or an ICMP error.
-    pub fn handle_frame(
+    /// Why the message was dropped.
+    pub fn handle_arp(
         &mut self,
-        now: Instant,
         port: PortId,
         frame: &Frame<'_>,
         io: &mut Io<'_, impl Env>,
@@ -255,25 +244,22 @@ impl Gateway {
         if !self.endpoint.stations.has_port(port) {
             return Err(DropReason::NoSuchPort);
         }
-        match &frame.l3 {
-            L3::Arp => self.arp.handle_frame(port, frame, &mut self.endpoint, io),
-            L3::Ip(ip) => {
-                let packet = Packet {
-                    now,
-                    ingress: port,
-                    frame,
-                    ip,
-                };
-                self.handle_packet(&packet, io)
-            }
-        }
+        self.arp.handle_frame(port, frame, &mut self.endpoint, io)
     }
 
-    fn handle_packet(
+    /// Takes a packet to an address that the gateway [`Gateway::owns`].
+    ///
+    /// # Errors
+    /// Why the packet was dropped. [`DropReason::NotServed`] and [`DropReason::UnknownProtocol`] are
+    /// for the caller to answer, with a RST or an ICMP error.
+    pub fn handle_packet(
         &mut self,
         packet: &Packet<'_>,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
+        if !self.endpoint.stations.has_port(packet.ingress) {
+            return Err(DropReason::NoSuchPort);
+        }
         self.endpoint.admit(packet)?;
         let l4 = packet.frame.l4(packet.ip);
         let endpoint = &mut self.endpoint;
@@ -356,7 +342,7 @@ impl Gateway {
 impl Endpoint {
     /// Refuses packets that are for none of the protocols.
     fn admit(&self, packet: &Packet<'_>) -> Result<(), DropReason> {
-        let Packet { frame, ip, .. } = packet;
+        let ip = packet.ip;
         if !self.addresses.has_family(ip.dst) {
             return Err(DropReason::FamilyDisabled);
         }
@@ -369,7 +355,7 @@ impl Endpoint {
         if self.addresses.owns_unicast(ip.src) {
             return Err(DropReason::Spoofed);
         }
-        if !frame.l4_checksum_ok(ip) {
+        if !packet.verified {
             return Err(DropReason::BadChecksum);
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::io::Io;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
-use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::{DropReason, Frame, FrameSink, L3, MacAddr, Packet, PortFull, PortId};
 use etherparse::{Icmpv4Type, PacketBuilder};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{DeviceCapabilities, Medium, RxToken, TxToken};
@@ -88,6 +88,20 @@ pub(super) fn with_io<T>(wire: &mut Wire, f: impl FnOnce(&mut Io<'_, (Wire, Fake
     result
 }
 
+/// Hands in a frame as the router does.
+pub(super) fn handle_frame(
+    gw: &mut Gateway,
+    now: Instant,
+    port: PortId,
+    frame: &Frame<'_>,
+    wire: &mut Wire,
+) -> Result<(), DropReason> {
+    with_io(wire, |io| match &frame.l3 {
+        L3::Arp => gw.handle_arp(port, frame, io),
+        L3::Ip(ip) => gw.handle_packet(&Packet::new(now, port, frame, ip), io),
+    })
+}
+
 /// A gateway with ports A and B.
 pub(super) struct Bench {
     pub(super) gw: Gateway,
@@ -126,7 +140,7 @@ impl Bench {
         let buf = [&vnet.encode(), frame].concat();
         let frame = Frame::parse(&buf, 65535)?;
         let (gw, now) = (&mut self.gw, self.now);
-        with_io(&mut self.wire, |io| gw.handle_frame(now, port, &frame, io))
+        handle_frame(gw, now, port, &frame, &mut self.wire)
     }
 
     /// The one frame that was sent, which went to `port`.

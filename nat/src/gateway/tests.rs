@@ -220,7 +220,7 @@ fn solicits_on_every_port_within_its_rate() {
 fn mutated(gw: &mut Gateway, buf: &[u8], wire: &mut Wire) {
     let now = cnet_wire::time::Instant::from_millis(5_000);
     if let Ok(frame) = Frame::parse(buf, 65535) {
-        let _ = with_io(wire, |io| gw.handle_frame(now, A, &frame, io));
+        let _ = handle_frame(gw, now, A, &frame, wire);
     }
     while gw.take_query().is_some() {}
     wire.0.clear();

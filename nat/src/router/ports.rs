@@ -1,7 +1,5 @@
 //! Containers that come and go, and what each has.
 
-use cnet_vswitch::port::{PortConfig, PortCounters};
-use cnet_vswitch::switch::AddPortError;
 use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
@@ -30,16 +28,10 @@ impl PortFlows {
 }
 
 impl Router {
-    /// A container is plugged in at `port`.
-    ///
-    /// # Errors
-    ///
-    /// See [`AddPortError`].
-    pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
-        self.switch.add_port(port, config)?;
+    /// There is a container at `port` from now on.
+    pub fn add_port(&mut self, port: PortId) {
         self.gateway.add_port(port);
         self.neighbours.forget_told();
-        Ok(())
     }
 
     /// Adds a fixed lease. Whoever else used its addresses loses them.
@@ -52,30 +44,16 @@ impl Router {
     /// whose far end it had sent all, its end included: those are closed, once all is taken, as far
     /// as that is not too much and does not take too long ([`crate::tcp`]). Its mappings are closed,
     /// its leases and addresses free again; clients of published ports that it had are forgotten.
-    /// Nothing is sent to it. The cost goes with the size of the tables. Returns what the switch
-    /// counted there; `None` if there is no such port.
+    /// Nothing is sent to it. The cost goes with the size of the tables.
     ///
     /// Published ports themselves stay, as they lead to an address and not to a port.
-    pub fn remove_port<E: Env>(
-        &mut self,
-        now: Instant,
-        port: PortId,
-        io: &mut Io<'_, E>,
-    ) -> Option<PortCounters> {
-        let counters = self.switch.remove_port(port)?;
+    pub fn remove_port<E: Env>(&mut self, now: Instant, port: PortId, io: &mut Io<'_, E>) {
         self.tcp.remove_port(now, port, io);
         self.udp.remove_port(port, io);
         self.ping.remove_port(port, io);
         self.reassembly.remove_port(port);
         self.gateway.remove_port(port);
         self.neighbours.forget_told();
-        Some(counters)
-    }
-
-    /// What came in from `port`, and what of it was dropped. Of what went out only the frames of
-    /// other ports are counted: whoever implements [`cnet_wire::FrameSink`] sees them all.
-    pub fn port_counters(&self, port: PortId) -> Option<&PortCounters> {
-        self.switch.counters(port)
     }
 
     /// What `port` has in the tables.

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use cnet_vswitch::port::PortConfig;
 use cnet_wire::VnetHeader;
 
 use super::*;
@@ -17,7 +16,7 @@ fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn config() -> RouterConfig {
+fn config() -> RouterConfig {
     RouterConfig {
         mtu: 1500,
         gateway: GatewayConfig {
@@ -52,7 +51,7 @@ pub(super) fn config() -> RouterConfig {
 
 fn router() -> Router {
     let mut router = Router::new(config(), [7; 32], NOW);
-    router.add_port(LINK.port, PortConfig::default()).unwrap();
+    router.add_port(LINK.port);
     router
 }
 
@@ -152,6 +151,15 @@ fn a_client_is_shown_so_that_the_container_can_answer_it() {
     }
 }
 
+/// Hands in a frame as the switch does.
+fn handle(
+    router: &mut Router,
+    bytes: &[u8],
+    io: &mut Io<'_, (Wire, FakeHost)>,
+) -> Result<(), DropReason> {
+    router.handle_frame(NOW, LINK.port, &Frame::parse(bytes, 1500)?, io)
+}
+
 /// A UDP packet of the container to `to`.
 fn udp_frame(to: &str) -> Vec<u8> {
     let (from, to) = (addr("10.0.2.100:53"), addr(to));
@@ -174,92 +182,29 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     };
     let mut io = Io::new(&mut wire, &mut host, &mut buf);
     router.handle_socket(NOW, token, ready, &mut io);
-    router.handle_frame(NOW, LINK.port, &udp_frame("198.51.100.1:7"), &mut io);
+    handle(&mut router, &udp_frame("198.51.100.1:7"), &mut io).unwrap();
     assert_eq!(router.udp.clients(), 1);
     let flows = PortFlows {
         udp: 1,
         ..PortFlows::default()
     };
     assert_eq!(router.port_flows(LINK.port), flows);
-    assert_eq!(router.port_counters(LINK.port).unwrap().frames_in, 1);
     let neighbour = addr(GUEST).ip();
     assert!(router.link_to(neighbour).is_some());
 
     // The datagram is staged still: it goes nowhere.
-    let counters = router.remove_port(NOW, LINK.port, &mut io).unwrap();
-    assert_eq!(counters.frames_in, 1);
+    router.remove_port(NOW, LINK.port, &mut io);
     router.end_batch(NOW, &mut io);
     assert!(io.hosts.sent.is_empty());
     assert_eq!(io.hosts.only_socket(), published);
     assert_eq!((router.flows(), router.udp.clients()), (0, 0));
     assert_eq!(router.port_flows(LINK.port), PortFlows::default());
-    assert!(router.port_counters(LINK.port).is_none());
     assert_eq!(router.link_to(neighbour), None);
-    assert!(router.remove_port(NOW, LINK.port, &mut io).is_none());
-    let frames = io.sink.frames.len();
-    router.handle_frame(NOW, LINK.port, &udp_frame("198.51.100.1:7"), &mut io);
-    assert_eq!(router.drops().get(DropReason::NoSuchPort), 1);
-    assert_eq!(io.sink.frames.len(), frames);
 
-    router.add_port(LINK.port, PortConfig::default()).unwrap();
-    router.handle_frame(NOW, LINK.port, &udp_frame("198.51.100.1:7"), &mut io);
+    router.add_port(LINK.port);
+    handle(&mut router, &udp_frame("198.51.100.1:7"), &mut io).unwrap();
     router.end_batch(NOW, &mut io);
     assert_eq!(io.hosts.sent.len(), 1);
     // It was told anew where its sender is.
     assert!(router.link_to(neighbour).is_some());
-}
-
-/// What became of frames.
-#[derive(PartialEq, Eq, Debug)]
-struct Outcome {
-    emitted: Vec<Vec<u8>>,
-    sent: Vec<String>,
-    drops: Vec<(DropReason, u64)>,
-}
-
-/// Has a router with many mappings handle `frames`, all at once or one by one.
-fn outcome(frames: &[Vec<u8>], at_once: bool) -> Outcome {
-    let mut router = router();
-    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
-    let mut buf = vec![0; FRAME_BUFFER_LEN];
-    let mut io = Io::new(&mut wire, &mut host, &mut buf);
-    for port in 0..crate::flow::CACHED_FLOWS as u16 {
-        router.handle_frame(NOW, LINK.port, &datagram(port + 1, b"first"), &mut io);
-        router.end_batch(NOW, &mut io);
-    }
-    assert!(router.looks_ahead());
-    io.hosts.sent.clear();
-    let all: Vec<(PortId, &[u8])> = frames.iter().map(|f| (LINK.port, &f[..])).collect();
-    let each = if at_once { all.len() } else { 1 };
-    for frames in all.chunks(each) {
-        router.handle_frames(NOW, frames, &mut io);
-    }
-    router.end_batch(NOW, &mut io);
-    Outcome {
-        emitted: wire.frames,
-        sent: host.sent.iter().map(|sent| format!("{sent:?}")).collect(),
-        drops: router.drops().iter().collect(),
-    }
-}
-
-fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
-    let (from, to) = (addr("10.0.2.100:0").ip(), addr("192.0.2.1:9"));
-    let l4 = udp_datagram(SocketAddr::new(from, port), to, payload);
-    frame_from(Default::default(), (from, to.ip()), IP, protocol::UDP, &l4)
-}
-
-#[test]
-fn frames_that_come_together_are_handled_as_if_they_came_one_by_one() {
-    let mut frames = Vec::new();
-    for n in 0..50_u16 {
-        frames.push(datagram(1 + 80 * n, format!("known {n}").as_bytes()));
-        frames.push(datagram(60_000 + n / 2, b"new, and then known"));
-        let mut broken = datagram(1 + 80 * n, b"broken");
-        broken[usize::from(n) % 46 + 12] ^= 0x55;
-        frames.push(broken);
-        frames.push(datagram(7, b"cut")[..usize::from(n)].to_vec());
-    }
-    let (together, alone) = (outcome(&frames, true), outcome(&frames, false));
-    assert_eq!(together, alone);
-    assert!(together.sent.len() >= 100 && together.drops.len() > 2);
 }

@@ -43,7 +43,7 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, IpHeader, PortId};
+use cnet_wire::{DropReason, Packet, PortId};
 use siphasher::sip::SipHasher24;
 
 use crate::flow::{Ends, FairShare, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
@@ -275,14 +275,13 @@ impl TcpEngine {
     /// A TCP packet from a container, its checksum verified.
     pub fn handle_packet<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
-        l4: &[u8],
-        ip: &IpHeader,
         policy: &Policy,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let seg = Segment::parse(l4)?;
+        let Packet { now, ip, .. } = *packet;
+        let seg = Segment::parse(packet.l4())?;
         let ends = Ends::new(
             SocketAddr::new(ip.src, seg.src_port),
             SocketAddr::new(ip.dst, seg.dst_port),
@@ -316,12 +315,12 @@ impl TcpEngine {
     /// A TCP packet to an address where nothing listens: refuses it.
     pub fn refuse_packet<E: Env>(
         &self,
+        packet: &Packet<'_>,
         link: &Link,
-        l4: &[u8],
-        ip: &IpHeader,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let seg = Segment::parse(l4)?;
+        let ip = packet.ip;
+        let seg = Segment::parse(packet.l4())?;
         if !seg.flags.rst {
             let ends = Ends::new(
                 SocketAddr::new(ip.src, seg.src_port),

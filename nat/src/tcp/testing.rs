@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::protocol;
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropReason, IpHeader};
+use cnet_wire::{DropReason, Frame, IpHeader, L3, Packet, VnetHeader};
 
 use super::flow::{State, TcpFlow};
 use super::{TcpConfig, TcpEngine};
@@ -180,7 +180,25 @@ impl Bench {
             end: l4.len(),
             fragment: None,
         };
-        self.run(|e, now, policy, io| e.handle_packet(now, link, l4, &ip, policy, io))
+        let frame = Frame {
+            vnet: VnetHeader::default(),
+            raw: l4,
+            bytes: l4,
+            dst: link.gateway_mac,
+            src: link.container_mac,
+            l3: L3::Ip(ip),
+        };
+        self.run(|e, now, policy, io| {
+            let packet = Packet {
+                now,
+                ingress: link.port,
+                frame: &frame,
+                ip: &ip,
+                ports: None,
+                verified: true,
+            };
+            e.handle_packet(&packet, link, policy, io)
+        })
     }
 
     pub(super) fn end_batch(&mut self) {

@@ -1,10 +1,11 @@
 //! The network under test: a core a worker, each with a host of its own, as the dataplane has them.
 
+use cnet_core::Network as Core;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
-use cnet_nat::router::{Router, RouterConfig};
+use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_testkit::addresses::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use cnet_testkit::host::scripted::Scripted;
@@ -73,7 +74,7 @@ impl FrameSink for Sink<'_> {
 }
 
 struct Worker {
-    core: Router,
+    core: Core,
     host: Scripted,
 }
 
@@ -149,9 +150,9 @@ impl Network {
     /// A network of [`CONTAINERS`], and the published UDP port of the first of them.
     pub fn new(workers: usize) -> Network {
         let now = Instant::from_millis(1_000);
-        let mut primary = Router::new(config(), [7; 32], now);
-        let mut cores: Vec<Router> = (1..workers)
-            .map(|_| primary.sibling(config(), [7; 32], now))
+        let mut primary = Core::new(config(), [7; 32], now);
+        let mut cores: Vec<Core> = (1..workers)
+            .map(|_| primary.further(config(), [7; 32], now))
             .collect();
         for core in std::iter::once(&mut primary).chain(&mut cores) {
             for container in &CONTAINERS {
@@ -195,7 +196,7 @@ impl Network {
     fn with_worker(
         &mut self,
         n: usize,
-        f: &mut dyn FnMut(&mut Router, Instant, &mut CoreIo<'_, '_>),
+        f: &mut dyn FnMut(&mut Core, Instant, &mut CoreIo<'_, '_>),
     ) {
         let mut handed = Vec::new();
         let worker = &mut self.workers[n];
@@ -299,8 +300,8 @@ impl Network {
         let mut books = Books::default();
         let mut drops = DropCounters::default();
         for worker in &self.workers {
-            drops.add(&worker.core.all_drops());
-            let tcp = worker.core.tcp().counters();
+            drops.add(&worker.core.report().drops);
+            let tcp = worker.core.report().tcp;
             books.tcp_opened += tcp.opened;
             books.tcp_others += tcp.accepted + tcp.evicted;
             books.flows += worker.core.flows();
@@ -315,8 +316,6 @@ impl Network {
                 let counters = worker.core.port_counters(container.port).expect("a port");
                 sum.frames_in += counters.frames_in;
                 sum.bytes_in += counters.bytes_in;
-                sum.frames_out += counters.frames_out;
-                sum.bytes_out += counters.bytes_out;
                 drops.add(&counters.drops);
                 let flows = worker.core.port_flows(container.port);
                 sum.udp += flows.udp;

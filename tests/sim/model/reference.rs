@@ -171,10 +171,6 @@ pub struct PortBooks {
     pub frames_in: u64,
     /// Their bytes without virtio-net headers.
     pub bytes_in: u64,
-    /// Frames to it, of other containers.
-    pub frames_out: u64,
-    /// Their bytes without virtio-net headers.
-    pub bytes_out: u64,
     /// Drops, by the reason's name.
     pub drops: BTreeMap<&'static str, u64>,
     /// UDP mappings.
@@ -296,12 +292,12 @@ impl Model {
         port.bytes_in += (frame.len() - VNET_HDR_LEN) as u64;
     }
 
-    /// A frame was dropped behind the switch.
+    /// What the host delivered was dropped.
     pub fn count_drop(&mut self, reason: DropReason) {
         *self.books.drops.entry(reason.name()).or_default() += 1;
     }
 
-    /// A frame was dropped at the container's port.
+    /// A frame of the container was dropped, by the switch or by the router.
     pub fn count_port_drop(&mut self, container: usize, reason: DropReason) {
         *self.port(container).drops.entry(reason.name()).or_default() += 1;
         self.count_drop(reason);
@@ -309,9 +305,6 @@ impl Model {
 
     /// A container's frame goes to another one, or to all.
     pub fn copy(&mut self, to: usize, frame: &[u8], expected: &mut Expected) {
-        let port = self.port(to);
-        port.frames_out += 1;
-        port.bytes_out += (frame.len() - VNET_HDR_LEN) as u64;
         let seen = Seen::Copy(frame.to_vec());
         expected.frames.push((CONTAINERS[to].port, seen));
     }

@@ -317,7 +317,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             }
         }
         Step::Denied { c, v6 } => {
-            model.count_drop(DropReason::Policy);
+            model.count_port_drop(c, DropReason::Policy);
             // Administratively prohibited (RFC 1812, section 5.2.7.1; RFC 4443, section 3.1).
             error(&mut expected, c, v6, if v6 { (1, 1) } else { (3, 13) });
         }
@@ -357,7 +357,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
         },
         Step::Broadcast { c } => {
             copy_to_all(model, c, &sent[0], &mut expected);
-            model.count_drop(DropReason::NotServed);
+            model.count_port_drop(c, DropReason::NotServed);
         }
         Step::ArpForGateway { c } => {
             copy_to_all(model, c, &sent[0], &mut expected);
@@ -370,16 +370,16 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             false => copy_to_all(model, c, &sent[0], &mut expected),
         },
         Step::Spoofed { c, .. } => model.count_port_drop(c, DropReason::Spoofed),
-        Step::BadChecksum { .. } => model.count_drop(DropReason::BadChecksum),
+        Step::BadChecksum { c, .. } => model.count_port_drop(c, DropReason::BadChecksum),
         Step::BadHeader { c } => model.count_port_drop(c, DropReason::BadIpChecksum),
         Step::Vlan { c } => model.count_port_drop(c, DropReason::VlanTag),
         Step::Runt { c } => model.count_port_drop(c, DropReason::FrameTooShort),
         Step::LastHop { c, v6 } => {
-            model.count_drop(DropReason::TtlExpired);
+            model.count_port_drop(c, DropReason::TtlExpired);
             error(&mut expected, c, v6, (if v6 { 3 } else { 11 }, 0));
         }
         Step::Stray { c, v6 } => {
-            model.count_drop(DropReason::NoFlow);
+            model.count_port_drop(c, DropReason::NoFlow);
             let seen = Seen::Tcp(far(v6, 0), local(c, v6), flag::RST);
             expected.frames.push((CONTAINERS[c].port, seen));
         }

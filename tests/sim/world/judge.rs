@@ -76,14 +76,14 @@ impl Excuses {
 impl World {
     /// There are flows or sockets.
     pub(super) fn is_in_use(&self) -> bool {
-        self.router.flows() > 0 || self.host.open_sockets() > 0
+        self.network.flows() > 0 || self.host.open_sockets() > 0
     }
 
     /// What the core still holds.
     pub(super) fn leftovers(&self) -> Option<String> {
-        let (flows, sockets) = (self.router.flows(), self.host.open_sockets());
-        let unsent = self.router.tcp().unsent();
-        let timer = self.router.poll_timeout();
+        let (flows, sockets) = (self.network.flows(), self.host.open_sockets());
+        let unsent = self.network.unsent();
+        let timer = self.network.poll_timeout();
         let nothing = flows == 0 && sockets == 0 && unsent == 0 && timer.is_none();
         (!nothing).then(|| {
             format!("{flows} flows, {sockets} sockets, {unsent} bytes unsent, timer {timer:?}")
@@ -95,7 +95,7 @@ impl World {
         let mut excuses = Excuses::default();
         let evidence = Evidence {
             refused_opens: &self.host.refused_opens,
-            evicted: self.router.tcp().counters().evicted > 0,
+            evicted: self.network.report().tcp.evicted > 0,
             lost: self.up.lost + self.down.lost,
         };
         for (n, flow) in self.plan.flows.iter().enumerate() {

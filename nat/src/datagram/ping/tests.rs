@@ -8,7 +8,7 @@ use crate::host::{SendOptions, SocketId, TokenKind};
 use cnet_wire::checksum;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use cnet_wire::time::Duration;
-use cnet_wire::{L3, VnetHeader};
+use cnet_wire::{Frame, L3, VnetHeader};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
@@ -105,8 +105,13 @@ impl Bench {
         let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
         let mut io = Io::new(&mut self.wire, &mut self.host, &mut self.buf);
         let owns = |_: &Quote| owns;
-        self.ping
-            .handle_packet(self.now, &LINK, &frame, &ip, &self.policy, owns, &mut io)
+        self.ping.handle_packet(
+            &Packet::new(self.now, LINK.port, &frame, &ip),
+            &LINK,
+            &self.policy,
+            owns,
+            &mut io,
+        )
     }
 
     fn send(&mut self, f: &Family, to: &str, ip: Ip, l4: &[u8]) -> Result<(), DropReason> {
@@ -274,15 +279,13 @@ fn a_host_without_ping_sockets_is_reported_once() {
     for why in [HostError::Prohibited, HostError::Unsupported] {
         for (f, kind) in [(V4, (3, 13, 0)), (V6, (1, 1, 0))] {
             let mut b = Bench::new();
-            assert_eq!(b.ping.ping_unavailable(), None);
+            assert_eq!(b.ping.unavailable(), None);
             b.host.open_error = Some(why);
             for _ in 0..2 {
                 assert_eq!(b.request(&f, 1, b"x"), Err(DropReason::HostRefused));
                 assert_eq!(b.got().error().0, kind);
             }
-            assert_eq!(b.ping.take_unavailable(), Some(why));
-            assert_eq!(b.ping.take_unavailable(), None);
-            assert_eq!(b.ping.ping_unavailable(), Some(why));
+            assert_eq!(b.ping.unavailable(), Some(why));
             assert!(b.ping.is_empty());
         }
     }

@@ -9,7 +9,7 @@ use crate::host::TokenKind;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut};
 use cnet_wire::time::Duration;
 use cnet_wire::vnet::{F_NEEDS_CSUM, VNET_HDR_LEN};
-use cnet_wire::{L3, VnetHeader};
+use cnet_wire::{Frame, L3, VnetHeader};
 use proptest::prelude::*;
 
 const SEED: u64 = 7;
@@ -92,8 +92,12 @@ impl Bench {
         let frame = Frame::parse(bytes, 1500)?;
         let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
         let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
-        self.udp
-            .handle_packet(self.now, link, &frame, &ip, &self.policy, &mut io)
+        self.udp.handle_packet(
+            &Packet::new(self.now, link.port, &frame, &ip),
+            link,
+            &self.policy,
+            &mut io,
+        )
     }
 
     fn stage_with(
@@ -579,7 +583,12 @@ fn a_60000_byte_datagram_passes_both_ways() {
             let L3::Ip(ip) = frame.l3 else { panic!("ARP") };
             let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
             b.udp
-                .handle_packet(b.now, &LINK, &frame, &ip, &b.policy, &mut io)
+                .handle_packet(
+                    &Packet::new(b.now, LINK.port, &frame, &ip),
+                    &LINK,
+                    &b.policy,
+                    &mut io,
+                )
                 .unwrap();
             let (_, options, payload) = b.host.sent.pop().unwrap();
             assert_eq!((payload, options.dont_fragment), (data, false));

@@ -1,28 +1,28 @@
-//! Routers of further workers: which frames they keep, and which they hand to the first.
+//! Further workers: which frames they keep, and which they hand to the primary worker.
 //!
 //! # Theory of operation
 //!
-//! With several workers each has a router, and reads one queue of every port. The kernel sends a
+//! With several workers each has a network, and reads one queue of every port. The kernel sends a
 //! flow's frames to the queue that last wrote to the flow, and chooses by the flow's addresses and
-//! ports before that: so a TCP flow that a container opens lives in the router that got its SYN,
-//! and needs nothing of the others. All else has one owner, the first router: a UDP mapping is one
+//! ports before that: so a TCP flow that a container opens lives in the worker that got its SYN,
+//! and needs nothing of the others. All else has one owner, the primary worker: a UDP mapping is one
 //! for all destinations (RFC 4787), fragments meet in one table, and what the gateway answers (ARP,
 //! neighbour discovery, DHCP, DNS, echo) is its own state. So are the flows of published ports,
-//! whose first segment leaves by the first worker's queue.
+//! whose first segment leaves by the primary worker's queue.
 //!
-//! A sibling therefore keeps
+//! A further worker therefore keeps
 //!
 //! - frames for another port's station, which need the switch alone;
 //! - whole TCP packets to the world, if they open a flow or are of a flow that it has.
 //!
-//! All others it hands over ([`FrameSink::hand_over`]), unjudged and uncounted: the first router
+//! All others it hands over ([`FrameSink::hand_over`]), unjudged and uncounted: the primary worker
 //! treats them as its own.
 //!
 //! # Limits
 //!
-//! An ICMP error of a container about a flow of a sibling meets no flow in the first router and is
-//! dropped; TCP flows make no use of such errors. TCP in fragments, which hosts hardly send, is put
-//! together by the first router, and refused there if the flow is a sibling's.
+//! An ICMP error of a container about a flow of a further worker meets no flow in the primary one and
+//! is dropped; TCP flows make no use of such errors. TCP in fragments, which hosts hardly send, is put
+//! together by the primary worker, and refused there if the flow is another's.
 //!
 //! A flow's segments may take another queue while the kernel's table of flows is full (4,096 in
 //! `drivers/net/tun.c`), but then by the same hash as its SYN did. Those of a published port's flow
@@ -31,91 +31,83 @@
 
 use std::net::SocketAddr;
 
+use cnet_nat::io::{Env, Io};
+use cnet_nat::router::RouterConfig;
 use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
 use cnet_wire::tcp;
 use cnet_wire::time::Instant;
-use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, FrameSink, PortId};
 
-use super::{Router, RouterConfig};
-use crate::io::{Env, Io};
+use crate::Network;
 
-impl Router {
-    /// The router of a further worker of the same network: with the ports there are, the switch's
-    /// tables shared, and flows of its own. `config` and `secret` as [`Router::new`] has them; with
-    /// the same secret a flow's sequence numbers go on where they were, whichever router has it.
+impl Network {
+    /// The same network for a further worker: with the ports there are, the switch's tables shared,
+    /// and flows of its own. `config` and `secret` as [`Network::new`] has them; with the same secret
+    /// a flow's sequence numbers go on where they were, whichever worker has it.
     ///
-    /// Every port that comes or goes is to be told to each, the first one first. Queries, published
-    /// ports and datagrams are the first one's alone.
+    /// Every port that comes or goes is to be told to each, the primary one first. Queries, published
+    /// ports and datagrams are the primary one's alone.
     #[must_use]
-    pub fn sibling(&self, config: RouterConfig, secret: [u8; 32], now: Instant) -> Router {
-        let mut sibling = Router::new(config, secret, now);
-        sibling.switch = self.switch.sibling();
-        sibling.is_sibling = true;
-        sibling
+    pub fn further(&self, config: RouterConfig, secret: [u8; 32], now: Instant) -> Network {
+        let mut further = Network::new(config, secret, now);
+        further.switch = self.switch.sibling();
+        for port in self.switch.ports() {
+            further.router.add_port(port);
+        }
+        further.is_further = true;
+        further
     }
 
-    /// Whether a sibling is to leave `frame` to the first router.
-    pub(super) fn is_for_the_first(&self, frame: &Frame<'_>) -> bool {
+    /// Whether a further worker is to leave `frame` to the primary one.
+    pub(crate) fn is_for_primary(&self, frame: &Frame<'_>) -> bool {
         if frame.dst != self.gateway_mac {
             return frame.dst.is_multicast();
         }
-        let L3::Ip(ip) = frame.l3 else {
+        let L3::Ip(ip) = &frame.l3 else {
             return true;
         };
         if ip.protocol != protocol::TCP || ip.fragment.is_some() {
             return true;
         }
-        if self.gateway.owns(ip.dst) && !self.leads_to_host(frame, &ip) {
-            return true;
-        }
-        !self.opens_or_has_flow(frame, &ip)
+        let ports = frame.ports(ip);
+        self.router.is_for_gateway(ip.dst, ip.protocol, ports)
+            || !self.opens_or_has_flow(frame, ip, ports)
     }
 
-    fn opens_or_has_flow(&self, frame: &Frame<'_>, ip: &IpHeader) -> bool {
-        let Some([source, destination]) = frame.ports(ip) else {
+    fn opens_or_has_flow(&self, frame: &Frame<'_>, ip: &IpHeader, ports: Option<[u16; 2]>) -> bool {
+        let Some([source, destination]) = ports else {
             return false;
         };
-        tcp::is_opening(frame.l4(ip))
-            || self.tcp.owns(
-                SocketAddr::new(ip.src, source),
-                SocketAddr::new(ip.dst, destination),
-            )
+        let container = SocketAddr::new(ip.src, source);
+        let remote = SocketAddr::new(ip.dst, destination);
+        tcp::is_opening(frame.l4(ip)) || self.router.has_tcp_flow(container, remote)
     }
 
-    /// Leaves a frame to the first router, which counts it, unless there is no room.
-    pub(super) fn hand_over<E: Env>(
+    /// Leaves a frame to the primary worker, which counts it, unless there is no room.
+    pub(crate) fn hand_over<E: Env>(
         &mut self,
-        port: PortId,
+        ingress: PortId,
         bytes: &[u8],
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        io.sink.hand_over(port, bytes).map_err(|_| {
-            let reason = DropReason::WorkerFull;
-            self.switch
-                .handle_refused(port, bytes.len().saturating_sub(VNET_HDR_LEN), reason);
-            reason
-        })
+        match io.sink.hand_over(ingress, bytes) {
+            Ok(()) => Ok(()),
+            Err(_) => self.refuse(ingress, bytes, DropReason::WorkerFull),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use cnet_vswitch::port::{self, PortConfig};
+    use cnet_wire::headers::FRAME_BUFFER_LEN;
+    use cnet_wire::vnet::VNET_HDR_LEN;
     use cnet_wire::{MacAddr, PortFull, VnetHeader};
     use etherparse::TcpHeader;
 
-    use super::super::tests::config;
     use super::*;
-    use crate::datagram::testing::{FakeHost, IP, LINK, frame_from, udp_datagram};
-    use cnet_wire::headers::FRAME_BUFFER_LEN;
+    use crate::testing::{CONTAINER, GATEWAY, Host, LINK, NOW, REMOTE, config, ip, udp_from};
 
-    const NOW: Instant = Instant::from_millis(1000);
-    const CONTAINER: [u8; 4] = [10, 0, 2, 100];
-    const GATEWAY: [u8; 4] = [10, 0, 2, 2];
-    const REMOTE: [u8; 4] = [192, 0, 2, 1];
     /// Another container.
     const OTHER: (PortId, MacAddr) = (PortId(5), MacAddr([0x52, 0x54, 0, 0, 0, 9]));
 
@@ -143,15 +135,15 @@ mod tests {
     }
 
     struct Bench {
-        router: Router,
+        network: Network,
         sink: Sink,
-        host: FakeHost,
+        host: Host,
     }
 
     impl Bench {
         fn new(config: RouterConfig) -> Bench {
-            let mut first = Router::new(config.clone(), [7; 32], NOW);
-            let mut router = first.sibling(config, [7; 32], NOW);
+            let mut first = Network::new(config.clone(), [7; 32], NOW);
+            let mut network = first.further(config, [7; 32], NOW);
             let lease = port::Lease {
                 mac: Some(OTHER.1),
                 ..port::Lease::default()
@@ -160,28 +152,28 @@ mod tests {
                 lease,
                 ..PortConfig::default()
             };
-            for router in [&mut first, &mut router] {
-                router.add_port(LINK.port, PortConfig::default()).unwrap();
-                router.add_port(OTHER.0, other.clone()).unwrap();
+            for network in [&mut first, &mut network] {
+                network.add_port(LINK.port, PortConfig::default()).unwrap();
+                network.add_port(OTHER.0, other.clone()).unwrap();
             }
             Bench {
-                router,
+                network,
                 sink: Sink::default(),
-                host: FakeHost::default(),
+                host: Host::default(),
             }
         }
 
         fn handle(&mut self, frame: &[u8]) {
             let mut buf = vec![0; FRAME_BUFFER_LEN];
             let mut io = Io::new(&mut self.sink, &mut self.host, &mut buf);
-            self.router.handle_frame(NOW, LINK.port, frame, &mut io);
+            self.network.handle_frame(NOW, LINK.port, frame, &mut io);
         }
 
         /// Whether `frame` is handed over, as it is, and nothing else is done with it.
         fn hands_over(&mut self, frame: &[u8]) -> bool {
-            let before = self.router.port_counters(LINK.port).unwrap().frames_in;
+            let before = self.network.port_counters(LINK.port).unwrap().frames_in;
             self.handle(frame);
-            let counted = self.router.port_counters(LINK.port).unwrap().frames_in - before;
+            let counted = self.network.port_counters(LINK.port).unwrap().frames_in - before;
             let handed = std::mem::take(&mut self.sink.handed);
             match handed.as_slice() {
                 [] => assert_eq!(counted, 1),
@@ -192,11 +184,6 @@ mod tests {
         }
     }
 
-    fn ip(protocol: u8, to: [u8; 4], l4: &[u8]) -> Vec<u8> {
-        let ends: (IpAddr, IpAddr) = (CONTAINER.into(), to.into());
-        frame_from(VnetHeader::default(), ends, IP, protocol, l4)
-    }
-
     fn tcp(to: [u8; 4], from_port: u16, syn: bool, ack: bool) -> Vec<u8> {
         let mut header = TcpHeader::new(from_port, 80, 1, 1000);
         (header.syn, header.ack) = (syn, ack);
@@ -205,8 +192,7 @@ mod tests {
     }
 
     fn udp(to: [u8; 4]) -> Vec<u8> {
-        let (from, at) = ((CONTAINER, 9).into(), (to, 9).into());
-        ip(protocol::UDP, to, &udp_datagram(from, at, b"x"))
+        udp_from(9, to, b"x")
     }
 
     /// Overwrites bytes of a frame, counted from its Ethernet header.
@@ -228,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn all_but_tcp_to_the_world_goes_to_the_first() {
+    fn all_but_tcp_to_the_world_goes_to_the_primary_worker() {
         let mut bench = Bench::new(config());
         let mut syn = TcpHeader::new(9, 80, 1, 1000);
         syn.syn = true;
@@ -255,17 +241,17 @@ mod tests {
         ] {
             assert!(bench.hands_over(&frame), "{what}");
         }
-        assert!(bench.host.sockets.is_empty() && bench.sink.emitted.is_empty());
+        assert!(bench.host.opened == 0 && bench.sink.emitted.is_empty());
     }
 
     #[test]
-    fn a_flow_stays_with_the_router_that_got_its_syn() {
+    fn a_flow_stays_with_the_worker_that_got_its_syn() {
         let mut bench = Bench::new(config());
         assert!(!bench.hands_over(&tcp(REMOTE, 7, true, false)));
-        assert_eq!(bench.host.sockets.len(), 1);
+        assert_eq!(bench.host.opened, 1);
         assert!(!bench.hands_over(&tcp(REMOTE, 7, false, true)));
         assert!(bench.hands_over(&tcp(REMOTE, 8, false, true)));
-        assert_eq!(bench.router.port_flows(LINK.port).tcp, 1);
+        assert_eq!(bench.network.port_flows(LINK.port).tcp, 1);
     }
 
     #[test]
@@ -290,9 +276,9 @@ mod tests {
         let mut bench = Bench::new(config());
         bench.sink.full = true;
         bench.handle(&udp(REMOTE));
-        let counted = bench.router.port_counters(LINK.port).unwrap();
+        let counted = bench.network.port_counters(LINK.port).unwrap();
         assert_eq!(counted.frames_in, 1);
         assert_eq!(counted.drops.get(DropReason::WorkerFull), 1);
-        assert_eq!(bench.router.drops().get(DropReason::WorkerFull), 1);
+        assert_eq!(bench.network.drops().get(DropReason::WorkerFull), 1);
     }
 }

@@ -1,0 +1,252 @@
+//! The corridor of a frame: parse, switch, router. And the way of all other events, which is shorter.
+//!
+//! # Theory of operation
+//!
+//! [`Network::handle_frames`] is the way of every frame. The switch admits it, writes it to the ports it
+//! goes to and says whether the router is to have it; the router answers it or makes it a flow. Whoever
+//! drops it says why, and it is counted here, once, at the port it came in by
+//! ([`Switch::count_drop`]).
+//!
+//! With several workers each has a network of its own. Those of further workers share the switch's
+//! tables and hand the primary worker what is not theirs (`steering`).
+
+use std::net::SocketAddr;
+
+use cnet_nat::datagram::PublishError;
+use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::forward::ClientPath;
+use cnet_nat::gateway::{DnsQuery, QueryId};
+use cnet_nat::host::{Readiness, SocketId, Token};
+use cnet_nat::io::{Env, Io};
+use cnet_nat::router::{Router, RouterConfig};
+use cnet_vswitch::{Delivery, Switch, SwitchConfig};
+use cnet_wire::time::Instant;
+use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{DropReason, Frame, MacAddr, PortId};
+
+/// A network as one worker has it.
+pub struct Network {
+    pub(crate) mtu: usize,
+    pub(crate) gateway_mac: MacAddr,
+    pub(crate) switch: Switch,
+    pub(crate) router: Router,
+    /// Of a further worker: it hands the primary one what is not its own.
+    pub(crate) is_further: bool,
+}
+
+impl Network {
+    /// A network without ports. `secret` keys sequence numbers and tables and must be random.
+    pub fn new(config: RouterConfig, secret: [u8; 32], now: Instant) -> Network {
+        let (mtu, gateway_mac, v6) = (config.mtu, config.gateway.mac, config.gateway.v6);
+        let router = Router::new(config, secret, now);
+        let [.., a, b, c, d] = secret;
+        let switch = Switch::new(SwitchConfig {
+            gateway_macs: vec![gateway_mac],
+            gateway_addresses: router.gateway_addresses().collect(),
+            ipv6_prefixes: v6.iter().map(|v6| (v6.address, v6.prefix_len)).collect(),
+            seed: u64::from(u32::from_be_bytes([a, b, c, d])),
+        });
+        Network {
+            mtu,
+            gateway_mac,
+            switch,
+            router,
+            is_further: false,
+        }
+    }
+
+    // ---- frames ----
+
+    /// Frames from containers, virtio-net header first, in the order they came in.
+    pub fn handle_frames<E: Env>(
+        &mut self,
+        now: Instant,
+        frames: &[(PortId, &[u8])],
+        io: &mut Io<'_, E>,
+    ) {
+        if !self.prefetches() {
+            for &(ingress, bytes) in frames {
+                self.handle_frame(now, ingress, bytes, io);
+            }
+            return;
+        }
+        for frames in frames.chunks(LOOK_AHEAD) {
+            let parsed = self.prefetch(frames);
+            for (&(ingress, bytes), parsed) in frames.iter().zip(parsed) {
+                self.handle_parsed(now, ingress, bytes, parsed, io);
+            }
+        }
+    }
+
+    /// A frame from a container, virtio-net header first.
+    #[inline]
+    pub fn handle_frame<E: Env>(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        bytes: &[u8],
+        io: &mut Io<'_, E>,
+    ) {
+        let parsed = Frame::parse(bytes, self.mtu);
+        self.handle_parsed(now, ingress, bytes, parsed, io);
+    }
+
+    fn handle_parsed<E: Env>(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        bytes: &[u8],
+        parsed: Result<Frame<'_>, DropReason>,
+        io: &mut Io<'_, E>,
+    ) {
+        let done = match &parsed {
+            Ok(frame) if self.is_further && self.is_for_primary(frame) => {
+                self.hand_over(ingress, bytes, io)
+            }
+            Ok(frame) => self.pass(now, ingress, frame, io),
+            Err(reason) => self.refuse(ingress, bytes, *reason),
+        };
+        if let Err(reason) = done {
+            self.switch.count_drop(ingress, reason);
+        }
+    }
+
+    /// From the switch to the router.
+    #[inline]
+    fn pass<E: Env>(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        io: &mut Io<'_, E>,
+    ) -> Result<(), DropReason> {
+        match self.switch.handle_frame(now, ingress, frame, io.sink)? {
+            Delivery::Done => Ok(()),
+            Delivery::Router => self.router.handle_frame(now, ingress, frame, io),
+        }
+    }
+
+    /// A frame that the switch does not get to see counts as come in all the same.
+    pub(crate) fn refuse(
+        &mut self,
+        ingress: PortId,
+        bytes: &[u8],
+        reason: DropReason,
+    ) -> Result<(), DropReason> {
+        let len = bytes.len().saturating_sub(VNET_HDR_LEN);
+        self.switch.count_refused(ingress, len);
+        Err(reason)
+    }
+
+    /// To be called at the end of a batch of frames (a few, so that acknowledgements are neither late
+    /// nor many).
+    pub fn end_batch<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.router.end_batch(now, io);
+    }
+
+    // ---- the host ----
+
+    /// Readiness of a flow's socket.
+    pub fn handle_socket<E: Env>(
+        &mut self,
+        now: Instant,
+        token: Token,
+        ready: Readiness,
+        io: &mut Io<'_, E>,
+    ) {
+        self.router.handle_socket(now, token, ready, io);
+    }
+
+    /// As [`Router::client_path`].
+    pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
+        self.router.client_path(peer, guest, can_splice)
+    }
+
+    /// A client was accepted on the published TCP port of `guest`.
+    pub fn handle_accept<E: Env>(
+        &mut self,
+        now: Instant,
+        guest: SocketAddr,
+        peer: SocketAddr,
+        socket: SocketId,
+        io: &mut Io<'_, E>,
+    ) {
+        self.router.handle_accept(now, guest, peer, socket, io);
+    }
+
+    /// As [`Router::publish_udp`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn publish_udp(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        guest: SocketAddr,
+    ) -> Result<(), PublishError> {
+        self.router.publish_udp(token, socket, guest)
+    }
+
+    /// Closes the published UDP port of `token`; `false` if there is none.
+    pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
+        self.router.unpublish_udp(token, io)
+    }
+
+    /// The next DNS query for the service, if there is one.
+    pub fn take_query(&mut self) -> Option<DnsQuery> {
+        self.router.take_query()
+    }
+
+    /// Answers a query that [`Network::take_query`] gave.
+    pub fn answer_dns<E: Env>(
+        &mut self,
+        now: Instant,
+        id: QueryId,
+        message: &[u8],
+        io: &mut Io<'_, E>,
+    ) {
+        self.router.answer_dns(now, id, message, io);
+    }
+
+    // ---- time ----
+
+    /// When [`Network::handle_timeout`] wants to be called; an instant in the past when there is
+    /// work at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.router.poll_timeout()
+    }
+
+    /// Acts on passed deadlines, and on work that had to wait for its turn.
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.router.handle_timeout(now, io);
+    }
+
+    /// The network ends: closes connections that are through, and resets the rest.
+    pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.router.shut_down(now, io);
+    }
+
+    // ---- state ----
+
+    /// TCP flows, UDP mappings and ICMP mappings in their tables.
+    pub fn flows(&self) -> usize {
+        self.router.flows()
+    }
+
+    /// TCP flows, of all ports and of none yet.
+    pub fn tcp_flows(&self) -> usize {
+        self.router.tcp().len()
+    }
+
+    /// Bytes that containers have sent over TCP and that wait for the host's sockets.
+    pub fn unsent(&self) -> usize {
+        self.router.tcp().unsent()
+    }
+
+    /// Whether all that containers have sent over TCP, and that was acknowledged to them, was taken
+    /// by the host's sockets.
+    pub fn is_delivered(&self) -> bool {
+        self.router.is_delivered()
+    }
+}
