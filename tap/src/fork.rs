@@ -5,13 +5,16 @@
 //!
 //! [`spawn`] makes a child that does one thing and ends: it shares a socket pair with its parent,
 //! never returns into its parent's frames, and dies with its parent if it asks for it
-//! ([`Parent::die_together`]). [`fork()`] is for a child that goes on as a program of its own.
+//! ([`Parent::die_together`]). [`fork()`] is for a child that goes on as a program of its own, and
+//! [`before_exec`] for one that becomes another program.
 //!
 //! Source: fork(2), signal-safety(7), prctl(2).
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::panic::AssertUnwindSafe;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -106,6 +109,19 @@ fn live_and_exit(live: impl FnOnce() -> u8) -> ! {
     let status = std::panic::catch_unwind(AssertUnwindSafe(live)).unwrap_or(PANICKED);
     // SAFETY: _exit(2) ends the process at once and takes no pointer.
     unsafe { libc::_exit(status.into()) }
+}
+
+/// Has `set_up` run in the process that `command` starts, between fork(2) and execve(2), with what it
+/// owns. It must take no lock that another thread of this process may hold, or it waits for ever:
+/// system calls on values made before are what it is for.
+pub fn before_exec(
+    command: &mut Command,
+    set_up: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: the child has a copy of this process's memory and one thread, so what `set_up` owns
+    // is its alone. The C library makes its allocator usable in the child (malloc(3), glibc and
+    // musl); a lock that another thread holds stays locked, which hangs but breaks nothing.
+    unsafe { command.pre_exec(set_up) };
 }
 
 /// The exit status of a Rust program that panicked.

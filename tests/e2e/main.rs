@@ -4,6 +4,7 @@
 //! `cargo test --release --test e2e -- --ignored --test-threads=1 [NAME]`. They make their own
 //! network namespaces ([`lab`]) and leave the machine as it was. `CNET_E2E_SLIRP` puts another
 //! program, such as slirp4netns, in the place of `cnet-slirp`; what it cannot do then fails.
+#![forbid(unsafe_code)]
 
 mod lab;
 

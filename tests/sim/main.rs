@@ -2,6 +2,7 @@
 //!
 //! [`world`] tells what is simulated and which properties hold for every seed. A failing seed is
 //! printed with the one command that runs it again, with a trace of every frame.
+#![forbid(unsafe_code)]
 
 mod frozen;
 mod fuzz;

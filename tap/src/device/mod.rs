@@ -2,11 +2,11 @@
 //!
 //! - [`tap`]: TAPs, one descriptor a queue, each frame with its virtio-net header.
 //! - [`offloads`]: what a TAP hands over without doing it itself.
-//!
-//! A packet socket on an interface of the host (`raw`) will live beside them.
+//! - [`raw`]: packet sockets on an interface.
 
 mod ioctl;
 pub mod offloads;
+pub mod raw;
 pub mod tap;
 
 pub use offloads::{Limit, Offloads};

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use cnet_tap::namespace::{NewNamespaces, unshare};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::process::Launch;
 
@@ -34,9 +35,12 @@ impl Namespace {
     /// A new namespace, owned by the initial user namespace, with its loopback up.
     pub fn create() -> Self {
         let made = on_a_thread(|| {
-            // SAFETY: the flag leaves file descriptors and memory shared; only this thread, which
-            // ends here, moves.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("unshare(CLONE_NEWNET) as root");
+            let net = NewNamespaces {
+                net: true,
+                ..NewNamespaces::default()
+            };
+            // Only this thread, which ends here, moves.
+            unshare(net).expect("unshare(CLONE_NEWNET) as root");
             File::open(OWN).expect("the thread's own namespace")
         });
         let namespace = Self {

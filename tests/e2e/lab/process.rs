@@ -11,13 +11,16 @@ use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cnet_tap::fork::before_exec;
+use cnet_tap::namespace::{NewNamespaces, unshare};
+use cnet_tap::signal::restore_default;
 use rustix::fs::{CWD, FileType, Mode, chmod, makedev, mknodat};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
@@ -25,8 +28,8 @@ use rustix::process::{
     Gid, Pid, Resource, Rlimit, Signal, Uid, getrlimit, kill_process, setrlimit,
 };
 use rustix::thread::{
-    LinkNameSpaceType, UnshareFlags, move_into_link_name_space, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid, unshare_unsafe,
+    LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use super::namespace::Namespace;
@@ -126,8 +129,7 @@ impl Launch {
     pub fn spawn(mut self) -> Running {
         let name = format!("{:?}", self.command);
         let setup = self.setup;
-        // SAFETY: `Setup::apply` makes system calls alone, on values made before the fork.
-        unsafe { self.command.pre_exec(move || setup.apply()) };
+        before_exec(&mut self.command, move || setup.apply());
         let stdin = match self.input {
             Some(_) => Stdio::piped(),
             None => Stdio::null(),
@@ -186,9 +188,8 @@ impl Setup {
         setrlimit(Resource::Nofile, limit)?;
         // Tests started by nohup(1), or in the background of a script, ignore them, and so would the
         // programs, for good.
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-            // SAFETY: SIG_DFL is no handler.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        for signal in [Signal::HUP, Signal::INT, Signal::QUIT] {
+            restore_default(signal);
         }
         if let Some(user) = self.user {
             let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
@@ -200,8 +201,11 @@ impl Setup {
     }
 
     fn mount(&self) -> io::Result<()> {
-        // SAFETY: the flag leaves file descriptors and memory as they are.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+        let mounts = NewNamespaces {
+            mount: true,
+            ..NewNamespaces::default()
+        };
+        unshare(mounts).map_err(io::Error::other)?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change(c"/", private)?;
         if let Some(mode) = self.tun_mode {

@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use cnet_wire::checksum;
-use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
-use rustix::net::{AddressFamily, SendFlags, SocketType, bind, send, socket};
+use rustix::net::{SendFlags, send};
 
 use super::namespace::Namespace;
 
@@ -19,42 +18,13 @@ pub const BROADCAST: Mac = [0xff; 6];
 /// An interface that takes any frame.
 pub struct Wire(OwnedFd);
 
-/// `sockaddr_ll` of packet(7).
-#[repr(C)]
-struct LinkAddress {
-    family: u16,
-    /// None: nothing is received.
-    protocol: u16,
-    interface: u32,
-    unused: [u8; 12],
-}
-
-// SAFETY: the pointer is to a whole `sockaddr_ll`, borrowed for as long as `f` runs, and its length
-// is that of the structure.
-unsafe impl SocketAddrArg for LinkAddress {
-    unsafe fn with_sockaddr<R>(
-        &self,
-        f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R,
-    ) -> R {
-        let length = size_of::<Self>() as SocketAddrLen;
-        f(std::ptr::from_ref(self).cast(), length)
-    }
-}
-
 impl Wire {
     /// That of `interface` in `namespace`.
     pub fn open(namespace: &Namespace, interface: &str) -> Self {
         namespace.enter(|| {
             let index = cnet_tap::netif::index_of(interface).expect("an interface");
-            let socket = socket(AddressFamily::PACKET, SocketType::RAW, None);
+            let socket = cnet_tap::device::raw::sender(index);
             let socket = socket.expect("a packet socket as root");
-            let address = LinkAddress {
-                family: AddressFamily::PACKET.as_raw(),
-                protocol: 0,
-                interface: index,
-                unused: [0; 12],
-            };
-            bind(&socket, &address).expect("an interface that is there");
             Self(socket)
         })
     }
