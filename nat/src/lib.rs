@@ -11,6 +11,8 @@
 //! [`cnet_wire`].
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod counters;
 pub mod datagram;
 pub mod flow;
 pub mod forward;

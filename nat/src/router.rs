@@ -31,7 +31,7 @@ use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind}
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
-use crate::tcp::{TcpConfig, TcpEngine};
+use crate::tcp::{TcpConfig, TcpSessions};
 use cnet_wire::headers::Link;
 
 mod neighbours;
@@ -84,7 +84,7 @@ pub struct Router {
     gateway_v4: Option<IpAddr>,
     gateway_v6: Option<IpAddr>,
     reassembly: Reassembly,
-    tcp: TcpEngine,
+    tcp: TcpSessions,
     udp: UdpEngine,
     ping: PingEngine,
     /// Datagram sockets with more to receive than their turn allowed, by the bits of their tokens:
@@ -119,7 +119,7 @@ impl Router {
             gateway_v6: gateway_v6.map(|v6| v6.address.into()),
             gateway,
             reassembly: Reassembly::new(),
-            tcp: TcpEngine::new(config.tcp, key, now),
+            tcp: TcpSessions::new(config.tcp, key, now),
             udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
             ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
             backlog: BTreeMap::new(),
@@ -162,7 +162,7 @@ impl Router {
     }
 
     /// The TCP engine, for its counters.
-    pub fn tcp(&self) -> &TcpEngine {
+    pub fn tcp(&self) -> &TcpSessions {
         &self.tcp
     }
 

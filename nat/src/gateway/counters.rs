@@ -4,29 +4,6 @@
 //! here: the caller of [`super::Gateway::handle_frame`] counts each once, under the
 //! [`DropReason`](cnet_wire::DropReason) that is returned.
 
-/// Declares a protocol's counters, each with its name in reports.
-macro_rules! counters {
-    (
-        $(#[$doc:meta])*
-        $name:ident { $($(#[$field_doc:meta])* $field:ident = $label:literal,)* }
-    ) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-        #[non_exhaustive]
-        pub struct $name { $($(#[$field_doc])* pub $field: u64,)* }
-
-        impl $name {
-            fn add(&mut self, other: &$name) {
-                $(self.$field += other.$field;)*
-            }
-
-            fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
-                [$(($label, self.$field)),*].into_iter()
-            }
-        }
-    };
-}
-
 counters! {
     /// ARP.
     ArpCounters {

@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! A *batch* is the frames that are read from ports at one time; [`TcpEngine::end_batch`] ends it. A
-//! *round* is the service of one flow ([`TcpEngine::serve`]): it sends at most
+//! A *batch* is the frames that are read from ports at one time; [`TcpSessions::end_batch`] ends it. A
+//! *round* is the service of one flow ([`TcpSessions::serve`]): it sends at most
 //! [`ROUND_FRAMES`](super::transmit::ROUND_FRAMES) frames, which may be a megabyte. A flow is served
 //! at once after each event of its socket, after some deadlines, and at the end of each batch that
 //! held a segment of it. A flow with more left to send than one round allows joins the *backlog* once
@@ -11,7 +11,7 @@
 //!
 //! # Limits
 //!
-//! [`TcpEngine::handle_timeout`] serves at most [`BACKLOG_ROUNDS`] flows of the backlog. This bounds
+//! [`TcpSessions::handle_timeout`] serves at most [`BACKLOG_ROUNDS`] flows of the backlog. This bounds
 //! the backlog's work however many long transfers there are. It does not bound the rounds that events,
 //! deadlines and batches cause before the worker looks at its other work again.
 
@@ -19,11 +19,9 @@ use std::collections::VecDeque;
 
 use cnet_wire::time::Instant;
 
-use super::TcpEngine;
-use super::flow::Cx;
+use super::TcpSessions;
 use crate::flow::Handle;
 use crate::io::{Env, Io};
-use cnet_wire::tcp::Route;
 
 /// Flows of the backlog that one call serves.
 const BACKLOG_ROUNDS: usize = 4;
@@ -31,7 +29,7 @@ const BACKLOG_ROUNDS: usize = 4;
 /// Flows that have more to send, in the order of their next rounds. Flows that have ended are skipped.
 pub(super) type Backlog = VecDeque<Handle>;
 
-impl TcpEngine {
+impl TcpSessions {
     /// Gives a flow one round; it joins the backlog if it has more to send.
     pub(super) fn serve<E: Env>(&mut self, now: Instant, handle: Handle, io: &mut Io<'_, E>) {
         let enlist = with_flow!(self, handle, now, io, |flow, cx| {

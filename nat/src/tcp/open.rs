@@ -7,21 +7,21 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::DropReason;
+use cnet_wire::headers::Link;
+use cnet_wire::tcp::{Route, Segment, Seq, quote_syn};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, FrameSink};
 
-use super::TcpEngine;
+use super::TcpSessions;
+use super::emit::{refuse, reset_syn};
 use super::flow::{Cx, State, TcpFlow};
 use super::quota::Owner;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
 use crate::io::{Env, Io};
-use cnet_wire::headers::Link;
-use cnet_wire::tcp::Seq;
-use cnet_wire::tcp::{self, Flags, Route, Segment, SegmentOut, write_segment};
 
-impl TcpEngine {
+impl TcpSessions {
     pub(super) fn open<E: Env>(
         &mut self,
         now: Instant,
@@ -35,19 +35,7 @@ impl TcpEngine {
         let mut flow = TcpFlow::new(now, State::Connecting, Some(*link), iss);
         flow.rcv_nxt = seg.seq + 1;
         flow.rcv_adv = flow.rcv_nxt;
-        {
-            let TcpEngine { config, unsent, .. } = &mut *self;
-            flow.take_syn_options(
-                seg,
-                &Cx {
-                    now,
-                    io,
-                    route: Route::from(&ends),
-                    config,
-                    unsent,
-                },
-            );
-        }
+        flow.take_syn_options(seg, &self.config, &Route::from(&ends));
         let Some(handle) = self.insert(now, ends, flow, io) else {
             refuse(link, seg, &ends, io);
             return Err(DropReason::Quota);
@@ -90,10 +78,15 @@ impl TcpEngine {
         io: &mut Io<'_, E>,
     ) -> Option<Handle> {
         let owner = flow.link.map(|link| link.port);
-        if !self.quotas.admits(owner, self.flows.len()) && !self.make_room(now, owner, io) {
+        let room = self.quotas.admits(owner, self.flows.len()) || self.make_room(now, owner, io);
+        let entered = match room {
+            true => self.flows.insert(ends, flow).ok(),
+            false => None,
+        };
+        let Some(handle) = entered else {
+            self.counters.refused += 1;
             return None;
-        }
-        let handle = self.flows.insert(ends, flow).ok()?;
+        };
         self.list(owner, handle);
         Some(handle)
     }
@@ -148,7 +141,7 @@ impl TcpEngine {
     }
 
     /// A client was accepted on a published port of `guest`. `link` is where the guest is, or
-    /// `None` while its address is being resolved; then [`TcpEngine::link_resolved`] follows.
+    /// `None` while its address is being resolved; then [`TcpSessions::link_resolved`] follows.
     /// `remote` is the client as the container shall see it.
     pub fn handle_accept<E: Env>(
         &mut self,
@@ -160,6 +153,7 @@ impl TcpEngine {
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let Some(ends) = self.free_ends(guest, remote) else {
+            self.counters.refused += 1;
             io.hosts.tcp_reset(socket);
             return Err(DropReason::Quota);
         };
@@ -261,6 +255,7 @@ impl TcpEngine {
         let Some((ends, flow)) = self.take(handle) else {
             return;
         };
+        self.counters.connect_failures += 1;
         if let Some(socket) = flow.socket {
             io.hosts.close(socket);
         }
@@ -292,7 +287,7 @@ impl TcpEngine {
             return;
         };
         let mut quote = [0; 60];
-        let len = tcp::quote_syn(&mut quote, ends.container(), ends.remote(), syn);
+        let len = quote_syn(&mut quote, ends.container(), ends.remote(), syn);
         let quote = &quote[..len];
         // A lost ICMP error costs the container its own timeout, no more.
         let _ = emit_icmp_error(
@@ -324,38 +319,4 @@ pub(super) fn on_connected<E: Env>(
             Ok(())
         }
     }
-}
-
-/// Answers a segment that belongs to no flow with a RST (RFC 9293, section 3.10.7.1).
-pub(super) fn refuse<E: Env>(link: &Link, seg: &Segment<'_>, ends: &Ends, io: &mut Io<'_, E>) {
-    if seg.flags.ack {
-        emit_reset(link, ends, seg.ack, None, io);
-    } else {
-        reset_syn(link, ends, seg.seq + seg.sequence_len(), io);
-    }
-}
-
-/// Refuses a SYN: `ack` is the number behind it.
-fn reset_syn<E: Env>(link: &Link, ends: &Ends, ack: Seq, io: &mut Io<'_, E>) {
-    emit_reset(link, ends, Seq(0), Some(ack), io);
-}
-
-fn emit_reset<E: Env>(link: &Link, ends: &Ends, seq: Seq, ack: Option<Seq>, io: &mut Io<'_, E>) {
-    let route = Route::from(ends);
-    let seg = SegmentOut {
-        seq,
-        ack: ack.unwrap_or_default(),
-        flags: Flags {
-            rst: true,
-            ack: ack.is_some(),
-            ..Flags::default()
-        },
-        window: 0,
-        syn: None,
-        payload_len: 0,
-        mss: usize::MAX,
-    };
-    let len = write_segment(io.buf, link, &route, &seg);
-    // A lost RST is asked for again by the container's next segment.
-    let _ = io.sink.emit(link.port, &io.buf[..len]);
 }

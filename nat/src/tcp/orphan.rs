@@ -27,12 +27,12 @@
 
 use cnet_wire::time::{Duration, Instant};
 
-use super::TcpEngine;
-use super::flow::{Alarm, Cx, State, TcpFlow};
+use super::TcpSessions;
+use super::alarm::Alarm;
+use super::flow::{Cx, State, TcpFlow};
 use crate::flow::Handle;
 use crate::host::Readiness;
 use crate::io::{Env, Io};
-use cnet_wire::tcp::Route;
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ const PART_OF_FLOWS: usize = 16;
 /// of it used, windows may still grow.
 const PART_OF_UNSENT: usize = 4;
 
-impl TcpEngine {
+impl TcpSessions {
     /// Ends `flows`, whose port is gone, but for those that become orphans.
     pub(super) fn disown<E: Env>(&mut self, now: Instant, flows: &[Handle], io: &mut Io<'_, E>) {
         let most = MOST.min(self.config.max_flows / PART_OF_FLOWS);

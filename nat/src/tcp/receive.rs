@@ -15,11 +15,12 @@
 //! receiver may.
 
 use cnet_wire::DropReason;
+use cnet_wire::tcp::{Route, Segment, Seq, mss_for};
 
+use super::TcpConfig;
 use super::flow::{Cx, MAX_GRANT, MIN_GRANT, State, TcpFlow};
 use crate::host::{HostError, HostSockets};
 use crate::io::Env;
-use cnet_wire::tcp::{Segment, Seq};
 
 impl TcpFlow {
     /// Takes a segment of a connection whose handshake with the container is under way or done.
@@ -112,23 +113,28 @@ impl TcpFlow {
         self.heard(cx.now);
         self.rcv_nxt = seg.seq + 1;
         self.rcv_adv = self.rcv_nxt;
-        self.take_syn_options(seg, cx);
+        self.take_syn_options(seg, cx.config, &cx.route);
         self.ack_due = true;
         self.establish(seg, cx);
         Ok(())
     }
 
     /// Takes what the container's SYN or SYN/ACK says of segments and windows.
-    pub(super) fn take_syn_options<E: Env>(&mut self, seg: &Segment<'_>, cx: &Cx<'_, '_, E>) {
-        let link = cnet_wire::tcp::mss_for(cx.config.mtu, cx.route.dst.ip());
+    pub(super) fn take_syn_options(
+        &mut self,
+        seg: &Segment<'_>,
+        config: &TcpConfig,
+        route: &Route,
+    ) {
+        let link = mss_for(config.mtu, route.dst.ip());
         // Without the option 536 or 1220 bytes (RFC 9293, section 3.7.1).
-        let default = if cx.route.is_v6() { 1220 } else { 536 };
+        let default = if route.is_v6() { 1220 } else { 536 };
         let offered = seg.mss.unwrap_or(default).max(MIN_MSS);
         self.mss = usize::from(offered).min(link) as u16;
         self.sack_permitted = seg.sack_permitted;
         if let Some(shift) = seg.window_scale {
             self.snd_scale = shift;
-            self.rcv_scale = super::flow::OUR_WINDOW_SCALE;
+            self.rcv_scale = super::emit::OUR_WINDOW_SCALE;
         }
     }
 

@@ -9,7 +9,7 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, Frame, IpHeader, L3, Packet, VnetHeader};
 
 use super::flow::{State, TcpFlow};
-use super::{TcpConfig, TcpEngine};
+use super::{TcpConfig, TcpSessions};
 use crate::flow::Handle;
 use crate::host::{Readiness, SocketId, Token};
 use crate::io::Io;
@@ -49,7 +49,7 @@ pub(super) const FAILED: Readiness = Readiness {
 
 /// An engine between a wire and a host.
 pub(super) struct Bench {
-    pub(super) engine: TcpEngine,
+    pub(super) engine: TcpSessions,
     pub(super) wire: Wire,
     pub(super) host: FakeHost,
     pub(super) policy: Policy,
@@ -95,7 +95,7 @@ impl Bench {
             ..config
         };
         Bench {
-            engine: TcpEngine::new(config, [7; 16], now),
+            engine: TcpSessions::new(config, [7; 16], now),
             wire: Wire::default(),
             host: FakeHost::default(),
             policy: Policy::default(),
@@ -109,7 +109,7 @@ impl Bench {
     /// Runs an operation of the engine, then looks through its books.
     pub(super) fn run<T>(
         &mut self,
-        f: impl FnOnce(&mut TcpEngine, Instant, &Policy, &mut Io<'_, (Wire, FakeHost)>) -> T,
+        f: impl FnOnce(&mut TcpSessions, Instant, &Policy, &mut Io<'_, (Wire, FakeHost)>) -> T,
     ) -> T {
         let mut io = Io::new(&mut self.wire, &mut self.host, &mut self.buf);
         let result = f(&mut self.engine, self.now, &self.policy, &mut io);

@@ -4,17 +4,17 @@
 //! receive queue, which is the retransmission buffer, until the container acknowledged them. To
 //! repeat is to peek again from further back.
 //!
-//! The TAP is a wire of no delay, so a loss means that a queue was full: the congestion window is
-//! halved and never collapses. One hole at a time is repaired (NewReno, RFC 6582), its right edge
-//! told by SACK where the container sends it; a timeout goes back to the first unacknowledged byte,
-//! and whatever the container held out of order is skipped as its ACK jumps.
+//! A loss is repaired one hole at a time ([`congestion`](super::congestion)), its right edge told by
+//! SACK where the container sends it. A timeout goes back to the first unacknowledged byte, and
+//! whatever the container held out of order is skipped as its ACK jumps.
 
-use super::flow::{Alarm, Cx, INITIAL_CWND, State, TcpFlow};
+use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
+use cnet_wire::tcp::{Flags, Segment, Seq, TCP_HEADER_LEN};
+
+use super::alarm::Alarm;
+use super::flow::{Cx, State, TcpFlow};
 use crate::host::{HostError, HostSockets};
 use crate::io::Env;
-use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
-use cnet_wire::tcp::Seq;
-use cnet_wire::tcp::{Flags, Segment, TCP_HEADER_LEN};
 
 /// Payload of the largest super-frame, in bytes, either family.
 const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;
@@ -22,10 +22,6 @@ const MAX_PAYLOAD: usize = MAX_IP_PACKET - IPV6_HEADER_LEN - TCP_HEADER_LEN;
 const MAX_SEGMENTS: usize = 128;
 /// Frames one flow may send in a round.
 pub(super) const ROUND_FRAMES: usize = 16;
-/// Duplicate ACKs that mean a loss (RFC 5681).
-const DUP_ACK_THRESHOLD: u8 = 3;
-/// The congestion window never falls below this many bytes.
-const MIN_CWND: u32 = 128 * 1024;
 /// Timeouts in a row before the container is taken for dead: at 200 ms doubling to 60 s, a little
 /// over three minutes (RFC 9293, section 3.8.3 asks for at least 100 s).
 const MAX_RETRANSMITS: u8 = 11;
@@ -100,7 +96,8 @@ impl TcpFlow {
             if !self.readable && self.snd_nxt == self.snd_max && !at_fin {
                 return Ok(false);
             }
-            let usable = (self.snd_wnd.min(self.cwnd) as usize).saturating_sub(self.in_flight());
+            let usable = (self.snd_wnd.min(self.congestion.window()) as usize)
+                .saturating_sub(self.in_flight());
             // Sender's silly window avoidance (RFC 9293, section 3.8.6.2.1): a small segment goes
             // out only when nothing else is on its way.
             let silly = usable < usize::from(self.mss) && self.in_flight() > 0 && !at_fin;
@@ -156,6 +153,8 @@ impl TcpFlow {
         }
         if self.snd_nxt == self.snd_max {
             self.rtt.start(self.snd_nxt, cx.now);
+        } else {
+            cx.counters.retransmissions += 1;
         }
         self.advance(cx, n);
         true
@@ -213,13 +212,11 @@ impl TcpFlow {
     ) -> Result<(), HostError> {
         if seg.ack.after(self.snd_una) {
             self.on_new_ack(seg, cx)?;
-        } else if self.is_duplicate_ack(seg) {
-            self.dup_acks = self.dup_acks.saturating_add(1);
-            if self.dup_acks == DUP_ACK_THRESHOLD && self.recover.is_none() {
-                self.recover = Some(self.snd_max);
-                self.shrink_cwnd();
-                self.repeat_hole(seg, cx)?;
-            }
+        } else if self.is_duplicate_ack(seg)
+            && self.congestion.on_duplicate_ack(self.snd_una, self.snd_max)
+        {
+            self.rtt.spoil();
+            self.repeat_hole(seg, cx)?;
         }
         self.update_window(seg);
         Ok(())
@@ -234,32 +231,16 @@ impl TcpFlow {
         self.snd_una = seg.ack;
         self.snd_nxt = self.snd_nxt.max(self.snd_una);
         self.rtt.acked(self.snd_una, cx.now);
-        self.dup_acks = 0;
         self.tries = 0;
         if self.snd_una == self.snd_max {
             self.alarm = None;
         } else {
             self.arm_retransmit(cx);
         }
-        match self.recover {
-            Some(recover) if self.snd_una.before(recover) => {
-                // A partial ACK: the next hole starts here (RFC 6582), unless a timeout is
-                // resending everything from here on anyway.
-                if self.snd_nxt == self.snd_max {
-                    self.repeat_hole(seg, cx)?;
-                }
-            }
-            Some(_) => self.recover = None,
-            None if self.cwnd < self.ssthresh => {
-                self.cwnd = self.cwnd.saturating_add(acked).min(INITIAL_CWND);
-            }
-            None => {
-                // Additive increase, sixteen segments a window: the way is short and the queue
-                // that overflowed is emptied in microseconds.
-                let step =
-                    u64::from(acked) * u64::from(self.mss) * 16 / u64::from(self.cwnd.max(1));
-                self.cwnd = self.cwnd.saturating_add(step as u32).min(INITIAL_CWND);
-            }
+        let another_hole = (self.congestion).on_new_ack(self.snd_una, acked, self.mss);
+        // After a timeout everything from here on is sent again anyway.
+        if another_hole && self.snd_nxt == self.snd_max {
+            self.repeat_hole(seg, cx)?;
         }
         Ok(())
     }
@@ -284,19 +265,13 @@ impl TcpFlow {
         }
     }
 
-    fn shrink_cwnd(&mut self) {
-        let flight = self.snd_max.bytes_since(self.snd_una) as u32;
-        self.ssthresh = (flight / 2).max(MIN_CWND);
-        self.cwnd = self.ssthresh;
-        self.rtt.spoil();
-    }
-
     /// Repeats what is missing at `snd_una`, one frame at most.
     fn repeat_hole<E: Env>(
         &mut self,
         seg: &Segment<'_>,
         cx: &mut Cx<'_, '_, E>,
     ) -> Result<(), HostError> {
+        cx.counters.retransmissions += 1;
         if self.fin == Some(self.snd_una) {
             self.send_segment(
                 cx,
@@ -334,9 +309,9 @@ impl TcpFlow {
             self.abort(cx);
             return;
         }
-        self.shrink_cwnd();
-        self.dup_acks = 0;
-        self.recover = Some(self.snd_max);
+        cx.counters.timeouts += 1;
+        self.congestion.on_timeout(self.snd_una, self.snd_max);
+        self.rtt.spoil();
         self.snd_nxt = self.snd_una;
         if self.snd_wnd == 0 {
             // The window closed over what was in flight: only a probe gets an answer, and a

@@ -6,7 +6,7 @@ use cnet_wire::{DropReason, PortId};
 use crate::host::{HostError, SocketId, Token, TokenKind};
 use crate::tcp::flow::{State, TcpFlow};
 use crate::tcp::testing::*;
-use crate::tcp::{TcpConfig, TcpEngine};
+use crate::tcp::{TcpConfig, TcpCounters, TcpSessions};
 use cnet_wire::headers::Link;
 
 fn small(max_flows: usize) -> Bench {
@@ -24,12 +24,18 @@ fn the_oldest_half_open_flow_makes_room_and_never_an_established_one() {
     b.syn(1002).unwrap();
     b.syn(1003).unwrap();
     assert_eq!(b.engine.len(), 3);
-    assert_eq!(b.engine.counters().evicted, 1);
+    let mut counters = TcpCounters {
+        opened: 4,
+        evicted: 1,
+        ..TcpCounters::default()
+    };
+    assert_eq!(b.engine.counters(), counters);
     assert_eq!(b.flow(&conn).state(), State::Established);
     // 1001 was the oldest; its SYN, repeated, takes 1002's place.
     assert_eq!(b.host.gone.len(), 1);
     b.syn(1001).unwrap();
-    assert_eq!(b.engine.counters().evicted, 2);
+    (counters.opened, counters.evicted) = (5, 2);
+    assert_eq!(b.engine.counters(), counters);
     assert!(b.silent());
     b.finish();
 
@@ -50,7 +56,12 @@ fn the_oldest_half_open_flow_makes_room_and_never_an_established_one() {
     assert_eq!(accepted, Err(DropReason::Quota));
     assert_eq!(b.host.gone, [(socket, Fate::Reset)]);
     assert_eq!(b.engine.len(), 3);
-    assert_eq!(b.engine.counters().evicted, 0);
+    counters = TcpCounters {
+        opened: 3,
+        refused: 2,
+        ..TcpCounters::default()
+    };
+    assert_eq!(b.engine.counters(), counters);
     b.finish();
 }
 
@@ -76,10 +87,18 @@ fn a_host_without_descriptors_takes_one_from_the_oldest_half_open_flow() {
     b.syn(1001).unwrap();
     b.host.connect_errors = vec![HostError::Exhausted];
     b.syn(1002).unwrap();
-    assert_eq!((b.engine.len(), b.engine.counters().evicted), (1, 1));
+    let mut counters = TcpCounters {
+        opened: 2,
+        evicted: 1,
+        connect_failures: 1,
+        ..TcpCounters::default()
+    };
+    assert_eq!((b.engine.len(), b.engine.counters()), (1, counters));
     b.host.connect_errors = vec![HostError::Exhausted, HostError::Exhausted];
     assert_eq!(b.syn(1003), Err(DropReason::HostResource));
     assert!(b.engine.is_empty());
+    (counters.evicted, counters.connect_failures) = (2, 2);
+    assert_eq!(b.engine.counters(), counters);
 }
 
 #[test]
@@ -337,6 +356,6 @@ fn sequence_numbers_of_the_engine_differ_by_flow_time_and_secret() {
     b.pass(Duration::from_secs(1));
     assert_eq!(iss(&mut b, 1000).wrapping_sub(first), 250_000);
     let mut other = Bench::new();
-    other.engine = TcpEngine::new(TcpConfig::default(), [8; 16], other.now);
+    other.engine = TcpSessions::new(TcpConfig::default(), [8; 16], other.now);
     assert_ne!(iss(&mut other, 1000), first);
 }

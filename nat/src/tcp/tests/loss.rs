@@ -2,6 +2,7 @@
 
 use cnet_wire::time::Duration;
 
+use crate::tcp::TcpCounters;
 use crate::tcp::testing::*;
 
 const MS: Duration = Duration::from_millis(1);
@@ -54,7 +55,13 @@ fn the_third_duplicate_repeats_the_hole_that_sack_tells() {
     conn.ack = base.wrapping_add(200_000);
     b.acknowledge(&conn);
     assert!(b.silent() && b.host.socket(conn.socket).rx.is_empty());
-    assert_eq!(b.flow(&conn).recover, None);
+    assert!(!b.flow(&conn).congestion.is_recovering());
+    let counters = TcpCounters {
+        opened: 1,
+        retransmissions: 2,
+        ..TcpCounters::default()
+    };
+    assert_eq!(b.engine.counters(), counters);
     b.finish();
 }
 
@@ -108,7 +115,7 @@ fn what_is_no_duplicate_does_not_count() {
         seq = seq.wrapping_add(2);
     }
     assert!(b.out().iter().all(|o| o.payload.is_empty()));
-    assert_eq!(b.flow(&conn).recover, None);
+    assert!(!b.flow(&conn).congestion.is_recovering());
     b.finish();
 }
 
@@ -118,19 +125,22 @@ fn a_loss_halves_the_window_and_no_more() {
     for _ in 0..3 {
         duplicate(&mut b, &conn, &[]);
     }
-    assert_eq!(b.flow(&conn).cwnd, 500_000);
+    assert_eq!(b.flow(&conn).congestion.window(), 500_000);
     b.pass(20 * SECOND);
-    assert!(b.flow(&conn).cwnd >= 128 * 1024);
+    assert!(b.flow(&conn).congestion.window() >= 128 * 1024);
     b.out();
     conn.ack = conn.ack.wrapping_add(1_000_000);
     b.acknowledge(&conn);
-    let after = b.flow(&conn).cwnd;
+    let after = b.flow(&conn).congestion.window();
     for _ in 0..20 {
         b.remote_sends(&conn, &pattern(100_000));
         conn.ack = conn.ack.wrapping_add(100_000);
         b.acknowledge(&conn);
     }
-    assert!(b.flow(&conn).cwnd > after, "and it grows again");
+    assert!(
+        b.flow(&conn).congestion.window() > after,
+        "and it grows again"
+    );
     b.finish();
 }
 
@@ -155,7 +165,7 @@ fn a_timeout_goes_back_and_skips_what_the_container_holds() {
     conn.ack = base.wrapping_add(500_000);
     b.acknowledge(&conn);
     assert_eq!(b.flow(&conn).alarm, None);
-    assert_eq!(b.flow(&conn).recover, None);
+    assert!(!b.flow(&conn).congestion.is_recovering());
     b.finish();
 }
 
