@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cnet;
+mod each_network;
 mod log;
 mod program;
 mod registry;

@@ -1,8 +1,15 @@
-//! What every program needs: standard streams, which may be closed, and an event loop.
+//! What every program needs: standard streams, which may be closed, exit codes, one error for many,
+//! and an event loop.
 
 use std::io::{self, Write};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+
+use crate::log::report;
+
+/// The exit code when `cnet run` itself fails, as `env`, `timeout` and `docker run` have it; the
+/// others exit with 1.
+pub(crate) const OWN_FAILURE: u8 = 125;
 
 /// Writes to standard output.
 ///
@@ -18,6 +25,21 @@ pub(crate) fn write_out(text: &str) -> io::Result<()> {
 /// Writes to standard error, as far as that goes.
 pub(crate) fn write_err(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// A line to the person at the terminal.
+pub(crate) fn tell(text: &str) {
+    write_err(&format!("cnet: {text}\n"));
+}
+
+/// One error for all that went wrong, a line each.
+pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let errors = results.into_iter().filter_map(Result::err);
+    let texts: Vec<String> = errors.map(|error| report(&error)).collect();
+    match texts.as_slice() {
+        [] => Ok(()),
+        texts => bail!("{}", texts.join("\n")),
+    }
 }
 
 /// An event loop on this thread.

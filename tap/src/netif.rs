@@ -112,23 +112,15 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), 
         .set_up(ifindex)
         .map_err(failed("bring it up".to_owned()))?;
     for &(address, prefix_len) in &cfg.addresses {
-        rtnetlink
-            .set_address(ifindex, address, prefix_len)
-            .map_err(|source| {
-                match Errno::from_io_error(&source) {
-                    // EACCES: disable_ipv6 is set; EOPNOTSUPP: the kernel has no IPv6.
-                    Some(Errno::ACCESS | Errno::OPNOTSUPP | Errno::AFNOSUPPORT)
-                        if address.is_ipv6() =>
-                    {
-                        TapError::Ipv6Disabled {
-                            name: name.to_owned(),
-                            address,
-                            source,
-                        }
-                    }
-                    _ => failed(format!("add address {address}/{prefix_len}"))(source),
-                }
-            })?;
+        let set = rtnetlink.set_address(ifindex, address, prefix_len);
+        set.map_err(|source| match ipv6_is_off(address, &source) {
+            true => TapError::Ipv6Disabled {
+                name: name.to_owned(),
+                address,
+                source,
+            },
+            false => failed(format!("add address {address}/{prefix_len}"))(source),
+        })?;
     }
     let metric = cfg.joins_others.then(|| JOINING_METRIC + ifindex);
     for &gateway in &cfg.gateways {
@@ -137,6 +129,13 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), 
             .map_err(failed(format!("add a default route via {gateway}")))?;
     }
     Ok(())
+}
+
+/// Whether an address was refused because IPv6 is switched off.
+fn ipv6_is_off(address: IpAddr, error: &io::Error) -> bool {
+    // EACCES: disable_ipv6 is set; EOPNOTSUPP: the kernel has no IPv6.
+    let off = [Errno::ACCESS, Errno::OPNOTSUPP, Errno::AFNOSUPPORT];
+    address.is_ipv6() && Errno::from_io_error(error).is_some_and(|errno| off.contains(&errno))
 }
 
 /// Brings `lo` up, which also gives it 127.0.0.1 and ::1.

@@ -1,9 +1,10 @@
-//! End to end: the two binaries, and the dataplane below them, between real namespaces, with the kernel's own stack at both ends.
+//! End to end: the two binaries, and the dataplane below them, between real namespaces, with the
+//! kernel's own stack at both ends.
 //!
 //! `cargo xtask test e2e` runs these tests, as root; by hand it is
-//! `cargo test --release --test e2e -- --ignored --test-threads=1 [NAME]`. They make their own
-//! network namespaces ([`lab`]) and leave the machine as it was. `CNET_E2E_SLIRP` puts another
-//! program, such as slirp4netns, in the place of `cnet-slirp`; what it cannot do then fails.
+//! `cargo test --release -p cnet-tests --test e2e -- --ignored --test-threads=1 [NAME]`. They make
+//! their own network namespaces ([`lab`]) and leave the machine as it was. `CNET_E2E_SLIRP` puts
+//! another program, such as slirp4netns, in the place of `cnet-slirp`; what it cannot do then fails.
 #![forbid(unsafe_code)]
 
 mod lab;

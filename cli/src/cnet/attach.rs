@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::all_of;
-use super::each::{Answers, each};
+use crate::each_network::{Answers, each};
+use crate::program::all_of;
 use cnet::PublishSpec;
 use cnet::control::Attach;
 use cnet::definition::DEFAULT_NETWORK;

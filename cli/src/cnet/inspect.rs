@@ -4,11 +4,11 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::Serialize;
 
-use super::all_of;
-use super::each::one_or_each;
 use super::network::{json, live};
 use super::ps::{Entry, entries};
+use crate::each_network::one_or_each;
 use crate::log::report;
+use crate::program::{all_of, tell};
 use cnet::control::{ContainerStatistics, StatisticsReport};
 use cnet::definition::{Directories, Store, StoreError};
 use cnet::network::Network;
@@ -35,7 +35,7 @@ pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
     let (entries, failures) = entries(None).await?;
     for failure in &failures {
         // A container that is asked for may be on that network.
-        super::tell(&report(failure));
+        tell(&report(failure));
     }
     // What is wrong with the other networks has been told.
     let ask = |network: Network| async move { network.statistics().await };

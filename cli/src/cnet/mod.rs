@@ -3,24 +3,18 @@
 use std::io;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::{Parser, Subcommand};
 
 use crate::log::{self, report};
-use crate::program::{event_loop, write_err, write_out};
+use crate::program::{OWN_FAILURE, event_loop, tell, write_out};
 use crate::run::args::RunOptions;
 
 mod attach;
-pub(crate) mod each;
 mod inspect;
 mod network;
 mod ps;
 mod table;
 mod top;
-
-/// The exit code when `cnet run` itself fails, as `env`, `timeout` and `docker run` have it; the
-/// others exit with 1.
-pub(crate) const OWN_FAILURE: u8 = 125;
 
 /// Networks for containers, in user space and without privileges.
 #[derive(Parser, Debug)]
@@ -96,27 +90,12 @@ fn attended(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
     event_loop()?.block_on(command)
 }
 
-/// A line to the person at the terminal.
-pub(crate) fn tell(text: &str) {
-    write_err(&format!("cnet: {text}\n"));
-}
-
 /// A result on standard output. `false` once nothing reads it any more.
 fn print(text: &str) -> anyhow::Result<bool> {
     match write_out(text) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// One error for all that went wrong, a line each.
-pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let errors = results.into_iter().filter_map(Result::err);
-    let texts: Vec<String> = errors.map(|error| report(&error)).collect();
-    match texts.as_slice() {
-        [] => Ok(()),
-        texts => bail!("{}", texts.join("\n")),
     }
 }
 

@@ -3,9 +3,9 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::all_of;
-use super::each::one_or_each;
 use super::table::table;
+use crate::each_network::one_or_each;
+use crate::program::all_of;
 use crate::registry::{Registry, Running};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::Directories;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use super::all_of;
-use super::each::one_or_each;
 use super::ps::Format;
 use super::table::table;
+use crate::each_network::one_or_each;
 use crate::log::report;
+use crate::program::{all_of, tell};
 use cnet::control::{ContainerStatistics, Counters, StatisticsReport};
 use cnet::network::Network;
 
@@ -112,7 +112,7 @@ pub(super) async fn top(options: TopOptions) -> anyhow::Result<()> {
             return all_of(after.failures.into_iter().map(Err));
         }
         for failure in &after.failures {
-            super::tell(&report(failure));
+            tell(&report(failure));
         }
         (before, begun) = (after, now);
     }

@@ -125,15 +125,17 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cnet::{Cli, Command};
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        options: RunOptions,
+    }
 
     fn parse(line: &str) -> Result<RunOptions, clap::Error> {
-        let words = format!("cnet run {line}");
-        let cli = Cli::try_parse_from(words.split_whitespace())?;
-        match cli.command {
-            Command::Run(options) => Ok(*options),
-            other => panic!("{other:?}"),
-        }
+        let words = format!("run {line}");
+        let line = CommandLine::try_parse_from(words.split_whitespace())?;
+        Ok(line.options)
     }
 
     #[test]

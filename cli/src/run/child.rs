@@ -18,8 +18,9 @@ use rustix::process::{getegid, geteuid};
 use super::drain::TcpTables;
 use super::handshake::{self, Child};
 use super::plan::Spaces;
-use super::{INTERFACE, OWN_FAILURE, forbidden, mounts, tell};
+use super::{INTERFACE, forbidden, mounts};
 use crate::log::report;
+use crate::program::{OWN_FAILURE, tell};
 
 /// The exit code for a command that is there but cannot be executed, as shells have it.
 const NOT_EXECUTABLE: u8 = 126;

@@ -9,7 +9,7 @@ use rustix::process::{Pid, getpid};
 
 use super::args::RunOptions;
 use super::plan::ConnectivityPlan;
-use super::tell;
+use crate::program::tell;
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
 use cnet_dataplane::{Control, NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};

@@ -11,8 +11,8 @@ use cnet_tap::{Namespaces, watch};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::LinkNameSpaceType;
 
-use crate::cnet::all_of;
-use crate::cnet::each::{Answers, each};
+use crate::each_network::{Answers, each};
+use crate::program::all_of;
 use crate::registry::Registry;
 use cnet::definition::Directories;
 use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};

@@ -33,10 +33,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use cnet_tap::{Namespaces, SocketHelper, Tap};
 
-pub(crate) use crate::cnet::{OWN_FAILURE, tell};
-
 use crate::log::{self, report};
-use crate::program::event_loop;
+use crate::program::{OWN_FAILURE, event_loop, tell};
 use cnet::PublishSpec;
 use cnet_netd::dns::resolv_conf::{self, ResolvConf};
 use cnet_wire::Protocol;

@@ -162,6 +162,6 @@ fn exit_code(status: WaitStatus) -> u8 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code as u8,
         (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
-        (None, None) => super::OWN_FAILURE,
+        (None, None) => crate::program::OWN_FAILURE,
     }
 }

@@ -6,8 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::tap::VNET_HDR_LEN;
 use crate::error::TapError;
+
+/// Bytes of `struct virtio_net_hdr`, the header in front of each frame (`TUNSETVNETHDRSZ`).
+pub const VNET_HDR_LEN: usize = 10;
 
 /// As the kernel's `dev_valid_name`, which also refuses the names of directories.
 pub(super) fn valid_name(name: &str) -> bool {

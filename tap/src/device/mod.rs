@@ -9,5 +9,6 @@ pub mod offloads;
 pub mod raw;
 pub mod tap;
 
+pub use ioctl::VNET_HDR_LEN;
 pub use offloads::{Limit, Offloads};
-pub use tap::{MAX_QUEUES, Tap, TapInfo, TapQueue, VNET_HDR_LEN};
+pub use tap::{MAX_QUEUES, Tap, TapInfo, TapQueue};

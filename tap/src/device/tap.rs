@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! A TAP is opened through `/dev/net/tun` with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`, one
-//! descriptor a queue. Each frame then has a `struct virtio_net_hdr` of [`VNET_HDR_LEN`] bytes in
+//! descriptor a queue. Each frame then has a `struct virtio_net_hdr` of [`VNET_HDR_LEN`](super::VNET_HDR_LEN) bytes in
 //! front, in host byte order. `TUNSETOFFLOAD` tells the kernel what this side can take: with
 //! TSO and USO a read yields super-frames of up to 64 KiB, whatever the MTU, with the checksum
 //! left to the host that puts the frame on a real wire. The other direction needs no permission: the
@@ -37,9 +37,6 @@ use super::ioctl::{
 };
 use super::offloads::{Limit, Offloads, set_offloads};
 use crate::error::TapError;
-
-/// Bytes of `struct virtio_net_hdr`, the header in front of each frame (`TUNSETVNETHDRSZ`).
-pub const VNET_HDR_LEN: usize = 10;
 
 /// The most queues a [`Tap`] can have. The kernel allows 256 (`MAX_TAP_QUEUES`); all queues of a
 /// device must fit into one SCM_RIGHTS message, which carries 253 descriptors.

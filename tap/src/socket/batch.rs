@@ -166,6 +166,21 @@ mod tests {
     use super::*;
     use crate::socket::{receive_details, set_udp_gro};
 
+    /// Datagrams with hop limits from 1 on, the third of them cut into segments.
+    fn numbered<'a>(pieces: &'a [[IoSlice<'a>; 2]], to: SocketAddr) -> Vec<Outgoing<'a>> {
+        let numbered = pieces.iter().zip(1..);
+        let outgoing = numbered.map(|(payload, i)| Outgoing {
+            to: Some(to),
+            payload,
+            options: SendOptions {
+                hop_limit: Some(i),
+                segment: (i == 3).then_some(60),
+                ..SendOptions::default()
+            },
+        });
+        outgoing.collect()
+    }
+
     #[test]
     fn a_batch_goes_out_and_comes_in() {
         for v6 in [false, true] {
@@ -173,7 +188,6 @@ mod tests {
             let (a, b) = (bind(), bind());
             receive_details(&b, v6).unwrap();
             set_udp_gro(&b, true).unwrap();
-            let to = Some(b.local_addr().unwrap());
             let mut space = BatchSpace::new();
 
             let payloads: Vec<Vec<u8>> =
@@ -182,23 +196,7 @@ mod tests {
                 .iter()
                 .map(|p| [IoSlice::new(&p[..50]), IoSlice::new(&p[50..])])
                 .collect();
-            let outgoing: Vec<Outgoing<'_>> = pieces
-                .iter()
-                .zip(1..)
-                .map(|(payload, i)| {
-                    let segment = (i == 3).then_some(60);
-                    let options = SendOptions {
-                        hop_limit: Some(i),
-                        segment,
-                        ..SendOptions::default()
-                    };
-                    Outgoing {
-                        to,
-                        payload,
-                        options,
-                    }
-                })
-                .collect();
+            let outgoing = numbered(&pieces, b.local_addr().unwrap());
             assert_eq!(
                 send_datagrams(&a, &outgoing, &mut space).unwrap(),
                 MAX_BATCH

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use super::all_of;
+use crate::program::all_of;
 use cnet::definition::{Definition, Directories, HostRoutes, Store, StoreError};
 
 pub(super) mod json;

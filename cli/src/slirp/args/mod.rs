@@ -12,6 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use cnet_wire::MacAddr;
@@ -177,11 +178,7 @@ impl Given {
             Key::Configure => self.configure = true,
             Key::ExitFd => self.exit_fd = Some(descriptor("exit-fd", &text)?),
             Key::ReadyFd => self.ready_fd = Some(descriptor("ready-fd", &text)?),
-            Key::Mtu => {
-                let mtu = number(&text).and_then(|n| u16::try_from(n).ok());
-                let mtu = mtu.filter(|mtu| (1..=MAX_MTU).contains(mtu));
-                self.mtu = Some(mtu.ok_or(ArgsError::Mtu)?);
-            }
+            Key::Mtu => self.mtu = Some(between(&text, 1, MAX_MTU).ok_or(ArgsError::Mtu)?),
             Key::Ipv6 => self.ipv6 = true,
             Key::ApiSocket => self.api_socket = Some(value.into()),
             Key::Cidr => self.subnet = Some(text.parse()?),
@@ -204,20 +201,10 @@ impl Given {
                 });
             }
             Key::OutboundV4 => {
-                let address = text.parse().map_err(|_| ArgsError::Outbound {
-                    option: "--outbound-addr",
-                    value: text.to_string(),
-                    family: "IPv4",
-                })?;
-                self.outbound_v4 = Some(address);
+                self.outbound_v4 = Some(outbound("--outbound-addr", &text, "IPv4")?);
             }
             Key::OutboundV6 => {
-                let address = text.parse().map_err(|_| ArgsError::Outbound {
-                    option: "--outbound-addr6",
-                    value: text.to_string(),
-                    family: "IPv6",
-                })?;
-                self.outbound_v6 = Some(address);
+                self.outbound_v6 = Some(outbound("--outbound-addr6", &text, "IPv6")?);
             }
             Key::DisableDns => self.disable_dns = true,
             Key::Mac => {
@@ -226,14 +213,12 @@ impl Given {
             }
             Key::TargetType => target_type(&text)?,
             Key::BusyPoll => {
-                let micros = number(&text).and_then(|n| u32::try_from(n).ok());
-                let micros = micros.filter(|n| *n <= MAX_BUSY_POLL_MICROS);
+                let micros = between(&text, 0, MAX_BUSY_POLL_MICROS);
                 let micros = micros.ok_or(ArgsError::BusyPoll)?;
                 self.busy_poll = Some(Duration::from_micros(micros.into()));
             }
             Key::Workers => {
-                let workers = number(&text).and_then(|n| u16::try_from(n).ok());
-                let workers = workers.filter(|n| (1..=MAX_WORKERS).contains(n));
+                let workers = between(&text, 1, MAX_WORKERS);
                 self.workers = Some(workers.ok_or(ArgsError::Workers)?);
             }
         }
@@ -291,6 +276,24 @@ fn no_sandbox(option: &'static str) -> ArgsError {
 fn number(text: &str) -> Option<i32> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
+}
+
+/// A number from `first` to `last`.
+fn between<N: TryFrom<i32> + PartialOrd>(text: &str, first: N, last: N) -> Option<N> {
+    let number = N::try_from(number(text)?).ok()?;
+    (first <= number && number <= last).then_some(number)
+}
+
+fn outbound<A: FromStr>(
+    option: &'static str,
+    text: &str,
+    family: &'static str,
+) -> Result<A, ArgsError> {
+    text.parse().map_err(|_| ArgsError::Outbound {
+        option,
+        value: text.to_owned(),
+        family,
+    })
 }
 
 fn descriptor(option: &'static str, text: &str) -> Result<i32, ArgsError> {
