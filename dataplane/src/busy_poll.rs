@@ -1,12 +1,12 @@
 //! When to poll on instead of going to sleep.
 //!
-//! To be woken costs a good part of a short round trip. So after an event the worker looks again,
-//! without sleeping, for a little while. That is worth its processor time only if the next event
-//! does come within that while: each spell in vain doubles the number of events after which none is
-//! spent (up to [`MAX_REST`]), and one that pays ends the rest. An idle worker sleeps.
+//! To be woken costs a good part of a short round trip. So after an event the worker polls
+//! for a short *spell* without sleeping. That is worth its processor time only if the next event comes
+//! within the spell: each spell in vain doubles the number of events after which there is none (up to
+//! [`MAX_REST`]), and one that pays ends the rest. An idle worker sleeps.
 //!
-//! Nor does polling pay where others want the processor: the scheduler takes it away from a thread
-//! that does not sleep, and gives it at once to one that was asleep. A poll that took longer than
+//! Nor does polling pay where other threads want the processor: the scheduler takes it away from a
+//! thread that does not sleep, and gives it at once to one that was asleep. A poll that took longer than
 //! [`PREEMPTED`] tells that this happened, and the longest rest follows.
 
 use cnet_wire::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use cnet_wire::time::{Duration, Instant};
 /// Events without polling after many spells in vain.
 const MAX_REST: u32 = 256;
 
-/// What no poll takes, unless somebody else had the processor meanwhile.
+/// Longer than any poll takes, unless another thread had the processor meanwhile.
 const PREEMPTED: Duration = Duration::from_micros(30);
 
 /// Decides between polling and sleeping.
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn rests_when_somebody_else_had_the_processor() {
+    fn rests_when_another_thread_had_the_processor() {
         let mut busy_poll = BusyPoll::new(SPELL);
         let mut t = Instant::from_millis(1);
         busy_poll.waited(t, true);

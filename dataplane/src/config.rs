@@ -11,7 +11,7 @@ use cnet_wire::MacAddr;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan, gateway_mac};
 
 /// Polling on for this long after the last event: longer than a round trip through the host's kernel
-/// and back, shorter than anybody's patience.
+/// and back, shorter than what a person notices.
 pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
 
 /// The longest that command lines take for it, in microseconds: a processor that is never given
@@ -21,8 +21,8 @@ pub const MAX_BUSY_POLL_MICROS: u32 = 1_000_000;
 /// Packets that a container's queues towards its workers hold together (`txqueuelen` is that of one),
 /// unless there are so many that each has [`LEAST_TX_QUEUE_LEN`].
 /// While a worker is off its processor, datagrams wait there: this many last for 10 ms of 400,000 a
-/// second, the kernel's 1000 for 2.5 ms, which one turn of somebody else's takes. TCP is bounded by its
-/// windows. Nobody is charged for what waits, up to 64 KiB a packet: 256 MiB for a container that floods
+/// second, the kernel's 1000 for 2.5 ms, which one turn of another thread takes. TCP is bounded by its
+/// windows. No quota covers what waits, up to 64 KiB a packet: 256 MiB for a container that floods
 /// while its worker stands still.
 const TX_QUEUE_LEN: u32 = 4096;
 
@@ -63,8 +63,8 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// A network with these addresses and the policy, limits and polling that apply unless somebody
-    /// asks for others. Without a plan for a family there is none of it at all.
+    /// A network with these addresses and the policy, limits and polling that apply unless others
+    /// are asked for. Without a plan for a family there is none of it at all.
     pub fn new(mtu: u16, ipv4: Option<Ipv4Plan>, ipv6: Option<Ipv6Plan>) -> NetworkConfig {
         let low_bits = |v6: Ipv6Plan| Ipv4Addr::from(u128::from(v6.gateway) as u32);
         let gateway = ipv4.map(|v4| v4.gateway).or(ipv6.map(low_bits));

@@ -27,7 +27,7 @@ pub enum StartError {
 #[error("a worker thread failed")]
 pub struct WorkerPanicked;
 
-/// Why a worker ends although nobody has stopped it. The text, cause included, is what
+/// Why a worker ends although it was not stopped. The text, cause included, is what
 /// [`Dataplane::ended`](crate::Dataplane::ended) tells.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WorkerError {

@@ -79,7 +79,7 @@ impl Outlet {
         copy.clear();
         copy.extend_from_slice(frame);
         let handed = Handed { port, frame: copy };
-        // Also when it was full: whoever has to empty it is to know.
+        // Also when it was full: the worker that empties it has to know.
         self.unannounced = true;
         match self.frames.try_send(handed) {
             Ok(()) => {
@@ -181,6 +181,6 @@ mod tests {
         assert_eq!(frames.len(), WAITING);
         assert_eq!(frames.last().unwrap(), b"last");
         drop(inlet);
-        assert_eq!(outlet.hand_over(port, b"nobody"), Err(PortFull));
+        assert_eq!(outlet.hand_over(port, b"gone"), Err(PortFull));
     }
 }

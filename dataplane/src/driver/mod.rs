@@ -4,7 +4,7 @@
 //!
 //! The pure core ([`Network`]) takes a frame or an event in and asks for effects through two traits:
 //! frames to ports ([`Ports`]) and operations on host sockets ([`HostTable`]). The driver owns all
-//! three, so that whoever works for a worker (its loop, published ports, spliced connections) can
+//! three, so that each part of a worker (its loop, published ports, spliced connections) can
 //! call into the core with one borrow: [`Driver::with_core`].
 //!
 //! Frames reach the core in batches ([`Batch`]): those that a port's device holds

@@ -1,7 +1,7 @@
 //! What a port's frames are read from and written to.
 //!
-//! Devices are an enum: the loop over frames pays no dynamic dispatch, and whoever adds a kind (a raw
-//! socket, VXLAN, a patch to another network) is shown by the compiler every place that has to know it.
+//! Devices are an enum: the loop over frames pays no dynamic dispatch, and the compiler shows every
+//! place that has to know a new kind (a raw socket, VXLAN, a patch to another network).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -53,7 +53,7 @@ use rustix::event::epoll;
 use super::{Device, Lifetime, PortEnd, PortQueue};
 use crate::handoff::Outlet;
 
-/// What was written to a port, whoever made the frames.
+/// What was written to a port: frames of other ports, and those that the core made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Written {
     pub frames: u64,
@@ -343,7 +343,7 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// As [`TapQueue::read`] and [`VmSocket::read`]; `NotFound` if there is no such port.
+    /// As [`TapQueue::read`] and [`VmSocket::read`](super::VmSocket::read); `NotFound` if there is no such port.
     #[inline]
     pub(crate) fn read(&mut self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
         match self.slots.get_mut(id.0 as usize) {

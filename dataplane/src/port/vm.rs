@@ -8,8 +8,8 @@
 //!
 //! # Into the network
 //!
-//! A frame gets a virtio-net header of zeros: nothing to be cut, and checksums that whoever takes
-//! the frame verifies. Of a stream whatever waits is fetched at once, and frames are taken out of
+//! A frame gets a virtio-net header of zeros: nothing to be cut, and checksums that the
+//! receiver of the frame verifies. Of a stream whatever waits is fetched at once, and frames are taken out of
 //! that one by one, so a frame may come in any number of pieces. A length that no frame has ends the
 //! port: what stands behind it cannot be told. A datagram of such a length is dropped as any bad
 //! frame is.
@@ -19,7 +19,7 @@
 //! Super-frames are cut and checksums filled in ([`Segments`]) on the way into the outbox, which is
 //! bounded by [`OUTBOX`] and goes to the socket at once. What the socket does not take stays there,
 //! in order, until there is room again. A frame that does not fit in whole is lost whole, at this
-//! port: so a machine that does not read harms nobody, and no frame is torn.
+//! port: so a machine that does not read takes nothing from others, and no frame is torn.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -101,7 +101,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Tells the primary worker; the primary worker itself tells nobody.
+    /// Tells the primary worker. Does nothing in the primary worker itself.
     pub(crate) fn tell_primary(&self, event: WorkerEvent) {
         if let Some(primary) = &self.primary {
             primary.send(Command::Worker(event));

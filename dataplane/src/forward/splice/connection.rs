@@ -148,7 +148,7 @@ impl Connection {
             }
             match sys::so_error(&self.sides[CONTAINER].fd) {
                 Ok(None) => self.connecting = false,
-                // Refused, most likely: nobody listens.
+                // Refused, most likely: no program listens.
                 _ => {
                     self.sides[CONTAINER].broken = true;
                     return Turn::Over;

@@ -175,7 +175,7 @@ fn a_machine_that_reads_again_gets_what_waited_for_it() {
     assert_eq!(
         serve(&mut ports),
         0,
-        "there is room, which nobody waits for"
+        "there is room, which is not waited for"
     );
     assert_eq!(ports.next_turn(), None);
     drop(far);
