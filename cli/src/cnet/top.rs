@@ -188,13 +188,17 @@ fn shown(rates: &[Rates]) -> String {
 
 /// What networks have counted since they started.
 fn counted(networks: &[StatisticsReport]) -> String {
-    let heading = ["NETWORK", "FLOWS", "TCP", "GATEWAY", "DNS", "DROPPED"];
+    let heading = [
+        "NETWORK", "FLOWS", "TCP", "FORWARDS", "WORKERS", "GATEWAY", "DNS", "DROPPED",
+    ];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for network in networks {
         lines.push(vec![
             network.network.clone(),
             network.flows.to_string(),
             listed(&network.tcp),
+            listed(&network.forwards),
+            listed(&network.workers),
             listed(&network.gateway),
             listed(&network.dns),
             listed(&network.drops),

@@ -170,6 +170,12 @@ pub(crate) struct NetworkCounters {
     pub(crate) tcp: Counters,
     /// What the gateway's services did.
     pub(crate) gateway: Counters,
+    /// Clients of published TCP ports, by the way they took.
+    #[serde(default)]
+    pub(crate) forwards: Counters,
+    /// What workers told each other.
+    #[serde(default)]
+    pub(crate) workers: Counters,
     /// DNS queries, by what became of them.
     #[serde(rename = "DNS")]
     pub(crate) dns: Counters,
@@ -182,6 +188,8 @@ impl From<StatisticsReport> for NetworkCounters {
             drops: report.drops,
             tcp: report.tcp,
             gateway: report.gateway,
+            forwards: report.forwards,
+            workers: report.workers,
             dns: report.dns,
         }
     }
@@ -392,6 +400,8 @@ mod tests {
                     "Drops": {"no-route": 1},
                     "TCP": {"opened": 5},
                     "Gateway": {},
+                    "Forwards": {},
+                    "Workers": {},
                     "DNS": {}
                 }
             }
