@@ -29,6 +29,7 @@ fn app(name: &str, out: &Rc<[u8]>, expected: &Rc<[u8]>, ending: Ending) -> App {
 
 /// Two containers, 50 kB each way; returns how both ended.
 fn run(schedule: Schedule, client_ending: Ending) -> Result<[Option<End>; 2], String> {
+    // Longer than 60 lines: two stacks are set up and run, and nothing else.
     let mut rng = Rng::new(9);
     let (out, back): (Rc<[u8]>, Rc<[u8]>) = (rng.bytes(50_000).into(), rng.bytes(50_000).into());
     let (here, there): (IpAddr, IpAddr) =

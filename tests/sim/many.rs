@@ -194,6 +194,7 @@ fn plan_of(seed: u64, n: usize, is_v6: bool) -> Plan {
 
 impl Many {
     fn new(seed: u64, workers: usize) -> Many {
+        // Longer than 60 lines: a network and what it is made of, in the order of their making.
         let base = Plan::draw(seed);
         let mut rng = Rng::new(!seed);
         let mut cores = Vec::new();

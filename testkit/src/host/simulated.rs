@@ -20,6 +20,9 @@
 //!   bytes not yet sent are still sent.
 //! - The writable edge comes only after a refused or short write, when a third of the buffer is
 //!   free again (`sk_stream_write_space`).
+//!
+//! Longer than 600 lines: what a socket's calls do and what the kernel does behind them are read
+//! together.
 
 mod datagram;
 

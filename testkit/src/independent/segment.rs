@@ -123,6 +123,7 @@ impl Out {
 
 /// Reads a frame of the engine's: a segment, or an ICMP error's type, code and quote.
 pub fn read_frame(frame: &[u8]) -> Result<Out, (u8, u8, Vec<u8>)> {
+    // Longer than 60 lines: one check after the other of what a frame must be.
     let vnet = VnetHeader::decode(frame).unwrap();
     let bytes = &frame[VNET_HDR_LEN..];
     assert_eq!(bytes[..6], LINK.container_mac.0);

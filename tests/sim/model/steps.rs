@@ -152,6 +152,7 @@ impl Step {
 
     /// The container that sends, and its frames.
     fn frames(self) -> Option<(usize, Vec<Vec<u8>>)> {
+        // Longer than 60 lines: an arm a step.
         let (c, frame) = match self {
             Step::Udp {
                 c,
@@ -295,6 +296,7 @@ fn error(expected: &mut Expected, c: usize, v6: bool, kind: (u8, u8)) {
 
 /// What the step must lead to; the model is as it must be afterwards.
 pub fn expect(step: Step, model: &mut Model) -> Expected {
+    // Longer than 60 lines: an arm a step: the model at one glance.
     let mut expected = Expected::default();
     model.pass(PAUSE);
     let (_, sent) = step.frames().unwrap_or_default();

@@ -165,6 +165,7 @@ impl Evidence<'_> {
         far: &[&App],
         excuses: &mut Excuses,
     ) -> Result<(), String> {
+        // Longer than 60 lines: the order of the excuses is a part of the verdict.
         let mut excused = |excuse| {
             excuses.count(excuse);
             Ok(())
