@@ -102,7 +102,8 @@ impl FrameSink for Sink {
         if frame[VNET_HDR_LEN + 6..].starts_with(&GATEWAY_MAC.0) {
             // A connection to an address that nobody can have is refused in that address's name.
             let parsed = Frame::parse(frame, self.mtu);
-            let refusal = matches!(parsed, Err(DropReason::MartianSource));
+            // And an unguarded container that sends from the gateway's own address is told so there.
+            let refusal = matches!(parsed, Err(DropReason::MartianSource | DropReason::Land));
             assert!(parsed.is_ok() || refusal, "{parsed:?}: {frame:02x?}");
             let parts =
                 offload::cut(frame, self.mtu).unwrap_or_else(|what| panic!("{what}: {frame:02x?}"));
