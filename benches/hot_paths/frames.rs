@@ -81,6 +81,7 @@ pub fn segment(c: &mut Criterion) {
 }
 
 pub fn headers(c: &mut Criterion) {
+    // Longer than 60 lines: one bench after the other, each with what it writes.
     let mut group = group(c, "headers");
     let link = Link {
         port: PortId(1),
