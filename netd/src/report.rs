@@ -59,15 +59,10 @@ pub(crate) fn statistics<'a>(
     dns: impl IntoIterator<Item = (&'static str, u64)>,
     containers: impl Iterator<Item = (&'a str, PortId)>,
 ) -> StatisticsReport {
-    let tcp = &statistics.tcp;
     let mut report = StatisticsReport::new(network);
     report.flows = statistics.flows as u64;
     report.drops = by_reason(&statistics.drops);
-    report.tcp = counters([
-        ("opened", tcp.opened),
-        ("accepted", tcp.accepted),
-        ("evicted", tcp.evicted),
-    ]);
+    report.tcp = counters(statistics.tcp.iter());
     report.gateway = counters(statistics.gateway.iter());
     report.forwards = counters(statistics.forwards.iter());
     report.workers = counters([("handed_over", statistics.handed_over)]);

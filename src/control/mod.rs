@@ -364,7 +364,8 @@ pub struct StatisticsReport {
     /// Packets the router dropped, by reason.
     pub drops: Counters,
     /// TCP connections so far: `opened` by containers, `accepted` by published ports, `evicted` to
-    /// make room for others.
+    /// make room for others, `refused` for want of room; failed connects, resets, retransmissions and
+    /// timeouts.
     #[serde(default)]
     pub tcp: Counters,
     /// What the gateway's services did so far, by name: ARP, neighbour discovery, echo, DHCP and

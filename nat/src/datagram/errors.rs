@@ -50,7 +50,7 @@ const UNKNOWN_MTU_V4: u32 = 576;
 
 /// The container's side of a host socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Inside {
+pub struct Inside {
     pub(super) link: Link,
     /// Address and UDP port, or echo identifier.
     pub(super) container: SocketAddr,

@@ -7,9 +7,10 @@
 //! It opens no more than a program of the host opens that binds a port for itself; a container that
 //! wants less has `connect(2)`.
 //!
-//! `mapping` holds the mappings, their quota and their expiry; `session` what both protocols do
-//! with them (admission, sending, receiving); `errors` turns what the host's sockets report into
-//! ICMP. On top of these stand [`udp`] with its published ports (`forward`), and [`ping`].
+//! `mapping` holds the mappings, their quota and their expiry. `relay` does with them what is alike
+//! for both protocols: it admits a packet, sends it on and receives answers. `errors` turns what the
+//! host's sockets report into ICMP. [`DatagramSessions`] is the whole of one protocol for the router;
+//! in what [`udp`], with its published ports (`forward`), and [`ping`] differ stands in those files.
 //! [`icmp_quote`] reads the ICMP errors that containers send. What is too long for the container's MTU
 //! leaves in fragments ([`crate::fragment`]).
 //!
@@ -31,6 +32,7 @@ mod forward;
 pub mod icmp_quote;
 mod mapping;
 pub mod ping;
+mod relay;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -39,6 +41,7 @@ pub mod udp;
 pub use forward::PublishError;
 pub use icmp_quote::Quote;
 pub use ping::PingEngine;
+pub use session::DatagramSessions;
 pub use udp::UdpEngine;
 
 /// Shortest life of a UDP mapping (RFC 4787 REQ-5).
@@ -141,7 +144,7 @@ fn must_stay_whole(ip: &IpHeader, l4_len: usize) -> bool {
 /// What became of a socket's event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SocketOutcome {
-    /// What the budget did not reach: call again with this, after others had their turn, unless
+    /// What the budget did not reach: call again with this, after other sockets had their round, unless
     /// nothing is set in it. The socket will not report it again.
     pub left: Readiness,
     /// A published port's guest whose link is unknown: its datagrams were dropped. Whoever knows

@@ -20,32 +20,46 @@ use std::net::SocketAddr;
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::{self, IcmpMessage};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropCounters, DropReason, Packet, PortFull, PortId};
+use cnet_wire::{DropReason, Packet, PortFull, PortId};
 
 use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
-use super::session::{Engine, HOP_LIMIT, Outward};
-use super::{DatagramConfig, MIN_PING_TIMEOUT, SocketOutcome, must_stay_whole};
-use crate::flow::Handle;
+use super::relay::{HOP_LIMIT, Outward, Relay};
+use super::session::{DatagramSessions, Protocol};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, must_stay_whole};
 use crate::fragment::{IP_OFFSET, emit_in_place};
-use crate::host::{DatagramKind, HostError, Readiness, Received};
+use crate::host::{DatagramKind, HostError, Received};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
 use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
 
 /// Echo of all containers that one worker serves.
+pub type PingEngine = DatagramSessions<Ping>;
+
+/// Echo. It has nothing beside its mappings.
 #[derive(Debug)]
-pub struct PingEngine {
-    engine: Engine,
+pub struct Ping;
+
+impl Protocol for Ping {
+    const KIND: DatagramKind = DatagramKind::Ping;
+    /// What a ping socket delivers starts with the ICMP header.
+    const HEADER_LEN: usize = 0;
+
+    fn deliver<E: Env>(
+        relay: &mut Relay,
+        io: &mut Io<'_, E>,
+        inside: &Inside,
+        received: &Received,
+    ) -> Result<(), DropReason> {
+        deliver(relay, io, inside, received)
+    }
 }
 
 impl PingEngine {
-    /// An engine without mappings. `seed` is secret and random.
+    /// Echo without mappings. `seed` is secret and random.
     pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> PingEngine {
         let timeout = config.ping_timeout.max(MIN_PING_TIMEOUT);
-        PingEngine {
-            engine: Engine::new(now, config, DatagramKind::Ping, timeout, seed),
-        }
+        DatagramSessions::with(now, config, timeout, seed, Ping)
     }
 
     /// Takes in the ICMP or ICMPv6 packet `ip` of `frame`, which is not a fragment, has a hop limit
@@ -54,7 +68,6 @@ impl PingEngine {
     ///
     /// # Errors
     /// Why the packet was dropped. Where an ICMP error is due it has been sent.
-    #[expect(clippy::too_many_arguments, reason = "as UdpEngine's, and `owns`")]
     pub fn handle_packet<E: Env>(
         &mut self,
         packet: &Packet<'_>,
@@ -84,8 +97,8 @@ impl PingEngine {
             }));
         }
         let container = SocketAddr::new(ip.src, identifier);
-        let admitted = self.engine.admit(packet, io, link, container, policy)?;
-        let mapping = self.engine.mappings.get(admitted.handle);
+        let admitted = self.relay.admit(packet, io, link, container, policy)?;
+        let mapping = self.relay.mappings.get(admitted.handle);
         let mapping = mapping.ok_or(DropReason::NoFlow)?;
         let (inside, outward) = (
             mapping.inside,
@@ -102,88 +115,24 @@ impl PingEngine {
             payload: l4,
             len: l4.len(),
         };
-        self.engine.send(now, io, &outward, &inside, &sent)
-    }
-
-    /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Ping`].
-    pub fn handle_socket<E: Env>(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        readiness: Readiness,
-        io: &mut Io<'_, E>,
-    ) -> SocketOutcome {
-        let offset = |inside: &Inside| l4_offset(inside.container.is_ipv6());
-        let left = self
-            .engine
-            .handle_socket(now, handle, readiness, offset, io, deliver);
-        SocketOutcome {
-            left,
-            unresolved: None,
-        }
+        self.relay.send(now, io, &outward, &inside, &sent)
     }
 
     /// Whether a packet like that which `quote` quotes was sent to the container on `port`.
     pub fn owns(&self, port: PortId, quote: &Quote) -> bool {
         matches!(quote.protocol, protocol::ICMP | protocol::ICMPV6)
-            && self.engine.mappings.contains(port, quote.destination)
+            && self.relay.mappings.contains(port, quote.destination)
     }
 
     /// Why the host opens no ping sockets: it does not know them, or forbids them.
     pub fn unavailable(&self) -> Option<HostError> {
-        self.engine.unavailable
-    }
-
-    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]);
-    /// the identifier stands in the port's place.
-    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
-        self.engine.mappings.look_ahead(ends);
-    }
-
-    /// Reads mappings ahead of their sockets' events, by their slots.
-    pub fn look_ahead_at(&self, slots: &[u32]) {
-        self.engine.mappings.look_ahead_at(slots);
-    }
-
-    /// When [`PingEngine::handle_timeout`] wants to be called.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        self.engine.mappings.poll_timeout()
-    }
-
-    /// Ends mappings whose time is over.
-    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        self.engine.handle_timeout(now, io.hosts);
-    }
-
-    /// Ends all mappings of a port that is gone.
-    pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
-        self.engine.remove_port(port, io.hosts);
-    }
-
-    /// Mappings of `port`.
-    pub fn held(&self, port: PortId) -> usize {
-        self.engine.mappings.held(port)
-    }
-
-    /// Mappings.
-    pub fn len(&self) -> usize {
-        self.engine.mappings.len()
-    }
-
-    /// There are no mappings.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Drops of received messages.
-    pub fn counters(&self) -> &DropCounters {
-        &self.engine.drops
+        self.relay.unavailable
     }
 }
 
 /// Sends a reply, which stands at its place in `io.buf`, to the container.
 fn deliver<E: Env>(
-    engine: &mut Engine,
+    relay: &mut Relay,
     io: &mut Io<'_, E>,
     inside: &Inside,
     received: &Received,
@@ -194,7 +143,7 @@ fn deliver<E: Env>(
         true => (icmp::v6::ECHO_REPLY, protocol::ICMPV6),
         false => (icmp::v4::ECHO_REPLY, protocol::ICMP),
     };
-    let src = engine.config().shown(received.from.ip(), inside.alias);
+    let src = relay.config().shown(received.from.ip(), inside.alias);
     let src = src.ok_or(DropReason::MartianSource)?;
     if at - IP_OFFSET + len > MAX_IP_PACKET {
         return Err(DropReason::FrameTooLong);
@@ -213,7 +162,7 @@ fn deliver<E: Env>(
         hop_limit: HOP_LIMIT,
         tos: received.tos,
     };
-    let (mtu, id) = (engine.config().mtu, engine.fragment_id());
+    let (mtu, id) = (relay.config().mtu, relay.fragment_id());
     emit_in_place(io.sink, io.buf, &inside.link, &ip, mtu, id, len)
         .map_err(|PortFull| DropReason::PortFull)
 }

@@ -1,292 +1,139 @@
-//! What the UDP and the echo engine do alike: admit a packet to a mapping, send it on with an
-//! answer for every way in which that fails, and receive within a budget.
+//! The mappings of one protocol, UDP or echo, as the router sees them.
 //!
-//! Theory of operation. A packet is admitted if its destination can be reached through a router at
-//! all, policy allows it and its sender has a mapping or may have one. A send may fail for two
-//! reasons that look the same: the datagram itself cannot be sent, or an error that an earlier one
-//! met is reported now (`SO_ERROR` is taken by any call on the socket). So after a failure the error
-//! queue is emptied, which answers for the earlier ones, and the send is tried once more; only a
-//! second failure is the datagram's own.
-//!
-//! A receive that fails is treated the same way. It ends when the socket has no more (readiness is
-//! edge-triggered), or with the budget, so that one busy socket does not starve the others.
+//! Both protocols have the same mappings, sockets and deadlines ([`DatagramSessions`]). What differs is a
+//! [`Protocol`]: the header of what is received, how it is delivered, and what the protocol keeps beside
+//! its mappings. How a container's packet is taken in differs most, and stands in
+//! [`udp`](super::udp) and [`ping`](super::ping).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
+use cnet_wire::headers::l4_offset;
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropCounters, DropReason, Packet, PortId};
+use cnet_wire::{DropCounters, DropReason, PortId};
 
-use super::DatagramConfig;
-use super::errors::{Errors, Inside, Sent, local_kind, too_big};
-use super::mapping::{Mappings, NoMapping};
-use crate::flow::{FairShare, Handle, Limits};
-use crate::host::{
-    DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
-};
-use crate::icmp_error::IcmpErrorKind;
+use super::errors::Inside;
+use super::relay::Relay;
+use super::{DatagramConfig, SocketOutcome};
+use crate::flow::Handle;
+use crate::host::{DatagramKind, Readiness, Received};
 use crate::io::{Env, Io};
-use crate::policy::{Decision, Policy, Refusal, is_routable};
-use cnet_wire::headers::Link;
 
-/// TTL and hop limit of what containers receive: the host does not tell the real one.
-pub(super) const HOP_LIMIT: u8 = 64;
-/// Receive calls on one socket before others have their turn.
-const RECEIVE_BUDGET: usize = 64;
-/// Bytes received from one socket before others have their turn.
-const RECEIVE_BUDGET_BYTES: usize = 1 << 20;
+/// In what UDP and echo differ.
+pub trait Protocol {
+    /// The kind of the host's sockets.
+    const KIND: DatagramKind;
+    /// Bytes of transport header that are missing before what such a socket delivers.
+    const HEADER_LEN: usize;
 
-/// The mappings of one protocol and the errors about them.
+    /// Sends what was received, which stands behind the room for headers in `io.buf`, to a container.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    fn deliver<E: Env>(
+        relay: &mut Relay,
+        io: &mut Io<'_, E>,
+        inside: &Inside,
+        received: &Received,
+    ) -> Result<(), DropReason>;
+
+    /// The protocol's own deadline, beside those of its mappings.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Acts on that deadline.
+    fn handle_timeout(&mut self, _now: Instant) {}
+
+    /// Forgets what it has of a port that is gone, beside its mappings.
+    fn remove_port(&mut self, _port: PortId) {}
+}
+
+/// One protocol of all containers that one worker serves.
 #[derive(Debug)]
-pub(super) struct Engine {
-    pub(super) mappings: Mappings,
-    pub(super) errors: Errors,
-    /// Drops that no caller is told of: of staged and of received datagrams.
-    pub(super) drops: DropCounters,
-    /// Why the host would open no socket at all, if it would not.
-    pub(super) unavailable: Option<HostError>,
-    kind: DatagramKind,
-    next_id: u32,
+pub struct DatagramSessions<P> {
+    pub(super) relay: Relay,
+    pub(super) protocol: P,
 }
 
-/// A packet that may be sent: by whose mapping, to which address of the host's network.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Admitted {
-    pub(super) handle: Handle,
-    pub(super) to: IpAddr,
-}
-
-/// How to send a datagram on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Outward {
-    pub(super) socket: SocketId,
-    /// Destination on the host's network.
-    pub(super) to: SocketAddr,
-    pub(super) dont_fragment: bool,
-}
-
-impl Engine {
-    pub(super) fn new(
+impl<P: Protocol> DatagramSessions<P> {
+    pub(super) fn with(
         now: Instant,
         config: DatagramConfig,
-        kind: DatagramKind,
         timeout: Duration,
         seed: u64,
-    ) -> Engine {
-        let of_kind = |limits: Limits| match kind {
-            DatagramKind::Udp => limits.udp_mappings,
-            DatagramKind::Ping => limits.ping_mappings,
-        };
-        let share = FairShare {
-            each: of_kind(config.limits),
-            total: of_kind(config.totals),
-        };
-        Engine {
-            mappings: Mappings::new(now, kind, share, timeout, seed),
-            errors: Errors::new(config, kind),
-            drops: DropCounters::default(),
-            unavailable: None,
-            kind,
-            // The identification of the first fragmented datagram; any number is as good.
-            next_id: (seed >> 32) as u32,
+        protocol: P,
+    ) -> DatagramSessions<P> {
+        DatagramSessions {
+            relay: Relay::new(now, config, P::KIND, timeout, seed),
+            protocol,
         }
     }
 
-    pub(super) fn config(&self) -> &DatagramConfig {
-        &self.errors.config
-    }
-
-    /// An identification for a datagram that is to be fragmented.
-    pub(super) fn fragment_id(&mut self) -> u32 {
-        self.next_id = self.next_id.wrapping_add(1);
-        self.next_id
-    }
-
-    /// The mapping for `packet`, which `container` sends, and its destination.
-    /// A refusal is answered.
-    pub(super) fn admit<E: Env>(
-        &mut self,
-        packet: &Packet<'_>,
-        io: &mut Io<'_, E>,
-        link: &Link,
-        container: SocketAddr,
-        policy: &Policy,
-    ) -> Result<Admitted, DropReason> {
-        let Packet { now, frame, ip, .. } = *packet;
-        // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded.
-        if frame.dst.is_multicast() {
-            return Err(DropReason::MartianDestination);
-        }
-        let to = match policy.decide(ip.dst) {
-            Decision::Allow(to) => to,
-            Decision::Refuse(refusal) => {
-                let kind = match refusal {
-                    Refusal::NetUnreachable => IcmpErrorKind::NetUnreachable,
-                    Refusal::Prohibited => IcmpErrorKind::Prohibited,
-                };
-                self.errors.refuse(now, io, link, frame, ip, kind);
-                return Err(DropReason::Policy);
-            }
-        };
-        if !is_routable(to) {
-            return Err(DropReason::MartianDestination);
-        }
-        let found = self.mappings.find_or_open(now, link, container, io.hosts);
-        match found {
-            Ok((handle, mapping)) => {
-                if to != ip.dst {
-                    mapping.inside.alias = Some(ip.dst);
-                }
-                Ok(Admitted { handle, to })
-            }
-            Err(why) => {
-                let (kind, reason) = self.no_mapping(why);
-                self.errors.refuse(now, io, link, frame, ip, kind);
-                Err(reason)
-            }
-        }
-    }
-
-    fn no_mapping(&mut self, why: NoMapping) -> (IcmpErrorKind, DropReason) {
-        let e = match why {
-            NoMapping::Quota => return (IcmpErrorKind::Prohibited, DropReason::Quota),
-            NoMapping::Host(HostError::Exhausted) => {
-                return (IcmpErrorKind::HostUnreachable, DropReason::HostResource);
-            }
-            NoMapping::Host(e) => e,
-        };
-        let kind = match (self.kind, e) {
-            // Ping sockets are an administrator's to allow (net.ipv4.ping_group_range, icmp(7)).
-            (DatagramKind::Ping, HostError::Unsupported | HostError::Prohibited) => {
-                self.unavailable = Some(e);
-                IcmpErrorKind::Prohibited
-            }
-            // A host without IPv6 has no route to it.
-            (_, HostError::Unsupported) => IcmpErrorKind::NetUnreachable,
-            _ => local_kind(e).unwrap_or(IcmpErrorKind::HostUnreachable),
-        };
-        (kind, DropReason::HostRefused)
-    }
-
-    /// Sends one datagram, and answers for it if the host refuses. `sent.payload` is all of it.
-    pub(super) fn send<E: Env>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, E>,
-        outward: &Outward,
-        inside: &Inside,
-        sent: &Sent<'_>,
-    ) -> Result<(), DropReason> {
-        let options = SendOptions {
-            to: outward.to,
-            segment: None,
-            hop_limit: sent.hop_limit.saturating_sub(1).max(1),
-            tos: sent.tos,
-            dont_fragment: outward.dont_fragment,
-        };
-        let mut result = io
-            .hosts
-            .datagram_send(outward.socket, options, sent.payload);
-        let mut mtu = None;
-        if !matches!(
-            result,
-            Ok(()) | Err(HostError::WouldBlock | HostError::Exhausted)
-        ) {
-            let drained = self.errors.drain(now, io, outward.socket, Some(inside));
-            mtu = drained.mtu;
-            if result != Err(HostError::TooBig) {
-                result = io
-                    .hosts
-                    .datagram_send(outward.socket, options, sent.payload);
-            }
-        }
-        let kind = match result {
-            Ok(()) => return Ok(()),
-            Err(HostError::WouldBlock | HostError::Exhausted) => {
-                return Err(DropReason::HostResource);
-            }
-            Err(HostError::TooBig) => outward
-                .dont_fragment
-                .then(|| too_big(sent.to.is_ipv6(), mtu)),
-            Err(e) => local_kind(e),
-        };
-        if let Some(kind) = kind {
-            self.errors.report(now, io, inside, sent, kind, None);
-        }
-        Err(DropReason::HostRefused)
-    }
-
-    /// Receives from `socket` to `offset` in the frame buffer and has each batch delivered, within a
-    /// budget. Returns whether more may be there.
-    pub(super) fn receive<E: Env>(
-        &mut self,
-        now: Instant,
-        io: &mut Io<'_, E>,
-        socket: SocketId,
-        offset: usize,
-        inside: Option<&Inside>,
-        mut deliver: impl FnMut(&mut Engine, &mut Io<'_, E>, &Received) -> Result<(), DropReason>,
-    ) -> bool {
-        let mut bytes = 0;
-        for _ in 0..RECEIVE_BUDGET {
-            match io.hosts.datagram_receive(socket, &mut io.buf[offset..]) {
-                Ok(received) => {
-                    bytes += received.len;
-                    if let Err(reason) = deliver(self, io, &received) {
-                        self.drops.count(reason);
-                    }
-                }
-                Err(HostError::WouldBlock) => return false,
-                Err(_) => {
-                    self.errors.drain(now, io, socket, inside);
-                }
-            }
-            if bytes >= RECEIVE_BUDGET_BYTES {
-                return true;
-            }
-        }
-        true
-    }
-
-    /// Takes in an event of a mapping's socket: errors first, then data as [`Engine::receive`].
-    /// Returns what is left to do.
-    pub(super) fn handle_socket<E: Env>(
+    /// Takes in an event of a mapping's socket, whose token is of this protocol's kind.
+    pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,
         handle: Handle,
         readiness: Readiness,
-        offset: impl FnOnce(&Inside) -> usize,
         io: &mut Io<'_, E>,
-        mut deliver: impl FnMut(
-            &mut Engine,
-            &mut Io<'_, E>,
-            &Inside,
-            &Received,
-        ) -> Result<(), DropReason>,
-    ) -> Readiness {
-        let mut left = Readiness::default();
-        let Some(mapping) = self.mappings.get(handle) else {
-            return left;
-        };
-        let (socket, inside) = (mapping.socket, mapping.inside);
-        if readiness.error {
-            left.error = self.errors.drain(now, io, socket, Some(&inside)).more;
+    ) -> SocketOutcome {
+        let offset = |inside: &Inside| l4_offset(inside.container.is_ipv6()) + P::HEADER_LEN;
+        let relay = &mut self.relay;
+        SocketOutcome {
+            left: relay.handle_socket(now, handle, readiness, offset, io, P::deliver),
+            unresolved: None,
         }
-        if readiness.readable {
-            let offset = offset(&inside);
-            left.readable =
-                self.receive(now, io, socket, offset, Some(&inside), |engine, io, r| {
-                    deliver(engine, io, &inside, r)
-                });
-        }
-        left
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant, hosts: &mut impl HostSockets) {
-        self.mappings.handle_timeout(now, hosts);
+    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]). For
+    /// echo the identifier stands in the port's place.
+    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+        self.relay.mappings.look_ahead(ends);
     }
 
-    pub(super) fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
-        self.mappings.remove_port(port, hosts);
-        self.errors.remove_port(port);
+    /// Reads mappings ahead of their sockets' events, by their slots.
+    pub fn look_ahead_at(&self, slots: &[u32]) {
+        self.relay.mappings.look_ahead_at(slots);
+    }
+
+    /// When [`DatagramSessions::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let mappings = self.relay.mappings.poll_timeout();
+        mappings
+            .into_iter()
+            .chain(self.protocol.poll_timeout())
+            .min()
+    }
+
+    /// Ends what has not been used for its lifetime.
+    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.relay.handle_timeout(now, io.hosts);
+        self.protocol.handle_timeout(now);
+    }
+
+    /// Ends all mappings of a port that is gone, and drops what it has staged.
+    pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
+        self.protocol.remove_port(port);
+        self.relay.remove_port(port, io.hosts);
+    }
+
+    /// Mappings of `port`.
+    pub fn held(&self, port: PortId) -> usize {
+        self.relay.mappings.held(port)
+    }
+
+    /// Mappings.
+    pub fn len(&self) -> usize {
+        self.relay.mappings.len()
+    }
+
+    /// There are no mappings.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops of staged and of received datagrams.
+    pub fn counters(&self) -> &DropCounters {
+        &self.relay.drops
     }
 }

@@ -32,15 +32,18 @@ use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
 use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
-use cnet_wire::{DropCounters, DropReason, IpHeader, Packet, PortId};
+use cnet_wire::{DropReason, IpHeader, Packet, PortId};
 
 use super::errors::{Inside, Sent};
 use super::forward::{Forwards, PeerKey, PublishError};
 use super::icmp_quote::Quote;
-use super::session::{Engine, Outward};
+use super::relay::{Outward, Relay};
+use super::session::{DatagramSessions, Protocol};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
-use crate::host::{DatagramKind, HostError, HostSockets, Readiness, SendOptions, SocketId, Token};
+use crate::host::{
+    DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId, Token,
+};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
 use cnet_wire::headers::{IPV6_HEADER_LEN, Link, MAX_IP_PACKET, l4_offset};
@@ -88,9 +91,11 @@ struct Datagrams<'a> {
 }
 
 /// UDP of all containers that one worker serves.
+pub type UdpEngine = DatagramSessions<Udp>;
+
+/// What UDP has beside its mappings: published ports, and datagrams that wait for others like them.
 #[derive(Debug)]
-pub struct UdpEngine {
-    engine: Engine,
+pub struct Udp {
     forwards: Forwards,
     /// The flow of the datagrams in `staging`.
     run: Option<Flow>,
@@ -100,27 +105,48 @@ pub struct UdpEngine {
     segmentation: bool,
 }
 
+impl Protocol for Udp {
+    const KIND: DatagramKind = DatagramKind::Udp;
+    const HEADER_LEN: usize = UDP_HEADER_LEN;
+
+    fn deliver<E: Env>(
+        relay: &mut Relay,
+        io: &mut Io<'_, E>,
+        inside: &Inside,
+        received: &Received,
+    ) -> Result<(), DropReason> {
+        let from = shown_to(relay, received, inside.alias, inside.container)?;
+        deliver(relay, io, &inside.link, from, inside.container, received)
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.forwards.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.forwards.handle_timeout(now);
+    }
+
+    fn remove_port(&mut self, port: PortId) {
+        if self.run.is_some_and(|run| run.link.port == port) {
+            self.run = None;
+            self.staging.clear();
+        }
+        self.forwards.remove_port(port);
+    }
+}
+
 impl UdpEngine {
-    /// An engine without mappings. `seed` is secret and random.
+    /// UDP without mappings. `seed` is secret and random.
     pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> UdpEngine {
         let timeout = config.udp_timeout.max(MIN_UDP_TIMEOUT);
-        UdpEngine {
-            engine: Engine::new(now, config, DatagramKind::Udp, timeout, seed),
+        let udp = Udp {
             forwards: Forwards::new(now, timeout, seed),
             run: None,
             staging: Vec::new(),
             segmentation: true,
-        }
-    }
-
-    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]).
-    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
-        self.engine.mappings.look_ahead(ends);
-    }
-
-    /// Reads mappings ahead of their sockets' events, by their slots.
-    pub fn look_ahead_at(&self, slots: &[u32]) {
-        self.engine.mappings.look_ahead_at(slots);
+        };
+        DatagramSessions::with(now, config, timeout, seed, udp)
     }
 
     /// Takes in the UDP packet `ip` of `frame`, which is not a fragment and has a hop limit above 1.
@@ -147,10 +173,10 @@ impl UdpEngine {
             guest: read.src,
             client: read.dst,
         };
-        let (outlet, to) = match self.forwards.answer(now, &key) {
+        let (outlet, to) = match self.protocol.forwards.answer(now, &key) {
             Some((forward, client)) => (Outlet::Forward(forward), client),
             None => {
-                let admitted = self.engine.admit(packet, io, link, read.src, policy)?;
+                let admitted = self.relay.admit(packet, io, link, read.src, policy)?;
                 let to = SocketAddr::new(admitted.to, read.dst.port());
                 (Outlet::Mapping(admitted.handle), to)
             }
@@ -170,40 +196,15 @@ impl UdpEngine {
         if read.segment.is_some() || !self.may_start_run(&flow) {
             return self.send(now, io, &flow, read.payload);
         }
-        self.staging.reserve_exact(MAX_RUN);
-        self.staging.extend_from_slice(read.payload);
-        self.run = Some(flow);
+        self.protocol.staging.reserve_exact(MAX_RUN);
+        self.protocol.staging.extend_from_slice(read.payload);
+        self.protocol.run = Some(flow);
         Ok(())
     }
 
     /// Sends what is staged. To be called at the end of every batch of packets.
     pub fn flush<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.flush_run(now, io);
-    }
-
-    /// Takes in an event of a mapping's socket, whose token is of [`crate::host::TokenKind::Udp`].
-    pub fn handle_socket<E: Env>(
-        &mut self,
-        now: Instant,
-        handle: Handle,
-        readiness: Readiness,
-        io: &mut Io<'_, E>,
-    ) -> SocketOutcome {
-        let left = self.engine.handle_socket(
-            now,
-            handle,
-            readiness,
-            |inside| l4_offset(inside.container.is_ipv6()) + UDP_HEADER_LEN,
-            io,
-            |engine, io, inside, received| {
-                let from = shown_to(engine, received, inside.alias, inside.container)?;
-                deliver(engine, io, &inside.link, from, inside.container, received)
-            },
-        );
-        SocketOutcome {
-            left,
-            unresolved: None,
-        }
     }
 
     /// Takes in an event of a published port's socket. `neighbour` tells the way to an address.
@@ -216,7 +217,7 @@ impl UdpEngine {
         io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let mut outcome = SocketOutcome::default();
-        let Some((handle, forward)) = self.forwards.find(token) else {
+        let Some((handle, forward)) = self.protocol.forwards.find(token) else {
             return outcome;
         };
         let (socket, guest) = (forward.socket, forward.guest);
@@ -226,19 +227,19 @@ impl UdpEngine {
             container: guest,
             alias: None,
         });
-        let engine = &mut self.engine;
+        let relay = &mut self.relay;
         if readiness.error {
-            let drained = engine.errors.drain(now, io, socket, inside.as_ref());
+            let drained = relay.errors.drain(now, io, socket, inside.as_ref());
             outcome.left.error = drained.more;
         }
         if !readiness.readable {
             return outcome;
         }
-        let forwards = &mut self.forwards;
+        let forwards = &mut self.protocol.forwards;
         let unresolved = &mut outcome.unresolved;
         let offset = l4_offset(guest.is_ipv6()) + UDP_HEADER_LEN;
-        let more = engine.receive(now, io, socket, offset, inside.as_ref(), |engine, io, r| {
-            let client = shown_to(engine, r, None, guest)?;
+        let more = relay.receive(now, io, socket, offset, inside.as_ref(), |relay, io, r| {
+            let client = shown_to(relay, r, None, guest)?;
             let Some(link) = link else {
                 *unresolved = Some(guest.ip());
                 return Err(DropReason::NoFlow);
@@ -251,7 +252,7 @@ impl UdpEngine {
             if !forwards.remember(now, handle, key, r.from) {
                 return Err(DropReason::Quota);
             }
-            deliver(engine, io, &link, client, guest, r)
+            deliver(relay, io, &link, client, guest, r)
         });
         outcome.left.readable = more;
         outcome
@@ -269,12 +270,12 @@ impl UdpEngine {
         socket: SocketId,
         guest: SocketAddr,
     ) -> Result<(), PublishError> {
-        self.forwards.publish(token, socket, guest)
+        self.protocol.forwards.publish(token, socket, guest)
     }
 
     /// Ends a published port and closes its socket; `false` if there was none of that token.
     pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
-        let Some(forward) = self.forwards.unpublish(token) else {
+        let Some(forward) = self.protocol.forwards.unpublish(token) else {
             return false;
         };
         io.hosts.close(forward.socket);
@@ -283,7 +284,7 @@ impl UdpEngine {
 
     /// Whether `client` was heard on a published port of `guest`, which may answer it.
     pub fn has_client(&self, port: PortId, guest: SocketAddr, client: SocketAddr) -> bool {
-        self.forwards.contains(&PeerKey {
+        self.protocol.forwards.contains(&PeerKey {
             port,
             guest,
             client,
@@ -298,67 +299,21 @@ impl UdpEngine {
             client: quote.source,
         };
         quote.protocol == protocol::UDP
-            && (self.engine.mappings.contains(port, quote.destination)
-                || self.forwards.contains(&key))
-    }
-
-    /// When [`UdpEngine::handle_timeout`] wants to be called.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let mappings = self.engine.mappings.poll_timeout();
-        mappings
-            .into_iter()
-            .chain(self.forwards.poll_timeout())
-            .min()
-    }
-
-    /// Ends mappings and forgets clients whose time is over.
-    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        self.engine.handle_timeout(now, io.hosts);
-        self.forwards.handle_timeout(now);
-    }
-
-    /// Ends all mappings of a port that is gone, forgets the clients of published ports that spoke
-    /// to it, and drops what it has staged.
-    pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
-        if self.run.is_some_and(|run| run.link.port == port) {
-            self.run = None;
-            self.staging.clear();
-        }
-        self.engine.remove_port(port, io.hosts);
-        self.forwards.remove_port(port);
-    }
-
-    /// Mappings of `port`.
-    pub fn held(&self, port: PortId) -> usize {
-        self.engine.mappings.held(port)
-    }
-
-    /// Mappings.
-    pub fn len(&self) -> usize {
-        self.engine.mappings.len()
-    }
-
-    /// There are no mappings.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+            && (self.relay.mappings.contains(port, quote.destination)
+                || self.protocol.forwards.contains(&key))
     }
 
     /// Clients of published ports that are remembered.
     pub fn clients(&self) -> usize {
-        self.forwards.peers()
-    }
-
-    /// Drops of staged and of received datagrams.
-    pub fn counters(&self) -> &DropCounters {
-        &self.engine.drops
+        self.protocol.forwards.peers()
     }
 
     /// Puts the packet behind the run, if it continues it.
     fn join_run(&mut self, link: &Link, ip: &IpHeader, packet: &Datagrams<'_>) -> bool {
-        let Some(run) = &self.run else {
+        let Some(run) = &self.protocol.run else {
             return false;
         };
-        let (len, room) = (packet.payload.len(), MAX_RUN - self.staging.len());
+        let (len, room) = (packet.payload.len(), MAX_RUN - self.protocol.staging.len());
         let alike = run.src == packet.src
             && run.dst == packet.dst
             && run.link == *link
@@ -366,13 +321,13 @@ impl UdpEngine {
             && run.hop_limit == ip.hop_limit
             && run.dont_fragment == must_stay_whole(ip, UDP_HEADER_LEN + packet.payload.len());
         // A shorter datagram can only be the last.
-        let open = self.staging.len().is_multiple_of(run.size);
-        let fits =
-            (1..=run.size.min(room)).contains(&len) && self.staging.len() / run.size < MAX_SEGMENTS;
+        let open = self.protocol.staging.len().is_multiple_of(run.size);
+        let fits = (1..=run.size.min(room)).contains(&len)
+            && self.protocol.staging.len() / run.size < MAX_SEGMENTS;
         if !alike || !open || !fits || packet.segment.is_some() {
             return false;
         }
-        self.staging.extend_from_slice(packet.payload);
+        self.protocol.staging.extend_from_slice(packet.payload);
         true
     }
 
@@ -384,13 +339,13 @@ impl UdpEngine {
 
     fn may_segment(&mut self, flow: &Flow) -> bool {
         let largest = self.largest_segment(flow.outlet).map_or(0, |l| *l);
-        self.segmentation && flow.size <= largest
+        self.protocol.segmentation && flow.size <= largest
     }
 
     fn largest_segment(&mut self, outlet: Outlet) -> Option<&mut usize> {
         match outlet {
-            Outlet::Mapping(h) => Some(&mut self.engine.mappings.get_mut(h)?.largest_segment),
-            Outlet::Forward(h) => Some(&mut self.forwards.get_mut(h)?.largest_segment),
+            Outlet::Mapping(h) => Some(&mut self.relay.mappings.get_mut(h)?.largest_segment),
+            Outlet::Forward(h) => Some(&mut self.protocol.forwards.get_mut(h)?.largest_segment),
         }
     }
 
@@ -398,7 +353,7 @@ impl UdpEngine {
     fn outlet(&self, flow: &Flow) -> Option<(SocketId, Inside)> {
         match flow.outlet {
             Outlet::Mapping(h) => {
-                let mapping = self.engine.mappings.get(h)?;
+                let mapping = self.relay.mappings.get(h)?;
                 Some((mapping.socket, mapping.inside))
             }
             Outlet::Forward(h) => {
@@ -407,21 +362,21 @@ impl UdpEngine {
                     container: flow.src,
                     alias: None,
                 };
-                Some((self.forwards.get(h)?.socket, inside))
+                Some((self.protocol.forwards.get(h)?.socket, inside))
             }
         }
     }
 
     fn flush_run<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        let Some(flow) = self.run.take() else {
+        let Some(flow) = self.protocol.run.take() else {
             return;
         };
-        let mut staging = std::mem::take(&mut self.staging);
+        let mut staging = std::mem::take(&mut self.protocol.staging);
         if let Err(reason) = self.send(now, io, &flow, &staging) {
-            self.engine.drops.count(reason);
+            self.relay.drops.count(reason);
         }
         staging.clear();
-        self.staging = staging;
+        self.protocol.staging = staging;
     }
 
     /// Sends `payload`, one datagram or several of `flow.size` bytes. Of several, those that are
@@ -467,7 +422,7 @@ impl UdpEngine {
                 Err(HostError::WouldBlock | HostError::Exhausted) => {
                     return self.count_lost(DropReason::HostResource, count);
                 }
-                Err(HostError::Unsupported) => self.segmentation = false,
+                Err(HostError::Unsupported) => self.protocol.segmentation = false,
                 // Larger than the path takes: such a datagram is sent in fragments or refused.
                 Err(HostError::TooBig | HostError::Other) => {
                     if let Some(largest) = self.largest_segment(flow.outlet) {
@@ -488,7 +443,7 @@ impl UdpEngine {
 
     fn count_lost(&mut self, reason: DropReason, count: usize) {
         for _ in 0..count {
-            self.engine.drops.count(reason);
+            self.relay.drops.count(reason);
         }
     }
 
@@ -512,7 +467,7 @@ impl UdpEngine {
             payload,
             len: payload.len(),
         };
-        self.engine.send(now, io, &outward, &inside, &sent)
+        self.relay.send(now, io, &outward, &inside, &sent)
     }
 }
 

@@ -5,21 +5,21 @@ counters! {
     /// TCP, since the start of the worker.
     TcpCounters {
         /// Flows opened by containers.
-        opened = "tcp_opened",
+        opened = "opened",
         /// Flows opened through published ports.
-        accepted = "tcp_accepted",
+        accepted = "accepted",
         /// Flows that ended to make room for others: half-open ones, and those whose container was
         /// gone.
-        evicted = "tcp_evicted",
+        evicted = "evicted",
         /// Connections refused because the port, or the table, has as many flows as it may.
-        refused = "tcp_refused",
+        refused = "refused",
         /// Connects that the host's kernel did not complete.
-        connect_failures = "tcp_connect_failures",
+        connect_failures = "connect_failures",
         /// Flows that ended with a RST to the container.
-        resets = "tcp_resets",
+        resets = "resets",
         /// Segments and super-frames sent to containers again.
-        retransmissions = "tcp_retransmissions",
+        retransmissions = "retransmissions",
         /// Retransmission timeouts.
-        timeouts = "tcp_timeouts",
+        timeouts = "timeouts",
     }
 }

@@ -1,10 +1,12 @@
 //! Tests of the echo engine between a wire and a host that do as they are told.
 
 use super::*;
+use crate::datagram::SocketOutcome;
 use crate::datagram::testing::{
     FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble,
 };
-use crate::host::{SendOptions, SocketId, TokenKind};
+use crate::flow::Handle;
+use crate::host::{Readiness, SendOptions, SocketId, TokenKind};
 use cnet_wire::checksum;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use cnet_wire::time::Duration;

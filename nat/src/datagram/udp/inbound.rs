@@ -11,7 +11,7 @@ use cnet_wire::frame::protocol;
 use cnet_wire::udp::{UDP_HEADER_LEN, write_summed, write_unsummed};
 use cnet_wire::{DropReason, FrameSink, PortFull};
 
-use crate::datagram::session::{Engine, HOP_LIMIT};
+use crate::datagram::relay::{HOP_LIMIT, Relay};
 use crate::fragment::IP_OFFSET;
 use crate::fragment::emit_in_place;
 use crate::host::Received;
@@ -20,12 +20,12 @@ use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_P
 
 /// The sender of what was `received`, as the container at `to` is shown it.
 pub(super) fn shown_to(
-    engine: &Engine,
+    relay: &Relay,
     received: &Received,
     alias: Option<IpAddr>,
     to: SocketAddr,
 ) -> Result<SocketAddr, DropReason> {
-    let from = engine.config().shown(received.from.ip(), alias);
+    let from = relay.config().shown(received.from.ip(), alias);
     let from = from.ok_or(DropReason::MartianSource)?;
     if from.is_ipv4() != to.is_ipv4() {
         return Err(DropReason::NotServed);
@@ -35,7 +35,7 @@ pub(super) fn shown_to(
 
 /// Sends what was received, which stands behind the room for headers in `io.buf`, to a container.
 pub(super) fn deliver<E: Env>(
-    engine: &mut Engine,
+    relay: &mut Relay,
     io: &mut Io<'_, E>,
     link: &Link,
     src: SocketAddr,
@@ -44,7 +44,7 @@ pub(super) fn deliver<E: Env>(
 ) -> Result<(), DropReason> {
     let v6 = dst.is_ipv6();
     let header = UDP_HEADER_LEN + if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
-    let (mtu, len) = (engine.config().mtu, received.len);
+    let (mtu, len) = (relay.config().mtu, received.len);
     // The buffer holds one byte more than the longest packet, so this is seen.
     if header + len > MAX_IP_PACKET {
         return Err(DropReason::FrameTooLong);
@@ -65,14 +65,14 @@ pub(super) fn deliver<E: Env>(
         .segment
         .map_or(len, usize::from)
         .clamp(1, len.max(1));
-    if size < len && engine.config().uso && io.sink.takes_uso(link.port) && header + size <= mtu {
+    if size < len && relay.config().uso && io.sink.takes_uso(link.port) && header + size <= mtu {
         let sent = outbound.emit_unsummed(io.sink, io.buf, len, Some(size as u16));
         return sent.map_err(|PortFull| DropReason::PortFull);
     }
     let mut start = 0;
     loop {
         let n = size.min(len - start);
-        let id = engine.fragment_id();
+        let id = relay.fragment_id();
         let sent = outbound.emit(io.sink, &mut io.buf[start..], n, id);
         sent.map_err(|PortFull| DropReason::PortFull)?;
         start += n;
