@@ -2,7 +2,7 @@
 
 use cnet_core::Network as Core;
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway, Lease};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
@@ -299,8 +299,10 @@ impl Network {
     pub fn books(&self) -> Books {
         let mut books = Books::default();
         let mut drops = DropCounters::default();
+        let mut gateway = GatewayCounters::default();
         for worker in &self.workers {
             drops.add(&worker.core.report().drops);
+            gateway.add(&worker.core.report().gateway);
             let tcp = worker.core.report().tcp;
             books.tcp_opened += tcp.opened;
             books.tcp_others += tcp.accepted + tcp.evicted;
@@ -308,6 +310,7 @@ impl Network {
             books.connects += worker.host.connects as u64;
             books.sockets += worker.host.sockets.len();
         }
+        books.gateway = gateway.iter().filter(|(_, n)| *n > 0).collect();
         books.drops = named(&drops);
         for container in &CONTAINERS {
             let mut sum = PortBooks::default();

@@ -188,6 +188,8 @@ pub struct Books {
     pub ports: BTreeMap<PortId, PortBooks>,
     /// Drops of the network, by the reason's name.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What the gateway's services did, by the counter's name.
+    pub gateway: BTreeMap<&'static str, u64>,
     /// TCP flows that containers opened.
     pub tcp_opened: u64,
     /// TCP flows that were accepted or evicted.
@@ -301,6 +303,11 @@ impl Model {
     pub fn count_port_drop(&mut self, container: usize, reason: DropReason) {
         *self.port(container).drops.entry(reason.name()).or_default() += 1;
         self.count_drop(reason);
+    }
+
+    /// The gateway's service did something.
+    pub fn count_service(&mut self, counter: &'static str) {
+        *self.books.gateway.entry(counter).or_default() += 1;
     }
 
     /// A container's frame goes to another one, or to all.

@@ -350,6 +350,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             expected.frames.push((CONTAINERS[c].port, seen));
         }
         Step::EchoToGateway { c, v6 } => {
+            model.count_service("echo_replies");
             error(&mut expected, c, v6, (if v6 { 129 } else { 0 }, 0));
         }
         Step::Neighbour { c, d, full, .. } => match (reach(c, d), full) {
@@ -363,6 +364,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
         }
         Step::ArpForGateway { c } => {
             copy_to_all(model, c, &sent[0], &mut expected);
+            model.count_service("arp_replies");
             let seen = Seen::Arp(GATEWAY_V4, CONTAINERS[c].v4);
             expected.frames.push((CONTAINERS[c].port, seen));
         }
