@@ -241,14 +241,14 @@ mod tests {
         ] {
             assert!(bench.hands_over(&frame), "{what}");
         }
-        assert!(bench.host.opened == 0 && bench.sink.emitted.is_empty());
+        assert!(bench.host.sockets.is_empty() && bench.sink.emitted.is_empty());
     }
 
     #[test]
     fn a_flow_stays_with_the_worker_that_got_its_syn() {
         let mut bench = Bench::new(config());
         assert!(!bench.hands_over(&tcp(REMOTE, 7, true, false)));
-        assert_eq!(bench.host.opened, 1);
+        assert_eq!(bench.host.sockets.len(), 1);
         assert!(!bench.hands_over(&tcp(REMOTE, 7, false, true)));
         assert!(bench.hands_over(&tcp(REMOTE, 8, false, true)));
         assert_eq!(bench.network.port_flows(LINK.port).tcp, 1);
