@@ -7,6 +7,9 @@
 //! drops it says why, and it is counted here, once, at the port it came in by
 //! ([`Switch::count_drop`]).
 //!
+//! Where policy has rules about what containers say to each other, it is asked between the switch's
+//! verdict and its delivery. Refused frames are dropped in silence, as a switch drops.
+//!
 //! With several workers each has a network of its own. Those of further workers share the switch's
 //! tables and hand the primary worker what is not theirs (`steering`).
 
@@ -19,10 +22,11 @@ use cnet_nat::gateway::{DnsQuery, QueryId};
 use cnet_nat::host::{Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
-use cnet_vswitch::{Delivery, Switch, SwitchConfig};
+use cnet_vswitch::{Delivery, Switch, SwitchConfig, Verdict};
+use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropReason, Frame, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, L3, MacAddr, Packet, PortId};
 
 /// A network as one worker has it.
 pub struct Network {
@@ -120,9 +124,44 @@ impl Network {
         frame: &Frame<'_>,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        match self.switch.handle_frame(now, ingress, frame, io.sink)? {
+        let verdict = self.switch.judge(now, ingress, frame);
+        if self.router.policy().has_rules(Direction::Between) {
+            self.ask_policy(now, ingress, frame, verdict)?;
+        }
+        match self.switch.deliver(ingress, frame, verdict, io.sink)? {
             Delivery::Done => Ok(()),
             Delivery::Router => self.router.handle_frame(now, ingress, frame, io),
+        }
+    }
+
+    /// Asks policy about what the switch would deliver to another container.
+    #[cold]
+    fn ask_policy(
+        &self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        verdict: Verdict,
+    ) -> Result<(), DropReason> {
+        let (Verdict::Port(_) | Verdict::Flood { .. }, L3::Ip(ip)) = (verdict, &frame.l3) else {
+            return Ok(());
+        };
+        let packet = Packet {
+            now,
+            ingress,
+            frame,
+            ip,
+            ports: match ip.fragment {
+                Some(later) if later.offset > 0 => None,
+                _ => frame.transport_ports(ip),
+            },
+            // To the switch a checksum means nothing.
+            verified: false,
+        };
+        let conversation = packet.conversation(Direction::Between);
+        match self.router.policy().decide(&conversation) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Refuse(_) => Err(DropReason::Policy),
         }
     }
 

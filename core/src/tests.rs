@@ -2,9 +2,11 @@
 
 use cnet_nat::flow::CACHED_FLOWS;
 use cnet_nat::io::Io;
-use cnet_vswitch::port::PortConfig;
+use cnet_nat::policy::Rule;
+use cnet_vswitch::port::{Lease, PortConfig};
+use cnet_wire::conversation::{Direction, Refusal};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
-use cnet_wire::{DropReason, FrameSink, PortFull, PortId};
+use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId};
 
 use crate::Network;
 use crate::testing::{Host, LINK, NOW, REMOTE, config, udp_from};
@@ -122,4 +124,43 @@ fn frames_that_come_together_are_handled_as_if_they_came_one_by_one() {
     let (together, alone) = (outcome(&frames, true), outcome(&frames, false));
     assert_eq!(together, alone);
     assert!(together.sent.len() >= 100 && together.drops.len() > 2);
+}
+
+#[test]
+fn policy_is_asked_between_containers_where_it_has_rules() {
+    const OTHER: (PortId, MacAddr) = (PortId(5), MacAddr([0x52, 0x54, 0, 0, 0, 9]));
+    let rule = Rule {
+        protocol: Some(17),
+        service: Some(9..=9),
+        ..Rule::all(Direction::Between, Some(Refusal::Prohibited))
+    };
+    let to_other = |from, to| {
+        let frame = udp_from(from, to, b"x");
+        [&frame[..10], &OTHER.1.0, &frame[16..]].concat()
+    };
+    for (rules, copies) in [(vec![], 1), (vec![rule], 0)] {
+        let mut config = config();
+        config.policy.rules = rules;
+        let mut network = Network::new(config, [7; 32], NOW);
+        let lease = Lease {
+            mac: Some(OTHER.1),
+            ..Lease::default()
+        };
+        let other = PortConfig {
+            lease,
+            ..PortConfig::default()
+        };
+        network.add_port(LINK.port, PortConfig::default()).unwrap();
+        network.add_port(OTHER.0, other).unwrap();
+        let (mut wire, mut host) = (Wire::default(), Host::default());
+        let mut buf = vec![0; FRAME_BUFFER_LEN];
+        let mut io = Io::new(&mut wire, &mut host, &mut buf);
+        network.handle_frame(NOW, LINK.port, &to_other(1, [10, 0, 2, 101]), &mut io);
+        assert_eq!(io.sink.0.len(), copies);
+        assert_eq!(network.drops().get(DropReason::Policy), 1 - copies as u64);
+        // The rule is about containers: the world is reached as before.
+        network.handle_frame(NOW, LINK.port, &udp_from(1, REMOTE, b"x"), &mut io);
+        network.end_batch(NOW, &mut io);
+        assert_eq!(io.hosts.sent.len(), 1);
+    }
 }

@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::time::Instant;
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
@@ -446,10 +447,11 @@ impl Router {
                     gateway,
                     gateway_mac,
                     udp,
+                    policy,
                     ..
                 } = self;
                 let link_to = |address| link_to(gateway, *gateway_mac, address);
-                udp.handle_forward(now, token, ready, link_to, io)
+                udp.handle_forward(now, token, ready, link_to, policy, io)
             }
         }
     }
@@ -468,6 +470,11 @@ impl Router {
             return;
         };
         let link = self.link_to(guest.ip());
+        if self.refuses_client(link.map(|link| link.port), guest, remote) {
+            io.hosts.tcp_reset(socket);
+            self.drops.count(DropReason::Policy);
+            return;
+        }
         if let Err(reason) = self.tcp.handle_accept(now, link, guest, remote, socket, io) {
             self.drops.count(reason);
         } else if link.is_none() {
@@ -478,7 +485,30 @@ impl Router {
     /// What is to become of a client at `peer` that was accepted on the published TCP port of
     /// `guest`. `can_splice` tells whether the shell has sockets inside the container's namespace.
     pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
+        // A client that policy refuses is refused, and counted, when it is brought by frames.
+        let port = self.link_to(guest.ip()).map(|link| link.port);
+        let can_splice = can_splice && !self.refuses_client(port, guest, peer);
         forward::client_path(&self.forwarded(peer, guest), can_splice)
+    }
+
+    /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.
+    fn refuses_client(&self, port: Option<PortId>, guest: SocketAddr, client: SocketAddr) -> bool {
+        if !self.policy.has_rules(Direction::Inwards) {
+            return false;
+        }
+        let conversation = Conversation {
+            direction: Direction::Inwards,
+            port,
+            protocol: protocol::TCP,
+            container: guest,
+            remote: client,
+        };
+        matches!(self.policy.decide(&conversation), Decision::Refuse(_))
+    }
+
+    /// The network's policy.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     fn forwarded(&self, peer: SocketAddr, guest: SocketAddr) -> ForwardedClient {

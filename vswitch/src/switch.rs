@@ -237,7 +237,25 @@ impl Switch {
         frame: &Frame<'_>,
         sink: &mut impl FrameSink,
     ) -> Result<Delivery, DropReason> {
-        match self.judge(now, ingress, frame) {
+        let verdict = self.judge(now, ingress, frame);
+        self.deliver(ingress, frame, verdict, sink)
+    }
+
+    /// Does with a frame that came in by `ingress` what [`Switch::judge`] said, for callers that have
+    /// a say in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Switch::handle_frame`].
+    #[inline]
+    pub fn deliver(
+        &mut self,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        verdict: Verdict,
+        sink: &mut impl FrameSink,
+    ) -> Result<Delivery, DropReason> {
+        match verdict {
             Verdict::Router => Ok(Delivery::Router),
             Verdict::Port(egress) => {
                 self.write(egress, frame, sink);

@@ -128,6 +128,15 @@ impl<'a> Frame<'a> {
         Some([u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])])
     }
 
+    /// As [`Frame::ports`], for packets of any protocol: `None` unless it is TCP or UDP.
+    #[inline]
+    pub fn transport_ports(&self, ip: &IpHeader) -> Option<[u16; 2]> {
+        match ip.protocol {
+            protocol::TCP | protocol::UDP => self.ports(ip),
+            _ => None,
+        }
+    }
+
     /// The IP packet, header included, without padding.
     pub fn ip_packet(&self, ip: &IpHeader) -> &'a [u8] {
         self.bytes

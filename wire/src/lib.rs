@@ -25,6 +25,7 @@
 pub mod addr;
 pub mod arp;
 pub mod checksum;
+pub mod conversation;
 pub mod dhcp;
 pub mod dns;
 pub mod drops;

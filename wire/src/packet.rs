@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 
 use crate::addr::PortId;
-use crate::frame::{Frame, IpHeader, protocol};
+use crate::conversation::{Conversation, Direction};
+use crate::frame::{Frame, IpHeader};
 use crate::time::Instant;
 
 /// An IP packet, and all that is known of how it came.
@@ -37,10 +38,7 @@ impl<'a> Packet<'a> {
             ingress,
             frame,
             ip,
-            ports: match ip.protocol {
-                protocol::TCP | protocol::UDP => frame.ports(ip),
-                _ => None,
-            },
+            ports: frame.transport_ports(ip),
             verified: frame.l4_checksum_ok(ip),
         }
     }
@@ -59,5 +57,18 @@ impl<'a> Packet<'a> {
             SocketAddr::new(self.ip.src, source),
             SocketAddr::new(self.ip.dst, destination),
         ))
+    }
+
+    /// The conversation that it opens or goes on with, as policy sees it.
+    #[inline]
+    pub fn conversation(&self, direction: Direction) -> Conversation {
+        let [source, destination] = self.ports.unwrap_or_default();
+        Conversation {
+            direction,
+            port: Some(self.ingress),
+            protocol: self.ip.protocol,
+            container: SocketAddr::new(self.ip.src, source),
+            remote: SocketAddr::new(self.ip.dst, destination),
+        }
     }
 }

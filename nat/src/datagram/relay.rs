@@ -25,7 +25,8 @@ use crate::host::{
 };
 use crate::icmp_error::IcmpErrorKind;
 use crate::io::{Env, Io};
-use crate::policy::{Decision, Policy, Refusal, is_routable};
+use crate::policy::{Policy, is_routable};
+use cnet_wire::conversation::{Decision, Direction, Refusal};
 use cnet_wire::headers::Link;
 
 /// TTL and hop limit of what containers receive: the host does not tell the real one.
@@ -116,7 +117,7 @@ impl Relay {
         if frame.dst.is_multicast() {
             return Err(DropReason::MartianDestination);
         }
-        let to = match policy.decide(ip.dst) {
+        let to = match policy.decide(&packet.conversation(Direction::Outwards)) {
             Decision::Allow(to) => to,
             Decision::Refuse(refusal) => {
                 let kind = match refusal {

@@ -28,6 +28,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
@@ -214,6 +215,7 @@ impl UdpEngine {
         token: Token,
         readiness: Readiness,
         neighbour: impl Fn(IpAddr) -> Option<Link>,
+        policy: &Policy,
         io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let mut outcome = SocketOutcome::default();
@@ -244,6 +246,17 @@ impl UdpEngine {
                 *unresolved = Some(guest.ip());
                 return Err(DropReason::NoFlow);
             };
+            let conversation = Conversation {
+                direction: Direction::Inwards,
+                port: Some(link.port),
+                protocol: protocol::UDP,
+                container: guest,
+                remote: client,
+            };
+            // There is nobody to tell: to a client the port looks as if it lost the datagram.
+            if let Decision::Refuse(_) = policy.decide(&conversation) {
+                return Err(DropReason::Policy);
+            }
             let key = PeerKey {
                 port: link.port,
                 guest,

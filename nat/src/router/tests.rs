@@ -208,3 +208,26 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     // It was told anew where its sender is.
     assert!(router.link_to(neighbour).is_some());
 }
+
+#[test]
+fn a_client_that_policy_refuses_is_reset_and_counted() {
+    use crate::policy::Rule;
+    use cnet_wire::conversation::Refusal;
+    let mut config = config();
+    config.policy.rules = vec![Rule {
+        service: Some(80..=80),
+        ..Rule::all(Direction::Inwards, Some(Refusal::Prohibited))
+    }];
+    let mut router = Router::new(config, [7; 32], NOW);
+    router.add_port(LINK.port);
+    let (loopback, refused, allowed) = (
+        addr("127.0.0.1:9"),
+        addr("10.0.2.100:80"),
+        addr("10.0.2.100:81"),
+    );
+    let (splice, frames) = (ClientPath::Splice, ClientPath::Frames);
+    assert_eq!(router.client_path(loopback, allowed, true), splice);
+    assert_eq!(router.client_path(loopback, refused, true), frames);
+    assert!(!router.refuses_client(None, allowed, addr("192.0.2.1:9")));
+    assert!(router.refuses_client(None, refused, addr("192.0.2.1:9")));
+}

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::hash::Hasher;
 use std::net::SocketAddr;
 
+use cnet_wire::frame::protocol;
 use cnet_wire::headers::Link;
 use cnet_wire::tcp::Segment;
 use cnet_wire::time::Instant;
@@ -32,7 +33,8 @@ use crate::flow::{Ends, FairShare, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
 use crate::host::{Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::io::{Env, Io};
-use crate::policy::{Decision, Policy, Refusal, is_routable};
+use crate::policy::{Policy, is_routable};
+use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
 
 /// Reads something of each cache line that a flow and its key lie in.
 fn touch(ends: &Ends, flow: &TcpFlow) -> u64 {
@@ -215,7 +217,14 @@ impl TcpSessions {
             }
             return Err(DropReason::NoFlow);
         }
-        match policy.decide(ends.remote().ip()) {
+        let conversation = Conversation {
+            direction: Direction::Outwards,
+            port: Some(link.port),
+            protocol: protocol::TCP,
+            container: ends.container(),
+            remote: ends.remote(),
+        };
+        match policy.decide(&conversation) {
             // RFC 9293, section 3.9.2.3: a SYN to a group or broadcast address gets no answer.
             Decision::Allow(host) if !is_routable(host) => Err(DropReason::MartianDestination),
             Decision::Allow(host) => self.open(now, link, seg, ends, host, io),

@@ -148,7 +148,7 @@ impl Bench {
         let token = self.host.socket(socket).token.unwrap();
         let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
         self.udp
-            .handle_forward(self.now, token, readiness, |_| link, &mut io)
+            .handle_forward(self.now, token, readiness, |_| link, &self.policy, &mut io)
     }
 
     fn publish(&mut self, n: u32, guest: &str, v6: bool) -> SocketId {

@@ -1,28 +1,24 @@
-//! Where a container may send to, and what address of the host that becomes.
+//! Who may speak to whom, and what address of the host that becomes.
 //!
-//! Policy is asked once a flow, before the flow enters a table, for TCP, UDP and ICMP alike. Its
-//! default is the safe one: the host's loopback under any of its names, and the instance metadata
+//! Policy sees a whole conversation: which way it is opened, the container's switch port, the protocol
+//! and both ends ([`Conversation`]). It is asked before anything enters a table: outwards once a flow,
+//! for TCP, UDP and ICMP alike; inwards for every accepted client and every datagram of a published
+//! port; between containers for every packet that the switch would deliver, where there are rules for
+//! that ([`Policy::has_rules`]).
+//!
+//! Its default is the safe one: the host's loopback under any of its names, and the instance metadata
 //! services of clouds, cannot be reached (CVE-2020-13401 and the like start here).
+
+mod addresses;
+mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What the core tells a sender whose packet is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Refusal {
-    /// No route to the network.
-    NetUnreachable,
-    /// Forbidden by an administrator.
-    Prohibited,
-}
+use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
 
-/// What policy says of a destination.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Decision {
-    /// Send to this address of the host's network.
-    Allow(IpAddr),
-    /// Answer with an ICMP error.
-    Refuse(Refusal),
-}
+pub(crate) use addresses::is_routable;
+use addresses::{embedded_ipv4, is_metadata, is_this_host};
+pub use rules::{Prefix, Rule};
 
 /// The rules of one network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,6 +35,8 @@ pub struct Policy {
     pub ipv4: bool,
     /// IPv6 egress.
     pub ipv6: bool,
+    /// Rules of an administrator; the first that matches decides.
+    pub rules: Vec<Rule>,
 }
 
 impl Default for Policy {
@@ -49,41 +47,33 @@ impl Default for Policy {
             denied: Vec::new(),
             ipv4: true,
             ipv6: true,
+            rules: Vec::new(),
         }
     }
 }
 
-/// Metadata services of IPv4 outside the link-local network: Alibaba Cloud, Azure's host agent and
-/// Oracle Cloud's classic one.
-const METADATA_V4: [Ipv4Addr; 3] = [
-    Ipv4Addr::new(100, 100, 100, 200),
-    Ipv4Addr::new(168, 63, 129, 16),
-    Ipv4Addr::new(192, 0, 0, 192),
-];
-/// Those of IPv6: OpenStack, EC2, EKS's credentials, Google, Oracle and Scaleway.
-const METADATA_V6: [Ipv6Addr; 6] = [
-    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
-    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254),
-    Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0023),
-    Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254),
-    Ipv6Addr::new(0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
-    Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042),
-];
-
-/// Whether `a` is, or may be, a service that gives out an instance's secrets. Of 169.254.0.0/16 all
-/// are: besides 169.254.169.254 there are 169.254.170.2 (ECS), 169.254.170.23 (EKS), 169.254.42.42
-/// (Scaleway), 169.254.0.23 (Tencent) and more, and a router forwards to none of them (RFC 3927
-/// section 2.7).
-fn is_metadata(a: IpAddr) -> bool {
-    match a {
-        IpAddr::V4(a) => a.is_link_local() || METADATA_V4.contains(&a),
-        IpAddr::V6(a) => METADATA_V6.contains(&a),
-    }
-}
-
 impl Policy {
-    /// Decides on `destination`, whatever the protocol.
-    pub fn decide(&self, destination: IpAddr) -> Decision {
+    /// Whether any rule is about conversations of `direction`.
+    #[inline]
+    pub fn has_rules(&self, direction: Direction) -> bool {
+        !self.rules.is_empty() && self.rules.iter().any(|rule| rule.direction == direction)
+    }
+
+    /// Decides on `conversation`.
+    pub fn decide(&self, conversation: &Conversation) -> Decision {
+        let rule = self.rules.iter().find(|rule| rule.matches(conversation));
+        if let Some(refusal) = rule.and_then(|rule| rule.refusal) {
+            return Decision::Refuse(refusal);
+        }
+        let remote = conversation.remote.ip();
+        match conversation.direction {
+            Direction::Outwards => self.decide_address(remote),
+            Direction::Inwards | Direction::Between => Decision::Allow(remote),
+        }
+    }
+
+    /// Decides on a destination outside of the network, whatever the protocol.
+    fn decide_address(&self, destination: IpAddr) -> Decision {
         let family_on = if destination.is_ipv4() {
             self.ipv4
         } else {
@@ -99,9 +89,7 @@ impl Policy {
             });
         }
         let canonical = embedded_ipv4(destination).map_or(destination, IpAddr::V4);
-        let forbidden = canonical.is_loopback() || canonical.is_unspecified();
-        let v4_zero_net = matches!(canonical, IpAddr::V4(a) if a.octets()[0] == 0);
-        if forbidden || v4_zero_net {
+        if is_this_host(canonical) {
             return Decision::Refuse(Refusal::NetUnreachable);
         }
         if is_metadata(canonical) && !self.allow_metadata || self.denied.contains(&canonical) {
@@ -111,37 +99,53 @@ impl Policy {
     }
 }
 
-/// The IPv4 address inside an IPv4-mapped (::ffff:0:0/96), IPv4-compatible (::/96, not :: or ::1)
-/// or NAT64 (64:ff9b::/96, RFC 6052) address.
-fn embedded_ipv4(a: IpAddr) -> Option<Ipv4Addr> {
-    let IpAddr::V6(a) = a else { return None };
-    let s = a.segments();
-    let low = Ipv4Addr::from((u32::from(s[6]) << 16) | u32::from(s[7]));
-    let mapped = s[..5] == [0; 5] && s[5] == 0xffff;
-    let compatible = s[..6] == [0; 6] && u32::from(low) > 1;
-    let nat64 = s[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    (mapped || compatible || nat64).then_some(low)
-}
-
-/// Whether a router may send to `dst` on another link: not to groups, broadcasts and reserved
-/// addresses (RFC 1812 section 5.3.7), nor to link-local ones (RFC 4291 section 2.5.6) and
-/// IPv4-mapped ones, which have no place on a wire (section 2.5.5.2). Loopback and unspecified
-/// addresses are policy's to refuse.
-pub(crate) fn is_routable(dst: IpAddr) -> bool {
-    match dst {
-        IpAddr::V4(a) => a < Ipv4Addr::new(224, 0, 0, 0),
-        IpAddr::V6(a) => {
-            !a.is_multicast() && !a.is_unicast_link_local() && a.to_ipv4_mapped().is_none()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn conversation(direction: Direction, remote: &str) -> Conversation {
+        Conversation {
+            direction,
+            port: None,
+            protocol: 6,
+            container: "10.0.2.100:1".parse().unwrap(),
+            remote: (remote.parse::<IpAddr>().unwrap(), 80).into(),
+        }
+    }
+
     fn decide(p: &Policy, a: &str) -> Decision {
-        p.decide(a.parse().unwrap())
+        p.decide(&conversation(Direction::Outwards, a))
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides_and_opens_nothing() {
+        let refused = Decision::Refuse(Refusal::Prohibited);
+        let loopback = Prefix {
+            address: "127.0.0.1".parse().unwrap(),
+            len: 8,
+        };
+        let allowed = Rule {
+            remote: Some(loopback),
+            ..Rule::all(Direction::Outwards, None)
+        };
+        let p = Policy {
+            rules: vec![
+                allowed,
+                Rule::all(Direction::Outwards, Some(Refusal::Prohibited)),
+                Rule::all(Direction::Between, Some(Refusal::Prohibited)),
+            ],
+            ..Policy::default()
+        };
+        assert_eq!(decide(&p, "192.0.2.1"), refused);
+        let this_host = Decision::Refuse(Refusal::NetUnreachable);
+        assert_eq!(decide(&p, "127.0.0.1"), this_host);
+        let inwards = conversation(Direction::Inwards, "192.0.2.1");
+        assert_eq!(p.decide(&inwards), Decision::Allow(inwards.remote.ip()));
+        assert_eq!(
+            p.decide(&conversation(Direction::Between, "10.0.2.5")),
+            refused
+        );
+        assert!(p.has_rules(Direction::Between) && !p.has_rules(Direction::Inwards));
     }
 
     #[test]
