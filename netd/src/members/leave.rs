@@ -24,16 +24,17 @@ pub(super) async fn leave(members: &Members, key: &MemberKey, why: &str) {
             table.leaving.insert(key.number, member.record.clone());
         }
         members.changed(&mut table);
+        if member.announced {
+            // Under the lock, so that it is told before the next one of that name joins.
+            members.events.tell(&Event::Left {
+                id: member.record.id.clone(),
+                name: key.name.clone(),
+                why: why.to_owned(),
+            });
+        }
         member
     };
     tracing::info!(container = key.name, why, "leaves");
-    if member.announced {
-        members.events.tell(&Event::Left {
-            id: member.record.id.clone(),
-            name: key.name.clone(),
-            why: why.to_owned(),
-        });
-    }
     let watch = unplug(members, member).await;
     {
         let mut table = members.table();
