@@ -70,8 +70,17 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The same after a client has asked for the end, from then on: clients wait for that to come.
 const STOP_DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long clients that listen to events may take to read the last ones. It is short against the
+/// half second that the next process waits for our lock ([`runtime::lock`]): a client that reads
+/// nothing must not keep that one from starting.
+const LAST_EVENTS_TIMEOUT: Duration = Duration::from_millis(100);
+
 const _: () = assert!(
-    STOP_DELIVERY_TIMEOUT.as_millis() + LINGER_TIMEOUT.as_millis() < END_TIMEOUT.as_millis()
+    STOP_DELIVERY_TIMEOUT.as_millis()
+        + LINGER_TIMEOUT.as_millis()
+        + LAST_EVENTS_TIMEOUT.as_millis()
+        < END_TIMEOUT.as_millis()
 );
 
 /// How often something is looked for that no event tells.
@@ -317,9 +326,9 @@ async fn serve(
             Some("the process that enters namespaces has ended".to_owned())
         }
     };
-    service.end_events().await;
     members.save().await;
     members.flush().await;
+    service.end_events().await;
     let stopped = instance.stop();
     tracing::info!(network, "ends");
     match failure {
@@ -434,7 +443,7 @@ impl Service<'_> {
     async fn end_events(&self) {
         self.members.events.close();
         let begun = Instant::now();
-        while self.busy.streams() > 0 && begun.elapsed() < LINGER_TIMEOUT {
+        while self.busy.streams() > 0 && begun.elapsed() < LAST_EVENTS_TIMEOUT {
             sleep(POLL_INTERVAL).await;
         }
     }
@@ -446,7 +455,7 @@ mod tests {
 
     #[test]
     fn causes_are_told_once() {
-        let errno = || io::Error::from_raw_os_error(libc::EACCES);
+        let errno = || io::Error::from(rustix::io::Errno::ACCESS);
         let outer = system("cannot open x")(errno());
         let text = in_one_line(&outer);
         assert_eq!(text, format!("cannot open x: {}", errno()));
