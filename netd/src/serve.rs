@@ -229,7 +229,11 @@ async fn converse<A: Actions>(
         let presence = Arc::clone(&presence);
         async move {
             let answered = match request.uri().path() {
-                EVENTS_PATH => stream_events(&request, &*actions, &presence),
+                EVENTS_PATH => {
+                    // They would stay open for as long as the stream lasts.
+                    drop(received.take());
+                    stream_events(&request, &*actions, &presence)
+                }
                 _ => answer(request, &received, &*actions).await,
             };
             Ok::<_, Infallible>(answered)
@@ -393,6 +397,7 @@ fn response(status: StatusCode, mut body: Vec<u8>) -> Response<AnswerBody> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::path::PathBuf;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -548,6 +553,22 @@ mod tests {
         let post = format!("POST {EVENTS_PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");
         let answer = say(&place, post.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_come_with_a_request_for_events_are_closed() {
+        let place = Place::new("events-descriptors");
+        let busy = start(&place);
+        let (reader, writer) = io::pipe().unwrap();
+        let client = std::os::unix::net::UnixStream::connect(&place.0).unwrap();
+        let request = format!("GET {EVENTS_PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");
+        let (pieces, flags) = ([request.as_bytes()], rustix::net::SendFlags::empty());
+        unix::send(&client, &pieces, &[writer.as_fd()], flags).unwrap();
+        drop(writer);
+        let read = tokio::task::spawn_blocking(move || io::read_to_string(reader));
+        let read = timeout(REQUEST_TIMEOUT, read).await;
+        assert_eq!(read.expect("it is kept").unwrap().unwrap(), "");
+        assert_eq!(busy.streams(), 1);
     }
 
     #[tokio::test]
