@@ -54,6 +54,9 @@ pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client waits before it asks a network's process again that is ending.
 pub const END_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long to wait for the name of a container that is joining.
+const JOIN_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long to wait before looking again for a network's process that does not come back.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -172,9 +175,12 @@ impl Network {
         loop {
             attempts -= 1;
             match self.try_remove().await {
-                // A process has been started since, or is still ending.
+                // A container is joining, or a process has been started since.
                 Err(NetworkError::Store(StoreError::InUse { containers, .. }))
-                    if containers.is_empty() && attempts > 0 => {}
+                    if containers.is_empty() && attempts > 0 =>
+                {
+                    tokio::time::sleep(JOIN_INTERVAL).await;
+                }
                 removed => return removed,
             }
         }
@@ -307,18 +313,17 @@ impl Network {
     }
 
     /// What happens on the network from now on: which containers join, which leave, and why. `None`
-    /// if it does not run. The stream ends with the network's process, and does not keep it alive.
+    /// if it does not run. The stream ends with the network's process, and does not keep it alive;
+    /// after a crash another call starts the process again, as [`Network::inspect`] does, which
+    /// tells which containers are there.
     ///
     /// # Errors
     ///
     /// [`NetworkError::Refused`] if too many clients listen already; and as for all calls.
     pub async fn events(&self) -> Result<Option<Events>, NetworkError> {
-        let socket = self.directories.socket(&self.definition.name);
-        match Events::subscribe(&socket).await {
-            Ok(events) => Ok(Some(events)),
-            Err(AskError::Absent(_) | AskError::Lost(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let socket = self.directories.socket(self.name());
+        let subscribe = || unless_ending(|| Events::subscribe(&socket));
+        self.if_running(subscribe).await
     }
 
     /// Ends the network's process, if it runs.
@@ -378,17 +383,7 @@ impl Network {
         &self,
         action: &Action,
     ) -> Result<Option<T>, NetworkError> {
-        let name = &self.definition.name;
-        match self.ask_once(action, &[]).await {
-            Ok(answer) => return Ok(Some(answer)),
-            Err(AskError::Absent(_) | AskError::Lost(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // The process that was there has ended in order, or has left containers to be taken up.
-        match self.directories.state_file(name).exists() {
-            true => self.ask(action, &[]).await.map(Some),
-            false => Ok(None),
-        }
+        self.if_running(|| self.ask_once(action, &[])).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -396,9 +391,35 @@ impl Network {
         action: &Action,
         descriptors: &[OwnedFd],
     ) -> Result<T, NetworkError> {
+        self.running(|| self.ask_once(action, descriptors)).await
+    }
+
+    /// What `once` has from the network's process; `None` if there is none, nor one that has left
+    /// containers to be taken up.
+    async fn if_running<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>, NetworkError>
+    where
+        F: Future<Output = Result<T, AskError>>,
+    {
+        match once().await {
+            Ok(answer) => return Ok(Some(answer)),
+            Err(AskError::Absent(_) | AskError::Lost(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // The process that was there has ended in order, or has left containers to be taken up.
+        match self.directories.state_file(self.name()).exists() {
+            true => self.running(once).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// What `once` has from the network's process, which is started if it does not run.
+    async fn running<T, F>(&self, once: impl Fn() -> F) -> Result<T, NetworkError>
+    where
+        F: Future<Output = Result<T, AskError>>,
+    {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match self.ask_once(action, descriptors).await {
+            match once().await {
                 Ok(answer) => return Ok(answer),
                 Err(error @ (AskError::Absent(_) | AskError::Lost(_))) => last = Some(error),
                 Err(error) => return Err(error.into()),
@@ -411,27 +432,37 @@ impl Network {
         ))
     }
 
-    /// Asks the network's process, but not one that is ending: that is waited for, [`END_TIMEOUT`]
-    /// at most.
+    /// Asks the network's process, but not one that is ending.
     async fn ask_once<T: DeserializeOwned>(
         &self,
         action: &Action,
         descriptors: &[OwnedFd],
     ) -> Result<T, AskError> {
-        let socket = self.directories.socket(&self.definition.name);
-        let begun = Instant::now();
-        loop {
+        let socket = self.directories.socket(self.name());
+        let ask = || async {
             let copies = descriptors.iter().map(OwnedFd::try_clone);
             let copies = copies.collect::<Result<_, _>>();
             let copies = copies.map_err(AskError::Unreachable)?;
-            match client::ask(&socket, action, copies).await {
-                Err(AskError::Refused(refusal))
-                    if refusal.kind == Kind::Ending && begun.elapsed() < END_TIMEOUT =>
-                {
-                    tokio::time::sleep(END_INTERVAL).await;
-                }
-                answer => return answer,
+            client::ask(&socket, action, copies).await
+        };
+        unless_ending(ask).await
+    }
+}
+
+/// Has `once` ask a network's process again for as long as that is ending, [`END_TIMEOUT`] at most.
+async fn unless_ending<T, F>(once: impl Fn() -> F) -> Result<T, AskError>
+where
+    F: Future<Output = Result<T, AskError>>,
+{
+    let begun = Instant::now();
+    loop {
+        match once().await {
+            Err(AskError::Refused(refusal))
+                if refusal.kind == Kind::Ending && begun.elapsed() < END_TIMEOUT =>
+            {
+                tokio::time::sleep(END_INTERVAL).await;
             }
+            answer => return answer,
         }
     }
 }
@@ -568,5 +599,22 @@ mod tests {
         );
         let error = described(Target::Process(i32::MAX)).unwrap_err();
         assert!(error.to_string().contains("no process"), "{error}");
+    }
+
+    #[test]
+    fn calls_can_be_made_from_any_thread() {
+        fn check<T: Send>(_: T) {}
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let definition = Store::open(directories.clone()).get("cnet").unwrap();
+        let network = Network::new(definition, directories);
+        check(network.attach(Target::Process(1), Attach::new()));
+        check(network.inspect());
+        check(network.events());
+        check(network.remove());
     }
 }

@@ -75,7 +75,17 @@ impl Subscriber {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use cnet::control::{Action, Answer};
+    use cnet::definition::{Directories, Store};
+    use cnet::{ContainerReport, Network, PublishedPort};
+    use cnet_wire::Protocol;
+
     use super::*;
+    use crate::serve::{self, Actions, Busy};
 
     fn left(number: usize) -> Event {
         Event::Left {
@@ -113,5 +123,60 @@ mod tests {
         assert_eq!(source.subscribe().unwrap_err().kind, Kind::Conflict);
         drop(all);
         assert!(source.subscribe().is_ok());
+    }
+
+    /// A network process that is ending the first times it is asked for events.
+    #[derive(Default)]
+    struct EndsAtFirst {
+        asked: AtomicUsize,
+        source: EventSource,
+    }
+
+    impl Actions for EndsAtFirst {
+        async fn act(&self, _: Action, _: Vec<OwnedFd>) -> Result<Answer, Refusal> {
+            Err(Refusal::new(Kind::Invalid, "it is asked for events alone"))
+        }
+
+        fn subscribe(&self) -> Result<Subscriber, Refusal> {
+            match self.asked.fetch_add(1, Ordering::Relaxed) {
+                0..3 => Err(Refusal::new(Kind::Ending, "the network is being stopped")),
+                _ => self.source.subscribe(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_for_a_process_that_is_ending_and_reads_long_events() {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        directories.make_network_runtime("cnet").unwrap();
+        let listener = serve::bind(&directories.socket("cnet")).unwrap();
+        let process = Arc::new(EndsAtFirst::default());
+        tokio::spawn(serve::serve(
+            listener,
+            Arc::clone(&process),
+            Busy::default(),
+        ));
+        let definition = Store::open(directories.clone()).get("cnet").unwrap();
+        let network = Network::new(definition, directories);
+        let mut events = network.events().await.unwrap().expect("it runs");
+        assert_eq!(process.asked.load(Ordering::Relaxed), 4);
+        let mut container = ContainerReport::new("ab".repeat(32), "web");
+        let address = "[fd12:3456::42:acff:fe1b:2]:443".parse().unwrap();
+        container.ports = vec![PublishedPort::new(Protocol::Tcp, address, address); 20_000];
+        let container = Box::new(container);
+        let told = [Event::Joined { container }, left(1), left(2)];
+        for event in &told {
+            process.source.tell(event);
+        }
+        process.source.close();
+        for event in told {
+            assert_eq!(events.next().await.unwrap(), Some(event));
+        }
+        assert_eq!(events.next().await.unwrap(), None);
     }
 }

@@ -7,13 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::client::{self, AskError, Connection};
-use super::{ContainerReport, EVENTS_PATH};
+use super::{ContainerReport, EVENTS_PATH, MAX_ANSWER};
 
 /// How long the network's process may take to begin the stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest line that is read, in bytes.
-const MAX_LINE: usize = 1024 * 1024;
 
 /// Something that happened on a network. One line of JSON each, such as
 /// `{"event":"left","id":"…","name":"web","why":"it has ended"}`.
@@ -48,6 +45,8 @@ pub struct Events {
     body: Incoming,
     /// What came of the next line.
     line: Vec<u8>,
+    /// How much of that is known to have no end of a line in it.
+    searched: usize,
     _connection: Connection,
 }
 
@@ -56,22 +55,22 @@ impl Events {
     pub(crate) async fn subscribe(path: &std::path::Path) -> Result<Events, AskError> {
         let (stream, peer) = client::connect(path).await?;
         let request = client::request("GET", EVENTS_PATH, Vec::new())?;
-        let begun = timeout(
-            STREAM_TIMEOUT,
-            client::exchange(stream, Vec::new(), request),
-        );
-        let (response, connection) = begun.await.map_err(|_| AskError::Silent(peer))??;
-        let (status, body) = (response.status().as_u16(), response.into_body());
-        let mut events = Events {
-            body,
-            line: Vec::new(),
-            _connection: connection,
+        let begin = async {
+            let (response, connection) = client::exchange(stream, Vec::new(), request).await?;
+            let (status, mut body) = (response.status().as_u16(), response.into_body());
+            if status != 200 {
+                let answer = client::collect(&mut body).await?;
+                return Err(client::refused(status, &answer));
+            }
+            Ok(Events {
+                body,
+                line: Vec::new(),
+                searched: 0,
+                _connection: connection,
+            })
         };
-        if status == 200 {
-            return Ok(events);
-        }
-        let answer = client::collect(&mut events.body).await?;
-        Err(client::refused(status, &answer))
+        let begun = timeout(STREAM_TIMEOUT, begin).await;
+        begun.map_err(|_| AskError::Silent(peer))?
     }
 
     /// Waits for the next event; `None` once the network's process has ended. Nothing is lost if
@@ -82,14 +81,18 @@ impl Events {
     /// [`AskError::Unreadable`] for what is no event of this version.
     pub async fn next(&mut self) -> Result<Option<Event>, AskError> {
         loop {
-            if let Some(end) = self.line.iter().position(|&byte| byte == b'\n') {
-                let line: Vec<u8> = self.line.drain(..=end).collect();
+            let unsearched = &self.line[self.searched..];
+            if let Some(end) = unsearched.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.line.drain(..=self.searched + end).collect();
+                self.searched = 0;
                 let event = serde_json::from_slice(&line);
                 return event
                     .map(Some)
                     .map_err(|e| AskError::Unreadable(e.to_string()));
             }
-            if self.line.len() > MAX_LINE {
+            self.searched = self.line.len();
+            // One event tells of one container, and an answer of all.
+            if self.line.len() > MAX_ANSWER {
                 return Err(AskError::Unreadable("a line without end".to_owned()));
             }
             match client::next_piece(&mut self.body).await {
