@@ -342,7 +342,7 @@ impl Ipam {
     }
 
     /// Releases what is held by names that are not `present`: those that were there when the
-    /// network's process ended without a farewell.
+    /// network's process crashed.
     pub fn release_absent(&mut self, present: impl Fn(&str) -> bool) {
         let held = self.held().map(|(name, _)| name.to_owned());
         let absent: Vec<String> = held.filter(|name| !present(name)).collect();
