@@ -32,20 +32,25 @@ impl Addresses {
         }
     }
 
-    /// Whether the gateway listens to `ip`: its addresses, groups and broadcast addresses.
+    /// Whether the gateway listens to `ip`: its addresses, groups and broadcast addresses. Asked for
+    /// every packet, so it compares plainly.
     pub(super) fn owns(&self, ip: IpAddr) -> bool {
-        self.owns_unicast(ip)
-            || match ip {
-                IpAddr::V4(a) => {
-                    let subnet = self.v4.map(|v4| v4.broadcast());
-                    subnet.is_some_and(|b| a.is_broadcast() || b == Some(a))
-                }
-                IpAddr::V6(a) => {
-                    self.v6.is_some()
+        match ip {
+            IpAddr::V4(a) => self.v4.as_ref().is_some_and(|v4| {
+                a == v4.address
+                    || v4.dns == Some(a)
+                    || a.is_broadcast()
+                    || v4.broadcast() == Some(a)
+            }),
+            IpAddr::V6(a) => self.v6.as_ref().is_some_and(|v6| {
+                a == v6.address
+                    || a == self.link_local
+                    || v6.dns == Some(a)
+                    || a.is_multicast()
                         && ([ALL_NODES, ALL_ROUTERS, ALL_DHCP_SERVERS].contains(&a)
                             || self.own_v6().any(|own| a == solicited_node(own)))
-                }
-            }
+            }),
+        }
     }
 
     /// Whether `ip` is one of the addresses the gateway answers from.
