@@ -101,6 +101,7 @@ impl Control {
         ids: Vec<ForwardId>,
         rules: Vec<Rule>,
     ) -> Result<Vec<Result<OpenForward, ForwardError>>, ForwardError> {
+        let ids = ids.into_iter().collect();
         self.change_forwards(Replaced::These(ids), rules).await
     }
 

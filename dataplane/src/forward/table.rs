@@ -13,6 +13,7 @@
 //!
 //! A UDP forward's socket is in the core and in the host table for as long as its place is taken.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -41,7 +42,7 @@ pub(crate) enum Replaced {
     /// All that there are.
     All,
     /// These; an id that is not open any more is passed over.
-    These(Vec<ForwardId>),
+    These(HashSet<ForwardId>),
 }
 
 impl Replaced {
@@ -109,33 +110,45 @@ impl Forwards {
         rules: &[Rule],
         driver: &mut Driver,
     ) -> Vec<Result<OpenForward, ForwardError>> {
-        let mut before: Vec<OpenForward> =
-            self.list().filter(|f| replaced.contains(f.id)).collect();
-        let kept: Vec<Option<OpenForward>> = rules
+        // A specification may stand for as many rules as there are ports: each is looked up once.
+        let mut before: HashMap<Rule, Vec<usize>> = HashMap::new();
+        for slot in self.slots_where(|open| replaced.contains(open.id)) {
+            if let Some(Forward { open, .. }) = &self.slots[slot] {
+                before.entry(open.rule).or_default().push(slot);
+            }
+        }
+        let kept: Vec<Option<usize>> = rules
             .iter()
-            .map(|rule| {
-                let same = before.iter().position(|open| open.rule == *rule)?;
-                Some(before.swap_remove(same))
-            })
+            .map(|rule| before.get_mut(rule)?.pop())
             .collect();
-        for gone in before {
-            self.close(gone.id, driver);
+        for gone in before.into_values().flatten() {
+            self.close(gone, driver);
         }
         let each = rules.iter().zip(kept);
-        each.map(|(rule, kept)| match kept {
-            Some(open) => Ok(open),
-            None => self.open(*rule, driver),
+        each.map(|(rule, kept)| {
+            let kept = kept.and_then(|slot| self.slots[slot].as_ref());
+            match kept.map(|forward| forward.open) {
+                Some(open) => Ok(open),
+                None => self.open(*rule, driver),
+            }
         })
         .collect()
+    }
+
+    /// The places of the open forwards that `wanted` is true for.
+    fn slots_where(&self, wanted: impl Fn(&OpenForward) -> bool) -> Vec<usize> {
+        let wanted = |slot: &Option<Forward>| slot.as_ref().is_some_and(|f| wanted(&f.open));
+        let numbered = self.slots.iter().enumerate();
+        let found = numbered.filter(|(_, slot)| wanted(slot));
+        found.map(|(index, _)| index).collect()
     }
 
     /// Closes what leads to a container whose port is gone, with its `addresses`, and its spliced
     /// connections.
     pub(crate) fn remove_port(&mut self, port: PortId, addresses: &[IpAddr], driver: &mut Driver) {
         let to_it = |open: &OpenForward| addresses.contains(&open.rule.container.ip());
-        let gone: Vec<OpenForward> = self.list().filter(to_it).collect();
-        for open in gone {
-            self.close(open.id, driver);
+        for gone in self.slots_where(to_it) {
+            self.close(gone, driver);
         }
         self.splices.remove_port(port);
     }
@@ -173,17 +186,14 @@ impl Forwards {
         Ok(ForwardSocket::Listener(fd))
     }
 
-    fn close(&mut self, id: ForwardId, driver: &mut Driver) {
-        let has_id = |slot: &Option<Forward>| slot.as_ref().is_some_and(|f| f.open.id == id);
-        let Some(index) = self.slots.iter().position(has_id) else {
-            return;
-        };
+    /// Closes the forward in the place `slot`.
+    fn close(&mut self, slot: usize, driver: &mut Driver) {
         if let Some(Forward {
+            open,
             socket: ForwardSocket::Datagram,
-            ..
-        }) = self.slots[index].take()
+        }) = self.slots[slot].take()
         {
-            let token = Token::new(TokenKind::Forward, index as u32, id.0);
+            let token = Token::new(TokenKind::Forward, slot as u32, open.id.0);
             driver.with_core(|core, io| core.unpublish_udp(token, io));
         }
     }
