@@ -2,7 +2,7 @@
 //!
 //! A worker repeats a round: it waits, acts on events, gives spliced connections and ports their
 //! turns, acts on deadlines and passes DNS queries on. No part of a round may starve another, so each
-//! part is bounded, and what is left over goes to the end of a queue.
+//! part that containers or clients can lengthen is bounded, and what is left over waits its turn.
 //!
 //! | part of a round | bound | what is left over |
 //! |---|---|---|
@@ -15,6 +15,10 @@
 //!
 //! A port stands in its queue at most once, and so does a connection: a sender's part of a round
 //! does not grow with what it sends.
+//!
+//! Commands have no bound of their own: all that wait are carried out when the worker is woken. No
+//! container sends them. The program waits for the answer to nearly each, and answers of the DNS
+//! service are no more than the queries that were passed on.
 //!
 //! # Why a batch is as long as it is
 //!

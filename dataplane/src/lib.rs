@@ -105,19 +105,6 @@ impl Dataplane {
         }
     }
 
-    /// Waits until `port` or the worker has ended, and gives the reason: for networks of one
-    /// container, which end with it.
-    pub fn ended_with(&self, port: PortEnd) -> impl Future<Output = String> + Send + use<> {
-        let ended = self.ended();
-        async move {
-            match port.await {
-                // Ports end with the worker, which knows more.
-                reason if reason == STOPPED => ended.await,
-                reason => reason,
-            }
-        }
-    }
-
     /// Resets all connections, closes all ports and waits for the workers' end.
     ///
     /// # Errors
