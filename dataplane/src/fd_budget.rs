@@ -18,7 +18,8 @@ pub(super) fn raise_limit() -> usize {
 }
 
 /// What all containers of a process of that many descriptors may hold together. They leave what
-/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, or [`SPARE_DESCRIPTORS`].
+/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, or
+/// [`SPARE_DESCRIPTORS`].
 pub(super) fn totals(descriptors: usize) -> Limits {
     let flows = descriptors - SPARE_DESCRIPTORS.min(descriptors / 4);
     let part = |hundredths: usize| flows / 100 * hundredths;

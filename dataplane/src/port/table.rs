@@ -343,7 +343,8 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// As [`TapQueue::read`] and [`VmSocket::read`](super::VmSocket::read); `NotFound` if there is no such port.
+    /// As [`TapQueue::read`] and [`VmSocket::read`](super::VmSocket::read); `NotFound` if there is no
+    /// such port.
     #[inline]
     pub(crate) fn read(&mut self, id: PortId, buf: &mut [u8]) -> io::Result<usize> {
         match self.slots.get_mut(id.0 as usize) {

@@ -68,7 +68,8 @@ impl TapQueue {
     /// # Errors
     ///
     /// `EIO` while the interface is down; `EBADFD` once it was deleted. `EINVAL` for a header whose
-    /// lengths lie. `ENOBUFS` or `ENOMEM` under memory pressure. `WouldBlock` if the device's send buffer was limited.
+    /// lengths lie. `ENOBUFS` or `ENOMEM` under memory pressure. `WouldBlock` if the device's send
+    /// buffer was limited.
     #[inline]
     pub fn write(&self, frame: &[u8]) -> io::Result<usize> {
         Ok(rustix::io::write(&self.fd, frame)?)

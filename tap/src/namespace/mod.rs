@@ -93,8 +93,8 @@ impl Namespaces {
         Ok(Namespaces { user, net })
     }
 
-    /// From a descriptor of a network namespace, which may come from another process. The user namespace that owns it
-    /// is asked of the kernel (`NS_GET_USERNS`, ioctl_ns(2)).
+    /// From a descriptor of a network namespace, which may come from another process. The user
+    /// namespace that owns it is asked of the kernel (`NS_GET_USERNS`, ioctl_ns(2)).
     ///
     /// # Errors
     ///

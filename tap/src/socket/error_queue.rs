@@ -1,10 +1,10 @@
 //! The socket error queue: what ICMP, or the kernel itself, said about a datagram that was sent.
 //!
 //! With `IP_RECVERR` or `IPV6_RECVERR` every such message is queued with the payload of the
-//! datagram it is about, its type and code, and the sender's address: enough to build the ICMP message that
-//! the container should have received. The queue's presence shows as `EPOLLERR`. The errors are
-//! also reported by the next call on the socket, once each; reading the queue first takes them
-//! from there.
+//! datagram it is about, its type and code, and the sender's address: enough to build the ICMP
+//! message that the container should have received. The queue's presence shows as `EPOLLERR`. The
+//! errors are also reported by the next call on the socket, once each; reading the queue first takes
+//! them from there.
 //!
 //! Source: ip(7) on `IP_RECVERR`, ipv6(7), `include/uapi/linux/errqueue.h`.
 

@@ -63,7 +63,8 @@ pub fn receive_details(fd: impl AsFd, v6: bool) -> io::Result<()> {
 pub struct Datagram {
     /// Bytes in the buffer.
     pub len: usize,
-    /// The sender's address, as the kernel gives it: an IPv6 socket names an IPv4 sender `::ffff:a.b.c.d`.
+    /// The sender's address, as the kernel gives it: an IPv6 socket names an IPv4 sender
+    /// `::ffff:a.b.c.d`.
     pub from: SocketAddr,
     /// The bytes are a train of datagrams of this many bytes each, the last one perhaps shorter.
     pub segment: Option<u16>,

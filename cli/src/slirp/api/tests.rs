@@ -247,7 +247,7 @@ async fn over_the_socket() {
     let (api, _) = api(false);
     let server = tokio::spawn(async move { socket.serve(api).await });
 
-    // A silent client holds nobody up, and is dropped after its second.
+    // A silent client delays no other, and is dropped after its second.
     let started = Instant::now();
     let mut silent = UnixStream::connect(&path).await.unwrap();
     silent.write_all(b"{").await.unwrap();
@@ -297,7 +297,7 @@ async fn paths_that_will_not_do() {
 }
 
 #[tokio::test]
-async fn somebody_elses_socket_is_left_alone() {
+async fn a_socket_of_another_program_is_left_alone() {
     let scratch = Scratch::new("elses");
     let path = scratch.0.join("s");
     let first = ApiSocket::bind(&path).unwrap();

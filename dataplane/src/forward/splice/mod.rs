@@ -4,10 +4,10 @@
 //!
 //! Client and server are on one machine, so no packet is needed between them: two kernel sockets,
 //! one accepted on the host and one connected inside the container's network namespace, and
-//! splice(2) from one to the other ([`connection`]). The second comes from a
-//! process that stands in the namespace (*socket helper*, [`SocketHelper`]), through a small pool that is
-//! refilled while connections come ([`socket_pool`]), so that a connection waits for no other process
-//! in the ordinary case. The pool is empty until the first client.
+//! splice(2) from one to the other ([`connection`]). The second comes from a process that stands in
+//! the namespace (*socket helper*, [`SocketHelper`]), through a small pool that is refilled while
+//! connections come ([`socket_pool`]), so that a connection waits for no other process in the
+//! ordinary case. The pool is empty until the first client.
 //!
 //! # Which connections
 //!
@@ -73,8 +73,8 @@ const PART: usize = 8;
 const HELPER: u32 = 1 << 23;
 
 /// Starts a socket helper in a container's namespaces, for
-/// [`Control::use_socket_helper`](crate::Control::use_socket_helper). `None` where that fails, which is logged, or the
-/// environment variable `CNET_WITHOUT` names `splice`: published ports work without.
+/// [`Control::use_socket_helper`](crate::Control::use_socket_helper). `None` where that fails, which
+/// is logged, or the environment variable `CNET_WITHOUT` names `splice`: published ports work without.
 ///
 /// To be called while the process has one thread.
 pub fn start_socket_helper(namespaces: &Namespaces) -> Option<SocketHelper> {
