@@ -23,6 +23,10 @@ use cnet_wire::Protocol;
 /// How often a free port is looked for, when another program takes the one that was found.
 const PORT_ATTEMPTS: usize = 16;
 
+/// Ports that are opened or closed by one command to the worker, which serves no frame meanwhile:
+/// some hundred microseconds.
+pub(crate) const PORTS_A_COMMAND: usize = 64;
+
 /// Where published ports lead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ContainerAddresses {
@@ -120,8 +124,8 @@ pub async fn open(
 
 /// Closes ports. One that is closed already is no error.
 pub async fn close(control: &Control, opened: &[OpenForward]) {
-    let ids: Vec<ForwardId> = opened.iter().map(|open| open.id).collect();
-    if !ids.is_empty() {
+    for some in opened.chunks(PORTS_A_COMMAND) {
+        let ids: Vec<ForwardId> = some.iter().map(|open| open.id).collect();
         // A network that has stopped has closed them.
         let _ = control.remove_forwards(ids).await;
     }

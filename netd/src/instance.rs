@@ -274,7 +274,12 @@ impl Forwards {
         &self,
         rules: Vec<Rule>,
     ) -> Result<Vec<Result<OpenForward, ForwardError>>, ForwardError> {
-        self.0.replace_forwards(Vec::new(), rules).await
+        let mut results = Vec::with_capacity(rules.len());
+        for some in rules.chunks(forward::PORTS_A_COMMAND) {
+            let opened = self.0.replace_forwards(Vec::new(), some.to_vec());
+            results.extend(opened.await?);
+        }
+        Ok(results)
     }
 
     /// Closes ports. One that is closed already is no error.
@@ -285,6 +290,7 @@ impl Forwards {
 
 #[cfg(test)]
 mod tests {
+    use cnet_wire::Protocol;
     use cnet_wire::prefixes::Subnet;
 
     use super::*;
@@ -303,8 +309,20 @@ mod tests {
         let spec = "127.0.0.1::80".parse().unwrap();
         let opened = instance.forwards().open(addresses, &spec).await.unwrap();
         assert!(std::net::TcpStream::connect(opened[0].bound).is_ok());
-        instance.forwards().close(&opened).await;
+        let forwards = instance.forwards();
+        forwards.close(&opened).await;
         assert!(std::net::TcpStream::connect(opened[0].bound).is_err());
+        // More than one command takes.
+        let free = Rule::new(
+            Protocol::Tcp,
+            "127.0.0.1:0".parse().unwrap(),
+            "10.0.2.100:80".parse().unwrap(),
+        );
+        let results = forwards.open_each(vec![free; 150]).await.unwrap();
+        let many: Vec<OpenForward> = results.into_iter().map(Result::unwrap).collect();
+        assert_eq!(many.len(), 150);
+        forwards.close(&many).await;
+        assert_eq!(instance.control().forwards().await, Ok(Vec::new()));
         instance.stop().unwrap();
         instance.stop().unwrap();
         assert_eq!(ended.await, cnet_dataplane::STOPPED);
