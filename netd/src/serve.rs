@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn descriptors_that_come_with_a_request_for_events_are_closed() {
+    async fn a_listener_keeps_neither_its_descriptors_open_nor_its_place_once_it_is_gone() {
         let place = Place::new("events-descriptors");
         let busy = start(&place);
         let (reader, writer) = io::pipe().unwrap();
@@ -569,6 +569,13 @@ mod tests {
         let read = timeout(REQUEST_TIMEOUT, read).await;
         assert_eq!(read.expect("it is kept").unwrap().unwrap(), "");
         assert_eq!(busy.streams(), 1);
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let gone = async {
+            while busy.streams() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(REQUEST_TIMEOUT, gone).await.expect("its place");
     }
 
     #[tokio::test]
