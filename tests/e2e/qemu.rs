@@ -69,6 +69,7 @@ say serves
 while true; do sleep 1000; done
 "#;
 
+// Longer than 60 lines: one loop whose arms share the network, the endpoint and the names.
 /// Lets machines at `address` join, one after the other, and answers the containers' queries, until
 /// told to stop.
 fn serve(
@@ -183,6 +184,7 @@ fn told(machine: &mut Running, topic: &str, limit: Duration) -> String {
     said.trim().to_owned()
 }
 
+// Longer than 60 lines: one booted machine does all of its work in turn: a boot takes seconds.
 /// A machine behind `address` does what machines are for.
 fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
     let mut network = Network::start(lab, 1500);
@@ -251,6 +253,7 @@ fn machine_at_work(kernel: &Kernel, lab: &Lab, address: &VmAddress) {
     println!("{of_machine:?}");
 }
 
+// Longer than 60 lines: one scenario in the order of its events.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_machine_that_reads_nothing_and_lies_harms_nobody() {

@@ -183,6 +183,7 @@ fn containers_reach_each_other_and_the_world() {
     }
 }
 
+// Longer than 60 lines: one scenario in the order of its events.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_container_that_takes_nothing_harms_nobody() {
@@ -256,6 +257,7 @@ fn hardware_address(namespace: &Namespace) -> String {
     words.nth(1).expect("an Ethernet address").to_owned()
 }
 
+// Longer than 60 lines: one scenario in the order of its events.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_container_leaves_while_others_talk() {

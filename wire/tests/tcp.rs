@@ -254,6 +254,7 @@ proptest! {
         }
     }
 
+    // Longer than 60 lines: one segment, every field of which is compared.
     /// What is written is read by etherparse as it was meant, and its checksum completes.
     #[test]
     fn writes_what_etherparse_reads(

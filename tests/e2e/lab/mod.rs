@@ -231,7 +231,9 @@ impl Lab {
     }
 
     fn mark(&self, launch: Launch) -> Launch {
-        launch.namespace(&self.host).env(MARK, &self.name)
+        launch
+            .namespace(self.host.descriptor())
+            .env(MARK, &self.name)
     }
 
     /// The processes of this laboratory that live, apart from those of the given ids.

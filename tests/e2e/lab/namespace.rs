@@ -88,7 +88,7 @@ impl Namespace {
 
     /// A program to be run inside it.
     pub fn command(&self, program: &str) -> Launch {
-        Launch::new(program).namespace(self)
+        Launch::new(program).namespace(self.descriptor())
     }
 
     /// Runs `ip` with `arguments`, split at spaces; it has to succeed.

@@ -32,8 +32,6 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use super::namespace::Namespace;
-
 /// The soft limit of open descriptors that a login shell gives its programs.
 const USUAL_DESCRIPTORS: u64 = 1024;
 
@@ -65,9 +63,9 @@ impl Launch {
         }
     }
 
-    /// Runs it in a network namespace.
-    pub fn namespace(mut self, namespace: &Namespace) -> Self {
-        self.setup.namespace = Some(namespace.descriptor());
+    /// Runs it in the network namespace of this descriptor.
+    pub fn namespace(mut self, descriptor: Arc<OwnedFd>) -> Self {
+        self.setup.namespace = Some(descriptor);
         self
     }
 

@@ -10,10 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
 use super::namespace::{Namespace, limit_stalls};
-use super::traffic::Payload;
+use super::traffic::{Payload, read_digest};
 
 /// The source addresses of connections or datagrams, in the order they came.
 #[derive(Clone, Debug, Default)]
@@ -144,22 +142,6 @@ impl Drop for TcpServer {
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
-        }
-    }
-}
-
-/// Reads `stream` to its end; gives the SHA-256 of what came, and how much it was.
-pub fn read_digest(stream: &mut TcpStream) -> io::Result<([u8; 32], u64)> {
-    let mut hash = Sha256::new();
-    let mut length = 0;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match stream.read(&mut buffer)? {
-            0 => return Ok((hash.finalize().into(), length)),
-            read => {
-                hash.update(&buffer[..read]);
-                length += read as u64;
-            }
         }
     }
 }

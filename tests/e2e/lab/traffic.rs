@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 
 use super::any;
 use super::namespace::{Namespace, connect_here};
-use super::servers::read_digest;
 
 /// How long a connect over these namespaces may take where the far end answers.
 pub const CONNECT: Duration = Duration::from_secs(5);
@@ -66,6 +65,22 @@ impl Payload {
         assert_eq!(length, self.bytes.len() as u64, "length from {from}");
         assert_eq!(digest, self.digest, "other bytes arrived from {from}");
         Ok(started.elapsed())
+    }
+}
+
+/// Reads `stream` to its end; gives the SHA-256 of what came, and how much it was.
+pub fn read_digest(stream: &mut TcpStream) -> io::Result<([u8; 32], u64)> {
+    let mut hash = Sha256::new();
+    let mut length = 0;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok((hash.finalize().into(), length)),
+            read => {
+                hash.update(&buffer[..read]);
+                length += read as u64;
+            }
+        }
     }
 }
 

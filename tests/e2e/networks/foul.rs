@@ -217,6 +217,7 @@ fn flood(victim: Station) -> Attack {
     ("flood of hardware addresses", "spoofed", frames)
 }
 
+// Longer than 60 lines: one attack after the other on one network, whose counters are told at the end.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_hostile_container_changes_nothing_for_its_neighbours_and_the_counters_tell() {

@@ -26,6 +26,7 @@ fn refused(place: &Place<'_>, inside: &[&Namespace], arguments: &str, words: &[&
     assert_eq!(state(place, inside), before, "{arguments}");
 }
 
+// Longer than 60 lines: a list of mistakes on one network, after which nothing may be left.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn what_cannot_join_is_told_why_and_leaves_nothing() {

@@ -16,7 +16,8 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, FrameSink, PortFull, PortId};
 
 use super::reference::{
-    Books, CLIENTS_PORT, CONTAINERS, Container, DENIED_V4, DENIED_V6, MTU, PortBooks, Sent,
+    Books, CLIENTS_PORT, CONTAINERS, Container, DENIED_V4, DENIED_V6, MTU, Observed, PortBooks,
+    Sent,
 };
 
 /// Readable.
@@ -34,15 +35,6 @@ const FAILED: Readiness = Readiness {
     read_closed: true,
     error: true,
 };
-
-/// What a step led to.
-#[derive(Default)]
-pub struct Observed {
-    /// Frames that left, by port.
-    pub frames: Vec<(PortId, Vec<u8>)>,
-    /// Datagrams that the host was given, one by one.
-    pub sent: Vec<Sent>,
-}
 
 /// What a core is lent.
 type CoreIo<'a, 'b> = Io<'a, (Sink<'b>, Scripted)>;

@@ -10,8 +10,6 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, MacAddr, PortId};
 
-use super::network::Observed;
-
 /// IP MTU of the links.
 pub const MTU: usize = 1500;
 /// Addresses that policy denies.
@@ -24,6 +22,15 @@ pub const CLIENTS_PORT: u16 = 8053;
 const UDP_LIFE: Duration = Duration::from_secs(300);
 /// Life of an echo mapping.
 const PING_LIFE: Duration = Duration::from_secs(60);
+
+/// What a step led to.
+#[derive(Default)]
+pub struct Observed {
+    /// Frames that left, by port.
+    pub frames: Vec<(PortId, Vec<u8>)>,
+    /// Datagrams that the host was given, one by one.
+    pub sent: Vec<Sent>,
+}
 
 /// A container.
 #[derive(Clone, Copy, Debug)]

@@ -9,9 +9,9 @@ use cnet_wire::time::Duration;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, MacAddr};
 
-use super::network::{Network, Observed};
+use super::network::Network;
 use super::reference::{
-    CLIENTS_PORT, CONTAINERS, DENIED_V4, DENIED_V6, Expected, Mapping, Model, Seen,
+    CLIENTS_PORT, CONTAINERS, DENIED_V4, DENIED_V6, Expected, Mapping, Model, Observed, Seen,
 };
 
 /// What passes before each step.

@@ -338,6 +338,7 @@ mod tests {
         definition
     }
 
+    // Longer than 60 lines: it holds one whole document as it is printed.
     #[test]
     fn the_shape_is_docker_s() {
         let container = Container {
