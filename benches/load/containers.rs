@@ -25,6 +25,7 @@ pub fn switch(ports: u32) -> Switch {
                 mac: Some(of.mac),
                 ipv4: vec![of.v4],
                 ipv6: Vec::new(),
+                ..Lease::default()
             },
             spoof_protection: true,
             ..PortConfig::default()

@@ -3,28 +3,46 @@
 use cnet_nat::gateway::Lease;
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::PortFlows;
-use cnet_vswitch::port::{PortConfig, PortCounters};
+use cnet_vswitch::port::{self, PortConfig, PortCounters};
 use cnet_vswitch::switch::AddPortError;
 use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
 use crate::Network;
 
+/// The lease of `port` as the gateway hands it out: DHCP has one address of each family.
+fn fixed_lease(port: PortId, lease: &port::Lease) -> Lease {
+    Lease {
+        port: Some(port),
+        mac: lease.mac,
+        v4: lease.ipv4.first().copied(),
+        v6: lease.ipv6.first().copied(),
+        hostname: lease.hostname.clone(),
+    }
+}
+
 impl Network {
-    /// A container is plugged in at `port`.
+    /// A container is plugged in at `port`. Whoever else used the addresses of its lease loses them.
     ///
     /// # Errors
     ///
     /// See [`AddPortError`].
     pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
+        let lease = fixed_lease(port, &config.lease);
         self.switch.add_port(port, config)?;
         self.router.add_port(port);
+        self.router.add_lease(lease);
         Ok(())
     }
 
-    /// Adds a fixed lease. Whoever else used its addresses loses them.
-    pub fn add_lease(&mut self, lease: Lease) {
-        self.router.add_lease(lease);
+    /// Tells the router of a further worker what ports there are.
+    pub(crate) fn take_over_ports(&mut self) {
+        for port in self.switch.ports() {
+            if let Some(config) = self.switch.port_config(port) {
+                self.router.add_port(port);
+                self.router.add_lease(fixed_lease(port, &config.lease));
+            }
+        }
     }
 
     /// The container at `port` is gone, and all it had with it ([`cnet_nat::router::Router::remove_port`]).

@@ -2,40 +2,27 @@
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
-use cnet_vswitch::port::{self, PortConfig};
-use cnet_wire::{MacAddr, PortId};
+use cnet_vswitch::port::{Lease, PortConfig};
+use cnet_wire::MacAddr;
 
 use super::{NetworkConfig, PortPlan};
 
-/// The port of `plan`, whose device has the hardware address `device_mac`, if that is known: as the
-/// switch and as the gateway are to know it.
-pub(super) fn port_config(
-    plan: PortPlan,
-    id: PortId,
-    device_mac: Option<MacAddr>,
-) -> (PortConfig, Lease) {
-    let mac = plan.mac.or(device_mac);
-    let config = PortConfig {
-        lease: port::Lease {
-            mac,
+/// The port of `plan`, whose device has the hardware address `device_mac`, if that is known.
+pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortConfig {
+    PortConfig {
+        lease: Lease {
+            mac: plan.mac.or(device_mac),
             ipv4: plan.ipv4.into_iter().collect(),
             ipv6: plan.ipv6.into_iter().collect(),
+            hostname: plan.hostname,
         },
         spoof_protection: plan.spoof_protection,
         isolated: plan.isolated,
         ..PortConfig::default()
-    };
-    let lease = Lease {
-        port: Some(id),
-        mac,
-        v4: plan.ipv4,
-        v6: plan.ipv6,
-        hostname: plan.hostname,
-    };
-    (config, lease)
+    }
 }
 
 /// The routers of `config`, whose containers together may hold `totals`. All are alike: each has an

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use cnet_core::Network;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::host::SocketId;
 use cnet_nat::io::Io;
 use cnet_nat::router::PortFlows;
@@ -53,16 +53,6 @@ const UNSENT_LIMIT: usize = 100_000;
 const FLOWS_PER_PORT: usize = 60;
 /// Segments for open connections that are kept for mutation.
 const LIVE: usize = 200;
-
-/// The container's lease, by which the gateway does not know where it is.
-fn lease() -> Lease {
-    Lease {
-        port: Some(PORT),
-        v4: Some(addresses::IPV4),
-        v6: Some(addresses::IPV6),
-        ..Lease::default()
-    }
-}
 
 /// What the core is lent: sink and host, with the recorder before both.
 type CoreIo<'a, 'b> = Io<'a, (Recorded<'a, Sink<'b>>, Recorded<'a, Host>)>;
@@ -177,7 +167,6 @@ impl Bench {
         network
             .add_port(PORT, world::port_config(guarded))
             .expect("the first port");
-        network.add_lease(lease());
         network
             .add_port(NEIGHBOUR, PortConfig::default())
             .expect("the second port");
@@ -338,9 +327,7 @@ impl Bench {
             self.event(&format!("port {} comes", port.0));
             let added = self.network.add_port(port, config);
             assert_eq!(added, Ok(()));
-            if port == PORT {
-                self.network.add_lease(lease());
-            }
+            if port == PORT {}
         }
     }
 

@@ -616,6 +616,7 @@ fn port_config(n: usize, plan: &Plan, isolated: bool) -> PortConfig {
             mac: Some(mac(n)),
             ipv4: vec![v4(n)],
             ipv6: vec![v6(n)],
+            ..Lease::default()
         },
         spoof_protection: plan.guarded,
         isolated,

@@ -103,9 +103,11 @@ pub fn router_config(mtu: usize) -> RouterConfig {
 pub fn port_config(guarded: bool) -> PortConfig {
     PortConfig {
         lease: Lease {
-            mac: Some(addresses::MAC),
+            // Unguarded it stands for a virtual machine, whose address is known once it has spoken.
+            mac: guarded.then_some(addresses::MAC),
             ipv4: vec![addresses::IPV4],
             ipv6: vec![addresses::IPV6],
+            ..Lease::default()
         },
         spoof_protection: guarded,
         ..PortConfig::default()

@@ -12,7 +12,8 @@ pub const DEFAULT_MAX_MACS: usize = 32;
 /// IPv6 addresses a port may take first-come, beside its leased ones.
 pub const MAX_TAKEN_ADDRESSES: usize = 16;
 
-/// The addresses that belong to a port and to no other.
+/// The addresses that belong to a port and to no other: told once, and known to the switch and to the
+/// gateway from then on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lease {
     /// The MAC address, where it is known beforehand.
@@ -21,6 +22,8 @@ pub struct Lease {
     pub ipv4: Vec<Ipv4Addr>,
     /// IPv6 addresses.
     pub ipv6: Vec<Ipv6Addr>,
+    /// The name of who holds them, which DHCP tells.
+    pub hostname: Option<String>,
 }
 
 impl Lease {

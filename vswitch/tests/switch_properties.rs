@@ -38,6 +38,7 @@ fn config(id: u32) -> PortConfig {
         mac: Some(mac(n)),
         ipv4: vec![ip4(n)],
         ipv6: vec![ip6(n)],
+        ..Lease::default()
     };
     PortConfig {
         lease: if (1..4).contains(&id) {

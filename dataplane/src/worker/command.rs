@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
-use cnet_nat::gateway::Lease;
 use cnet_nat::host::Token;
 use cnet_tap::SocketHelper;
 use cnet_vswitch::port::PortConfig;
@@ -56,7 +55,6 @@ pub(crate) enum WorkerEvent {
 pub(crate) struct AddedPort {
     pub(crate) queue: PortQueue,
     pub(crate) config: PortConfig,
-    pub(crate) lease: Lease,
 }
 
 /// Where a worker takes its commands from.

@@ -26,7 +26,6 @@ use std::sync::mpsc;
 
 use cnet_core::Network;
 use cnet_nat::flow::LOOK_AHEAD;
-use cnet_nat::gateway::Lease;
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::port::PortConfig;
@@ -327,12 +326,11 @@ impl Worker {
             mac,
         } = Device::open(device, workers)?;
         let addresses = plan.addresses().collect();
-        let (config, lease) = port_config(plan, id, mac);
+        let config = port_config(plan, mac);
         self.driver.core.add_port(id, config.clone())?;
-        self.driver.core.add_lease(lease.clone());
         match self.driver.ports.add(id, device, addresses) {
             Ok(end) => {
-                self.share_port(id, further, &config, &lease);
+                self.share_port(id, further, &config);
                 Ok((id, end))
             }
             Err(e) => {
@@ -344,13 +342,12 @@ impl Worker {
     }
 
     /// Gives every other worker its queue of a port that was added here.
-    fn share_port(&self, id: PortId, queues: Vec<TapQueue>, config: &PortConfig, lease: &Lease) {
+    fn share_port(&self, id: PortId, queues: Vec<TapQueue>, config: &PortConfig) {
         for (other, queue) in self.channels.peers.others.iter().zip(queues) {
             if let Some(queue) = self.driver.ports.queue_of(id, queue) {
                 let added = AddedPort {
                     queue,
                     config: config.clone(),
-                    lease: lease.clone(),
                 };
                 other.send(Command::Worker(WorkerEvent::PortAdded(Box::new(added))));
             }
@@ -418,11 +415,7 @@ impl Worker {
 
     /// The primary worker has added a port, of which this worker has a queue.
     fn add_shared_port(&mut self, now: Instant, added: AddedPort) {
-        let AddedPort {
-            queue,
-            config,
-            lease,
-        } = added;
+        let AddedPort { queue, config } = added;
         let token = queue.token;
         let id = PortId(token.index());
         let peers = &self.channels.peers;
@@ -431,7 +424,6 @@ impl Worker {
             peers.tell_primary(WorkerEvent::PortFailed(token, error.to_string()));
             return;
         }
-        self.driver.core.add_lease(lease);
         if let Err(error) = self.driver.ports.add_queue(queue, Vec::new()) {
             self.driver
                 .with_core(|core, io| core.remove_port(now, id, io));

@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease, QueryId};
+use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, QueryId};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
@@ -28,7 +28,7 @@ use cnet_testkit::app::{App, AppPlan, Ending};
 use cnet_testkit::host::simulated::{Fate, Host, HostPlan, Service};
 use cnet_testkit::offload;
 use cnet_testkit::rng::Rng;
-use cnet_vswitch::port::{self, PortConfig};
+use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::frame::Frame;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
@@ -209,22 +209,14 @@ fn config(mtu: usize, uso: bool) -> RouterConfig {
 
 fn port_config(guarded: bool) -> PortConfig {
     PortConfig {
-        lease: port::Lease {
+        lease: Lease {
             mac: Some(MAC),
             ipv4: vec![IPV4],
             ipv6: vec![IPV6],
+            ..Lease::default()
         },
         spoof_protection: guarded,
         ..PortConfig::default()
-    }
-}
-
-fn lease() -> Lease {
-    Lease {
-        port: Some(PORT),
-        v4: Some(IPV4),
-        v6: Some(IPV6),
-        ..Lease::default()
     }
 }
 
@@ -294,7 +286,6 @@ impl Network {
     fn plug_in(&mut self) {
         let added = self.core.add_port(PORT, port_config(self.guarded));
         assert_eq!(added, Ok(()));
-        self.core.add_lease(lease());
     }
 
     fn with_core<R>(

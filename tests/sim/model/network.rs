@@ -2,14 +2,14 @@
 
 use cnet_core::Network as Core;
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_testkit::addresses::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use cnet_testkit::host::scripted::Scripted;
-use cnet_vswitch::port::{self, PortConfig};
+use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::host::{HostError, Readiness, SocketId, Token, TokenKind};
 use cnet_wire::time::{Duration, Instant};
@@ -124,10 +124,11 @@ fn config() -> RouterConfig {
 
 fn port_config(container: &Container) -> PortConfig {
     PortConfig {
-        lease: port::Lease {
+        lease: Lease {
             mac: Some(container.mac),
             ipv4: vec![container.v4],
             ipv6: vec![container.v6],
+            ..Lease::default()
         },
         spoof_protection: true,
         isolated: container.isolated,
@@ -150,13 +151,6 @@ impl Network {
             for container in &CONTAINERS {
                 let added = core.add_port(container.port, port_config(container));
                 assert_eq!(added, Ok(()));
-                core.add_lease(Lease {
-                    port: Some(container.port),
-                    mac: Some(container.mac),
-                    v4: Some(container.v4),
-                    v6: Some(container.v6),
-                    hostname: None,
-                });
             }
         }
         cores.insert(0, primary);

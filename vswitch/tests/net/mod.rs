@@ -54,6 +54,7 @@ pub fn leased(id: u32) -> PortConfig {
             mac: Some(mac(id)),
             ipv4: vec![ip4(id)],
             ipv6: vec![ip6(id)],
+            ..Lease::default()
         },
         spoof_protection: true,
         ..PortConfig::default()
