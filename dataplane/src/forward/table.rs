@@ -150,7 +150,7 @@ impl Forwards {
         for gone in self.slots_where(to_it) {
             self.close(gone, driver);
         }
-        self.splices.remove_port(port);
+        self.splices.remove_port(port, addresses);
     }
 
     fn open(&mut self, rule: Rule, driver: &mut Driver) -> Result<OpenForward, ForwardError> {

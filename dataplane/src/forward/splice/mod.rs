@@ -197,16 +197,22 @@ impl Splices {
         }
     }
 
-    /// The container of `port` is gone: so are its connections.
-    pub(crate) fn remove_port(&mut self, port: PortId) {
+    /// The container of `port`, which had `addresses`, is gone: so are its connections, and the
+    /// clients that have none yet.
+    pub(crate) fn remove_port(&mut self, port: PortId, addresses: &[IpAddr]) {
+        let to_it = |client: &Client| addresses.contains(&client.container.ip());
+        let refused = std::mem::take(&mut self.refused);
+        let (mut gone, others): (Vec<Client>, _) = refused.into_iter().partition(to_it);
+        self.refused = others;
         for index in 0..self.helpers.len() {
             if self.helpers[index].as_ref().is_some_and(|s| s.port == port) {
-                for client in self.dismiss(index) {
-                    // Not by way of frames: the address may be another container's at once.
-                    // Without it the client gets a FIN, which tells as much.
-                    let _ = sys::reset_on_close(&client.fd);
-                }
+                gone.extend(self.dismiss(index));
             }
+        }
+        for client in gone {
+            // Not by way of frames: the address may be another container's at once. Without the reset
+            // the client gets a FIN, which tells as much.
+            let _ = sys::reset_on_close(&client.fd);
         }
         for index in 0..self.slots.len() {
             // Closing the last one takes all places away.
@@ -523,28 +529,44 @@ impl Helper {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_that_is_refused_waits_for_no_event() {
+    fn none_yet() -> Splices {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let mut splices = Splices::new(Rc::new(epoll));
-        assert!(!splices.has_turns());
+        Splices::new(Rc::new(epoll))
+    }
+
+    fn client() -> Client {
         let (fd, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let [address, container] = ["127.0.0.1:9", "10.0.2.100:80"].map(|a| a.parse().unwrap());
-        let fd = fd.into();
-        splices.refused.push(Client {
-            fd,
+        Client {
+            fd: fd.into(),
             address,
             container,
-        });
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_refused_waits_for_no_event() {
+        let mut splices = none_yet();
+        assert!(!splices.has_turns());
+        splices.refused.push(client());
         assert!(splices.has_turns());
         assert!(splices.take_refused().is_some() && !splices.has_turns());
     }
 
     #[test]
+    fn a_client_that_is_refused_goes_with_its_container() {
+        let mut splices = none_yet();
+        splices.refused.push(client());
+        splices.remove_port(PortId(1), &["10.0.2.101".parse().unwrap()]);
+        assert!(splices.has_turns());
+        splices.remove_port(PortId(2), &[client().container.ip()]);
+        assert!(splices.take_refused().is_none());
+    }
+
+    #[test]
     fn a_port_goes_whichever_of_its_connections_went_before() {
         for gone in 0..3 {
-            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-            let mut splices = Splices::new(Rc::new(epoll));
+            let mut splices = none_yet();
             for _ in 0..3 {
                 let (client, _) = std::os::unix::net::UnixStream::pair().unwrap();
                 let (container, _) = std::os::unix::net::UnixStream::pair().unwrap();
@@ -555,9 +577,9 @@ mod tests {
                 });
             }
             splices.close(gone);
-            splices.remove_port(PortId(2));
+            splices.remove_port(PortId(2), &[]);
             assert_eq!(splices.slots.len() - splices.free.len(), 2);
-            splices.remove_port(PortId(1));
+            splices.remove_port(PortId(1), &[]);
             assert!(splices.slots.is_empty() && splices.free.is_empty());
         }
     }
