@@ -7,8 +7,8 @@
 //! Every method follows the contract of the pure crates told in [`cnet_wire`].
 #![forbid(unsafe_code)]
 
+mod admit;
 pub mod fdb;
-mod guard;
 pub mod port;
 pub mod switch;
 

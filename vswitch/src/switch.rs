@@ -28,8 +28,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use crate::admit::{Source, admit};
 use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
-use crate::guard::Guard;
 use crate::port::{Port, PortConfig, PortCounters};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
@@ -280,13 +280,13 @@ impl Switch {
             return Verdict::Drop(DropReason::NoSuchPort);
         };
         port.count_in(frame.bytes.len());
-        let mut guard = Guard {
+        let mut source = Source {
             now,
             id: ingress,
             port,
             tables: &self.tables,
         };
-        match guard.admit(frame) {
+        match admit(&mut source, frame) {
             Ok(()) => self.forward(now, ingress, frame),
             Err(reason) => Verdict::Drop(reason),
         }

@@ -1,16 +1,12 @@
-//! What a container may say: the checks on a frame's sources and claims, before it is forwarded.
+//! Whose addresses a frame speaks with, and for.
 //!
 //! # Theory of operation
 //!
-//! Three questions, each answered from what parsing found:
-//!
 //! - *Is the source the port's own?* The MAC address always; the IP address where spoof protection
 //!   is on.
-//! - *Does it claim an address for somebody?* ARP and neighbour discovery write other stations'
+//! - *Does it claim an address for a station?* ARP and neighbour discovery write other stations'
 //!   caches, so what they claim is checked on every port: the gateway's and other ports' leased
 //!   addresses are never the claimant's.
-//! - *Is it a service that only the gateway offers?* Router advertisements (CVE-2020-13401,
-//!   CVE-2020-10749), DHCP servers' messages and redirects stop here.
 //!
 //! IPv6 hosts make up addresses of their own (RFC 7217, RFC 8981), which no lease can foretell.
 //! Those in fe80::/10 and in the network's own prefixes belong to the port that uses them first
@@ -18,8 +14,7 @@
 //!
 //! # Limits
 //!
-//! A fragment after the first shows no ports or types; without its first fragment, which does, it
-//! completes nothing. A duplicate address detection probe claims nothing yet and is let through.
+//! A duplicate address detection probe claims nothing yet and is let through.
 
 use std::net::IpAddr;
 
@@ -28,44 +23,24 @@ use crate::port::{MAX_TAKEN_ADDRESSES, Port};
 use crate::switch::Tables;
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::ArpPacket;
-use cnet_wire::dhcp;
 use cnet_wire::drops::DropReason;
-use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
-use cnet_wire::icmp::{self, v6};
+use cnet_wire::frame::{Frame, IpHeader};
+use cnet_wire::icmp::v6;
 use cnet_wire::ndp::{self, NdpOptions};
 use cnet_wire::time::Instant;
 
-/// The port a frame came from, and what it is held against.
-pub(crate) struct Guard<'a> {
+/// The port a frame came from, and what its addresses are held against.
+pub(crate) struct Source<'a> {
     pub(crate) now: Instant,
     pub(crate) id: PortId,
     pub(crate) port: &'a mut Port,
     pub(crate) tables: &'a Tables,
 }
 
-impl Guard<'_> {
-    /// Lets the frame in, or says why not. Learns its sources.
-    pub(crate) fn admit(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
-        self.admit_mac(frame.src)?;
-        match &frame.l3 {
-            L3::Arp => match frame.arp() {
-                Some(arp) => self.admit_arp(frame.src, &arp),
-                None => Err(DropReason::BadArp),
-            },
-            L3::Ip(ip) => {
-                if self.port.config.spoof_protection && !ip.src.is_unspecified() {
-                    self.admit_own(ip.src)?;
-                }
-                // Ports and types are in the first fragment.
-                if ip.protocol == protocol::TCP || ip.fragment.is_some_and(|f| f.offset > 0) {
-                    return Ok(());
-                }
-                self.admit_message(frame, ip)
-            }
-        }
-    }
-
-    fn admit_mac(&mut self, src: MacAddr) -> Result<(), DropReason> {
+impl Source<'_> {
+    /// The source MAC address must be the port's own. Learns it.
+    #[inline]
+    pub(super) fn admit_mac(&mut self, src: MacAddr) -> Result<(), DropReason> {
         if self
             .port
             .last_source
@@ -89,6 +64,15 @@ impl Guard<'_> {
             }
         }
         self.port.last_source = Some((src, self.now));
+        Ok(())
+    }
+
+    /// The source IP address must be the port's own, where spoof protection is on.
+    #[inline]
+    pub(super) fn admit_ip(&self, src: IpAddr) -> Result<(), DropReason> {
+        if self.port.config.spoof_protection && !src.is_unspecified() {
+            self.admit_own(src)?;
+        }
         Ok(())
     }
 
@@ -134,7 +118,8 @@ impl Guard<'_> {
         Ok(())
     }
 
-    fn admit_arp(&self, src: MacAddr, arp: &ArpPacket) -> Result<(), DropReason> {
+    /// What an ARP message claims must be the port's own.
+    pub(super) fn admit_arp(&self, src: MacAddr, arp: &ArpPacket) -> Result<(), DropReason> {
         if arp.sender_mac.is_multicast() || arp.sender_mac.is_zero() {
             return Err(DropReason::BadArp);
         }
@@ -146,39 +131,10 @@ impl Guard<'_> {
         self.admit_claim(IpAddr::V4(arp.sender_ip))
     }
 
-    fn admit_message(&self, frame: &Frame<'_>, ip: &IpHeader) -> Result<(), DropReason> {
-        let l4 = frame.l4(ip);
-        match ip.protocol {
-            protocol::UDP => {
-                let client = match ip.src {
-                    IpAddr::V4(_) => dhcp::v4::CLIENT_PORT,
-                    IpAddr::V6(_) => dhcp::v6::CLIENT_PORT,
-                };
-                match *l4 {
-                    [_, _, p0, p1, ..] if u16::from_be_bytes([p0, p1]) == client => {
-                        Err(DropReason::RogueService)
-                    }
-                    _ => Ok(()),
-                }
-            }
-            protocol::ICMP => match l4.first() {
-                Some(&(icmp::v4::REDIRECT | icmp::v4::ROUTER_ADVERTISEMENT))
-                    if ip.src.is_ipv4() =>
-                {
-                    Err(DropReason::RogueService)
-                }
-                _ => Ok(()),
-            },
-            protocol::ICMPV6 if ip.src.is_ipv6() => self.admit_icmpv6(frame.src, ip, l4),
-            _ => Ok(()),
-        }
-    }
-
-    fn admit_icmpv6(&self, src: MacAddr, ip: &IpHeader, l4: &[u8]) -> Result<(), DropReason> {
+    /// An ICMPv6 message: what it claims, if it is one of neighbour discovery.
+    pub(super) fn admit_icmpv6(&self, frame: &Frame<'_>, ip: &IpHeader) -> Result<(), DropReason> {
+        let (src, l4) = (frame.src, frame.l4(ip));
         match l4.first() {
-            Some(&(v6::ROUTER_ADVERTISEMENT | v6::REDIRECT)) => {
-                return Err(DropReason::RogueService);
-            }
             Some(
                 &(v6::ROUTER_SOLICITATION
                 | v6::NEIGHBOUR_SOLICITATION

@@ -1,0 +1,42 @@
+//! What a container may say: the checks on a frame before it is forwarded, a file a question.
+//!
+//! - [`source`]: are the addresses that it speaks with, and for, the port's own?
+//! - [`rogue`]: is it a service that only the gateway offers?
+//!
+//! # Limits
+//!
+//! A fragment after the first shows no ports or types; without its first fragment, which does, it
+//! completes nothing.
+
+mod rogue;
+mod source;
+
+use std::net::IpAddr;
+
+use cnet_wire::drops::DropReason;
+use cnet_wire::frame::{Frame, L3, protocol};
+
+pub(crate) use source::Source;
+
+/// Lets the frame in that came from `source`, or says why not. Learns its sources.
+#[inline]
+pub(crate) fn admit(source: &mut Source<'_>, frame: &Frame<'_>) -> Result<(), DropReason> {
+    source.admit_mac(frame.src)?;
+    let ip = match &frame.l3 {
+        L3::Arp => {
+            let arp = frame.arp().ok_or(DropReason::BadArp)?;
+            return source.admit_arp(frame.src, &arp);
+        }
+        L3::Ip(ip) => ip,
+    };
+    source.admit_ip(ip.src)?;
+    // Ports and types are in the first fragment.
+    if ip.protocol == protocol::TCP || ip.fragment.is_some_and(|f| f.offset > 0) {
+        return Ok(());
+    }
+    rogue::refuse(frame, ip)?;
+    match (ip.protocol, ip.src) {
+        (protocol::ICMPV6, IpAddr::V6(_)) => source.admit_icmpv6(frame, ip),
+        _ => Ok(()),
+    }
+}
