@@ -107,7 +107,7 @@ impl Network {
             Ok(frame) if self.is_further && self.is_for_primary(frame) => {
                 self.hand_over(ingress, bytes, io)
             }
-            Ok(frame) => self.pass(now, ingress, frame, io),
+            Ok(frame) => self.pass(now, ingress, frame, bytes, io),
             Err(reason) => self.refuse(ingress, bytes, *reason),
         };
         if let Err(reason) = done {
@@ -122,13 +122,17 @@ impl Network {
         now: Instant,
         ingress: PortId,
         frame: &Frame<'_>,
+        raw: &[u8],
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let verdict = self.switch.judge(now, ingress, frame);
         if self.router.policy().has_rules(Direction::Between) {
             self.ask_policy(now, ingress, frame, verdict)?;
         }
-        match self.switch.deliver(ingress, frame, verdict, io.sink)? {
+        match self
+            .switch
+            .deliver(ingress, (frame, raw), verdict, io.sink)?
+        {
             Delivery::Done => Ok(()),
             Delivery::Router => self.router.handle_frame(now, ingress, frame, io),
         }
@@ -158,8 +162,11 @@ impl Network {
             // To the switch a checksum means nothing.
             verified: false,
         };
-        let conversation = packet.conversation(Direction::Between);
-        match self.router.policy().decide(&conversation) {
+        match self
+            .router
+            .policy()
+            .decide_packet(&packet, Direction::Between)
+        {
             Decision::Allow(_) => Ok(()),
             Decision::Refuse(_) => Err(DropReason::Policy),
         }

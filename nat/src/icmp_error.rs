@@ -222,7 +222,6 @@ mod tests {
         };
         let frame = Frame {
             vnet: VnetHeader::default(),
-            raw: &bytes,
             bytes: &bytes,
             dst: eth_dst,
             src: LINK.container_mac,

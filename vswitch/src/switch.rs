@@ -223,8 +223,9 @@ impl Switch {
         Some(port.counters)
     }
 
-    /// Takes a frame in that came by `ingress`: admits it, writes it to the ports it goes to, bytes
-    /// as they came, virtio-net header included, and says whether the router is to have it, too.
+    /// Takes a frame in that came by `ingress`: admits it, writes it to the ports it goes to, and says
+    /// whether the router is to have it, too. `raw` is all of it as it came, virtio-net header first:
+    /// what is written.
     ///
     /// # Errors
     ///
@@ -235,10 +236,11 @@ impl Switch {
         now: Instant,
         ingress: PortId,
         frame: &Frame<'_>,
+        raw: &[u8],
         sink: &mut impl FrameSink,
     ) -> Result<Delivery, DropReason> {
         let verdict = self.judge(now, ingress, frame);
-        self.deliver(ingress, frame, verdict, sink)
+        self.deliver(ingress, (frame, raw), verdict, sink)
     }
 
     /// Does with a frame that came in by `ingress` what [`Switch::judge`] said, for callers that have
@@ -251,18 +253,18 @@ impl Switch {
     pub fn deliver(
         &mut self,
         ingress: PortId,
-        frame: &Frame<'_>,
+        (frame, raw): (&Frame<'_>, &[u8]),
         verdict: Verdict,
         sink: &mut impl FrameSink,
     ) -> Result<Delivery, DropReason> {
         match verdict {
             Verdict::Router => Ok(Delivery::Router),
             Verdict::Port(egress) => {
-                self.write(egress, frame, sink);
+                self.write(egress, raw, sink);
                 Ok(Delivery::Done)
             }
             Verdict::Flood { router } => {
-                self.flood(ingress, frame, sink);
+                self.flood(ingress, frame.dst, raw, sink);
                 Ok(if router {
                     Delivery::Router
                 } else {
@@ -292,11 +294,11 @@ impl Switch {
         }
     }
 
-    fn flood(&mut self, ingress: PortId, frame: &Frame<'_>, sink: &mut impl FrameSink) {
+    fn flood(&mut self, ingress: PortId, dst: MacAddr, raw: &[u8], sink: &mut impl FrameSink) {
         let mut egresses = std::mem::take(&mut self.flooded);
-        egresses.extend(self.flood_ports(ingress, frame.dst));
+        egresses.extend(self.flood_ports(ingress, dst));
         for egress in egresses.drain(..) {
-            self.write(egress, frame, sink);
+            self.write(egress, raw, sink);
         }
         self.flooded = egresses;
     }
@@ -304,8 +306,8 @@ impl Switch {
     /// Writes a frame to a port. What is written is counted by the device, which may make several
     /// frames of one; a frame that finds the port full is lost there.
     #[inline]
-    fn write(&mut self, egress: PortId, frame: &Frame<'_>, sink: &mut impl FrameSink) {
-        if sink.emit(egress, frame.raw).is_err() {
+    fn write(&mut self, egress: PortId, raw: &[u8], sink: &mut impl FrameSink) {
+        if sink.emit(egress, raw).is_err() {
             self.count_drop(egress, DropReason::PortFull);
         }
     }

@@ -88,7 +88,9 @@ mod forwarding {
         let mut sink = Full(Vec::new());
         let f = to(1, MacAddr::BROADCAST);
         let parsed = Frame::parse(&f, MTU).unwrap();
-        let taken = net.switch.handle_frame(net.now, p(1), &parsed, &mut sink);
+        let taken = net
+            .switch
+            .handle_frame(net.now, p(1), &parsed, &f, &mut sink);
         assert_eq!(taken, Ok(Delivery::Router));
         assert_eq!(sink.0, [(p(2), f.clone())]);
         net.switch.count_refused(p(1), 13);

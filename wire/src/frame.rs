@@ -44,8 +44,6 @@ const ETHERTYPES_VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
 pub struct Frame<'a> {
     /// The virtio-net header that came with it.
     pub vnet: VnetHeader,
-    /// All of it as it was read, virtio-net header first: what goes on to another port.
-    pub raw: &'a [u8],
     /// The frame from the Ethernet header on, as it was read (padding included).
     pub bytes: &'a [u8],
     /// Destination address.
@@ -108,7 +106,6 @@ impl<'a> Frame<'a> {
         }
         Ok(Frame {
             vnet,
-            raw: buf,
             bytes,
             dst,
             src,

@@ -117,7 +117,7 @@ impl Relay {
         if frame.dst.is_multicast() {
             return Err(DropReason::MartianDestination);
         }
-        let to = match policy.decide(&packet.conversation(Direction::Outwards)) {
+        let to = match policy.decide_packet(packet, Direction::Outwards) {
             Decision::Allow(to) => to,
             Decision::Refuse(refusal) => {
                 let kind = match refusal {

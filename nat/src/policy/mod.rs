@@ -14,6 +14,7 @@ mod rules;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cnet_wire::Packet;
 use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
 
 pub(crate) use addresses::is_routable;
@@ -57,6 +58,19 @@ impl Policy {
     #[inline]
     pub fn has_rules(&self, direction: Direction) -> bool {
         !self.rules.is_empty() && self.rules.iter().any(|rule| rule.direction == direction)
+    }
+
+    /// Decides on the conversation that `packet` opens or goes on with. Without rules for that
+    /// direction the address alone decides.
+    #[inline]
+    pub fn decide_packet(&self, packet: &Packet<'_>, direction: Direction) -> Decision {
+        if self.has_rules(direction) {
+            return self.decide(&packet.conversation(direction));
+        }
+        match direction {
+            Direction::Outwards => self.decide_address(packet.ip.dst),
+            Direction::Inwards | Direction::Between => Decision::Allow(packet.ip.dst),
+        }
     }
 
     /// Decides on `conversation`.

@@ -182,7 +182,6 @@ impl Bench {
         };
         let frame = Frame {
             vnet: VnetHeader::default(),
-            raw: l4,
             bytes: l4,
             dst: link.gateway_mac,
             src: link.container_mac,
