@@ -148,9 +148,9 @@ fn check_admitted(switch: &Switch, id: u32, parsed: &Frame<'_>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    // Longer than 60 lines: each step is judged against one model of the tables.
     #[test]
     fn the_switch_keeps_its_word(steps in vec(steps(), 1..150)) {
+        // Longer than 60 lines: each step is judged against one model of the tables.
         let mut switch = Switch::new(SwitchConfig {
             gateway_macs: vec![GW],
             gateway_addresses: vec![ip4(9).into()],

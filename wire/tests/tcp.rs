@@ -254,7 +254,6 @@ proptest! {
         }
     }
 
-    // Longer than 60 lines: one segment, every field of which is compared.
     /// What is written is read by etherparse as it was meant, and its checksum completes.
     #[test]
     fn writes_what_etherparse_reads(
@@ -264,6 +263,7 @@ proptest! {
         options in proptest::option::of((any::<u16>(), proptest::option::of(0u8..15), any::<bool>())),
         payload_len in 0usize..4000,
     ) {
+        // Longer than 60 lines: one segment, every field of which is compared.
         let ends = match v6 {
             true => ("[2001:db8::1]:80", "[fd00::100]:4000"),
             false => ("192.0.2.1:80", "10.0.2.100:4000"),

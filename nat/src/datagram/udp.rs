@@ -246,17 +246,7 @@ impl UdpEngine {
                 *unresolved = Some(guest.ip());
                 return Err(DropReason::NoFlow);
             };
-            let conversation = Conversation {
-                direction: Direction::Inwards,
-                port: Some(link.port),
-                protocol: protocol::UDP,
-                container: guest,
-                remote: client,
-            };
-            // There is nobody to tell: to a client the port looks as if it lost the datagram.
-            if let Decision::Refuse(_) = policy.decide(&conversation) {
-                return Err(DropReason::Policy);
-            }
+            admit_client(policy, &link, guest, client)?;
             let key = PeerKey {
                 port: link.port,
                 guest,
@@ -506,6 +496,27 @@ impl<'a> Datagrams<'a> {
             payload: datagram.payload,
             segment,
         })
+    }
+}
+
+/// Asks policy about a datagram from `client` to the published port of `guest`. Nobody is told of a
+/// refusal: to the client the port looks as if it lost the datagram.
+fn admit_client(
+    policy: &Policy,
+    link: &Link,
+    guest: SocketAddr,
+    client: SocketAddr,
+) -> Result<(), DropReason> {
+    let conversation = Conversation {
+        direction: Direction::Inwards,
+        port: Some(link.port),
+        protocol: protocol::UDP,
+        container: guest,
+        remote: client,
+    };
+    match policy.decide(&conversation) {
+        Decision::Refuse(_) => Err(DropReason::Policy),
+        _ => Ok(()),
     }
 }
 

@@ -104,6 +104,7 @@ mod tests {
         }
     }
 
+    // Longer than 60 lines: one rule after the other, each with all that it must not match.
     #[test]
     fn every_part_of_a_rule_must_match() {
         let outwards = conversation(Direction::Outwards);

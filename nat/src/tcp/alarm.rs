@@ -6,7 +6,7 @@
 use cnet_wire::time::{Duration, Instant};
 
 use super::TcpConfig;
-use super::flow::{Cx, State, TcpFlow};
+use super::flow::{Alarm, Cx, State, TcpFlow};
 use crate::io::Env;
 
 /// Tries of a SYN or SYN/ACK before the connection is given up.
@@ -22,23 +22,6 @@ const RESUME_DELAY: Duration = Duration::from_millis(1);
 const MAX_STALL_DOUBLINGS: u8 = 10;
 /// Times in a row that a port may be found full before it is taken for dead: over three minutes.
 const MAX_STALLS: u8 = 200;
-
-/// What the flow's deadline is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Alarm {
-    /// SYN or SYN/ACK unanswered.
-    Handshake,
-    /// Data or FIN unacknowledged.
-    Retransmit,
-    /// The container's window is closed and data waits.
-    Probe,
-    /// The port's queue was full; try to go on.
-    Resume,
-    /// A keepalive probe waits for its answer.
-    Keepalive,
-    /// The host's socket takes nothing of what a container left behind, or takes too long.
-    Orphan,
-}
 
 impl TcpFlow {
     /// How long the container may be silent before it is probed (RFC 5382, REQ-5; RFC 7857).

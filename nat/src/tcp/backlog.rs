@@ -15,19 +15,14 @@
 //! the backlog's work however many long transfers there are. It does not bound the rounds that events,
 //! deadlines and batches cause before the worker looks at its other work again.
 
-use std::collections::VecDeque;
-
 use cnet_wire::time::Instant;
 
-use super::TcpSessions;
+use super::table::TcpSessions;
 use crate::flow::Handle;
 use crate::io::{Env, Io};
 
 /// Flows of the backlog that one call serves.
 const BACKLOG_ROUNDS: usize = 4;
-
-/// Flows that have more to send, in the order of their next rounds. Flows that have ended are skipped.
-pub(super) type Backlog = VecDeque<Handle>;
 
 impl TcpSessions {
     /// Gives a flow one round; it joins the backlog if it has more to send.

@@ -9,7 +9,8 @@ use cnet_wire::headers::Link;
 use cnet_wire::tcp::{Flags, Route, Segment, SegmentOut, Seq, SynOptions, mss_for, write_segment};
 use cnet_wire::time::{Duration, Instant};
 
-use super::alarm::{Alarm, HANDSHAKE_TRIES};
+use super::alarm::HANDSHAKE_TRIES;
+use super::flow::Alarm;
 use super::flow::{Cx, State, TcpFlow};
 use crate::flow::Ends;
 use crate::io::{Env, Io};

@@ -6,7 +6,6 @@
 
 use cnet_wire::time::Instant;
 
-use super::alarm::Alarm;
 use super::congestion::Congestion;
 use super::unsent::{Unsent, UnsentBudget};
 use super::{TcpConfig, TcpCounters, rto::RttEstimator};
@@ -48,6 +47,23 @@ pub(super) struct Cx<'a, 'io, E: Env> {
     pub config: &'a TcpConfig,
     pub unsent: &'a mut UnsentBudget,
     pub counters: &'a mut TcpCounters,
+}
+
+/// What the flow's deadline is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Alarm {
+    /// SYN or SYN/ACK unanswered.
+    Handshake,
+    /// Data or FIN unacknowledged.
+    Retransmit,
+    /// The container's window is closed and data waits.
+    Probe,
+    /// The port's queue was full; try to go on.
+    Resume,
+    /// A keepalive probe waits for its answer.
+    Keepalive,
+    /// The host's socket takes nothing of what a container left behind, or takes too long.
+    Orphan,
 }
 
 /// One spliced TCP connection.

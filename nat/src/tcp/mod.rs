@@ -82,6 +82,7 @@ mod receive;
 mod rto;
 mod rto_queue;
 mod session;
+mod table;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -90,7 +91,7 @@ mod transmit;
 mod unsent;
 
 pub use counters::TcpCounters;
-pub use session::TcpSessions;
+pub use table::TcpSessions;
 
 /// Limits and timeouts.
 #[derive(Clone, Debug)]

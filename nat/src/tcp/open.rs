@@ -12,10 +12,10 @@ use cnet_wire::headers::Link;
 use cnet_wire::tcp::{Route, Segment, Seq, quote_syn};
 use cnet_wire::time::Instant;
 
-use super::TcpSessions;
 use super::emit::{refuse, reset_syn};
 use super::flow::{Cx, State, TcpFlow};
 use super::quota::Owner;
+use super::table::TcpSessions;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};

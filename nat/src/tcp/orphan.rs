@@ -27,9 +27,9 @@
 
 use cnet_wire::time::{Duration, Instant};
 
-use super::TcpSessions;
-use super::alarm::Alarm;
+use super::flow::Alarm;
 use super::flow::{Cx, State, TcpFlow};
+use super::table::TcpSessions;
 use crate::flow::Handle;
 use crate::host::Readiness;
 use crate::io::{Env, Io};

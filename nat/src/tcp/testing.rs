@@ -8,8 +8,9 @@ use cnet_wire::frame::protocol;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, Frame, IpHeader, L3, Packet, VnetHeader};
 
+use super::TcpConfig;
 use super::flow::{State, TcpFlow};
-use super::{TcpConfig, TcpSessions};
+use super::table::TcpSessions;
 use crate::flow::Handle;
 use crate::host::{Readiness, SocketId, Token};
 use crate::io::Io;

@@ -3,7 +3,7 @@
 use cnet_wire::time::Duration;
 
 use crate::host::HostError;
-use crate::tcp::alarm::Alarm;
+use crate::tcp::flow::Alarm;
 use crate::tcp::testing::*;
 
 const MS: Duration = Duration::from_millis(1);
