@@ -18,23 +18,23 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::time::Instant;
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
-use crate::datagram::{DatagramConfig, PingEngine, PublishError, Quote, SocketOutcome, UdpEngine};
+use crate::datagram::{DatagramConfig, PingEngine, Quote, SocketOutcome, UdpEngine};
 use crate::flow::Handle;
-use crate::forward::{self, ClientPath, ForwardedClient};
+
 use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
-use crate::host::{HostError, HostSockets, Readiness, SocketId, Token, TokenKind};
+use crate::host::{HostError, Readiness, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
 use crate::tcp::{TcpConfig, TcpSessions};
 use cnet_wire::headers::Link;
 
+mod clients;
 mod neighbours;
 mod ports;
 mod prefetch;
@@ -456,92 +456,9 @@ impl Router {
         }
     }
 
-    /// A client was accepted on the published TCP port of `guest`.
-    pub fn handle_accept<E: Env>(
-        &mut self,
-        now: Instant,
-        guest: SocketAddr,
-        peer: SocketAddr,
-        socket: SocketId,
-        io: &mut Io<'_, E>,
-    ) {
-        let Some(remote) = forward::shown_as(&self.forwarded(peer, guest)) else {
-            io.hosts.tcp_reset(socket);
-            return;
-        };
-        let link = self.link_to(guest.ip());
-        if self.refuses_client(link.map(|link| link.port), guest, remote) {
-            io.hosts.tcp_reset(socket);
-            self.drops.count(DropReason::Policy);
-            return;
-        }
-        if let Err(reason) = self.tcp.handle_accept(now, link, guest, remote, socket, io) {
-            self.drops.count(reason);
-        } else if link.is_none() {
-            self.solicit(now, guest.ip(), io);
-        }
-    }
-
-    /// What is to become of a client at `peer` that was accepted on the published TCP port of
-    /// `guest`. `can_splice` tells whether the shell has sockets inside the container's namespace.
-    pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
-        // A client that policy refuses is refused, and counted, when it is brought by frames.
-        let port = self.link_to(guest.ip()).map(|link| link.port);
-        let can_splice = can_splice && !self.refuses_client(port, guest, peer);
-        forward::client_path(&self.forwarded(peer, guest), can_splice)
-    }
-
-    /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.
-    fn refuses_client(&self, port: Option<PortId>, guest: SocketAddr, client: SocketAddr) -> bool {
-        if !self.policy.has_rules(Direction::Inwards) {
-            return false;
-        }
-        let conversation = Conversation {
-            direction: Direction::Inwards,
-            port,
-            protocol: protocol::TCP,
-            container: guest,
-            remote: client,
-        };
-        matches!(self.policy.decide(&conversation), Decision::Refuse(_))
-    }
-
     /// The network's policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
-    }
-
-    fn forwarded(&self, peer: SocketAddr, guest: SocketAddr) -> ForwardedClient {
-        ForwardedClient {
-            address: peer,
-            container: guest,
-            gateway: if guest.is_ipv4() {
-                self.gateway_v4
-            } else {
-                self.gateway_v6
-            },
-            is_on_link: self.gateway.is_on_link(peer.ip()),
-        }
-    }
-
-    /// `socket`, bound by the shell and reporting under `token`, is a published UDP port of
-    /// `guest`.
-    ///
-    /// # Errors
-    ///
-    /// As [`UdpEngine::publish_udp`].
-    pub fn publish_udp(
-        &mut self,
-        token: Token,
-        socket: SocketId,
-        guest: SocketAddr,
-    ) -> Result<(), PublishError> {
-        self.udp.publish_udp(token, socket, guest)
-    }
-
-    /// Closes the published UDP port of `token`; `false` if there is none.
-    pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
-        self.udp.unpublish_udp(token, io)
     }
 
     // ---- DNS ----

@@ -55,7 +55,12 @@ impl Neighbours {
             self.told.resize(index + 1, [None; 2]);
         }
         let told = &mut self.told[index][usize::from(address.is_ipv6())];
-        told.replace((address, link)) != Some((address, link))
+        let new = Some((address, link));
+        if *told == new {
+            return false;
+        }
+        *told = new;
+        true
     }
 
     /// Somebody lost an address, or a port is gone: all tell again.

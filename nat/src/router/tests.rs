@@ -6,7 +6,9 @@ use cnet_wire::VnetHeader;
 
 use super::*;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
+use crate::forward::{self, ClientPath};
 use crate::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
+use cnet_wire::conversation::Direction;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 
 const NOW: Instant = Instant::from_millis(1000);
