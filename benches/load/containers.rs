@@ -1,7 +1,7 @@
 //! Many containers on one switch.
 
-use cnet_vswitch::switch::{Switch, SwitchConfig, Verdict};
 use cnet_vswitch::{Lease, PortConfig};
+use cnet_vswitch::{Switch, SwitchConfig, Verdict};
 use cnet_wire::PortId;
 use cnet_wire::frame::Frame;
 use cnet_wire::time::Instant;

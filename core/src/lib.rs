@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod network;
-mod ports;
+mod port_lifecycle;
 mod prefetch;
 mod report;
 mod steering;

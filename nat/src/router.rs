@@ -15,56 +15,39 @@
 //! Every method follows the contract of the pure crates told in [`cnet_wire`]. A packet that goes
 //! nowhere is the caller's to count.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::time::Instant;
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
-use crate::datagram::{DatagramConfig, PingEngine, Quote, SocketOutcome, UdpEngine};
+use crate::datagram::{PingEngine, Quote, SocketOutcome, UdpEngine};
 use crate::flow::Handle;
 
 use crate::fragment::{Expired, Reassembly};
-use crate::gateway::{DnsQuery, Gateway, GatewayConfig, QueryId};
+use crate::gateway::{DnsQuery, Gateway, QueryId};
 use crate::host::{HostError, Readiness, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
-use crate::tcp::{TcpConfig, TcpSessions};
+use crate::tcp::TcpSessions;
 use cnet_wire::headers::Link;
 
+mod backlog;
 mod clients;
+mod config;
 mod neighbours;
-mod ports;
+mod port_lifecycle;
 mod prefetch;
 
+use backlog::{BACKLOG_ROUNDS, Backlog};
+pub use config::RouterConfig;
 use neighbours::{Neighbours, link_to};
-pub use ports::PortFlows;
+pub use port_lifecycle::PortFlows;
 
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
-/// Datagram sockets that had more to receive than one turn allows and go on in one call of
-/// [`Router::handle_timeout`]: a turn may be a megabyte. Each event gives its socket a turn besides,
-/// at once, and is not bounded by this.
-const TURNS: usize = 4;
-
-/// What a router is made of.
-#[derive(Clone, Debug)]
-pub struct RouterConfig {
-    /// IP MTU of the links, in bytes.
-    pub mtu: usize,
-    /// The gateway's addresses and services.
-    pub gateway: GatewayConfig,
-    /// Where containers may send to.
-    pub policy: Policy,
-    /// TCP flows.
-    pub tcp: TcpConfig,
-    /// UDP and ICMP mappings.
-    pub datagram: DatagramConfig,
-}
-
 /// What becomes of a packet.
 enum Path {
     /// It is for the gateway itself.
@@ -88,11 +71,8 @@ pub struct Router {
     tcp: TcpSessions,
     udp: UdpEngine,
     ping: PingEngine,
-    /// Datagram sockets with more to receive than their turn allowed, by the bits of their tokens:
-    /// each waits for one more turn, however many events it had.
-    backlog: BTreeMap<u64, Readiness>,
-    /// The order of their turns: each once.
-    turns: VecDeque<Token>,
+    /// Datagram sockets that have more to receive.
+    backlog: Backlog,
     /// Of connections that were accepted.
     drops: DropCounters,
     errors: RateLimit,
@@ -123,8 +103,7 @@ impl Router {
             tcp: TcpSessions::new(config.tcp, key, now),
             udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
             ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
-            backlog: BTreeMap::new(),
-            turns: VecDeque::new(),
+            backlog: Backlog::default(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             neighbours: Neighbours::default(),
@@ -402,30 +381,13 @@ impl Router {
             TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
             TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
                 let outcome = self.handle_datagrams(now, token, ready, io);
-                self.put_off(token, outcome.left);
+                self.backlog.push(token, outcome.left);
                 if let Some(guest) = outcome.unresolved {
                     self.solicit(now, guest, io);
                 }
             }
             TokenKind::Shell | TokenKind::Splice => {}
         }
-    }
-
-    /// Keeps what a socket's turn has left for its next one.
-    fn put_off(&mut self, token: Token, left: Readiness) {
-        if left == Readiness::default() {
-            return;
-        }
-        let waiting = self.backlog.entry(token.to_bits()).or_insert_with(|| {
-            self.turns.push_back(token);
-            Readiness::default()
-        });
-        *waiting = Readiness {
-            readable: waiting.readable | left.readable,
-            writable: waiting.writable | left.writable,
-            read_closed: waiting.read_closed | left.read_closed,
-            error: waiting.error | left.error,
-        };
     }
 
     fn handle_datagrams<E: Env>(
@@ -508,10 +470,8 @@ impl Router {
         self.gateway.handle_timeout(now, io);
         self.expire_fragments(now, io);
         self.repeat_solicitations(now, io);
-        for _ in 0..TURNS.min(self.turns.len()) {
-            if let Some(token) = self.turns.pop_front()
-                && let Some(ready) = self.backlog.remove(&token.to_bits())
-            {
+        for _ in 0..BACKLOG_ROUNDS.min(self.backlog.len()) {
+            if let Some((token, ready)) = self.backlog.pop() {
                 self.handle_socket(now, token, ready, io);
             }
         }

@@ -179,7 +179,9 @@ fn containers_reach_each_other_and_the_world() {
             port.bytes_in > 128 << 20 && port.bytes_out > 128 << 20,
             "{port:?}"
         );
-        assert_eq!(port.drops.total(), 0, "{port:?}");
+        // Its kernel's reports on groups go to all ports, and the router has no use for them.
+        let of_groups = port.drops.get(DropReason::MartianDestination);
+        assert_eq!(port.drops.total(), of_groups, "{port:?}");
     }
 }
 

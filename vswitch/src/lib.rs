@@ -10,7 +10,9 @@
 mod admit;
 pub mod fdb;
 pub mod port;
+pub mod stations;
 pub mod switch;
 
 pub use port::{Lease, PortConfig, PortCounters};
-pub use switch::{AddPortError, Delivery, Switch, SwitchConfig, Verdict};
+pub use stations::SwitchConfig;
+pub use switch::{AddPortError, Delivery, Switch, Verdict};

@@ -25,12 +25,13 @@
 //! There is no multicast snooping: groups are flooded. There is no spanning tree: ports lead to
 //! containers, and what a container loops back is refused by its source.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::admit::{Source, admit};
-use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
+use crate::fdb::{AddressTable, Fdb};
 use crate::port::{Port, PortConfig, PortCounters};
+use crate::stations::{Stations, SwitchConfig};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
 use cnet_wire::drops::{DropCounters, DropReason};
@@ -42,20 +43,6 @@ use cnet_wire::time::Instant;
 
 /// Ports are numbered below this.
 pub const MAX_PORTS: u32 = 4096;
-
-/// What is fixed for a network's life.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SwitchConfig {
-    /// MAC addresses of the gateway.
-    pub gateway_macs: Vec<MacAddr>,
-    /// IP addresses that the gateway answers for on the link, its link-local one included.
-    pub gateway_addresses: Vec<IpAddr>,
-    /// IPv6 prefixes, with their lengths, from which ports may make up addresses (SLAAC).
-    /// fe80::/10 always is one.
-    pub ipv6_prefixes: Vec<(Ipv6Addr, u8)>,
-    /// Random; keeps containers from choosing addresses that collide in the tables.
-    pub seed: u64,
-}
 
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,38 +90,10 @@ pub enum AddPortError {
     AddressInUse(IpAddr),
 }
 
-/// What siblings share.
-#[derive(Debug)]
-pub(crate) struct Tables {
-    config: SwitchConfig,
-    pub(crate) fdb: Fdb,
-    pub(crate) addresses: AddressTable,
-}
-
-impl Tables {
-    pub(crate) fn is_gateway_mac(&self, mac: MacAddr) -> bool {
-        self.config.gateway_macs.contains(&mac)
-    }
-
-    pub(crate) fn is_gateway_address(&self, addr: IpAddr) -> bool {
-        self.config.gateway_addresses.contains(&addr)
-    }
-
-    /// Whether a port may make up `addr` (RFC 6620).
-    pub(crate) fn may_be_taken(&self, addr: Ipv6Addr) -> bool {
-        let within = |&(prefix, len): &(Ipv6Addr, u8)| {
-            let differ = u128::from(addr) ^ u128::from(prefix);
-            differ.leading_zeros() >= u32::from(len.min(128))
-        };
-        (addr.is_unicast_link_local() || self.config.ipv6_prefixes.iter().any(within))
-            && !self.is_gateway_address(IpAddr::V6(addr))
-    }
-}
-
 /// The switch, as one worker sees it.
 #[derive(Debug)]
 pub struct Switch {
-    tables: Arc<Tables>,
+    stations: Arc<Stations>,
     /// By number.
     ports: Vec<Option<Box<Port>>>,
     /// Drops at ports that are gone, or never were.
@@ -146,13 +105,8 @@ pub struct Switch {
 impl Switch {
     /// A switch without ports.
     pub fn new(config: SwitchConfig) -> Self {
-        let tables = Tables {
-            fdb: Fdb::new(MAC_HOLD, config.seed),
-            addresses: AddressTable::new(AGEING, config.seed),
-            config,
-        };
         Switch {
-            tables: Arc::new(tables),
+            stations: Arc::new(Stations::new(config)),
             ports: Vec::new(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
@@ -163,7 +117,7 @@ impl Switch {
     pub fn sibling(&self) -> Switch {
         let port = |p: &Port| Box::new(Port::new(p.config.clone()));
         Switch {
-            tables: Arc::clone(&self.tables),
+            stations: Arc::clone(&self.stations),
             ports: self.ports.iter().map(|p| p.as_deref().map(port)).collect(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
@@ -179,8 +133,8 @@ impl Switch {
             return Err(AddPortError::Exists(id));
         }
         if let Err(e) = self.pin_lease(id, &config) {
-            self.tables.fdb.remove_port(id);
-            self.tables.addresses.remove_port(id);
+            self.stations.fdb.remove_port(id);
+            self.stations.addresses.remove_port(id);
             return Err(e);
         }
         let index = id.0 as usize;
@@ -197,17 +151,17 @@ impl Switch {
 
     fn pin_lease(&self, id: PortId, config: &PortConfig) -> Result<(), AddPortError> {
         if let Some(mac) = config.lease.mac {
-            if mac.is_multicast() || mac.is_zero() || self.tables.is_gateway_mac(mac) {
+            if mac.is_multicast() || mac.is_zero() || self.stations.is_gateway_mac(mac) {
                 return Err(AddPortError::UnusableMac(mac));
             }
-            let pinned = self.tables.fdb.pin(mac, id);
+            let pinned = self.stations.fdb.pin(mac, id);
             pinned.map_err(|_| AddPortError::MacInUse(mac))?;
         }
         for addr in config.lease.addresses() {
-            if self.tables.is_gateway_address(addr) {
+            if self.stations.is_gateway_address(addr) {
                 return Err(AddPortError::AddressInUse(addr));
             }
-            let pinned = self.tables.addresses.pin(addr, id);
+            let pinned = self.stations.addresses.pin(addr, id);
             pinned.map_err(|_| AddPortError::AddressInUse(addr))?;
         }
         Ok(())
@@ -217,8 +171,8 @@ impl Switch {
     /// be called on every sibling before the number is used again.
     pub fn remove_port(&mut self, id: PortId) -> Option<PortCounters> {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
-        self.tables.fdb.remove_port(id);
-        self.tables.addresses.remove_port(id);
+        self.stations.fdb.remove_port(id);
+        self.stations.addresses.remove_port(id);
         self.elsewhere.add(&port.counters.drops);
         Some(port.counters)
     }
@@ -286,7 +240,7 @@ impl Switch {
             now,
             id: ingress,
             port,
-            tables: &self.tables,
+            stations: &self.stations,
         };
         match admit(&mut source, frame) {
             Ok(()) => self.forward(now, ingress, frame),
@@ -341,7 +295,7 @@ impl Switch {
 
     fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let dst = frame.dst;
-        if self.tables.is_gateway_mac(dst) {
+        if self.stations.is_gateway_mac(dst) {
             return Verdict::Router;
         }
         let nowhere = Verdict::Drop(DropReason::NoSuchPort);
@@ -353,7 +307,7 @@ impl Switch {
                 (None, false) => nowhere,
             };
         }
-        match self.tables.fdb.lookup(now, dst) {
+        match self.stations.fdb.lookup(now, dst) {
             Some(egress) if self.may_pass(ingress, egress) => Verdict::Port(egress),
             Some(_) => nowhere,
             None if self.flood_ports(ingress, dst).next().is_some() => {
@@ -377,7 +331,7 @@ impl Switch {
             },
             L3::Ip(_) => None,
         };
-        let owner = target.and_then(|t| self.tables.addresses.pinned(t));
+        let owner = target.and_then(|t| self.stations.addresses.pinned(t));
         owner.is_some_and(|owner| owner != ingress)
     }
 
@@ -413,17 +367,17 @@ impl Switch {
 
     /// The port that `addr` is leased to.
     pub fn port_of_address(&self, addr: IpAddr) -> Option<PortId> {
-        self.tables.addresses.pinned(addr)
+        self.stations.addresses.pinned(addr)
     }
 
     /// The forwarding table.
     pub fn fdb(&self) -> &Fdb {
-        &self.tables.fdb
+        &self.stations.fdb
     }
 
     /// The IP addresses that are leased, or taken first-come.
     pub fn addresses(&self) -> &AddressTable {
-        &self.tables.addresses
+        &self.stations.addresses
     }
 
     fn port(&self, id: PortId) -> Option<&Port> {

@@ -18,7 +18,7 @@ use rustix::process::{getegid, geteuid};
 use super::drain::TcpTables;
 use super::handshake::{self, Child};
 use super::plan::Spaces;
-use super::{INTERFACE, forbidden, mounts};
+use super::{INTERFACE, mounts, userns_restrictions};
 use crate::log::report;
 use crate::program::{OWN_FAILURE, tell};
 
@@ -152,7 +152,12 @@ fn enter_namespaces() -> anyhow::Result<()> {
         user: true,
         ..NewNamespaces::default()
     };
-    let forbidden = |errno| anyhow!(forbidden::explain(errno, Path::new(forbidden::SYSCTL)));
+    let forbidden = |errno| {
+        anyhow!(userns_restrictions::explain(
+            errno,
+            Path::new(userns_restrictions::SYSCTL)
+        ))
+    };
     unshare(user_namespace).map_err(|error| match errno_of(&error) {
         Some(errno) => forbidden(errno),
         None => error.into(),
@@ -175,7 +180,10 @@ fn enter_namespaces() -> anyhow::Result<()> {
 fn explain_io(error: io::Error, what: &'static str) -> anyhow::Error {
     match Errno::from_io_error(&error) {
         Some(errno @ (Errno::PERM | Errno::ACCESS)) => {
-            anyhow!(forbidden::explain(errno, Path::new(forbidden::SYSCTL)))
+            anyhow!(userns_restrictions::explain(
+                errno,
+                Path::new(userns_restrictions::SYSCTL)
+            ))
         }
         _ => anyhow::Error::new(error).context(what),
     }

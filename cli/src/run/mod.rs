@@ -43,7 +43,6 @@ pub(crate) mod args;
 mod child;
 mod connectivity;
 mod drain;
-mod forbidden;
 mod handshake;
 mod joined;
 mod mounts;
@@ -52,6 +51,7 @@ mod plan;
 mod process;
 mod signals;
 mod supervise;
+mod userns_restrictions;
 
 use args::RunOptions;
 use child::Setup;

@@ -1,13 +1,15 @@
-//! What the router itself decides: turns of busy sockets, and how clients are shown.
+//! What the router itself decides: rounds of busy sockets, and how clients are shown.
 
 use std::net::SocketAddr;
 
 use cnet_wire::VnetHeader;
 
 use super::*;
+use crate::datagram::DatagramConfig;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
 use crate::forward::{self, ClientPath};
-use crate::gateway::{Ipv4Gateway, Ipv6Gateway, Lease};
+use crate::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use crate::tcp::TcpConfig;
 use cnet_wire::conversation::Direction;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 
@@ -108,7 +110,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
         for _ in 0..1000 {
             host.deliver(socket, "192.0.2.1:9", None, b"x");
         }
-        router.put_off(token, ready);
+        router.backlog.push(token, ready);
         sockets.push(socket);
     }
     let mut left: Vec<usize> = vec![1000; sockets.len()];

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 
 use crate::fdb::{REFRESH_INTERVAL, Refusal};
 use crate::port::{MAX_TAKEN_ADDRESSES, Port};
-use crate::switch::Tables;
+use crate::stations::Stations;
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::ArpPacket;
 use cnet_wire::drops::DropReason;
@@ -34,7 +34,7 @@ pub(crate) struct Source<'a> {
     pub(crate) now: Instant,
     pub(crate) id: PortId,
     pub(crate) port: &'a mut Port,
-    pub(crate) tables: &'a Tables,
+    pub(crate) stations: &'a Stations,
 }
 
 impl Source<'_> {
@@ -48,7 +48,7 @@ impl Source<'_> {
         {
             return Ok(());
         }
-        if self.tables.is_gateway_mac(src) {
+        if self.stations.is_gateway_mac(src) {
             return Err(DropReason::Spoofed);
         }
         match self.port.config.lease.mac {
@@ -56,7 +56,7 @@ impl Source<'_> {
             Some(_) if self.port.config.spoof_protection => return Err(DropReason::Spoofed),
             _ => {
                 let limit = self.port.config.max_macs;
-                match self.tables.fdb.observe(self.now, src, self.id, limit) {
+                match self.stations.fdb.observe(self.now, src, self.id, limit) {
                     Ok(()) => {}
                     Err(Refusal::Owned) => return Err(DropReason::Spoofed),
                     Err(Refusal::Full) => return Err(DropReason::MacTableFull),
@@ -82,8 +82,8 @@ impl Source<'_> {
             return Ok(());
         }
         match addr {
-            IpAddr::V6(a) if self.tables.may_be_taken(a) => self
-                .tables
+            IpAddr::V6(a) if self.stations.may_be_taken(a) => self
+                .stations
                 .addresses
                 .observe(self.now, addr, self.id, MAX_TAKEN_ADDRESSES)
                 .map_err(|_| DropReason::Spoofed),
@@ -93,8 +93,8 @@ impl Source<'_> {
 
     /// The port says that `addr` is its own.
     fn admit_claim(&self, addr: IpAddr) -> Result<(), DropReason> {
-        let others = self.tables.addresses.pinned(addr);
-        if self.tables.is_gateway_address(addr) || others.is_some_and(|owner| owner != self.id) {
+        let others = self.stations.addresses.pinned(addr);
+        if self.stations.is_gateway_address(addr) || others.is_some_and(|owner| owner != self.id) {
             Err(DropReason::Spoofed)
         } else if self.port.config.spoof_protection {
             self.admit_own(addr)
@@ -108,9 +108,9 @@ impl Source<'_> {
         if mac == src {
             return Ok(());
         }
-        let others = self.tables.fdb.pinned(mac);
+        let others = self.stations.fdb.pinned(mac);
         if self.port.config.spoof_protection
-            || self.tables.is_gateway_mac(mac)
+            || self.stations.is_gateway_mac(mac)
             || others.is_some_and(|owner| owner != self.id)
         {
             return Err(DropReason::Spoofed);
