@@ -8,7 +8,9 @@
 //! ([`Switch::count_drop`]).
 //!
 //! Where policy has rules about what containers say to each other, it is asked between the switch's
-//! verdict and its delivery. Refused frames are dropped in silence, as a switch drops.
+//! verdict and its delivery. Refused frames are dropped in silence, as a switch drops; of a frame to
+//! all, the router still has its copy. Address resolution, ARP and neighbour discovery alike, is not
+//! asked about.
 //!
 //! With several workers each has a network of its own. Those of further workers share the switch's
 //! tables and hand the primary worker what is not theirs (`steering`).
@@ -24,9 +26,11 @@ use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_vswitch::{Delivery, Switch, SwitchConfig, Verdict};
 use cnet_wire::conversation::{Decision, Direction};
+use cnet_wire::frame::protocol;
+use cnet_wire::icmp::v6;
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropReason, Frame, L3, MacAddr, Packet, PortId};
+use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, Packet, PortId};
 
 /// A network as one worker has it.
 pub struct Network {
@@ -125,9 +129,9 @@ impl Network {
         raw: &[u8],
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let verdict = self.switch.judge(now, ingress, frame);
+        let mut verdict = self.switch.judge(now, ingress, frame);
         if self.router.policy().has_rules(Direction::Between) {
-            self.ask_policy(now, ingress, frame, verdict)?;
+            verdict = self.ask_policy(now, ingress, frame, verdict)?;
         }
         match self
             .switch
@@ -138,7 +142,9 @@ impl Network {
         }
     }
 
-    /// Asks policy about what the switch would deliver to another container.
+    /// Asks policy about what the switch would deliver to another container. What is refused there
+    /// and is for the router, too, goes to the router alone: policy between containers does not keep
+    /// them from DHCP and router solicitations.
     #[cold]
     fn ask_policy(
         &self,
@@ -146,10 +152,13 @@ impl Network {
         ingress: PortId,
         frame: &Frame<'_>,
         verdict: Verdict,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Verdict, DropReason> {
         let (Verdict::Port(_) | Verdict::Flood { .. }, L3::Ip(ip)) = (verdict, &frame.l3) else {
-            return Ok(());
+            return Ok(verdict);
         };
+        if resolves_address(frame, ip) {
+            return Ok(verdict);
+        }
         let packet = Packet {
             now,
             ingress,
@@ -162,13 +171,11 @@ impl Network {
             // To the switch a checksum means nothing.
             verified: false,
         };
-        match self
-            .router
-            .policy()
-            .decide_packet(&packet, Direction::Between)
-        {
-            Decision::Allow(_) => Ok(()),
-            Decision::Refuse(_) => Err(DropReason::Policy),
+        let policy = self.router.policy();
+        match (policy.decide_packet(&packet, Direction::Between), verdict) {
+            (Decision::Allow(_), _) => Ok(verdict),
+            (Decision::Refuse(_), Verdict::Flood { router: true }) => Ok(Verdict::Router),
+            (Decision::Refuse(_), _) => Err(DropReason::Policy),
         }
     }
 
@@ -295,4 +302,15 @@ impl Network {
     pub fn is_delivered(&self) -> bool {
         self.router.is_delivered()
     }
+}
+
+/// Whether the packet asks or tells where an address is. As with ARP, that is no conversation yet, and
+/// without it none of those that policy allows could begin.
+fn resolves_address(frame: &Frame<'_>, ip: &IpHeader) -> bool {
+    ip.protocol == protocol::ICMPV6
+        && ip.fragment.is_none()
+        && matches!(
+            frame.l4(ip).first(),
+            Some(&(v6::NEIGHBOUR_SOLICITATION | v6::NEIGHBOUR_ADVERTISEMENT))
+        )
 }

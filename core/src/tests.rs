@@ -158,6 +158,13 @@ fn policy_is_asked_between_containers_where_it_has_rules() {
         network.handle_frame(NOW, LINK.port, &to_other(1, [10, 0, 2, 101]), &mut io);
         assert_eq!(io.sink.0.len(), copies);
         assert_eq!(network.drops().get(DropReason::Policy), 1 - copies as u64);
+        // The router hears what is for all, whatever containers may say to each other.
+        let to_all = to_other(1, [255; 4]);
+        let to_all = [&to_all[..10], &[0xff; 6], &to_all[16..]].concat();
+        network.handle_frame(NOW, LINK.port, &to_all, &mut io);
+        assert_eq!(io.sink.0.len(), 2 * copies);
+        assert_eq!(network.drops().get(DropReason::NotServed), 1);
+        assert_eq!(network.drops().get(DropReason::Policy), 1 - copies as u64);
         // The rule is about containers: the world is reached as before.
         network.handle_frame(NOW, LINK.port, &udp_from(1, REMOTE, b"x"), &mut io);
         network.end_batch(NOW, &mut io);

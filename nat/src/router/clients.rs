@@ -43,10 +43,13 @@ impl Router {
     /// What is to become of a client at `peer` that was accepted on the published TCP port of
     /// `guest`. `can_splice` tells whether the shell has sockets inside the container's namespace.
     pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
-        // A client that policy refuses is refused, and counted, when it is brought by frames.
+        let client = self.forwarded(peer, guest);
+        // A client that policy refuses is refused, and counted, when it is brought by frames. So it is
+        // asked under the same address here: no path is to let in what the other one would not.
+        let shown = forward::shown_as(&client).unwrap_or(peer);
         let port = self.link_to(guest.ip()).map(|link| link.port);
-        let can_splice = can_splice && !self.refuses_client(port, guest, peer);
-        forward::client_path(&self.forwarded(peer, guest), can_splice)
+        let can_splice = can_splice && !self.refuses_client(port, guest, shown);
+        forward::client_path(&client, can_splice)
     }
 
     /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.

@@ -215,13 +215,26 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
 
 #[test]
 fn a_client_that_policy_refuses_is_reset_and_counted() {
-    use crate::policy::Rule;
+    use crate::policy::{Prefix, Rule};
     use cnet_wire::conversation::Refusal;
     let mut config = config();
-    config.policy.rules = vec![Rule {
-        service: Some(80..=80),
-        ..Rule::all(Direction::Inwards, Some(Refusal::Prohibited))
-    }];
+    let refuse = Rule::all(Direction::Inwards, Some(Refusal::Prohibited));
+    // A client of the host's loopback is shown, and so refused, as the gateway.
+    let gateway = Prefix {
+        address: addr("10.0.2.2:0").ip(),
+        len: 32,
+    };
+    config.policy.rules = vec![
+        Rule {
+            service: Some(80..=80),
+            ..refuse.clone()
+        },
+        Rule {
+            service: Some(82..=82),
+            remote: Some(gateway),
+            ..refuse
+        },
+    ];
     let mut router = Router::new(config, [7; 32], NOW);
     router.add_port(LINK.port);
     let (loopback, refused, allowed) = (
@@ -232,6 +245,9 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
     let (splice, frames) = (ClientPath::Splice, ClientPath::Frames);
     assert_eq!(router.client_path(loopback, allowed, true), splice);
     assert_eq!(router.client_path(loopback, refused, true), frames);
+    let as_gateway = addr("10.0.2.100:82");
+    assert_eq!(router.client_path(loopback, as_gateway, true), frames);
+    assert!(router.refuses_client(None, as_gateway, addr("10.0.2.2:9")));
     assert!(!router.refuses_client(None, allowed, addr("192.0.2.1:9")));
     assert!(router.refuses_client(None, refused, addr("192.0.2.1:9")));
 }
