@@ -125,6 +125,25 @@ impl Leases {
         Some((lease.port?, lease.mac?))
     }
 
+    /// The port that a lease on `ip` names.
+    pub(super) fn holder(&self, ip: IpAddr) -> Option<PortId> {
+        let fixed = self.by_address.get(&ip).and_then(|&i| self.fixed.get(i));
+        match (fixed, ip) {
+            (Some(lease), _) => lease.port,
+            (None, IpAddr::V4(ip)) => self.dynamic_holders.get(&ip).copied(),
+            (None, IpAddr::V6(_)) => None,
+        }
+    }
+
+    /// The addresses leased to `port`.
+    pub(super) fn addresses_of(&self, port: PortId) -> impl Iterator<Item = IpAddr> + '_ {
+        let fixed = self.fixed.iter().filter(move |l| l.port == Some(port));
+        let dynamic = self.dynamic.get(&port).and_then(|d| d.address);
+        fixed
+            .flat_map(Lease::addresses)
+            .chain(dynamic.map(IpAddr::V4))
+    }
+
     /// The IPv4 address of a station, taken from the range if it has no other. `usable` excludes
     /// addresses of the range that are not for containers.
     pub(super) fn v4(

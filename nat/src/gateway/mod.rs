@@ -207,6 +207,16 @@ impl Gateway {
         self.endpoint.stations.neighbour(ip)
     }
 
+    /// The port that `ip` has spoken from, or whose lease it is: known before its MAC address is.
+    pub fn port_of(&self, ip: IpAddr) -> Option<PortId> {
+        self.endpoint.stations.port_of(ip)
+    }
+
+    /// The addresses leased to `port`.
+    pub fn leased_to(&self, port: PortId) -> impl Iterator<Item = IpAddr> + '_ {
+        self.endpoint.stations.leased_to(port)
+    }
+
     /// Records that `ip` is at `mac` on `port`. Refused (false) when it is leased to or already
     /// bound to another port, is no unicast address, or is the
     /// gateway's.

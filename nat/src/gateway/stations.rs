@@ -60,6 +60,17 @@ impl Stations {
         seen.or_else(|| self.leases.location(ip))
     }
 
+    /// The port that `ip` has spoken from, or whose lease it is.
+    pub(super) fn port_of(&self, ip: IpAddr) -> Option<PortId> {
+        let seen = self.neighbours.get(ip).map(|(port, _)| port);
+        seen.or_else(|| self.leases.holder(ip))
+    }
+
+    /// The addresses leased to `port`.
+    pub(super) fn leased_to(&self, port: PortId) -> impl Iterator<Item = IpAddr> + '_ {
+        self.leases.addresses_of(port)
+    }
+
     /// Records that `ip` is at `mac` on `port`; false if it is leased to or bound to another port.
     pub(super) fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
         self.has_port(port)

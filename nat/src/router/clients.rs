@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
+use cnet_wire::DropReason;
 use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, PortId};
 
 use super::Router;
 use crate::datagram::PublishError;
@@ -28,7 +28,7 @@ impl Router {
             return;
         };
         let link = self.link_to(guest.ip());
-        if self.refuses_client(link.map(|link| link.port), guest, remote) {
+        if self.refuses_client(guest, remote) {
             io.hosts.tcp_reset(socket);
             self.drops.count(DropReason::Policy);
             return;
@@ -47,24 +47,19 @@ impl Router {
         // A client that policy refuses is refused, and counted, when it is brought by frames. So it is
         // asked under the same address here: no path is to let in what the other one would not.
         let shown = forward::shown_as(&client).unwrap_or(peer);
-        let port = self.link_to(guest.ip()).map(|link| link.port);
-        let can_splice = can_splice && !self.refuses_client(port, guest, shown);
+        let can_splice = can_splice && !self.refuses_client(guest, shown);
         forward::client_path(&client, can_splice)
     }
 
     /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.
-    pub(super) fn refuses_client(
-        &self,
-        port: Option<PortId>,
-        guest: SocketAddr,
-        client: SocketAddr,
-    ) -> bool {
+    pub(super) fn refuses_client(&self, guest: SocketAddr, client: SocketAddr) -> bool {
         if !self.policy.has_rules(Direction::Inwards) {
             return false;
         }
         let conversation = Conversation {
             direction: Direction::Inwards,
-            port,
+            // By lease where the container has not spoken yet: a rule about its port holds from the start.
+            port: self.gateway.port_of(guest.ip()),
             protocol: protocol::TCP,
             container: guest,
             remote: client,

@@ -68,6 +68,11 @@ impl Neighbours {
         self.told.fill([None; 2]);
     }
 
+    #[cfg(test)]
+    pub(super) fn solicited(&self) -> usize {
+        self.solicited.len()
+    }
+
     /// When [`Router::repeat_solicitations`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.solicited.iter().map(|s| s.again).min()
@@ -120,6 +125,18 @@ impl Router {
                 self.tcp.link_failed(now, address, io);
             }
         }
+    }
+
+    /// Gives up the guest at `address`, and the clients that wait for it.
+    pub(super) fn stop_soliciting<E: Env>(
+        &mut self,
+        now: Instant,
+        address: IpAddr,
+        io: &mut Io<'_, E>,
+    ) {
+        let solicited = &mut self.neighbours.solicited;
+        solicited.retain(|waiting| waiting.address != address);
+        self.tcp.link_failed(now, address, io);
     }
 
     /// Connections to guests that have shown their address meanwhile go on.

@@ -43,11 +43,16 @@ impl Router {
     /// The container at `port` is gone. Its connections are reset towards the host, but for those to
     /// whose far end it had sent all, its end included: those are closed, once all is taken, as far
     /// as that is not too much and does not take too long ([`crate::tcp`]). Its mappings are closed,
-    /// its leases and addresses free again; clients of published ports that it had are forgotten.
+    /// its leases and addresses free again; clients of published ports that it had are forgotten,
+    /// and those that wait for its address are reset: it may be another container's at once.
     /// Nothing is sent to it. The cost goes with the size of the tables.
     ///
     /// Published ports themselves stay, as they lead to an address and not to a port.
     pub fn remove_port<E: Env>(&mut self, now: Instant, port: PortId, io: &mut Io<'_, E>) {
+        let leased: Vec<_> = self.gateway.leased_to(port).collect();
+        for address in leased {
+            self.stop_soliciting(now, address, io);
+        }
         self.tcp.remove_port(now, port, io);
         self.udp.remove_port(port, io);
         self.ping.remove_port(port, io);

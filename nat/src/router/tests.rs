@@ -214,11 +214,31 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
 }
 
 #[test]
+fn a_client_that_waits_for_a_container_goes_with_its_port() {
+    let mut config = config();
+    // A VM's MAC address, say, is not known before it speaks.
+    config.gateway.leases[0].mac = None;
+    let mut router = Router::new(config, [7; 32], NOW);
+    router.add_port(LINK.port);
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let client = host.accept();
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
+    router.handle_accept(NOW, addr(GUEST), addr("192.0.2.1:9"), client, &mut io);
+    assert_eq!((router.flows(), router.neighbours.solicited()), (1, 1));
+    router.remove_port(NOW, LINK.port, &mut io);
+    assert_eq!((router.flows(), router.neighbours.solicited()), (0, 0));
+    assert!(io.hosts.sockets.is_empty());
+}
+
+#[test]
 fn a_client_that_policy_refuses_is_reset_and_counted() {
     use crate::policy::{Prefix, Rule};
     use cnet_wire::conversation::Refusal;
     let mut config = config();
     let refuse = Rule::all(Direction::Inwards, Some(Refusal::Prohibited));
+    // The container has not spoken, but its lease names its port.
+    config.gateway.leases[0].mac = None;
     // A client of the host's loopback is shown, and so refused, as the gateway.
     let gateway = Prefix {
         address: addr("10.0.2.2:0").ip(),
@@ -232,6 +252,7 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
         Rule {
             service: Some(82..=82),
             remote: Some(gateway),
+            port: Some(LINK.port),
             ..refuse
         },
     ];
@@ -247,7 +268,7 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
     assert_eq!(router.client_path(loopback, refused, true), frames);
     let as_gateway = addr("10.0.2.100:82");
     assert_eq!(router.client_path(loopback, as_gateway, true), frames);
-    assert!(router.refuses_client(None, as_gateway, addr("10.0.2.2:9")));
-    assert!(!router.refuses_client(None, allowed, addr("192.0.2.1:9")));
-    assert!(router.refuses_client(None, refused, addr("192.0.2.1:9")));
+    assert!(router.refuses_client(as_gateway, addr("10.0.2.2:9")));
+    assert!(!router.refuses_client(allowed, addr("192.0.2.1:9")));
+    assert!(router.refuses_client(refused, addr("192.0.2.1:9")));
 }
