@@ -4,7 +4,7 @@
 //!
 //! The order of steps is the contract with the caller:
 //!
-//! 1. The command line is read and the descriptors it names are taken ([`crate::inherited`]).
+//! 1. The command line is read and the descriptors it names are taken ([`cnet_tap::inherited_fd`]).
 //! 2. The target is pinned: a process by a pidfd, a path by its file ([`target`]).
 //! 3. Still single-threaded, the TAP is opened and configured inside the namespaces.
 //! 4. The worker starts, the API socket is bound, DNS is served.

@@ -1,6 +1,6 @@
 //! Targets whose input is a sequence of frames and of what happens between them.
 //!
-//! The first byte has the [`Settings`]. Each [`Record`](crate::mutate::Record) is a step; its
+//! The first byte has the [`Settings`]. Each [`Record`] is a step; its
 //! operation's low bits say which, and the rest how it is taken.
 
 use cnet_testkit::{frames, offload};

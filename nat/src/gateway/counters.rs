@@ -1,7 +1,7 @@
 //! The gateway's counters, a struct a protocol.
 //!
 //! A counter counts messages sent, queries taken in, or connections ended. Drops are not counted
-//! here: the caller of [`super::Gateway::handle_frame`] counts each once, under the
+//! here: the caller of [`super::Gateway::handle_packet`] counts each once, under the
 //! [`DropReason`](cnet_wire::DropReason) that is returned.
 
 counters! {

@@ -15,7 +15,7 @@ use super::flow::{Cx, State, TcpFlow};
 use crate::flow::Ends;
 use crate::io::{Env, Io};
 
-/// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`] is used.
+/// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`](super::flow::MAX_GRANT) is used.
 pub(super) const OUR_WINDOW_SCALE: u8 = 8;
 /// Smallest receive window of a flow whose socket takes data, when other flows have used the room
 /// for unsent bytes up.

@@ -7,7 +7,7 @@
 //! are opened through one descriptor of its `/proc` directory: if the process ends in between, the
 //! second open fails instead of naming a stranger.
 //!
-//! Two ways lead in: [`Namespaces::enter`] moves this process, and [`unshare`] makes new ones around
+//! Two ways lead in: [`Namespaces::enter`] moves this process, and [`unshare()`] makes new ones around
 //! it. A process that stays outside has a child do its work inside (the crate's `helper` module).
 //!
 //! Source: namespaces(7), user_namespaces(7), setns(2), unix(7), prctl(2).
