@@ -18,7 +18,7 @@
 use std::net::SocketAddr;
 
 use cnet_nat::datagram::PublishError;
-use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::forward::ClientPath;
 use cnet_nat::gateway::{DnsQuery, QueryId};
 use cnet_nat::host::{Readiness, SocketId, Token};
@@ -78,7 +78,7 @@ impl Network {
             }
             return;
         }
-        for frames in frames.chunks(LOOK_AHEAD) {
+        for frames in frames.chunks(PREFETCH_DEPTH) {
             let parsed = self.prefetch(frames);
             for (&(ingress, bytes), parsed) in frames.iter().zip(parsed) {
                 self.handle_parsed(now, ingress, bytes, parsed, io);

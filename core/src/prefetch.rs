@@ -5,7 +5,7 @@
 //! ([`cnet_nat::router::Router::prefetch`]). With fewer flows than fill the caches nothing of this is
 //! done.
 
-use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::host::Token;
 use cnet_wire::{DropReason, Frame, PortId};
 
@@ -17,13 +17,13 @@ impl Network {
         self.router.prefetches()
     }
 
-    /// Parses `frames`, of which the first [`LOOK_AHEAD`] count, and reads their flows.
+    /// Parses `frames`, of which the first [`PREFETCH_DEPTH`] count, and reads their flows.
     #[inline]
     pub(crate) fn prefetch<'a>(
         &self,
         frames: &[(PortId, &'a [u8])],
-    ) -> [Result<Frame<'a>, DropReason>; LOOK_AHEAD] {
-        let mut parsed = [Err(DropReason::FrameTooShort); LOOK_AHEAD];
+    ) -> [Result<Frame<'a>, DropReason>; PREFETCH_DEPTH] {
+        let mut parsed = [Err(DropReason::FrameTooShort); PREFETCH_DEPTH];
         for (parsed, (_, bytes)) in parsed.iter_mut().zip(frames) {
             *parsed = Frame::parse(bytes, self.mtu);
         }
@@ -33,7 +33,7 @@ impl Network {
         parsed
     }
 
-    /// Reads the flows of sockets that are ready, of which the first [`LOOK_AHEAD`] count, ahead of
+    /// Reads the flows of sockets that are ready, of which the first [`PREFETCH_DEPTH`] count, ahead of
     /// [`Network::handle_socket`] for each.
     pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token> + Clone) {
         self.router.prefetch_sockets(tokens);

@@ -21,7 +21,7 @@ use cnet_wire::frame::{Frame, L3, protocol};
 use cnet_wire::time::Instant;
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
-use crate::datagram::{PingEngine, Quote, SocketOutcome, UdpEngine};
+use crate::datagram::{PingSessions, Quote, SocketOutcome, UdpSessions};
 use crate::flow::Handle;
 
 use crate::fragment::{Expired, Reassembly};
@@ -69,8 +69,8 @@ pub struct Router {
     gateway_v6: Option<IpAddr>,
     reassembly: Reassembly,
     tcp: TcpSessions,
-    udp: UdpEngine,
-    ping: PingEngine,
+    udp: UdpSessions,
+    ping: PingSessions,
     /// Datagram sockets that have more to receive.
     backlog: Backlog,
     /// Of connections that were accepted.
@@ -101,8 +101,8 @@ impl Router {
             gateway,
             reassembly: Reassembly::new(),
             tcp: TcpSessions::new(config.tcp, key, now),
-            udp: UdpEngine::new(now, config.datagram.clone(), word(&rest[4..8])),
-            ping: PingEngine::new(now, config.datagram, word(&rest[8..12])),
+            udp: UdpSessions::new(now, config.datagram.clone(), word(&rest[4..8])),
+            ping: PingSessions::new(now, config.datagram, word(&rest[8..12])),
             backlog: Backlog::default(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),

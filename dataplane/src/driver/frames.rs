@@ -9,7 +9,7 @@
 //! - at once, if the network does not look ahead;
 //! - after a frame of more than [`SMALL_FRAME`] bytes: its copies cost more than its look-up, and the next
 //!   one finds the same bytes of the buffer;
-//! - when [`LOOK_AHEAD`] wait.
+//! - when [`PREFETCH_DEPTH`] wait.
 //!
 //! The next frame is then read to the start of the buffer again, so bulk passes through the same
 //! 64 KiB, or nearly so.
@@ -22,7 +22,7 @@ use std::io;
 use std::ops::Range;
 
 use cnet_core::Network;
-use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::io::{Env, Io};
 use cnet_wire::PortId;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
@@ -44,14 +44,14 @@ pub(crate) struct ReadFrame {
 #[derive(Debug)]
 pub(crate) struct Frames {
     buf: Box<[u8]>,
-    waiting: [(PortId, Range<usize>); LOOK_AHEAD],
+    waiting: [(PortId, Range<usize>); PREFETCH_DEPTH],
     count: usize,
 }
 
 impl Frames {
     pub(crate) fn new() -> Frames {
         // All but the last that waits are small, and for that one a whole frame's room is left.
-        let len = (LOOK_AHEAD - 1) * SMALL_FRAME + FRAME_BUFFER_LEN;
+        let len = (PREFETCH_DEPTH - 1) * SMALL_FRAME + FRAME_BUFFER_LEN;
         Frames {
             buf: vec![0; len].into_boxed_slice(),
             waiting: std::array::from_fn(|_| (PortId(0), 0..0)),
@@ -79,7 +79,7 @@ impl Frames {
         let len = read(&mut self.buf[start..start + FRAME_BUFFER_LEN])?;
         self.waiting[self.count] = (port, start..start + len);
         self.count += 1;
-        let full = self.count == LOOK_AHEAD;
+        let full = self.count == PREFETCH_DEPTH;
         Ok(ReadFrame {
             len,
             hand_on: full || len > SMALL_FRAME || !gather,
@@ -96,7 +96,7 @@ impl Frames {
         if self.count == 0 {
             return;
         }
-        let frames: [(PortId, &[u8]); LOOK_AHEAD] = std::array::from_fn(|i| {
+        let frames: [(PortId, &[u8]); PREFETCH_DEPTH] = std::array::from_fn(|i| {
             let (port, range) = &self.waiting[i];
             (*port, &self.buf[range.clone()])
         });
@@ -135,7 +135,7 @@ mod tests {
         assert!(!read(&mut frames, 1, SMALL_FRAME, true));
         assert!(read(&mut frames, 2, SMALL_FRAME + 1, true));
         frames.count = 0;
-        for n in 1..LOOK_AHEAD {
+        for n in 1..PREFETCH_DEPTH {
             assert!(!read(&mut frames, n as u8, 60, true));
         }
         assert!(read(&mut frames, 9, 60, true));
@@ -145,8 +145,8 @@ mod tests {
     fn the_largest_frame_fits_behind_those_that_wait() {
         let mut frames = Frames::new();
         let mut all = Vec::new();
-        for n in 1..=LOOK_AHEAD as u8 {
-            let len = if usize::from(n) == LOOK_AHEAD {
+        for n in 1..=PREFETCH_DEPTH as u8 {
+            let len = if usize::from(n) == PREFETCH_DEPTH {
                 FRAME_BUFFER_LEN
             } else {
                 SMALL_FRAME

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use cnet_core::Network;
-use cnet_nat::flow::LOOK_AHEAD;
+use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::port::PortConfig;
@@ -137,7 +137,7 @@ impl Worker {
             }
             let now = now();
             self.busy_poll.waited(now, !events.is_empty());
-            for events in events.chunks(LOOK_AHEAD) {
+            for events in events.chunks(PREFETCH_DEPTH) {
                 self.driver
                     .core
                     .prefetch_sockets(events.iter().filter_map(token));

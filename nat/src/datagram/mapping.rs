@@ -170,16 +170,16 @@ impl Mappings {
         self.table.get_mut(handle)
     }
 
-    /// Reads mappings ahead of their use ([`FlowTable::look_ahead`]).
-    pub(super) fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+    /// Reads mappings ahead of their use ([`FlowTable::prefetch`]).
+    pub(super) fn prefetch(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
         let keys = ends.into_iter();
         let keys = keys.map(|(port, container)| Key { port, container });
-        self.table.look_ahead(keys, touch);
+        self.table.prefetch(keys, touch);
     }
 
     /// The same by their slots.
-    pub(super) fn look_ahead_at(&self, slots: &[u32]) {
-        self.table.look_ahead_at(slots, touch);
+    pub(super) fn prefetch_at(&self, slots: &[u32]) {
+        self.table.prefetch_at(slots, touch);
     }
 
     /// Whether `container` on `port` has a mapping.

@@ -40,9 +40,9 @@ pub mod udp;
 
 pub use forward::PublishError;
 pub use icmp_quote::Quote;
-pub use ping::PingEngine;
+pub use ping::PingSessions;
 pub use session::DatagramSessions;
-pub use udp::UdpEngine;
+pub use udp::UdpSessions;
 
 /// Shortest life of a UDP mapping (RFC 4787 REQ-5).
 pub const MIN_UDP_TIMEOUT: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@
 //! error queue, so `traceroute -I` sees its hops.
 //!
 //! A host may forbid ping sockets. Then requests are answered with "prohibited", and
-//! [`PingEngine::unavailable`] says why.
+//! [`PingSessions::unavailable`] says why.
 //!
 //! Invariants. No byte of a reply comes from anywhere but the socket, and no request shorter than an
 //! echo header is sent (CVE-2020-10756). Nothing but echo requests leaves the container.
@@ -34,7 +34,7 @@ use crate::policy::Policy;
 use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
 
 /// Echo of all containers that one worker serves.
-pub type PingEngine = DatagramSessions<Ping>;
+pub type PingSessions = DatagramSessions<Ping>;
 
 /// Echo. It has nothing beside its mappings.
 #[derive(Debug)]
@@ -55,9 +55,9 @@ impl Protocol for Ping {
     }
 }
 
-impl PingEngine {
+impl PingSessions {
     /// Echo without mappings. `seed` is secret and random.
-    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> PingEngine {
+    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> PingSessions {
         let timeout = config.ping_timeout.max(MIN_PING_TIMEOUT);
         DatagramSessions::with(now, config, timeout, seed, Ping)
     }

@@ -85,15 +85,15 @@ impl<P: Protocol> DatagramSessions<P> {
         }
     }
 
-    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::look_ahead`]). For
+    /// Reads mappings ahead of their containers' packets ([`crate::flow::FlowTable::prefetch`]). For
     /// echo the identifier stands in the port's place.
-    pub fn look_ahead(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
-        self.relay.mappings.look_ahead(ends);
+    pub fn prefetch(&self, ends: impl IntoIterator<Item = (PortId, SocketAddr)>) {
+        self.relay.mappings.prefetch(ends);
     }
 
     /// Reads mappings ahead of their sockets' events, by their slots.
-    pub fn look_ahead_at(&self, slots: &[u32]) {
-        self.relay.mappings.look_ahead_at(slots);
+    pub fn prefetch_at(&self, slots: &[u32]) {
+        self.relay.mappings.prefetch_at(slots);
     }
 
     /// When [`DatagramSessions::handle_timeout`] wants to be called.

@@ -3,7 +3,7 @@
 //! Theory of operation, out. Consecutive packets of one flow that are alike (destination, length,
 //! TOS, TTL, DF) make a *run*: their payloads are copied one behind the other and leave in one
 //! segmented send when a packet differs, the run is full, or the batch from the TAP ends
-//! ([`UdpEngine::flush`]). The last packet of a run may be shorter. A super-frame from the TAP is a
+//! ([`UdpSessions::flush`]). The last packet of a run may be shorter. A super-frame from the TAP is a
 //! run already and is sent from where it lies, as is what is too long to be joined by anything. What
 //! a packet of a run would be asked (peers, policy, mapping) was asked for its first one. If the host
 //! takes no segmented send, of that size or at all, the datagrams go one by one, and the size, or
@@ -92,7 +92,7 @@ struct Datagrams<'a> {
 }
 
 /// UDP of all containers that one worker serves.
-pub type UdpEngine = DatagramSessions<Udp>;
+pub type UdpSessions = DatagramSessions<Udp>;
 
 /// What UDP has beside its mappings: published ports, and datagrams that wait for others like them.
 #[derive(Debug)]
@@ -137,9 +137,9 @@ impl Protocol for Udp {
     }
 }
 
-impl UdpEngine {
+impl UdpSessions {
     /// UDP without mappings. `seed` is secret and random.
-    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> UdpEngine {
+    pub fn new(now: Instant, config: DatagramConfig, seed: u64) -> UdpSessions {
         let timeout = config.udp_timeout.max(MIN_UDP_TIMEOUT);
         let udp = Udp {
             forwards: Forwards::new(now, timeout, seed),
@@ -151,11 +151,11 @@ impl UdpEngine {
     }
 
     /// Takes in the UDP packet `ip` of `frame`, which is not a fragment and has a hop limit above 1.
-    /// It may be held back until [`UdpEngine::flush`].
+    /// It may be held back until [`UdpSessions::flush`].
     ///
     /// # Errors
     /// Why the packet was dropped. Where an ICMP error is due it has been sent. Staged packets that
-    /// are lost later are counted in [`UdpEngine::counters`] instead.
+    /// are lost later are counted in [`UdpSessions::counters`] instead.
     pub fn handle_packet<E: Env>(
         &mut self,
         packet: &Packet<'_>,

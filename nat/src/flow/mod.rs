@@ -11,7 +11,7 @@ pub mod table;
 pub mod timer;
 
 pub use fair_share::FairShare;
-pub use table::{CACHED_FLOWS, FlowTable, Handle, LOOK_AHEAD, TableFull};
+pub use table::{CACHED_FLOWS, FlowTable, Handle, PREFETCH_DEPTH, TableFull};
 pub use timer::TimerWheel;
 
 /// The two ends of a TCP flow, as the container sees them. Both are of one family. A table has one

@@ -35,7 +35,7 @@ const PAGE_SLOTS: usize = 512;
 /// Below this many entries the index is not worth shrinking.
 const INDEX_FLOOR: usize = 512;
 /// Look-ups whose waits for memory are to overlap: about as many as a processor keeps under way.
-pub const LOOK_AHEAD: usize = 8;
+pub const PREFETCH_DEPTH: usize = 8;
 /// A table of fewer flows is in the processor's caches.
 pub const CACHED_FLOWS: usize = 4096;
 /// No slot, at the end of a page's free list.
@@ -242,20 +242,20 @@ impl<K: Eq + Hash + Clone, F> FlowTable<K, F> {
         self.at(index)
     }
 
-    /// Reads the flows of `keys`, of which the first [`LOOK_AHEAD`] count, ahead of their use. In a
+    /// Reads the flows of `keys`, of which the first [`PREFETCH_DEPTH`] count, ahead of their use. In a
     /// large table a look-up waits for memory two or three times; here the waits of several pass
     /// side by side. `touch` reads what of a flow will be needed. A small table is left alone.
-    pub fn look_ahead(&self, keys: impl IntoIterator<Item = K>, touch: impl Fn(&K, &F) -> u64) {
+    pub fn prefetch(&self, keys: impl IntoIterator<Item = K>, touch: impl Fn(&K, &F) -> u64) {
         if self.len < CACHED_FLOWS {
             return;
         }
-        let mut hashes = [0; LOOK_AHEAD];
+        let mut hashes = [0; PREFETCH_DEPTH];
         let mut count = 0;
         for (hash, key) in hashes.iter_mut().zip(keys) {
             *hash = self.hash(&key);
             count += 1;
         }
-        let mut slots = [NONE; LOOK_AHEAD];
+        let mut slots = [NONE; PREFETCH_DEPTH];
         for (slot, &hash) in slots.iter_mut().zip(&hashes[..count]) {
             // The first entry of that tag. To look at its key would be the wait that is to be saved,
             // and a wrong guess, which is rare, is only of no use.
@@ -263,12 +263,12 @@ impl<K: Eq + Hash + Clone, F> FlowTable<K, F> {
                 *slot = index;
             }
         }
-        self.look_ahead_at(&slots[..count], touch);
+        self.prefetch_at(&slots[..count], touch);
     }
 
-    /// As [`FlowTable::look_ahead`], for flows whose slots are known. Returns whether the table is
+    /// As [`FlowTable::prefetch`], for flows whose slots are known. Returns whether the table is
     /// large.
-    pub fn look_ahead_at(&self, slots: &[u32], touch: impl Fn(&K, &F) -> u64) -> bool {
+    pub fn prefetch_at(&self, slots: &[u32], touch: impl Fn(&K, &F) -> u64) -> bool {
         if self.len < CACHED_FLOWS {
             return false;
         }
@@ -449,9 +449,9 @@ mod tests {
     }
 
     #[test]
-    fn looks_ahead_at_the_right_flows_once_there_are_many() {
+    fn prefetches_the_right_flows_once_there_are_many() {
         let mut table = FlowTable::new(usize::MAX, 5);
-        let keys = |from: u32| (0..LOOK_AHEAD as u32).map(move |n| from + 7 * n);
+        let keys = |from: u32| (0..PREFETCH_DEPTH as u32).map(move |n| from + 7 * n);
         let seen = std::cell::RefCell::new(Vec::new());
         let touch = |key: &u32, flow: &u64| {
             assert_eq!(u64::from(*key) + 1, *flow);
@@ -460,23 +460,23 @@ mod tests {
         };
         for key in 0..20_000 {
             if table.len() == CACHED_FLOWS - 1 {
-                table.look_ahead(keys(100), touch);
-                assert!(!table.look_ahead_at(&[0, 1], touch) && seen.borrow().is_empty());
+                table.prefetch(keys(100), touch);
+                assert!(!table.prefetch_at(&[0, 1], touch) && seen.borrow().is_empty());
             }
             table.insert(key, u64::from(key) + 1).unwrap();
         }
         let mut right = 0;
         for from in (0..10_000).step_by(100) {
-            table.look_ahead(keys(from), touch);
+            table.prefetch(keys(from), touch);
             right += keys(from).filter(|k| seen.borrow().contains(k)).count();
             seen.borrow_mut().clear();
         }
         // Of a hundred times eight; two flows of one tag near one another are rare.
         assert!(right > 750, "{right}");
-        table.look_ahead(keys(1_000_000), touch);
+        table.prefetch(keys(1_000_000), touch);
         let slots = keys(0).map(|k| table.find(&k).unwrap().index);
         seen.borrow_mut().clear();
-        assert!(table.look_ahead_at(&slots.collect::<Vec<_>>(), touch));
+        assert!(table.prefetch_at(&slots.collect::<Vec<_>>(), touch));
         assert_eq!(*seen.borrow(), keys(0).collect::<Vec<_>>());
     }
 

@@ -126,7 +126,7 @@ impl TimerWheel {
 
     /// Reads what it takes to set the deadlines of `keys`, ahead of it, so that the waits for memory
     /// pass side by side.
-    pub fn look_ahead(&self, keys: &[u32]) {
+    pub fn prefetch(&self, keys: &[u32]) {
         let node = |key: u32| self.nodes.get(key as usize).copied().unwrap_or(Node::IDLE);
         let mut read = 0;
         for &key in keys {

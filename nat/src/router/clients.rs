@@ -85,7 +85,7 @@ impl Router {
     ///
     /// # Errors
     ///
-    /// As [`UdpEngine::publish_udp`](crate::datagram::UdpEngine).
+    /// As [`UdpSessions::publish_udp`](crate::datagram::UdpSessions).
     pub fn publish_udp(
         &mut self,
         token: Token,

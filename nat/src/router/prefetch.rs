@@ -13,7 +13,7 @@ use cnet_wire::PortId;
 use cnet_wire::frame::{Frame, IpHeader, L3, protocol};
 
 use super::Router;
-use crate::flow::{CACHED_FLOWS, Ends, LOOK_AHEAD};
+use crate::flow::{CACHED_FLOWS, Ends, PREFETCH_DEPTH};
 use crate::host::{Token, TokenKind};
 
 impl Router {
@@ -22,7 +22,7 @@ impl Router {
         self.flows() >= CACHED_FLOWS
     }
 
-    /// Reads the flows of `frames`, at most [`LOOK_AHEAD`], ahead of [`Router::handle_frame`] for
+    /// Reads the flows of `frames`, at most [`PREFETCH_DEPTH`], ahead of [`Router::handle_frame`] for
     /// each.
     pub fn prefetch<'a>(&self, frames: impl Iterator<Item = (PortId, &'a Frame<'a>)> + Clone) {
         let packets = frames.filter_map(packet);
@@ -34,32 +34,30 @@ impl Router {
         let (tcp, udp) = ([protocol::TCP; 2], [protocol::UDP; 2]);
         let ping = [protocol::ICMP, protocol::ICMPV6];
         self.tcp
-            .look_ahead(of(tcp).map(|p| Ends::new(p.container(), p.remote())));
-        self.udp
-            .look_ahead(of(udp).map(|p| (p.port, p.container())));
-        self.ping
-            .look_ahead(of(ping).map(|p| (p.port, p.pinging())));
+            .prefetch(of(tcp).map(|p| Ends::new(p.container(), p.remote())));
+        self.udp.prefetch(of(udp).map(|p| (p.port, p.container())));
+        self.ping.prefetch(of(ping).map(|p| (p.port, p.pinging())));
     }
 
-    /// Reads the flows of sockets that are ready, of which the first [`LOOK_AHEAD`] count, ahead of
+    /// Reads the flows of sockets that are ready, of which the first [`PREFETCH_DEPTH`] count, ahead of
     /// [`Router::handle_socket`] for each.
     pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token> + Clone) {
         if !self.prefetches() {
             return;
         }
         let slots = |kind| {
-            let mut slots = [0; LOOK_AHEAD];
+            let mut slots = [0; PREFETCH_DEPTH];
             let of_kind = tokens.clone().filter(|t| t.kind() == kind);
             let filled = slots.iter_mut().zip(of_kind);
             let count = filled.map(|(slot, token)| *slot = token.index()).count();
             (slots, count)
         };
         let (tcp, count) = slots(TokenKind::Tcp);
-        self.tcp.look_ahead_at(&tcp[..count]);
+        self.tcp.prefetch_at(&tcp[..count]);
         let (udp, count) = slots(TokenKind::Udp);
-        self.udp.look_ahead_at(&udp[..count]);
+        self.udp.prefetch_at(&udp[..count]);
         let (ping, count) = slots(TokenKind::Ping);
-        self.ping.look_ahead_at(&ping[..count]);
+        self.ping.prefetch_at(&ping[..count]);
     }
 }
 

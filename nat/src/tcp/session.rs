@@ -22,7 +22,7 @@ use super::emit::refuse;
 use super::flow::{State, TcpFlow};
 use super::open::on_connected;
 use super::table::{TcpSessions, touch};
-use crate::flow::{Ends, Handle, LOOK_AHEAD};
+use crate::flow::{Ends, Handle, PREFETCH_DEPTH};
 use crate::host::{Readiness, Token};
 use crate::icmp_error::IcmpErrorKind;
 use crate::io::{Env, Io};
@@ -215,10 +215,10 @@ impl TcpSessions {
         mut expire: impl FnMut(&mut Self) -> Option<u32>,
         unset: impl Fn(&mut TcpFlow),
     ) {
-        let mut due = [0; LOOK_AHEAD];
+        let mut due = [0; PREFETCH_DEPTH];
         loop {
             let mut n = 0;
-            while n < LOOK_AHEAD
+            while n < PREFETCH_DEPTH
                 && let Some(slot) = expire(self)
             {
                 due[n] = slot;
@@ -227,7 +227,7 @@ impl TcpSessions {
             if n == 0 {
                 return;
             }
-            self.flows.look_ahead_at(&due[..n], touch);
+            self.flows.prefetch_at(&due[..n], touch);
             for &slot in &due[..n] {
                 let Some(handle) = self.flows.at(slot) else {
                     continue;

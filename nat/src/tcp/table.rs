@@ -18,7 +18,7 @@ use super::quota::Quotas;
 use super::rto_queue::RtoQueue;
 use super::unsent::UnsentBudget;
 use super::{TcpConfig, TcpCounters};
-use crate::flow::{Ends, FairShare, FlowTable, Handle, LOOK_AHEAD, TimerWheel};
+use crate::flow::{Ends, FairShare, FlowTable, Handle, PREFETCH_DEPTH, TimerWheel};
 
 /// Reads something of each cache line that a flow and its key lie in.
 pub(super) fn touch(ends: &Ends, flow: &TcpFlow) -> u64 {
@@ -104,25 +104,25 @@ impl TcpSessions {
         self.unsent.used()
     }
 
-    /// Reads flows ahead of their packets ([`FlowTable::look_ahead`]).
-    pub fn look_ahead(&self, ends: impl IntoIterator<Item = Ends>) {
-        self.flows.look_ahead(ends, touch);
+    /// Reads flows ahead of their packets ([`FlowTable::prefetch`]).
+    pub fn prefetch(&self, ends: impl IntoIterator<Item = Ends>) {
+        self.flows.prefetch(ends, touch);
     }
 
     /// Reads flows ahead of their sockets' events, by their slots; and what it takes to set the
     /// timers of those that will.
-    pub fn look_ahead_at(&self, slots: &[u32]) {
-        if !self.flows.look_ahead_at(slots, touch) {
+    pub fn prefetch_at(&self, slots: &[u32]) {
+        if !self.flows.prefetch_at(slots, touch) {
             return;
         }
-        let mut timed = [0; LOOK_AHEAD];
+        let mut timed = [0; PREFETCH_DEPTH];
         let uses_wheel = |&&slot: &&u32| {
             let flow = self.flows.at(slot).and_then(|h| self.flows.get(h));
             flow.is_some_and(|f| !f.has_shortest_rto())
         };
         let slots = slots.iter().filter(uses_wheel);
         let count = timed.iter_mut().zip(slots).map(|(t, s)| *t = *s).count();
-        self.timers.look_ahead(&timed[..count]);
+        self.timers.prefetch(&timed[..count]);
     }
 
     /// A segment came for the flow: it is served at the end of the batch. One that is over makes

@@ -76,7 +76,7 @@ fn echo(identifier: u16, sequence: u16, data: &[u8]) -> Vec<u8> {
 }
 
 struct Bench {
-    ping: PingEngine,
+    ping: PingSessions,
     host: FakeHost,
     wire: Wire,
     buf: Vec<u8>,
@@ -93,7 +93,7 @@ impl Bench {
             ..DatagramConfig::default()
         };
         Bench {
-            ping: PingEngine::new(Instant::ZERO, config, 7),
+            ping: PingSessions::new(Instant::ZERO, config, 7),
             host: FakeHost::default(),
             wire: Wire::default(),
             buf: vec![0x5a; FRAME_BUFFER_LEN],

@@ -54,7 +54,7 @@ fn addr(s: &str) -> SocketAddr {
 }
 
 struct Bench {
-    udp: UdpEngine,
+    udp: UdpSessions,
     host: FakeHost,
     wire: Wire,
     buf: Vec<u8>,
@@ -73,7 +73,7 @@ impl Bench {
         };
         change(&mut config);
         Bench {
-            udp: UdpEngine::new(Instant::ZERO, config, SEED),
+            udp: UdpSessions::new(Instant::ZERO, config, SEED),
             host: FakeHost::default(),
             wire: Wire::default(),
             buf: vec![0xaa; FRAME_BUFFER_LEN],
