@@ -23,7 +23,6 @@ use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
 use crate::datagram::{PingSessions, Quote, SocketOutcome, UdpSessions};
 use crate::flow::Handle;
-
 use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, QueryId};
 use crate::host::{HostError, Readiness, Token, TokenKind};

@@ -327,7 +327,6 @@ impl Bench {
             self.event(&format!("port {} comes", port.0));
             let added = self.network.add_port(port, config);
             assert_eq!(added, Ok(()));
-            if port == PORT {}
         }
     }
 

@@ -7,8 +7,10 @@
 //!
 //! Rules have no memory. Outwards and inwards they are asked once a flow, or once a datagram of a
 //! published port, and answers pass unasked. Between containers every packet is asked, answers too: a
-//! rule without a service refuses both ways. A later fragment shows no service there; without its
-//! first, which does, it completes nothing.
+//! rule without a service refuses both ways. Only address resolution (ARP, neighbour discovery) is not
+//! asked about, and the router hears what is sent to all. A later fragment shows no service: without
+//! its first, which does, it completes nothing, but under a rule that allows only a service it is
+//! refused.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

@@ -10,8 +10,7 @@ use cnet_wire::tcp::{Flags, Route, Segment, SegmentOut, Seq, SynOptions, mss_for
 use cnet_wire::time::{Duration, Instant};
 
 use super::alarm::HANDSHAKE_TRIES;
-use super::flow::Alarm;
-use super::flow::{Cx, State, TcpFlow};
+use super::flow::{Alarm, Cx, State, TcpFlow};
 use crate::flow::Ends;
 use crate::io::{Env, Io};
 
@@ -28,7 +27,7 @@ pub(super) const HANDSHAKE_RTO: Duration = Duration::from_secs(1);
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 impl TcpFlow {
-    /// The window field to send, and the edge it announces. `room` is the unsent buffer could take.
+    /// The window field to send, and the edge it announces. `room` is what the unsent buffer could take.
     fn window_field(&mut self, room: usize) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
         let window = if self.unsent.is_empty() {

@@ -27,8 +27,7 @@
 
 use cnet_wire::time::{Duration, Instant};
 
-use super::flow::Alarm;
-use super::flow::{Cx, State, TcpFlow};
+use super::flow::{Alarm, Cx, State, TcpFlow};
 use super::table::TcpSessions;
 use crate::flow::Handle;
 use crate::host::Readiness;

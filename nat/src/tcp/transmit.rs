@@ -11,8 +11,7 @@
 use cnet_wire::headers::{IPV6_HEADER_LEN, MAX_IP_PACKET};
 use cnet_wire::tcp::{Flags, Segment, Seq, TCP_HEADER_LEN};
 
-use super::flow::Alarm;
-use super::flow::{Cx, State, TcpFlow};
+use super::flow::{Alarm, Cx, State, TcpFlow};
 use crate::host::{HostError, HostSockets};
 use crate::io::Env;
 
