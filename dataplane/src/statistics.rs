@@ -2,6 +2,7 @@
 
 use cnet_core::Report;
 use cnet_nat::gateway::GatewayCounters;
+use cnet_nat::host::HostError;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
 use cnet_wire::{DropCounters, DropReason, PortId};
@@ -30,6 +31,8 @@ pub struct Statistics {
     /// Frames that workers have handed over to the primary one so far. Those that found no room are
     /// among the drops ([`DropReason::WorkerFull`]).
     pub handed_over: u64,
+    /// Why the host gives no ping sockets, if it has refused one: containers cannot ping the world then.
+    pub ping_unavailable: Option<HostError>,
 }
 
 impl Statistics {
@@ -41,6 +44,7 @@ impl Statistics {
             flows,
             tcp,
             gateway,
+            ping_unavailable,
             ..
         } = driver.core.report();
         let ports = ports.into_iter().filter_map(|counted| {
@@ -66,6 +70,7 @@ impl Statistics {
             gateway,
             forwards: forwards.counters(),
             handed_over: driver.ports.handed_over(),
+            ping_unavailable,
         }
     }
 
@@ -83,6 +88,7 @@ impl Statistics {
         self.gateway.add(&others.gateway);
         self.forwards.add(&others.forwards);
         self.handed_over += others.handed_over;
+        self.ping_unavailable = self.ping_unavailable.or(others.ping_unavailable);
     }
 }
 

@@ -12,6 +12,10 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::journal::{Liveness, Record};
 
+/// The host refuses ping sockets to users whose group is not in this range (icmp(7)).
+const PING_UNAVAILABLE: &str = "the host refuses ping sockets to this user: containers cannot ping the \
+    world until net.ipv4.ping_group_range holds the user's group";
+
 /// A container on a network that is as `config` says.
 pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerReport {
     let mut report = ContainerReport::new(record.id.clone(), record.name.clone());
@@ -67,6 +71,9 @@ pub(crate) fn statistics<'a>(
     report.forwards = counters(statistics.forwards.iter());
     report.workers = counters([("handed_over", statistics.handed_over)]);
     report.dns = counters(dns);
+    report.ping_unavailable = statistics
+        .ping_unavailable
+        .map(|_| PING_UNAVAILABLE.to_owned());
     let containers = containers.filter_map(|(name, port)| {
         let counted = statistics.ports.iter().find(|p| p.port == port)?;
         Some(of_container(name, counted))

@@ -382,6 +382,9 @@ pub struct StatisticsReport {
     /// DNS queries so far, by what came of them.
     #[serde(default)]
     pub dns: Counters,
+    /// Why containers cannot ping the world, and the way out, if the host has refused a ping socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping_unavailable: Option<String>,
     /// By container, ordered by name.
     pub containers: Vec<ContainerStatistics>,
 }

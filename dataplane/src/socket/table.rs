@@ -57,6 +57,8 @@ pub(crate) struct HostTable {
     /// Source addresses to send from, by family.
     outbound_v4: Option<Ipv4Addr>,
     outbound_v6: Option<Ipv6Addr>,
+    /// That the host refuses ping sockets was told.
+    told_of_ping: bool,
 }
 
 impl HostTable {
@@ -77,7 +79,21 @@ impl HostTable {
             batch: ReceiveBatch::new(),
             outbound_v4,
             outbound_v6,
+            told_of_ping: false,
         }
+    }
+
+    /// Why there is no ping socket; told once where it is the host's rule.
+    fn ping_refused(&mut self, error: &io::Error) -> HostError {
+        let reason = from_io(error);
+        let is_rule = matches!(reason, HostError::Prohibited | HostError::Unsupported);
+        if is_rule && !std::mem::replace(&mut self.told_of_ping, true) {
+            tracing::warn!(
+                %error,
+                "the host refuses ping sockets: containers cannot ping the world until net.ipv4.ping_group_range holds the user's group"
+            );
+        }
+        reason
     }
 
     /// Takes a socket into the table without watching it. `v6` is its family; `udp` tells UDP
@@ -285,7 +301,7 @@ impl HostSockets for HostTable {
         let v6 = family_of.is_ipv6();
         let fd = match kind {
             DatagramKind::Udp => open(family_of, SocketType::DGRAM)?,
-            DatagramKind::Ping => sys::ping_socket(v6).map_err(|e| from_io(&e))?,
+            DatagramKind::Ping => sys::ping_socket(v6).map_err(|e| self.ping_refused(&e))?,
         };
         if v6 {
             // IPv4 has sockets of its own.

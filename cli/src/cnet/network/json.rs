@@ -179,6 +179,9 @@ pub(crate) struct NetworkCounters {
     /// DNS queries, by what became of them.
     #[serde(rename = "DNS")]
     pub(crate) dns: Counters,
+    /// Why containers cannot ping the world, if the host has refused a ping socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ping_unavailable: Option<String>,
 }
 
 impl From<StatisticsReport> for NetworkCounters {
@@ -191,6 +194,7 @@ impl From<StatisticsReport> for NetworkCounters {
             forwards: report.forwards,
             workers: report.workers,
             dns: report.dns,
+            ping_unavailable: report.ping_unavailable,
         }
     }
 }
