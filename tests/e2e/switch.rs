@@ -31,6 +31,8 @@ use crate::lab::{Lab, REMOTE_V4, REMOTES, any, cable, wait_until};
 /// What traffic from container to container has to reach of a kernel bridge with veth pairs.
 const RATIO: f64 = 0.5;
 
+/// How long a container that takes nothing is flooded.
+const FLOOD: Duration = Duration::from_secs(8);
 /// How long a change at one container may take to show.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -212,7 +214,7 @@ fn a_container_that_takes_nothing_harms_nobody() {
     });
     let flooding = thread::spawn({
         let (from, to) = (sender.namespace.clone(), (stopped.v4, 9).into());
-        move || flood(&from, to, Duration::from_secs(3))
+        move || flood(&from, to, FLOOD)
     });
     let server = TcpServer::echo(&b.namespace, any(b.v4, 0));
     let at = SocketAddr::new(b.v4, server.address.port());
@@ -222,7 +224,9 @@ fn a_container_that_takes_nothing_harms_nobody() {
         echo(&mut stream, b"undisturbed").expect("an echo");
     }
     let took = started.elapsed();
-    assert!(took < SOON, "a thousand round trips took {took:?}");
+    // The flood takes a processor of the machine, whichever container reads it. Neighbours who got
+    // nothing done meanwhile would be through only after it.
+    assert!(took < FLOOD * 3 / 4, "a thousand round trips took {took:?}");
     assert!(flooding.join().expect("a flood") > 1000);
     drop(deaf);
 
