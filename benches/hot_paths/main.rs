@@ -1,6 +1,6 @@
 //! The hot paths of the pure crates, timed by criterion, by packet family.
 //!
-//! `cargo bench --bench hot_paths` runs all of it in about three minutes; a filter (`-- flows/tcp`)
+//! `cargo bench -p cnet-benches --bench hot_paths` runs all of it in about three minutes; a filter (`-- flows/tcp`)
 //! picks some. Behind each time stands how many allocations a packet took, warmed up. What grows
 //! with the number of flows is measured again by the bench `scale`, side by side in one run.
 

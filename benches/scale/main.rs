@@ -1,6 +1,6 @@
 //! How cost grows with the number of flows, in one run.
 //!
-//! `cargo bench --bench scale` prints, for each packet family, nanoseconds a packet at 1, 1,000,
+//! `cargo bench -p cnet-benches --bench scale` prints, for each packet family, nanoseconds a packet at 1, 1,000,
 //! 100,000 and 1,000,000 flows and the ratio of the last to 1,000, then memory a flow, the timers of
 //! idle flows, and cost by the number of containers. All sizes of a family are measured in turns of a
 //! few milliseconds, and of many turns the median counts: another program on the machine disturbs

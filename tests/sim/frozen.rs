@@ -124,7 +124,7 @@ fn frozen_seeds_give_the_same_traces() {
         let name = found.split(' ').next().unwrap_or_default();
         panic!(
             "{} seeds differ; the first:\n  kept  {kept}\n  found {found}\n  \
-             CNET_SIM_TRACE={name} cargo test --test sim -- frozen --nocapture",
+             CNET_SIM_TRACE={name} cargo test -p cnet-tests --test sim -- frozen --nocapture",
             differing.count() + 1
         );
     }

@@ -538,7 +538,7 @@ fn a_million_mutated_frames() {
         let running: Vec<_> = (0..threads).map(run).collect();
         running.into_iter().fold((0, 0), |sum, (seed, thread)| {
             let Ok(done) = thread.join() else {
-                panic!("CNET_FUZZ_SEED={seed} cargo test --test sim -- mutated --nocapture");
+                panic!("CNET_FUZZ_SEED={seed} cargo test -p cnet-tests --test sim -- mutated --nocapture");
             };
             (sum.0 + done.0, sum.1 + done.1)
         })

@@ -629,7 +629,9 @@ fn any_seed_with_many_containers_and_workers() {
     let count = number("CNET_SIM_SEEDS").unwrap_or(SEEDS).min(SEEDS);
     let run = |seed: u64| Many::new(seed, 1 + seed as usize % 3).run();
     let again = |seed| {
-        format!("CNET_SIM_FIRST={seed} CNET_SIM_SEEDS=1 cargo test --test sim -- many_containers")
+        format!(
+            "CNET_SIM_FIRST={seed} CNET_SIM_SEEDS=1 cargo test -p cnet-tests --test sim -- many_containers"
+        )
     };
     let total = seeds::run_all(count, run, again);
     assert!(total.done > count * 4, "{total:?}");

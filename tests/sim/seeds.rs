@@ -26,7 +26,9 @@ pub fn caught<R>(run: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
 }
 
 fn run_seeds(count: u64, draw: fn(u64) -> Plan, variable: &str) -> Summary {
-    let again = |seed| format!("{variable}={seed} cargo test --test sim -- one_seed --nocapture");
+    let again = |seed| {
+        format!("{variable}={seed} cargo test -p cnet-tests --test sim -- one_seed --nocapture")
+    };
     run_all(count, |seed| run(draw(seed), false), again)
 }
 
