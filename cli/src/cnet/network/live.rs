@@ -15,6 +15,8 @@ pub(super) fn ask(
     command: &NetworkCommand,
 ) -> impl Fn(&Definition) -> anyhow::Result<Live> + use<> {
     let removes = matches!(command, NetworkCommand::Rm(_) | NetworkCommand::Prune(_));
+    // Only these are shown; nothing else should fail because they cannot be had.
+    let shows_counters = matches!(command, NetworkCommand::Inspect(_));
     move |definition| {
         let network = Network::new(definition.clone(), Directories::of_this_user()?);
         let asked = async {
@@ -28,7 +30,11 @@ pub(super) fn ask(
                 };
             }
             match report {
-                Some(report) => Ok(Some(running(&network, report).await?)),
+                Some(report) if shows_counters => Ok(Some(running(&network, report).await?)),
+                Some(report) => Ok(Some(Running {
+                    containers: containers(report),
+                    counters: None,
+                })),
                 None => Ok(None),
             }
         };
