@@ -211,20 +211,25 @@ impl Network {
     }
 
     /// As [`Router::client_path`].
-    pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
-        self.router.client_path(peer, guest, can_splice)
+    pub fn client_path(
+        &self,
+        peer: SocketAddr,
+        container: SocketAddr,
+        can_splice: bool,
+    ) -> ClientPath {
+        self.router.client_path(peer, container, can_splice)
     }
 
-    /// A client was accepted on the published TCP port of `guest`.
+    /// A client was accepted on the published TCP port of `container`.
     pub fn handle_accept<E: Env>(
         &mut self,
         now: Instant,
-        guest: SocketAddr,
+        container: SocketAddr,
         peer: SocketAddr,
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) {
-        self.router.handle_accept(now, guest, peer, socket, io);
+        self.router.handle_accept(now, container, peer, socket, io);
     }
 
     /// As [`Router::publish_udp`].
@@ -236,9 +241,9 @@ impl Network {
         &mut self,
         token: Token,
         socket: SocketId,
-        guest: SocketAddr,
+        container: SocketAddr,
     ) -> Result<(), PublishError> {
-        self.router.publish_udp(token, socket, guest)
+        self.router.publish_udp(token, socket, container)
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.

@@ -296,12 +296,12 @@ impl Router {
     /// Whether a packet to an address of the gateway is for a client of a published port that is
     /// shown under that address.
     fn answers_client(&self, packet: &Packet<'_>) -> bool {
-        let Some((guest, client)) = packet.ends() else {
+        let Some((container, client)) = packet.ends() else {
             return false;
         };
         match packet.ip.protocol {
-            protocol::TCP => self.tcp.owns(guest, client),
-            _ => self.udp.has_client(packet.ingress, guest, client),
+            protocol::TCP => self.tcp.owns(container, client),
+            _ => self.udp.has_client(packet.ingress, container, client),
         }
     }
 
@@ -381,8 +381,8 @@ impl Router {
             TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
                 let outcome = self.handle_datagrams(now, token, ready, io);
                 self.backlog.push(token, outcome.left);
-                if let Some(guest) = outcome.unresolved {
-                    self.solicit(now, guest, io);
+                if let Some(container) = outcome.unresolved {
+                    self.solicit(now, container, io);
                 }
             }
             TokenKind::Shell | TokenKind::Splice => {}

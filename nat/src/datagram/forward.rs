@@ -1,13 +1,13 @@
-//! Published UDP ports: which client spoke to a guest through which host socket.
+//! Published UDP ports: which client spoke to a container through which host socket.
 //!
 //! Theory of operation. A published port is a host socket that the shell bound. What arrives there
-//! goes to the guest's address and port with the client's address as source, and the client is
-//! remembered: when the guest sends from that port to that client, it answers, and the answer leaves
-//! through the socket the client spoke to. So several published ports may lead to one guest port
+//! goes to the container's address and port with the client's address as source, and the client is
+//! remembered: when the container sends from that port to that client, it answers, and the answer leaves
+//! through the socket the client spoke to. So several published ports may lead to one container port
 //! (0.0.0.0 and ::, or 8080 and 8081), and each client hears from the port it knows. To anybody else
-//! the guest's port speaks through its ordinary mapping.
+//! the container's port speaks through its ordinary mapping.
 //!
-//! The client is remembered under the address the guest was shown. It may differ from the host's
+//! The client is remembered under the address the container was shown. It may differ from the host's
 //! name for it: a loopback client looks like the gateway, and a socket of both families calls an
 //! IPv4 client `::ffff:a.b.c.d`.
 //!
@@ -16,8 +16,8 @@
 //! after the time of a mapping without traffic either way, by one timer a forward. Peers of a forward
 //! end with it.
 //!
-//! Limits. If one client speaks from one port to two forwards of one guest port, answers go through
-//! the socket it used last: the guest's packets do not say which one they mean.
+//! Limits. If one client speaks from one port to two forwards of one container port, answers go through
+//! the socket it used last: the container's packets do not say which one they mean.
 
 use std::net::SocketAddr;
 
@@ -46,7 +46,7 @@ pub(super) const PEERS_PER_FORWARD: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Forward {
     pub(super) socket: SocketId,
-    pub(super) guest: SocketAddr,
+    pub(super) container: SocketAddr,
     /// As of a mapping.
     pub(super) largest_segment: usize,
     peers: usize,
@@ -54,12 +54,12 @@ pub(super) struct Forward {
     oldest: Option<Handle>,
 }
 
-/// A client, as the guest sees it.
+/// A client, as the container sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct PeerKey {
-    /// The guest's switch port: only from there can the answer come.
+    /// The container's switch port: only from there can the answer come.
     pub(super) port: PortId,
-    pub(super) guest: SocketAddr,
+    pub(super) container: SocketAddr,
     pub(super) client: SocketAddr,
 }
 
@@ -98,14 +98,14 @@ impl Forwards {
         &mut self,
         token: Token,
         socket: SocketId,
-        guest: SocketAddr,
+        container: SocketAddr,
     ) -> Result<(), PublishError> {
         if self.forwards.find(&token).is_some() {
             return Err(PublishError::AlreadyPublished);
         }
         let forward = Forward {
             socket,
-            guest,
+            container,
             largest_segment: usize::MAX,
             peers: 0,
             newest: None,
@@ -186,7 +186,7 @@ impl Forwards {
         true
     }
 
-    /// The forward through which the guest of `key` answers the client, and the client as the host
+    /// The forward through which the container of `key` answers the client, and the client as the host
     /// names it. `None` if that client did not speak first.
     pub(super) fn answer(&mut self, now: Instant, key: &PeerKey) -> Option<(Handle, SocketAddr)> {
         let peer = self.peers.find(key)?;
@@ -195,7 +195,7 @@ impl Forwards {
         Some((peer.forward, peer.host))
     }
 
-    /// Whether the guest of `key` was spoken to by the client.
+    /// Whether the container of `key` was spoken to by the client.
     pub(super) fn contains(&self, key: &PeerKey) -> bool {
         self.peers.find(key).is_some()
     }
@@ -224,7 +224,7 @@ impl Forwards {
         }
     }
 
-    /// Forgets the clients that spoke to a guest on `port`. Those who speak again are new ones.
+    /// Forgets the clients that spoke to a container on `port`. Those who speak again are new ones.
     pub(super) fn remove_port(&mut self, port: PortId) {
         let of_port = self.peers.iter().filter(|(_, key, _)| key.port == port);
         let peers: Vec<Handle> = of_port.map(|(handle, ..)| handle).collect();
@@ -314,7 +314,7 @@ mod tests {
     fn key(client: u32) -> PeerKey {
         PeerKey {
             port: PortId(3),
-            guest: addr(0),
+            container: addr(0),
             client: addr(client),
         }
     }
@@ -343,7 +343,7 @@ mod tests {
         let (forward, _) = f.find(token(0)).unwrap();
         for n in 0..5000 {
             assert!(f.remember(Instant::ZERO, forward, key(n), addr(n)));
-            // The guest goes on talking to the first client.
+            // The container goes on talking to the first client.
             assert!(f.answer(Instant::ZERO, &key(0)).is_some());
         }
         assert_eq!(f.peers(), PEERS_PER_FORWARD);

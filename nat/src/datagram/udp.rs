@@ -171,7 +171,7 @@ impl UdpSessions {
         self.flush_run(now, io);
         let key = PeerKey {
             port: link.port,
-            guest: read.src,
+            container: read.src,
             client: read.dst,
         };
         let (outlet, to) = match self.protocol.forwards.answer(now, &key) {
@@ -222,11 +222,11 @@ impl UdpSessions {
         let Some((handle, forward)) = self.protocol.forwards.find(token) else {
             return outcome;
         };
-        let (socket, guest) = (forward.socket, forward.guest);
-        let link = neighbour(guest.ip());
+        let (socket, container) = (forward.socket, forward.container);
+        let link = neighbour(container.ip());
         let inside = link.map(|link| Inside {
             link,
-            container: guest,
+            container,
             alias: None,
         });
         let relay = &mut self.relay;
@@ -239,30 +239,30 @@ impl UdpSessions {
         }
         let forwards = &mut self.protocol.forwards;
         let unresolved = &mut outcome.unresolved;
-        let offset = l4_offset(guest.is_ipv6()) + UDP_HEADER_LEN;
+        let offset = l4_offset(container.is_ipv6()) + UDP_HEADER_LEN;
         let more = relay.receive(now, io, socket, offset, inside.as_ref(), |relay, io, r| {
-            let client = shown_to(relay, r, None, guest)?;
+            let client = shown_to(relay, r, None, container)?;
             let Some(link) = link else {
-                *unresolved = Some(guest.ip());
+                *unresolved = Some(container.ip());
                 return Err(DropReason::NoFlow);
             };
-            admit_client(policy, &link, guest, client)?;
+            admit_client(policy, &link, container, client)?;
             let key = PeerKey {
                 port: link.port,
-                guest,
+                container,
                 client,
             };
             if !forwards.remember(now, handle, key, r.from) {
                 return Err(DropReason::Quota);
             }
-            deliver(relay, io, &link, client, guest, r)
+            deliver(relay, io, &link, client, container, r)
         });
         outcome.left.readable = more;
         outcome
     }
 
     /// Publishes: what arrives at `socket`, which the shell bound and watches under `token` (of
-    /// [`crate::host::TokenKind::Forward`]), goes to `guest`. The engine owns the socket from here
+    /// [`crate::host::TokenKind::Forward`]), goes to `container`. The engine owns the socket from here
     /// on.
     ///
     /// # Errors
@@ -271,9 +271,9 @@ impl UdpSessions {
         &mut self,
         token: Token,
         socket: SocketId,
-        guest: SocketAddr,
+        container: SocketAddr,
     ) -> Result<(), PublishError> {
-        self.protocol.forwards.publish(token, socket, guest)
+        self.protocol.forwards.publish(token, socket, container)
     }
 
     /// Ends a published port and closes its socket; `false` if there was none of that token.
@@ -285,11 +285,11 @@ impl UdpSessions {
         true
     }
 
-    /// Whether `client` was heard on a published port of `guest`, which may answer it.
-    pub fn has_client(&self, port: PortId, guest: SocketAddr, client: SocketAddr) -> bool {
+    /// Whether `client` was heard on a published port of `container`, which may answer it.
+    pub fn has_client(&self, port: PortId, container: SocketAddr, client: SocketAddr) -> bool {
         self.protocol.forwards.contains(&PeerKey {
             port,
-            guest,
+            container,
             client,
         })
     }
@@ -298,7 +298,7 @@ impl UdpSessions {
     pub fn owns(&self, port: PortId, quote: &Quote) -> bool {
         let key = PeerKey {
             port,
-            guest: quote.destination,
+            container: quote.destination,
             client: quote.source,
         };
         quote.protocol == protocol::UDP
@@ -499,19 +499,19 @@ impl<'a> Datagrams<'a> {
     }
 }
 
-/// Asks policy about a datagram from `client` to the published port of `guest`. Nobody is told of a
+/// Asks policy about a datagram from `client` to the published port of `container`. Nobody is told of a
 /// refusal: to the client the port looks as if it lost the datagram.
 fn admit_client(
     policy: &Policy,
     link: &Link,
-    guest: SocketAddr,
+    container: SocketAddr,
     client: SocketAddr,
 ) -> Result<(), DropReason> {
     let conversation = Conversation {
         direction: Direction::Inwards,
         port: Some(link.port),
         protocol: protocol::UDP,
-        container: guest,
+        container,
         remote: client,
     };
     match policy.decide(&conversation) {

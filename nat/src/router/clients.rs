@@ -14,64 +14,72 @@ use crate::host::{HostSockets, SocketId, Token};
 use crate::io::{Env, Io};
 
 impl Router {
-    /// A client was accepted on the published TCP port of `guest`.
+    /// A client was accepted on the published TCP port of `container`.
     pub fn handle_accept<E: Env>(
         &mut self,
         now: Instant,
-        guest: SocketAddr,
+        container: SocketAddr,
         peer: SocketAddr,
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) {
-        let Some(remote) = forward::shown_as(&self.forwarded(peer, guest)) else {
+        let Some(remote) = forward::shown_as(&self.forwarded(peer, container)) else {
             io.hosts.tcp_reset(socket);
             return;
         };
-        let link = self.link_to(guest.ip());
-        if self.refuses_client(guest, remote) {
+        let link = self.link_to(container.ip());
+        if self.refuses_client(container, remote) {
             io.hosts.tcp_reset(socket);
             self.drops.count(DropReason::Policy);
             return;
         }
-        if let Err(reason) = self.tcp.handle_accept(now, link, guest, remote, socket, io) {
+        if let Err(reason) = self
+            .tcp
+            .handle_accept(now, link, container, remote, socket, io)
+        {
             self.drops.count(reason);
         } else if link.is_none() {
-            self.solicit(now, guest.ip(), io);
+            self.solicit(now, container.ip(), io);
         }
     }
 
     /// What is to become of a client at `peer` that was accepted on the published TCP port of
-    /// `guest`. `can_splice` tells whether the shell has sockets inside the container's namespace.
-    pub fn client_path(&self, peer: SocketAddr, guest: SocketAddr, can_splice: bool) -> ClientPath {
-        let client = self.forwarded(peer, guest);
+    /// `container`. `can_splice` tells whether the shell has sockets inside the container's namespace.
+    pub fn client_path(
+        &self,
+        peer: SocketAddr,
+        container: SocketAddr,
+        can_splice: bool,
+    ) -> ClientPath {
+        let client = self.forwarded(peer, container);
         // A client that policy refuses is refused, and counted, when it is brought by frames. So it is
         // asked under the same address here: no path is to let in what the other one would not.
         let shown = forward::shown_as(&client).unwrap_or(peer);
-        let can_splice = can_splice && !self.refuses_client(guest, shown);
+        let can_splice = can_splice && !self.refuses_client(container, shown);
         forward::client_path(&client, can_splice)
     }
 
     /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.
-    pub(super) fn refuses_client(&self, guest: SocketAddr, client: SocketAddr) -> bool {
+    pub(super) fn refuses_client(&self, container: SocketAddr, client: SocketAddr) -> bool {
         if !self.policy.has_rules(Direction::Inwards) {
             return false;
         }
         let conversation = Conversation {
             direction: Direction::Inwards,
             // By lease where the container has not spoken yet: a rule about its port holds from the start.
-            port: self.gateway.port_of(guest.ip()),
+            port: self.gateway.port_of(container.ip()),
             protocol: protocol::TCP,
-            container: guest,
+            container,
             remote: client,
         };
         matches!(self.policy.decide(&conversation), Decision::Refuse(_))
     }
 
-    pub(super) fn forwarded(&self, peer: SocketAddr, guest: SocketAddr) -> ForwardedClient {
+    pub(super) fn forwarded(&self, peer: SocketAddr, container: SocketAddr) -> ForwardedClient {
         ForwardedClient {
             address: peer,
-            container: guest,
-            gateway: if guest.is_ipv4() {
+            container,
+            gateway: if container.is_ipv4() {
                 self.gateway_v4
             } else {
                 self.gateway_v6
@@ -81,7 +89,7 @@ impl Router {
     }
 
     /// `socket`, bound by the shell and reporting under `token`, is a published UDP port of
-    /// `guest`.
+    /// `container`.
     ///
     /// # Errors
     ///
@@ -90,9 +98,9 @@ impl Router {
         &mut self,
         token: Token,
         socket: SocketId,
-        guest: SocketAddr,
+        container: SocketAddr,
     ) -> Result<(), PublishError> {
-        self.udp.publish_udp(token, socket, guest)
+        self.udp.publish_udp(token, socket, container)
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.

@@ -1,4 +1,4 @@
-//! Who is where: what the gateway is told of senders, and guests that are looked for.
+//! Who is where: what the gateway is told of senders, and containers that are looked for.
 //!
 //! # Theory of operation
 //!
@@ -7,8 +7,8 @@
 //! not drive each other out. Whatever takes an address from somebody clears these notes, as what was
 //! refused or forgotten may be taken now.
 //!
-//! A published port may be asked for before its guest has spoken. Then the guest is solicited, again
-//! and again for a few seconds, and the clients wait meanwhile.
+//! A published port may be asked for before its container has spoken. Then the container is solicited,
+//! again and again for a few seconds, and the clients wait meanwhile.
 
 use std::net::IpAddr;
 
@@ -20,15 +20,15 @@ use crate::gateway::Gateway;
 use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
 
-/// Guests whose address may be waited for at once.
+/// Containers whose address may be waited for at once.
 const MAX_SOLICITED: usize = 256;
-/// Wait between two solicitations of a guest (RetransTimer, RFC 4861 section 10).
+/// Wait between two solicitations of a container (RetransTimer, RFC 4861 section 10).
 const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
-/// Solicitations until a guest is taken for absent. The RFC has three; a published port may well
+/// Solicitations until a container is taken for absent. The RFC has three; a published port may well
 /// be asked for while its container is still coming up.
 const MAX_SOLICITS: u8 = 5;
 
-/// A guest whose link-layer address was asked for.
+/// A container whose link-layer address was asked for.
 #[derive(Clone, Copy, Debug)]
 struct Solicited {
     address: IpAddr,
@@ -40,7 +40,7 @@ struct Solicited {
 /// What the router remembers of its neighbours, beside the gateway's table.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
-    /// Guests whose link-layer address is waited for.
+    /// Containers whose link-layer address is waited for.
     solicited: Vec<Solicited>,
     /// The last IPv4 and the last IPv6 sender of each port that the gateway was told of, by the
     /// port's number.
@@ -106,7 +106,7 @@ impl Router {
         self.gateway.solicit(now, address, io);
     }
 
-    /// Asks again for guests that have not answered, and gives up those that never did.
+    /// Asks again for containers that have not answered, and gives up those that never did.
     pub(super) fn repeat_solicitations<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.meet_solicited(now, io);
         let mut i = 0;
@@ -127,7 +127,7 @@ impl Router {
         }
     }
 
-    /// Gives up the guest at `address`, and the clients that wait for it.
+    /// Gives up the container at `address`, and the clients that wait for it.
     pub(super) fn stop_soliciting<E: Env>(
         &mut self,
         now: Instant,
@@ -139,7 +139,7 @@ impl Router {
         self.tcp.link_failed(now, address, io);
     }
 
-    /// Connections to guests that have shown their address meanwhile go on.
+    /// Connections to containers that have shown their address meanwhile go on.
     pub(super) fn meet_solicited<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let mut i = 0;
         while i < self.neighbours.solicited.len() {

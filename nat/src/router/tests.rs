@@ -14,7 +14,7 @@ use cnet_wire::conversation::Direction;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 
 const NOW: Instant = Instant::from_millis(1000);
-const GUEST: &str = "10.0.2.100:53";
+const CONTAINER: &str = "10.0.2.100:53";
 
 fn addr(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -66,7 +66,7 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
     let socket = host.bind(token, false);
-    router.publish_udp(token, socket, addr(GUEST)).unwrap();
+    router.publish_udp(token, socket, addr(CONTAINER)).unwrap();
     for _ in 0..1000 {
         host.deliver(socket, "192.0.2.1:9", None, b"x");
     }
@@ -106,7 +106,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     let mut sockets = Vec::new();
     for &token in &tokens {
         let socket = host.bind(token, false);
-        router.publish_udp(token, socket, addr(GUEST)).unwrap();
+        router.publish_udp(token, socket, addr(CONTAINER)).unwrap();
         for _ in 0..1000 {
             host.deliver(socket, "192.0.2.1:9", None, b"x");
         }
@@ -137,21 +137,21 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
 #[test]
 fn a_client_is_shown_so_that_the_container_can_answer_it() {
     let router = router();
-    let guest_v6 = "[fd00::100]:80";
-    for (peer, guest, shown) in [
-        ("192.0.2.1:9", GUEST, "192.0.2.1:9"),
-        ("127.0.0.1:9", GUEST, "10.0.2.2:9"),
+    let container_v6 = "[fd00::100]:80";
+    for (peer, container, shown) in [
+        ("192.0.2.1:9", CONTAINER, "192.0.2.1:9"),
+        ("127.0.0.1:9", CONTAINER, "10.0.2.2:9"),
         // A host that has the container's subnet too, or even its address.
-        ("10.0.2.15:9", GUEST, "10.0.2.2:9"),
-        ("10.0.2.100:9", GUEST, "10.0.2.2:9"),
-        ("[2001:db8::1]:9", GUEST, "10.0.2.2:9"),
-        ("[2001:db8::1]:9", guest_v6, "[2001:db8::1]:9"),
-        ("[::1]:9", guest_v6, "[fd00::2]:9"),
-        ("[fe80::1]:9", guest_v6, "[fd00::2]:9"),
-        ("192.0.2.1:9", guest_v6, "[fd00::2]:9"),
+        ("10.0.2.15:9", CONTAINER, "10.0.2.2:9"),
+        ("10.0.2.100:9", CONTAINER, "10.0.2.2:9"),
+        ("[2001:db8::1]:9", CONTAINER, "10.0.2.2:9"),
+        ("[2001:db8::1]:9", container_v6, "[2001:db8::1]:9"),
+        ("[::1]:9", container_v6, "[fd00::2]:9"),
+        ("[fe80::1]:9", container_v6, "[fd00::2]:9"),
+        ("192.0.2.1:9", container_v6, "[fd00::2]:9"),
     ] {
-        let seen = forward::shown_as(&router.forwarded(addr(peer), addr(guest)));
-        assert_eq!(seen, Some(addr(shown)), "{peer} to {guest}");
+        let seen = forward::shown_as(&router.forwarded(addr(peer), addr(container)));
+        assert_eq!(seen, Some(addr(shown)), "{peer} to {container}");
     }
 }
 
@@ -178,7 +178,9 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
     let published = host.bind(token, false);
-    router.publish_udp(token, published, addr(GUEST)).unwrap();
+    router
+        .publish_udp(token, published, addr(CONTAINER))
+        .unwrap();
     host.deliver(published, "192.0.2.1:9", None, b"x");
     let ready = Readiness {
         readable: true,
@@ -193,7 +195,7 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
         ..PortFlows::default()
     };
     assert_eq!(router.port_flows(LINK.port), flows);
-    let neighbour = addr(GUEST).ip();
+    let neighbour = addr(CONTAINER).ip();
     assert!(router.link_to(neighbour).is_some());
 
     // The datagram is staged still: it goes nowhere.
@@ -224,7 +226,7 @@ fn a_client_that_waits_for_a_container_goes_with_its_port() {
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let client = host.accept();
     let mut io = Io::new(&mut wire, &mut host, &mut buf);
-    router.handle_accept(NOW, addr(GUEST), addr("192.0.2.1:9"), client, &mut io);
+    router.handle_accept(NOW, addr(CONTAINER), addr("192.0.2.1:9"), client, &mut io);
     assert_eq!((router.flows(), router.neighbours.solicited()), (1, 1));
     router.remove_port(NOW, LINK.port, &mut io);
     assert_eq!((router.flows(), router.neighbours.solicited()), (0, 0));

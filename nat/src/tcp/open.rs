@@ -140,19 +140,19 @@ impl TcpSessions {
         false
     }
 
-    /// A client was accepted on a published port of `guest`. `link` is where the guest is, or
+    /// A client was accepted on a published port of `container`. `link` is where the container is, or
     /// `None` while its address is being resolved; then [`TcpSessions::link_resolved`] follows.
     /// `remote` is the client as the container shall see it.
     pub fn handle_accept<E: Env>(
         &mut self,
         now: Instant,
         link: Option<Link>,
-        guest: SocketAddr,
+        container: SocketAddr,
         remote: SocketAddr,
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let Some(ends) = self.free_ends(guest, remote) else {
+        let Some(ends) = self.free_ends(container, remote) else {
             self.counters.refused += 1;
             io.hosts.tcp_reset(socket);
             return Err(DropReason::Quota);
@@ -181,11 +181,11 @@ impl TcpSessions {
         Ok(())
     }
 
-    /// Two forwards to one guest port may bring the same client address and port: later ones are
+    /// Two forwards to one container port may bring the same client address and port: later ones are
     /// shown with another port.
-    fn free_ends(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<Ends> {
+    fn free_ends(&self, container: SocketAddr, mut remote: SocketAddr) -> Option<Ends> {
         for _ in 0..64 {
-            let ends = Ends::new(guest, remote);
+            let ends = Ends::new(container, remote);
             if self.flows.find(&ends).is_none() {
                 return Some(ends);
             }

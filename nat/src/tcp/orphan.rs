@@ -9,7 +9,7 @@
 //!
 //! An orphan belongs to no port: nothing is sent for it, and of the packets between its ends, which
 //! must be another container's, a SYN ends it and takes its place; the others are strays. It counts
-//! as one of the flows whose guest is not known.
+//! as one of the flows whose container is not known.
 //!
 //! # Limits
 //!

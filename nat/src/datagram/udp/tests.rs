@@ -151,10 +151,12 @@ impl Bench {
             .handle_forward(self.now, token, readiness, |_| link, &self.policy, &mut io)
     }
 
-    fn publish(&mut self, n: u32, guest: &str, v6: bool) -> SocketId {
+    fn publish(&mut self, n: u32, container: &str, v6: bool) -> SocketId {
         let token = Token::new(TokenKind::Forward, n, 1);
         let socket = self.host.bind(token, v6);
-        self.udp.publish_udp(token, socket, addr(guest)).unwrap();
+        self.udp
+            .publish_udp(token, socket, addr(container))
+            .unwrap();
         socket
     }
 
@@ -1007,7 +1009,7 @@ fn published_ports_answer_through_the_socket_they_were_spoken_to() {
         b.send(a.container, one, b"to 1").unwrap();
         assert_eq!(b.host.sent.pop().unwrap().0, second);
 
-        // Errors for answers come to the guest; unpublished, its mapping serves the client.
+        // Errors for answers come to the container; unpublished, its mapping serves the client.
         let icmp = if v6 { (1, 4, 0) } else { (3, 3, 0) };
         b.host.fail(second, one, None, icmp, b"to 1");
         b.forward_ready(second, ERROR, Some(LINK));
@@ -1059,7 +1061,7 @@ fn a_published_socket_of_both_families_knows_clients_by_their_ipv4_address() {
 }
 
 #[test]
-fn a_guest_without_a_link_is_named() {
+fn a_container_without_a_link_is_named() {
     let mut b = Bench::new(|_| ());
     let socket = b.publish(0, V4.container, false);
     b.host.deliver(socket, V4.remote, None, b"1");

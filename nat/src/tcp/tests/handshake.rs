@@ -235,9 +235,11 @@ fn a_syn_right_after_a_reset_is_not_lost() {
 /// A client of a published port, shown to the container's port 8080 as `client`.
 fn accept(b: &mut Bench, known: bool, client: &str) -> Result<Conn, DropReason> {
     let socket = b.host.accept();
-    let guest = (b.container, 8080).into();
+    let container = (b.container, 8080).into();
     let client = client.parse().unwrap();
-    b.run(|e, now, _, io| e.handle_accept(now, known.then_some(LINK), guest, client, socket, io))?;
+    b.run(|e, now, _, io| {
+        e.handle_accept(now, known.then_some(LINK), container, client, socket, io)
+    })?;
     b.remote = client;
     Ok(Conn {
         port: 8080,
@@ -301,10 +303,10 @@ fn a_container_that_remembers_another_connection_is_told_to_forget_it() {
 }
 
 #[test]
-fn a_guest_without_an_address_is_waited_for() {
+fn a_container_without_an_address_is_waited_for() {
     let mut b = Bench::new();
     let conn = accept(&mut b, false, "198.51.100.7:5555").unwrap();
-    let guest = b.container;
+    let container = b.container;
     b.pass(SECOND);
     assert!(b.silent());
     // Whoever guesses the number of a SYN that was never sent answers nothing.
@@ -314,15 +316,15 @@ fn a_guest_without_an_address_is_waited_for() {
     let other = "10.0.2.101".parse().unwrap();
     b.run(|e, now, _, io| e.link_resolved(now, other, LINK, io));
     assert!(b.silent());
-    b.run(|e, now, _, io| e.link_resolved(now, guest, LINK, io));
+    b.run(|e, now, _, io| e.link_resolved(now, container, LINK, io));
     assert!(b.only().is(SYN));
     // A second answer finds nothing that waits.
-    b.run(|e, now, _, io| e.link_resolved(now, guest, LINK, io));
+    b.run(|e, now, _, io| e.link_resolved(now, container, LINK, io));
     assert!(b.silent());
     assert_eq!(b.flow(&conn).state, State::SynSent);
     // One that is never found.
     let lost = accept(&mut b, false, "198.51.100.7:5556").unwrap();
-    b.run(|e, now, _, io| e.link_failed(now, guest, io));
+    b.run(|e, now, _, io| e.link_failed(now, container, io));
     assert_eq!(b.fate(&lost), Some(Fate::Reset));
     assert_eq!(b.fate(&conn), None);
     b.pass(70 * SECOND);

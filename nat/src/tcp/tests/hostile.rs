@@ -144,15 +144,16 @@ fn apply(b: &mut Bench, step: Step) {
         }
         Step::Accept(port, known) => {
             let socket = b.host.accept();
-            let (guest, client) = ((b.container, 1000 + port).into(), b.remote);
+            let (container, client) = ((b.container, 1000 + port).into(), b.remote);
             let link = known.then_some(LINK);
-            let _ = b.run(|e, now, _, io| e.handle_accept(now, link, guest, client, socket, io));
+            let _ =
+                b.run(|e, now, _, io| e.handle_accept(now, link, container, client, socket, io));
         }
         Step::Resolved(found) => {
-            let guest = b.container;
+            let container = b.container;
             b.run(|e, now, _, io| match found {
-                true => e.link_resolved(now, guest, LINK, io),
-                false => e.link_failed(now, guest, io),
+                true => e.link_resolved(now, container, LINK, io),
+                false => e.link_failed(now, container, io),
             });
         }
         Step::ConnectError(e) => b.host.connect_errors = vec![e],

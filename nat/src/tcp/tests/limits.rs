@@ -47,12 +47,12 @@ fn the_oldest_half_open_flow_makes_room_and_never_an_established_one() {
     let rst = b.only();
     assert!(rst.is(RST | ACK) && rst.ack == CONTAINER_ISN.wrapping_add(1));
     let socket = b.host.accept();
-    let (guest, client) = (
+    let (container, client) = (
         (b.container, 8080).into(),
         "198.51.100.7:1".parse().unwrap(),
     );
     let accepted =
-        b.run(|e, now, _, io| e.handle_accept(now, Some(LINK), guest, client, socket, io));
+        b.run(|e, now, _, io| e.handle_accept(now, Some(LINK), container, client, socket, io));
     assert_eq!(accepted, Err(DropReason::Quota));
     assert_eq!(b.host.gone, [(socket, Fate::Reset)]);
     assert_eq!(b.engine.len(), 3);
@@ -219,16 +219,16 @@ fn a_flow_is_its_ports_own() {
 }
 
 #[test]
-fn a_client_passes_to_the_port_of_its_guest_once_that_is_found() {
+fn a_client_passes_to_the_port_of_its_container_once_that_is_found() {
     let mut b = Bench::with(TcpConfig {
         max_flows_per_port: 1,
         ..TcpConfig::default()
     });
-    let guest = (b.container, 80).into();
+    let container = (b.container, 80).into();
     let accept = |b: &mut Bench, client: &str| {
         let socket = b.host.accept();
         let client = client.parse().unwrap();
-        b.run(|e, now, _, io| e.handle_accept(now, None, guest, client, socket, io))
+        b.run(|e, now, _, io| e.handle_accept(now, None, container, client, socket, io))
     };
     accept(&mut b, "198.51.100.7:1").unwrap();
     // As of any owner, the oldest that waits makes room.

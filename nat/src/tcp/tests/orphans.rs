@@ -136,11 +136,11 @@ fn only_a_syn_takes_the_place_of_an_orphan() {
     b.finish();
 }
 
-/// A client, shown as `client`, whose guest is not found yet.
+/// A client, shown as `client`, whose container is not found yet.
 fn accept(b: &mut Bench, client: std::net::SocketAddr) -> Result<Conn, DropReason> {
     let socket = b.host.accept();
-    let guest = (b.container, 1000).into();
-    b.run(|e, now, _, io| e.handle_accept(now, None, guest, client, socket, io))?;
+    let container = (b.container, 1000).into();
+    b.run(|e, now, _, io| e.handle_accept(now, None, container, client, socket, io))?;
     Ok(Conn {
         port: 1000,
         socket,
@@ -150,10 +150,10 @@ fn accept(b: &mut Bench, client: std::net::SocketAddr) -> Result<Conn, DropReaso
 }
 
 #[test]
-fn an_orphan_waits_for_no_guest() {
+fn an_orphan_waits_for_no_container() {
     let mut b = Bench::new();
     let remote = b.remote;
-    // It once was a client whose guest was looked for.
+    // It once was a client whose container was looked for.
     let mut conn = accept(&mut b, remote).unwrap();
     let address = b.container;
     b.run(|e, now, _, io| e.link_resolved(now, address, LINK, io));
@@ -167,7 +167,7 @@ fn an_orphan_waits_for_no_guest() {
     b.out();
     remove_port(&mut b);
     assert_eq!(b.flow(&conn).state(), State::Orphaned);
-    // The guest's next place: its port is not the orphan's.
+    // The container's next place: its port is not the orphan's.
     b.run(|e, now, _, io| e.link_resolved(now, address, OTHER, io));
     assert!(b.silent());
     assert_eq!(b.engine.held(OTHER.port), 0);
@@ -223,7 +223,7 @@ fn orphans_have_a_part_of_the_table_and_make_room_oldest_first() {
 }
 
 #[test]
-fn orphans_share_with_clients_whose_guest_is_not_found_and_make_room_for_them() {
+fn orphans_share_with_clients_whose_container_is_not_found_and_make_room_for_them() {
     let mut b = Bench::with(TcpConfig {
         max_flows_per_port: 1,
         ..TcpConfig::default()

@@ -44,8 +44,8 @@ fn at(stage: Stage) -> (Bench, Conn) {
         }
         Stage::SynSent => {
             let socket = b.host.accept();
-            let (guest, client) = ((b.container, 1000).into(), b.remote);
-            b.run(|e, now, _, io| e.handle_accept(now, Some(LINK), guest, client, socket, io))
+            let (container, client) = ((b.container, 1000).into(), b.remote);
+            b.run(|e, now, _, io| e.handle_accept(now, Some(LINK), container, client, socket, io))
                 .unwrap();
             conn.ack = b.only().seq.wrapping_add(1);
         }
