@@ -23,6 +23,9 @@ use cnet_wire::MacAddr;
 /// The version of the file's format. A file of another version is left aside.
 const VERSION: u32 = 1;
 
+/// Bytes the file may have: those of 10,000 containers with 40 published ports each.
+const MAX_JOURNAL: u64 = 64 << 20;
+
 /// A container on the network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -173,11 +176,11 @@ pub enum JournalError {
 ///
 /// See [`JournalError`].
 pub fn read(path: &Path) -> Result<Vec<Record>, JournalError> {
-    let bytes = match fs::read(path) {
+    let text = match file::read_text(path, MAX_JOURNAL) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        bytes => bytes?,
+        text => text?,
     };
-    let state: State = serde_json::from_slice(&bytes)?;
+    let state: State = serde_json::from_str(&text)?;
     match state.version {
         VERSION => Ok(state.containers),
         _ => Err(JournalError::Version),

@@ -39,6 +39,9 @@ const BACKLOG: i32 = 1024;
 /// read its answer is not waited for.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Bytes of a request's line and headers together. Ours have some hundred.
+const MAX_HEADERS: usize = 16 * 1024;
+
 /// How long to wait before accepting again when the process lacks descriptors.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -242,7 +245,7 @@ async fn converse<A: Actions>(
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_TIMEOUT)
-        .max_buf_size(MAX_BODY)
+        .max_buf_size(MAX_HEADERS)
         // One request a connection, so that it is clear whose the descriptors are.
         .keep_alive(false)
         .serve_connection(stream, service)
@@ -512,6 +515,10 @@ mod tests {
             "x".repeat(MAX_BODY)
         );
         starts(say(&place, &post(&large)).await, "413");
+        let header = "x".repeat(2 * MAX_HEADERS);
+        let request = format!("POST {PATH} HTTP/1.1\r\nHost: cnet\r\nX: {header}\r\n\r\n");
+        let answer = say(&place, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
         let other = b"POST /v2 HTTP/1.1\r\nHost: cnet\r\nContent-Length: 0\r\n\r\n";
         starts(say(&place, other).await, "404");
         let get = format!("GET {PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");

@@ -1,4 +1,5 @@
-//! Files that are replaced whole or not at all, and the lock of a directory.
+//! Files that are replaced whole or not at all, files that are read with a limit, and the lock of a
+//! directory.
 //!
 //! # Theory of operation
 //!
@@ -9,7 +10,7 @@
 //! the one process of a network.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -65,6 +66,85 @@ pub fn make_own_directory(path: &Path) -> io::Result<()> {
     match found.mode() & OTHERS_WRITE {
         0 => Ok(()),
         _ => refused("others may write to it".to_owned()),
+    }
+}
+
+/// The text of the regular file at `path`, `limit` bytes at most. A FIFO or a device in its place is
+/// an error at once: it could be waited for, or read, for ever.
+///
+/// # Errors
+///
+/// What open(2) or read(2) says; `InvalidData` if it is not a regular file or not UTF-8,
+/// `FileTooLarge` if it is longer.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    text_of(open_regular(path)?, limit)
+}
+
+/// As [`read_text`], for a file that decides what is done: one that other users may write is
+/// refused.
+///
+/// # Errors
+///
+/// As there; `PermissionDenied` if a user other than this one and root may change it.
+pub fn read_trusted_text(path: &Path, limit: u64) -> io::Result<String> {
+    let file = open_regular(path)?;
+    check_trusted(&file.metadata()?)?;
+    text_of(file, limit)
+}
+
+/// Checks that no user other than this one and root may change what is in the directory at `path`;
+/// one that does not exist is as good.
+///
+/// # Errors
+///
+/// What stat(2) says; `PermissionDenied` if another user may.
+pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        found => check_trusted(&found?),
+    }
+}
+
+fn check_trusted(found: &fs::Metadata) -> io::Result<()> {
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+    if owner != own && owner != 0 {
+        return refused(format!(
+            "belongs to user {owner}, who could change it; `chown {own}` it"
+        ));
+    }
+    match found.mode() & OTHERS_WRITE {
+        0 => Ok(()),
+        _ => refused("other users may write to it; `chmod go-w` it".to_owned()),
+    }
+}
+
+fn open_regular(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK the open of a FIFO waits for a writer.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => {
+            let why = "is not a regular file";
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        }
+    }
+}
+
+fn text_of(file: File, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    // One byte more tells a file that is longer from one that just fits.
+    let read = file.take(limit + 1).read_to_string(&mut text)?;
+    match read as u64 > limit {
+        true => {
+            let why = format!("is longer than {limit} bytes");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
+        }
+        false => Ok(text),
     }
 }
 
@@ -214,6 +294,57 @@ mod tests {
             std::os::unix::fs::chown(&path, Some(1), None).unwrap();
             let error = make_own_directory(&path).unwrap_err();
             assert!(error.to_string().contains("the user 1;"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_regular_files_within_the_limit_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
+        let kind = |path: &Path, limit| read_text(path, limit).unwrap_err().kind();
+        assert_eq!(kind(&path, 4), io::ErrorKind::FileTooLarge);
+        fs::write(&path, [0xff]).unwrap();
+        assert_eq!(kind(&path, 4), io::ErrorKind::InvalidData);
+        let fifo = root.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        for special in [&fifo, Path::new("/dev/zero"), root.path()] {
+            assert_eq!(kind(special, 4), io::ErrorKind::InvalidData, "{special:?}");
+        }
+        assert_eq!(kind(&root.path().join("none"), 4), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_other_users_may_change_is_not_trusted() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        fs::write(&path, "1").unwrap();
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for trusted in [0o600, 0o644, 0o444] {
+            mode(trusted);
+            assert_eq!(read_trusted_text(&path, 9).unwrap(), "1");
+        }
+        for shared in [0o620, 0o602] {
+            mode(shared);
+            let error = read_trusted_text(&path, 9).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains("chmod go-w"), "{error}");
+            assert_eq!(read_text(&path, 9).unwrap(), "1");
+        }
+        check_trusted_directory(&root.path().join("none")).unwrap();
+        check_trusted_directory(root.path()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(root.path(), Some(1), None).unwrap();
+            let error = check_trusted_directory(root.path()).unwrap_err();
+            assert!(error.to_string().contains("user 1,"), "{error}");
         }
     }
 

@@ -38,6 +38,9 @@ use super::runtime;
 /// The default network's subnet, which is podman's.
 const DEFAULT_SUBNET: ([u8; 4], u8) = ([10, 88, 0, 0], 16);
 
+/// Bytes a definition may have: a thousand labels fit.
+const MAX_DEFINITION: u64 = 1 << 20;
+
 /// The definitions of one user.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -352,9 +355,19 @@ impl Store {
         file::replace(&path, text.as_bytes()).map_err(at(&path))
     }
 
+    /// Definitions say what a network may reach: a user who could exchange them would decide it.
+    fn check_trusted(&self) -> Result<(), StoreError> {
+        let networks = self.directories.networks();
+        for directory in [&self.directories.config, &networks] {
+            file::check_trusted_directory(directory).map_err(at(directory))?;
+        }
+        Ok(())
+    }
+
     /// The names of all files that are definitions.
     fn names(&self) -> Result<Vec<String>, StoreError> {
         let directory = self.directories.networks();
+        self.check_trusted()?;
         let entries = match fs::read_dir(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(at(&directory))?,
@@ -373,7 +386,8 @@ impl Store {
 
     fn read(&self, name: &str) -> Result<Option<Definition>, StoreError> {
         let path = self.directories.definition(name);
-        let text = match fs::read_to_string(&path) {
+        self.check_trusted()?;
+        let text = match file::read_trusted_text(&path, MAX_DEFINITION) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text.map_err(at(&path))?,
         };

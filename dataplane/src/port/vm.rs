@@ -9,10 +9,11 @@
 //! # Into the network
 //!
 //! A frame gets a virtio-net header of zeros: nothing to be cut, and checksums that the
-//! receiver of the frame verifies. Of a stream whatever waits is fetched at once, and frames are taken out of
-//! that one by one, so a frame may come in any number of pieces. A length that no frame has ends the
-//! port: what stands behind it cannot be told. A datagram of such a length is dropped as any bad
-//! frame is.
+//! receiver of the frame verifies. Of a stream whatever waits is fetched at once, and frames are taken
+//! out of that one by one, so a frame may come in any number of pieces. A frame shorter than an Ethernet
+//! header is dropped and counted by the switch as any bad frame is, and so is a datagram that is too
+//! long. A length in a stream that is longer than any frame ends the port: reading on would take
+//! gigabytes for a frame's rest, and what it is followed by cannot be told.
 //!
 //! # Out of it
 //!
@@ -31,9 +32,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, recv, send, sockopt};
 
 /// Bytes of the length before a frame.
 const LENGTH: usize = 4;
-/// The shortest frame: an Ethernet header.
-const MIN_FRAME: usize = 14;
-/// The longest: an Ethernet header and the longest IPv4 packet, and one more, as
+/// The longest frame: an Ethernet header and the longest IPv4 packet, and one more, as
 /// [`FRAME_BUFFER_LEN`](cnet_wire::headers::FRAME_BUFFER_LEN) has it.
 const MAX_FRAME: usize = 65_550;
 /// Room for what a stream brings: more than one frame of the longest.
@@ -216,10 +215,9 @@ impl Inbox {
             return Ok(None);
         };
         let length = u32::from_be_bytes(length) as usize;
-        if !(MIN_FRAME..=MAX_FRAME).contains(&length) {
-            let lie = format!(
-                "it announced a frame of {length} bytes, where {MIN_FRAME} to {MAX_FRAME} are possible"
-            );
+        if length > MAX_FRAME {
+            let lie =
+                format!("it announced a frame of {length} bytes, where {MAX_FRAME} are possible");
             return Err(io::Error::new(io::ErrorKind::InvalidData, lie));
         }
         let Some(whole) = behind.get(..length) else {

@@ -28,7 +28,6 @@
 //!   address, gets what it had.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -52,6 +51,9 @@ pub const MAX_REMEMBERED: usize = 4096;
 
 /// Pools of up to so many addresses are searched from the lowest; larger ones of IPv6 by hashes.
 const SEARCHED: u128 = 1 << 16;
+
+/// Bytes the file of leases may have: those of 100,000 containers.
+const MAX_LEASES: u64 = 32 << 20;
 
 /// Hashes of a name that are tried before its addresses count as taken.
 const HASHES: u32 = 64;
@@ -141,7 +143,7 @@ impl Ipam {
     /// [`IpamError::Broken`] and [`IpamError::File`].
     pub fn load(path: impl Into<PathBuf>, definition: &Definition) -> Result<Ipam, IpamError> {
         let mut ipam = Ipam::empty(path.into(), definition);
-        let text = match fs::read_to_string(&ipam.path) {
+        let text = match file::read_text(&ipam.path, MAX_LEASES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ipam),
             text => text.map_err(at(&ipam.path))?,
         };

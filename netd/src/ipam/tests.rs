@@ -1,5 +1,7 @@
 //! Leases by example, and what holds whatever happens.
 
+use std::fs;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -83,8 +83,24 @@ fn a_stream_may_come_in_any_pieces() {
 }
 
 #[test]
-fn lengths_that_no_frame_has_end_it_after_what_came_before() {
-    for length in [0, 1, 13, 65_551, u32::MAX] {
+fn a_frame_that_is_too_short_is_passed_on_and_the_next_is_read() {
+    for length in [0, 1, 13] {
+        let (mut socket, mut far) = stream();
+        let good = numbered(1, 100)[VNET_HDR_LEN..].to_vec();
+        let short = vec![7; length];
+        far.write_all(&with_length(&short)).unwrap();
+        far.write_all(&with_length(&good)).unwrap();
+        assert_eq!(next(&mut socket), Ok(short), "for the switch to count");
+        assert_eq!(next(&mut socket), Ok(good));
+        let (mut socket, far) = datagram();
+        far.send(&[7; 13][..length]).unwrap();
+        assert_eq!(next(&mut socket), Ok(vec![7; length]));
+    }
+}
+
+#[test]
+fn a_length_over_the_longest_frame_ends_it_after_what_came_before() {
+    for length in [65_551, u32::MAX] {
         let (mut socket, mut far) = stream();
         let good = numbered(1, 100)[VNET_HDR_LEN..].to_vec();
         far.write_all(&with_length(&good)).unwrap();
