@@ -1,2 +1,5 @@
-//! Tests of cnet as a whole. There is nothing here but the targets: `sim`, `alloc`, `e2e`.
+//! What the tests of cnet as a whole share: the laboratory of namespaces ([`lab`]). The tests are the
+//! targets beside it: `sim`, `alloc`, `e2e`.
 #![forbid(unsafe_code)]
+
+pub mod lab;

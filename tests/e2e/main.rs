@@ -3,11 +3,11 @@
 //!
 //! `cargo xtask test e2e` runs these tests, as root; by hand it is
 //! `cargo test --release -p cnet-tests --test e2e -- --ignored --test-threads=1 [NAME]`. They make
-//! their own network namespaces ([`lab`]) and leave the machine as it was. `CNET_E2E_SLIRP` puts
+//! their own network namespaces ([`cnet_tests::lab`]) and leave the machine as it was. `CNET_E2E_SLIRP` puts
 //! another program, such as slirp4netns, in the place of `cnet-slirp`; what it cannot do then fails.
 #![forbid(unsafe_code)]
 
-mod lab;
+use cnet_tests::lab;
 
 mod api;
 mod bulk;

@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,12 +21,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::lab::namespace::{Namespace, limit_stalls};
+use crate::lab::place::Place;
 use crate::lab::process::Running;
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{CONNECT, Payload, echo, ping};
 use crate::lab::vm::Kernel;
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
-use crate::networks::Place;
 use crate::switch::{Member, Network, flood};
 
 /// From the start of QEMU to its lease: the emulated processor takes its time to boot.
@@ -393,7 +394,7 @@ fn a_machine_has_its_place_on_a_named_network_across_reboots_and_a_crash() {
 }
 
 fn kernel() -> Option<Kernel> {
-    match Kernel::fetch() {
+    match Kernel::fetch(Path::new(env!("CARGO_TARGET_TMPDIR"))) {
         Ok(kernel) => Some(kernel),
         Err(why) => {
             println!("SKIPPED: there can be no virtual machine here: {why}");

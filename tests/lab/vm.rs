@@ -47,15 +47,15 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Has one, or tells why this machine cannot.
-    pub fn fetch() -> Result<Kernel, String> {
+    /// Has one, kept in `directory` from the first time on, or tells why this machine cannot.
+    pub fn fetch(directory: &Path) -> Result<Kernel, String> {
         for program in ["qemu-system-x86_64", "busybox", "cpio", "apt-get"] {
             let found = Launch::new("sh").args(["-c", &format!("command -v {program}")]);
             if !found.run(Duration::from_secs(5)).success() {
                 return Err(format!("{program} is not installed"));
             }
         }
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");
+        let directory = directory.join("kernels");
         fs::create_dir_all(&directory).expect("the build's directory is ours");
         let directory = directory.to_str().expect("a UTF-8 path");
         let fetched = Launch::new("sh")

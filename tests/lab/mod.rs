@@ -17,6 +17,7 @@
 pub mod binaries;
 pub mod container;
 pub mod namespace;
+pub mod place;
 pub mod process;
 pub mod raw;
 pub mod run;
