@@ -48,6 +48,7 @@ pub(crate) fn all_of(results: impl IntoIterator<Item = anyhow::Result<()>>) -> a
 ///
 /// At a limit of descriptors.
 pub(crate) fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
+    cnet_dataplane::check_descriptors()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

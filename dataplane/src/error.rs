@@ -11,6 +11,16 @@ pub enum StartError {
     /// The number of workers is out of range.
     #[error("a network has 1 to {MAX_WORKERS} workers, not {0}")]
     Workers(u16),
+    /// The process may have too few descriptors.
+    #[error(
+        "the limit of open files is {limit}, and a network needs at least {least}: raise it, with `ulimit -Hn` and `ulimit -n`, or LimitNOFILE= of a systemd service"
+    )]
+    Descriptors {
+        /// How many it may have.
+        limit: usize,
+        /// How many are needed.
+        least: usize,
+    },
     /// No randomness for keys.
     #[error("cannot get random bytes from the kernel")]
     Random(#[source] getrandom::Error),

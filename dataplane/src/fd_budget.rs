@@ -3,26 +3,73 @@
 use cnet_nat::flow::Limits;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::StartError;
+
+/// The fewest descriptors that a network runs with. Two dozen are open before the first flow, and
+/// each container takes four.
+const LEAST_DESCRIPTORS: usize = 64;
+
+/// The fewest that a program starts with, until it has raised its limit to the most it may have.
+const LEAST_AT_FIRST: usize = 32;
+
 /// Descriptors that flows leave to others: twice what spliced connections may take
 /// ([`crate::forward::splice`]).
 const SPARE_DESCRIPTORS: usize = 12_288;
 
+/// The same where there are few: what is open before the first flow, and a reserve for containers,
+/// DNS and the API.
+const LEAST_SPARE: usize = 48;
+
 /// Every flow is a descriptor: takes as many as the system lets us, and tells how many that is.
-pub(super) fn raise_limit() -> usize {
+///
+/// # Errors
+///
+/// [`StartError::Descriptors`] if a network cannot run with them.
+pub(super) fn raise_limit() -> Result<usize, StartError> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // With fewer descriptors there are fewer flows, which the quota answers.
     let _ = setrlimit(Resource::Nofile, limit);
     let current = getrlimit(Resource::Nofile).current;
-    current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    let current = current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    enough(current, LEAST_DESCRIPTORS)?;
+    Ok(current)
+}
+
+/// Checks that a network can run with the descriptors that this process may have. A program asks
+/// before it opens anything; nothing is changed, since what it starts before the network inherits
+/// the limit.
+///
+/// # Errors
+///
+/// [`StartError::Descriptors`] if they are too few.
+pub fn check_descriptors() -> Result<(), StartError> {
+    let limit = getrlimit(Resource::Nofile);
+    let number =
+        |limit: Option<u64>| limit.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
+    enough(number(limit.maximum), LEAST_DESCRIPTORS)?;
+    enough(number(limit.current), LEAST_AT_FIRST)
+}
+
+/// Whether `limit` descriptors are as many as `least`.
+///
+/// # Errors
+///
+/// [`StartError::Descriptors`] if not.
+fn enough(limit: usize, least: usize) -> Result<(), StartError> {
+    match limit < least {
+        true => Err(StartError::Descriptors { limit, least }),
+        false => Ok(()),
+    }
 }
 
 /// What all containers of a process of that many descriptors may hold together. They leave what
-/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, or
-/// [`SPARE_DESCRIPTORS`].
+/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, but at least
+/// [`LEAST_SPARE`] and at most [`SPARE_DESCRIPTORS`].
 pub(super) fn totals(descriptors: usize) -> Limits {
-    let flows = descriptors - SPARE_DESCRIPTORS.min(descriptors / 4);
-    let part = |hundredths: usize| flows / 100 * hundredths;
+    let spare = (descriptors / 4).clamp(LEAST_SPARE, SPARE_DESCRIPTORS);
+    let flows = descriptors.saturating_sub(spare);
+    let part = |hundredths: usize| flows / 100 * hundredths + flows % 100 * hundredths / 100;
     Limits {
         tcp_flows: part(80),
         udp_mappings: part(17),
@@ -38,13 +85,27 @@ mod tests {
 
     #[test]
     fn flows_leave_descriptors_to_others() {
-        for descriptors in [0, 256, 1024, 4096, 65_536, 1 << 20] {
+        for descriptors in [0, LEAST_DESCRIPTORS, 128, 256, 1024, 4096, 65_536, 1 << 20] {
             let totals = totals(descriptors);
             let flows = totals.tcp_flows + totals.udp_mappings + totals.ping_mappings;
             let spare = descriptors - flows;
             assert!(spare >= descriptors / 4 || spare >= SPARE_DESCRIPTORS);
-            assert!(flows * 2 >= descriptors.min(65_536) / 2, "{descriptors}");
+            let least = descriptors.saturating_sub(2 * LEAST_SPARE).min(65_536) / 4;
+            assert!(flows >= least, "{descriptors}");
         }
+    }
+
+    #[test]
+    fn few_descriptors_are_enough_for_some_flows_or_refused() {
+        assert!(enough(LEAST_DESCRIPTORS, LEAST_DESCRIPTORS).is_ok());
+        let refused = enough(LEAST_DESCRIPTORS - 1, LEAST_DESCRIPTORS).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("is 63") && text.contains("at least 64") && text.contains("ulimit"));
+        let least = totals(LEAST_DESCRIPTORS);
+        assert!(
+            least.tcp_flows >= 12 && least.udp_mappings >= 2,
+            "{least:?}"
+        );
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;
 pub use error::{StartError, WorkerPanicked};
+pub use fd_budget::check_descriptors;
 pub use forward::{
     ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
 };
@@ -74,7 +75,7 @@ impl Dataplane {
     /// # Errors
     ///
     /// When the host lacks descriptors, threads or randomness, or the number of workers is out of
-    /// range.
+    /// range. A program asks [`check_descriptors`] before that.
     pub fn start(
         config: NetworkConfig,
     ) -> Result<(Dataplane, async_mpsc::Receiver<DnsQuery>), StartError> {

@@ -40,7 +40,7 @@ use cnet::definition::{
 use cnet::log;
 use cnet::network::END_TIMEOUT;
 use cnet::start::READY;
-use cnet_dataplane::NetworkConfig;
+use cnet_dataplane::{NetworkConfig, check_descriptors};
 use cnet_tap::fork::fork;
 use cnet_tap::helper::NsHelper;
 use cnet_tap::{TapError, inherited_fd};
@@ -221,6 +221,7 @@ fn detach() -> Result<bool, ProcessError> {
 }
 
 fn live(network: &str) -> Result<(), ProcessError> {
+    check_descriptors().map_err(InstanceError::from)?;
     // Before anything is opened that it should not have.
     let helper = NsHelper::start()?;
     let directories = Directories::of_this_user()?;
@@ -326,7 +327,8 @@ async fn serve(
             Some("the process that enters namespaces has ended".to_owned())
         }
     };
-    members.save().await;
+    // A failure is logged, and tried again.
+    let _ = members.save().await;
     members.flush().await;
     service.end_events().await;
     let stopped = instance.stop();

@@ -108,6 +108,8 @@ pub struct Options {
     pub tun_mode: Option<u32>,
     /// What it sees as `/etc/resolv.conf`; the machine's own if none.
     pub resolv_conf: Option<PathBuf>,
+    /// How many descriptors it may have; as many as usual if none.
+    pub descriptors: Option<u64>,
     /// Whether to ask for an API socket.
     pub api: bool,
     /// More arguments, split at spaces, before the process id.
@@ -140,6 +142,9 @@ impl Options {
         }
         if let Some(path) = &self.resolv_conf {
             launch = launch.resolv_conf(path);
+        }
+        if let Some(limit) = self.descriptors {
+            launch = launch.descriptors(limit);
         }
         launch
     }

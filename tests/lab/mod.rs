@@ -16,6 +16,8 @@
 
 pub mod binaries;
 pub mod container;
+pub mod measure;
+pub mod mounts;
 pub mod namespace;
 pub mod place;
 pub mod process;

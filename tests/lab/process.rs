@@ -51,6 +51,7 @@ struct Setup {
     tun_mode: Option<u32>,
     resolv_conf: Option<CString>,
     kept: Vec<OwnedFd>,
+    descriptors: Option<u64>,
 }
 
 impl Launch {
@@ -90,6 +91,12 @@ impl Launch {
     pub fn resolv_conf(mut self, path: &Path) -> Self {
         let path = path.to_str().expect("a UTF-8 path");
         self.setup.resolv_conf = Some(CString::new(path).expect("a path without NUL"));
+        self
+    }
+
+    /// Limits how many descriptors it may have, softly and hard.
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.setup.descriptors = Some(limit);
         self
     }
 
@@ -178,7 +185,7 @@ impl Setup {
         for fd in &self.kept {
             fcntl_setfd(fd, FdFlags::empty())?;
         }
-        let hard = getrlimit(Resource::Nofile).maximum;
+        let hard = self.descriptors.or(getrlimit(Resource::Nofile).maximum);
         let limit = Rlimit {
             current: Some(USUAL_DESCRIPTORS.min(hard.unwrap_or(u64::MAX))),
             maximum: hard,

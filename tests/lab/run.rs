@@ -60,6 +60,9 @@ impl Options {
     }
 }
 
+/// A script that tells the network namespace it is in, and stays.
+pub const HOLD: &str = "readlink /proc/self/ns/net; exec sleep 1800";
+
 /// `cnet run` of a command that waits, so that the test can use the network from outside.
 pub struct Held {
     /// `cnet run` itself.
@@ -71,8 +74,11 @@ pub struct Held {
 impl Held {
     /// Starts it, and waits until the command runs.
     pub fn start(lab: &Lab, options: &Options) -> Self {
-        let script = "readlink /proc/self/ns/net; exec sleep 1800";
-        let mut process = options.shell(lab, script).spawn();
+        Self::of(options.shell(lab, HOLD).spawn())
+    }
+
+    /// Of `cnet run` of [`HOLD`].
+    pub fn of(mut process: Running) -> Self {
         let identity = process.wait_for_line(READY, |line| line.starts_with("net:["));
         let inside = processes()
             .find(|pid| namespace_of(*pid).is_some_and(|link| link == identity))

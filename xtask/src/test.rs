@@ -58,7 +58,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "hostile and faults",
         minutes: 8,
-        stages: &[],
+        stages: HOSTILE_AND_FAULTS,
     },
     Part {
         name: "clients",
@@ -162,9 +162,16 @@ const END_TO_END: &[Stage] = &[
         name: "e2e",
         about: "the two binaries between real namespaces, with real programs (as root)",
         minutes: 13,
-        run: end_to_end,
+        run: |limit| in_namespaces(limit, "e2e"),
     },
 ];
+
+const HOSTILE_AND_FAULTS: &[Stage] = &[Stage {
+    name: "faults",
+    about: "a full disk, few descriptors, little memory, killed programs (as root)",
+    minutes: 4,
+    run: |limit| in_namespaces(limit, "faults"),
+}];
 
 fn cargo(limit: Duration, arguments: &str) -> anyhow::Result<Outcome> {
     cargo::run::<&str>(limit, &[], arguments)
@@ -174,9 +181,10 @@ fn build(limit: Duration) -> anyhow::Result<Outcome> {
     cargo(limit, "build --locked --release --package cnet-cli --bins")
 }
 
-fn end_to_end(limit: Duration) -> anyhow::Result<Outcome> {
+/// The tests of a target of cnet-tests that run the programs between real namespaces.
+fn in_namespaces(limit: Duration, target: &str) -> anyhow::Result<Outcome> {
     if !machine::is_root() {
-        bail!("makes network namespaces and their uplinks: run as root, cargo xtask test e2e");
+        bail!("makes network namespaces and their uplinks: run as root, cargo xtask test {target}");
     }
     machine::prepare()?;
     // The stage may have been asked for alone.
@@ -185,9 +193,10 @@ fn end_to_end(limit: Duration) -> anyhow::Result<Outcome> {
         return Ok(built);
     }
     let binaries = [("CNET_BIN_DIR", cargo::release_directory()?)];
-    let arguments = "test --locked --release --package cnet-tests --test e2e -- --ignored \
-                     --test-threads=1";
-    cargo::run(limit, &binaries, arguments)
+    let arguments = format!(
+        "test --locked --release --package cnet-tests --test {target} -- --ignored --test-threads=1"
+    );
+    cargo::run(limit, &binaries, &arguments)
 }
 
 /// Prints the stages, what each shows, and the minutes planned for it.
@@ -321,7 +330,7 @@ build and lint                2.1   15
 unit, simulation, corpus      5.0   12
   unit                        5.0    7  FAILED: exit status: 101
 end to end                    0.0   15  not asked for
-hostile and faults            0.0    8  no stage yet
+hostile and faults            0.0    8  not asked for
 clients                       0.0    8  no stage yet
 several hosts and CNI         0.0    6  no stage yet
 all                           7.1   64

@@ -76,6 +76,7 @@ pub(crate) fn main(options: &RunOptions) -> ExitCode {
 }
 
 fn run(options: &RunOptions) -> anyhow::Result<u8> {
+    cnet_dataplane::check_descriptors()?;
     log::start(match options.verbose {
         0 => tracing::Level::WARN,
         1 => tracing::Level::INFO,

@@ -104,6 +104,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         write_err(&format!("WARNING: {warning}\n"));
     }
     log::start(tracing::Level::WARN);
+    cnet_dataplane::check_descriptors()?;
     let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
     let (config, port) = network(options);
     let interface = options.configure.then(|| config.interface(&port));

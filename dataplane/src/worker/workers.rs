@@ -88,7 +88,7 @@ fn prepare(
 ) -> Result<(Mailboxes, Vec<Start>), StartError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(StartError::Random)?;
-    let totals = fd_budget::totals(fd_budget::raise_limit());
+    let totals = fd_budget::totals(fd_budget::raise_limit()?);
     let router_config = || core_config::router_config(config, totals);
     let now = now();
     let first = Network::new(router_config(), secret, now);

@@ -170,15 +170,20 @@ pub(super) async fn plug_in(
     }
     let opened = publish::open_for(members, key, publish::addresses(&record), specs).await?;
     opened.ok_or_else(gone)?;
-    announce(members, key)?;
-    let known = members.save().await;
-    let mut table = members.table();
-    let member = table.member(key).ok_or_else(gone)?;
-    // What the next process knows nothing of must not outlive this one.
-    match known.then(|| member.keep()).flatten() {
-        Some(Err(error)) => Err(Refusal::new(Kind::Internal, error.to_string())),
-        _ => Ok(()),
+    let saved = members.save().await;
+    if interface == Interface::Make {
+        // What the next process knows nothing of must not outlive this one. One that is taken over
+        // is in the file that told of it.
+        saved?;
     }
+    let kept = {
+        let mut table = members.table();
+        table.member(key).ok_or_else(gone)?.keep()
+    };
+    if let Some(Err(error)) = kept {
+        return Err(Refusal::new(Kind::Internal, error.to_string()));
+    }
+    announce(members, key)
 }
 
 /// Tells others that the container has joined: DNS, and those who listen to events.

@@ -42,7 +42,8 @@ pub(super) async fn leave(members: &Members, key: &MemberKey, why: &str) {
             members.changed(&mut table);
         }
     }
-    members.save().await;
+    // A failure is logged, and tried again.
+    let _ = members.save().await;
     if let Some(watch) = watch {
         // Last of all, because it may be the very task that this runs in.
         watch.abort();

@@ -38,14 +38,16 @@
 //! Leases are written down a moment after an action was answered, since that waits for the disk.
 //! A crash in that moment loses what is remembered of those that left, not of those that are there.
 //!
-//! While `state.json` cannot be written, containers join all the same, but do not outlive this
-//! process. It is tried again every [`SAVE_INTERVAL`].
+//! While `state.json` cannot be written, as on a full disk, no container joins and no port is
+//! published: a crash would leave them behind unknown. Those that are there go on. One that leaves
+//! is out at once, and that is written down later: it is tried every [`SAVE_INTERVAL`].
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cnet::control::{Kind, Refusal};
 use cnet::definition::Definition;
 use cnet_dataplane::NetworkConfig;
 use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
@@ -73,6 +75,23 @@ use table::{Link, MemberKey, Table, TapLink};
 
 /// How long to wait before the members are written down again, after that has failed.
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The members could not be written down.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "who is on the network cannot be written down in {}: {source}; without that a crash would leave the container behind. Make room there, and try again",
+    .path.display()
+)]
+pub(crate) struct Unsaved {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl From<Unsaved> for Refusal {
+    fn from(error: Unsaved) -> Refusal {
+        Refusal::new(Kind::Impossible, error.to_string())
+    }
+}
 
 /// What members are made of and with.
 pub(crate) struct Parts {
@@ -136,7 +155,8 @@ impl Members {
             loop {
                 writer.unsaved.notified().await;
                 sleep(SAVE_INTERVAL).await;
-                writer.save_again().await;
+                // A failure is logged, and tried again.
+                let _ = writer.save().await;
             }
         });
         members
@@ -175,42 +195,26 @@ impl Members {
         self.changes.send_replace(());
     }
 
-    /// Writes the members down, unless that was done since the last change; `false` if it has
-    /// failed, and is to be tried again.
-    pub(crate) async fn save(&self) -> bool {
+    /// Writes the members down, unless that was done since the last change. If it fails, it is tried
+    /// again later.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unsaved`].
+    pub(crate) async fn save(&self) -> Result<(), Unsaved> {
         let due = self.table().changes;
         let now = || {
             let table = self.table();
             (table.changes, table.records())
         };
         let written = self.journal.write(due, now).await;
-        if let Err(error) = &written {
+        written.map_err(|source| {
+            let path = self.journal.path().to_owned();
             // Forwarding goes on; only a crash would be worse than it should be.
-            tracing::error!(%error, path = %self.journal.path().display(), "cannot be written");
+            tracing::error!(error = %source, path = %path.display(), "cannot be written");
             self.unsaved.notify_one();
-        }
-        written.is_ok()
-    }
-
-    /// Writes the members down after that has failed. Those that joined meanwhile outlive this
-    /// process from then on.
-    async fn save_again(&self) {
-        let plugged: Vec<MemberKey> = {
-            let mut table = self.table();
-            // So that all of them are written down now, also one that had not counted yet.
-            table.changes += 1;
-            let plugged = table.members().filter(|m| matches!(m.link, Link::Tap(_)));
-            plugged.map(table::Member::key).collect()
-        };
-        if !self.save().await {
-            return;
-        }
-        let mut table = self.table();
-        for key in plugged {
-            if let Some(Err(error)) = table.member(&key).and_then(|member| member.keep()) {
-                tracing::error!(container = key.name, %error, "a crash would end its interface");
-            }
-        }
+            Unsaved { path, source }
+        })
     }
 
     /// Writes the leases down.

@@ -50,7 +50,14 @@ pub(super) async fn publish(members: &Members, ports: &PublishPorts) -> Result<P
     let opened = open_for(members, &key, addresses, &ports.ports).await?;
     let opened =
         opened.ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
-    members.save().await;
+    if let Err(error) = members.save().await {
+        let is_new = |open: &OpenForward| opened.iter().any(|new| new.id == open.id);
+        if let Some(member) = members.table().member(&key) {
+            member.take_ports(is_new);
+        }
+        members.instance.forwards().close(&opened).await;
+        return Err(error.into());
+    }
     Ok(Published {
         ports: opened.iter().map(published).collect(),
     })
@@ -77,7 +84,8 @@ pub(super) async fn unpublish(
         return Err(Refusal::new(Kind::NotFound, text));
     }
     members.instance.forwards().close(&closed).await;
-    members.save().await;
+    // A failure is logged, and tried again.
+    let _ = members.save().await;
     Ok(Published {
         ports: closed.iter().map(published).collect(),
     })

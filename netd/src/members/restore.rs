@@ -41,7 +41,8 @@ pub(crate) async fn restore(members: &Arc<Members>) {
             .release_absent(|name| present.iter().any(|p| p == name));
         members.changed(&mut table);
     }
-    members.save().await;
+    // A failure is logged, and tried again.
+    let _ = members.save().await;
 }
 
 async fn restore_one(members: &Arc<Members>, record: Record) -> Result<(), String> {

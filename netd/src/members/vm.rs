@@ -48,7 +48,11 @@ pub(super) async fn join(
         address: address.clone(),
     };
     let key = reserve(members, &attach, liveness, (0, 0))?;
-    if let Err(refusal) = plug_in(members, &key, &address, &attach.publish).await {
+    let joined = match plug_in(members, &key, &address, &attach.publish).await {
+        Ok(()) => members.save().await.map_err(Refusal::from),
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = joined {
         leave::leave(members, &key, "it could not join").await;
         return Err(refusal);
     }
@@ -76,9 +80,7 @@ pub(super) async fn plug_in(
     };
     let opened = publish::open_for(members, key, addresses, specs).await?;
     opened.ok_or_else(gone)?;
-    announce(members, key).map_err(|_| gone())?;
-    members.save().await;
-    Ok(())
+    announce(members, key).map_err(|_| gone())
 }
 
 /// Plugs in one QEMU after the other, until `stopped`.
@@ -151,7 +153,8 @@ async fn reopen_for_next(members: &Members, key: &MemberKey) -> bool {
         table.returning.remove(&key.name);
         members.changed(&mut table);
     }
-    members.save().await;
+    // A failure is logged, and tried again.
+    let _ = members.save().await;
     true
 }
 

@@ -1,13 +1,12 @@
 //! The process of a network is killed under its containers: it is started again and takes up what
 //! was there.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 
-use super::{GONE, Member, Place, SHORT};
+use super::{GONE, Member, Place};
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{connect_and_echo, echo};
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
@@ -103,54 +102,5 @@ fn run_starts_a_killed_network_again_by_itself() {
         }
         drop((web, db));
         lab.assert_nothing_left(&[], GONE);
-    }
-}
-
-/// The containers that `ps` lists.
-fn names(place: &Place<'_>) -> Vec<String> {
-    let listed = place.json("ps --network lan --format json");
-    let rows = listed.as_array().expect("a list").iter();
-    let mut names: Vec<String> = rows
-        .map(|row| row["name"].as_str().expect("a name").to_owned())
-        .collect();
-    names.sort();
-    names
-}
-
-/// While it cannot be written down who is there, nobody is told less than the truth: who joins then
-/// is on the network, but leaves nothing behind that nobody would know of.
-#[test]
-#[ignore = "needs root and namespaces; run by cargo xtask test"]
-fn who_cannot_be_written_down_does_not_outlive_the_process() {
-    let lab = Lab::direct();
-    for place in Place::each(&lab) {
-        place.done("network create lan");
-        let first = place.join("lan", "first", "");
-        // Where a new content is written before it takes the file's place.
-        let beside = place.runtime.join("cnet/lan/.state.json.new");
-        fs::create_dir(&beside).expect("the place is free");
-        let web = place.join("lan", "web", "");
-        web.assert_pings(&lab, "first");
-        kill(&place, "lan");
-        assert_eq!(names(&place), ["first"]);
-        wait_until("the interface is gone", SHORT, || {
-            let links = web.namespace.ip("-o link");
-            (!links.contains("eth0")).then_some(()).ok_or(links)
-        });
-
-        let db = place.join("lan", "db", "");
-        fs::remove_dir(&beside).expect("nobody has used it");
-        wait_until("it outlives the process", SHORT, || {
-            let link = db.namespace.ip("-d link show eth0");
-            link.contains("persist on").then_some(()).ok_or(link)
-        });
-        kill(&place, "lan");
-        assert_eq!(names(&place), ["db", "first"]);
-        db.assert_pings(&lab, "first");
-        let holders = [first.pid(), web.pid(), db.pid()];
-        for name in ["first", "db"] {
-            place.done(&format!("detach {name}"));
-        }
-        lab.assert_nothing_left(&holders, GONE);
     }
 }
