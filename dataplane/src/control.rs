@@ -189,6 +189,13 @@ impl Control {
     pub fn answer_dns(&self, id: QueryId, message: Vec<u8>) {
         self.send(Command::AnswerDns(id, message));
     }
+
+    /// Tells that there is room again for queries in [`Dataplane::start`](crate::Dataplane::start)'s
+    /// receiver. To be called after queries were received while it was full: those that found no
+    /// room are not passed on before.
+    pub fn take_dns_queries(&self) {
+        self.send(Command::TakeDnsQueries);
+    }
 }
 
 #[cfg(test)]

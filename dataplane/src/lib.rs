@@ -57,8 +57,8 @@ use worker::workers;
 /// What [`Dataplane::ended`] and [`PortEnd`] say when the network was stopped.
 pub const STOPPED: &str = "stopped";
 
-/// DNS queries that may wait for the service before further ones are dropped.
-const QUERY_QUEUE: usize = 256;
+/// DNS queries that may wait for the service before further ones wait at the gateway.
+const QUERY_QUEUE: usize = 1024;
 
 /// A running network. Dropping it stops it.
 #[derive(Debug)]

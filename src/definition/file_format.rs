@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::id::is_id;
-use super::name::{NameError, check_network_name};
+use super::name::{NameError, check_network_name, is_domain};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
 use super::routes::same_family;
 use super::{DEFAULT_MTU, MTU_RANGE};
@@ -253,14 +253,6 @@ impl Definition {
             self.ipv6.map(|pool| pool.gateway),
         )
     }
-}
-
-/// Whether `text` is a domain name that can stand in a `search` line (RFC 1035 section 2.3.4).
-fn is_domain(text: &str) -> bool {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
-    let labels = text.split('.').all(|label| (1..=63).contains(&label.len()));
-    plain && labels && text.len() <= 253
 }
 
 /// The pools a request names, checked.

@@ -28,7 +28,9 @@ mod store;
 pub use directories::{Directories, DirectoriesError};
 pub use file_format::{BRIDGE, Definition, DefinitionError, Request};
 pub use id::{SHORT_ID, is_id, random_id};
-pub use name::{DEFAULT_NETWORK, NameError, check_name, check_network_name};
+pub use name::{
+    DEFAULT_NETWORK, NameError, check_host_name, check_name, check_network_name, is_domain,
+};
 pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
 pub use routes::{HostRoute, HostRoutes};
 pub use store::{Store, StoreError};

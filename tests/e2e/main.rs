@@ -16,6 +16,7 @@ mod connect;
 mod crowd;
 mod datagram;
 mod dns;
+mod dns_files;
 mod gateway;
 mod lifecycle;
 mod networks;

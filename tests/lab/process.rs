@@ -50,6 +50,7 @@ struct Setup {
     user: Option<u32>,
     tun_mode: Option<u32>,
     resolv_conf: Option<CString>,
+    etc: Option<CString>,
     kept: Vec<OwnedFd>,
     descriptors: Option<u64>,
 }
@@ -97,6 +98,13 @@ impl Launch {
     /// Limits how many descriptors it may have, softly and hard.
     pub fn descriptors(mut self, limit: u64) -> Self {
         self.setup.descriptors = Some(limit);
+        self
+    }
+
+    /// Lets it see this directory as `/etc`.
+    pub fn etc(mut self, path: &Path) -> Self {
+        let path = path.to_str().expect("a UTF-8 path");
+        self.setup.etc = Some(CString::new(path).expect("a path without NUL"));
         self
     }
 
@@ -176,7 +184,7 @@ impl Launch {
 
 impl Setup {
     fn apply(&self) -> io::Result<()> {
-        if self.tun_mode.is_some() || self.resolv_conf.is_some() {
+        if self.tun_mode.is_some() || self.resolv_conf.is_some() || self.etc.is_some() {
             self.mount()?;
         }
         if let Some(namespace) = &self.namespace {
@@ -226,6 +234,9 @@ impl Setup {
             )?;
             // Beyond the umask.
             chmod(c"/dev/net/tun", mode)?;
+        }
+        if let Some(path) = &self.etc {
+            mount_bind(path.as_c_str(), c"/etc")?;
         }
         if let Some(path) = &self.resolv_conf {
             mount_bind(path.as_c_str(), c"/etc/resolv.conf")?;
@@ -285,6 +296,11 @@ impl Running {
             );
             thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// What it has written to its standard output so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
     }
 
     /// What it has written to its standard error so far.

@@ -18,6 +18,8 @@ pub struct Options {
     pub tun_mode: Option<u32>,
     /// What it sees as `/etc/resolv.conf`; the machine's own if none.
     pub resolv_conf: Option<PathBuf>,
+    /// What it sees as `/etc`; the machine's own if none.
+    pub etc: Option<PathBuf>,
     /// Options of `cnet run`, split at spaces.
     pub arguments: String,
 }
@@ -49,6 +51,9 @@ impl Options {
         }
         if let Some(path) = &self.resolv_conf {
             launch = launch.resolv_conf(path);
+        }
+        if let Some(path) = &self.etc {
+            launch = launch.etc(path);
         }
         let options = self.arguments.split_whitespace();
         launch.args(options).arg("--").args(command)

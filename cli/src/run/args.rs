@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::network_mode::NetworkMode;
 use cnet::PublishSpec;
-use cnet::definition::{DEFAULT_MTU, MTU_RANGE};
+use cnet::definition::{DEFAULT_MTU, MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
 
@@ -85,6 +85,10 @@ pub struct RunOptions {
     #[arg(long, conflicts_with = "network", value_name = "ADDRESS")]
     pub dns: Vec<IpAddr>,
 
+    /// Names of the command's own.
+    #[command(flatten)]
+    pub names: NameOptions,
+
     /// Poll this long after the last packet before going to sleep; 0 for never.
     ///
     /// It makes short round trips quicker, at the cost of processor time while there is traffic. An
@@ -118,6 +122,94 @@ pub struct RunOptions {
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// The options about names that the command sees in files of its own.
+#[derive(Args, Clone, Debug, Default)]
+pub struct NameOptions {
+    /// Search this domain instead of those of the host; may be given several times, and `.` for
+    /// none.
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_search)]
+    pub dns_search: Vec<String>,
+
+    /// An option for the command's resolver, such as `ndots:1`; may be given several times.
+    ///
+    /// It takes the place of the host's option of that name. See resolv.conf(5).
+    #[arg(long, value_name = "OPTION", value_parser = parse_dns_option)]
+    pub dns_option: Vec<String>,
+
+    /// A name for `/etc/hosts`, with its address, or `host-gateway` for the gateway's; may be given
+    /// several times.
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = parse_add_host)]
+    pub add_host: Vec<AddHost>,
+
+    /// The command's host name.
+    #[arg(long, value_name = "NAME", value_parser = parse_hostname)]
+    pub hostname: Option<String>,
+}
+
+impl NameOptions {
+    /// Whether any is given.
+    pub fn any(&self) -> bool {
+        let lists = !self.dns_search.is_empty() || !self.dns_option.is_empty();
+        lists || !self.add_host.is_empty() || self.hostname.is_some()
+    }
+}
+
+/// A name for `/etc/hosts`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddHost {
+    /// The name.
+    pub name: String,
+    /// Its address; `None` for the gateway's.
+    pub address: Option<IpAddr>,
+}
+
+fn parse_search(text: &str) -> Result<String, String> {
+    match text == "." || is_domain(text) {
+        true => Ok(text.to_owned()),
+        false => Err("it is not a domain".to_owned()),
+    }
+}
+
+fn parse_dns_option(text: &str) -> Result<String, String> {
+    let (key, value) = text.split_once(':').unwrap_or((text, "0"));
+    let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    match !key.is_empty() && key.bytes().all(word) && number {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("an option is a word, or a word, a colon and a number, as in `ndots:1`".into())
+        }
+    }
+}
+
+/// `NAME:ADDRESS`, or `NAME=ADDRESS`, as Docker has both; an IPv6 address may stand in brackets.
+fn parse_add_host(text: &str) -> Result<AddHost, String> {
+    let parts = text.split_once('=').or_else(|| text.split_once(':'));
+    let (name, address) =
+        parts.ok_or("it is a name, a colon and an address, as in `db:10.1.1.1`")?;
+    check_host_name(name).map_err(|error| error.to_string())?;
+    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']'));
+    let address = match bare.unwrap_or(address) {
+        "host-gateway" => None,
+        address => Some(
+            address
+                .parse()
+                .map_err(|_| format!("`{address}` is no address"))?,
+        ),
+    };
+    Ok(AddHost {
+        name: name.to_owned(),
+        address,
+    })
+}
+
+fn parse_hostname(text: &str) -> Result<String, String> {
+    match check_name(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -184,5 +276,47 @@ mod tests {
         assert!(error("--dns nonsense -- true").contains("nonsense"));
         assert!(error("--network lan --subnet 10.0.2.0/24 true").contains("--subnet"));
         assert!(error("--alias www true").contains("--network"));
+        for name in [
+            "localhost",
+            "a..b",
+            "a.",
+            "10.0.0.1",
+            "host.docker.internal",
+        ] {
+            let hostname = error(&format!("--hostname {name} true"));
+            assert!(hostname.contains(&format!("`{name}`")), "{hostname}");
+        }
+        assert!(error("--add-host a..b:10.1.1.1 true").contains("`a..b`"));
+        assert!(error("--add-host db:10.1.1 true").contains("`10.1.1` is no address"));
+        assert!(error("--dns-search a..b true").contains("not a domain"));
+        assert!(error("--dns-option ndots: true").contains("`ndots:1`"));
+    }
+
+    #[test]
+    fn names_of_the_commands_own() {
+        let options = parse(
+            "--hostname box --dns-search a.example --dns-search b.example --dns-option ndots:2 \
+             --dns-option use-vc --add-host db:10.1.1.1 --add-host=six=[fd00::1] \
+             --add-host six:fd00::2 --add-host host:host-gateway true",
+        )
+        .unwrap();
+        let names = options.names;
+        assert_eq!(names.hostname.as_deref(), Some("box"));
+        assert_eq!(names.dns_search, ["a.example", "b.example"]);
+        assert_eq!(names.dns_option, ["ndots:2", "use-vc"]);
+        let added = names.add_host.iter();
+        let added: Vec<_> = added
+            .map(|h| (h.name.as_str(), h.address.map(|a| a.to_string())))
+            .collect();
+        let some = |address: &str| Some(address.to_owned());
+        assert_eq!(
+            added,
+            [
+                ("db", some("10.1.1.1")),
+                ("six", some("fd00::1")),
+                ("six", some("fd00::2")),
+                ("host", None),
+            ]
+        );
     }
 }

@@ -17,6 +17,7 @@ use rustix::process::{getegid, geteuid};
 
 use super::drain::TcpTables;
 use super::handshake::{self, Child};
+use super::mounts::OwnFiles;
 use super::plan::Spaces;
 use super::{INTERFACE, mounts, userns_restrictions};
 use crate::log::report;
@@ -30,8 +31,8 @@ const NOT_FOUND: u8 = 127;
 /// What the child is to set up.
 pub(super) struct Setup<'a> {
     pub(super) spaces: Spaces,
-    /// What it is to have as `/etc/resolv.conf`, if not the host's.
-    pub(super) resolv_conf: Option<String>,
+    /// The files that it is to have for itself.
+    pub(super) own_files: Option<OwnFiles>,
     pub(super) command: &'a [OsString],
     /// What the command is to have blocked.
     pub(super) signal_mask: Mask,
@@ -81,7 +82,7 @@ fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, Tcp
             };
             unshare(mount).context("cannot make a mount namespace")?;
         }
-        Spaces::Private(..) | Spaces::Empty => enter_namespaces()?,
+        Spaces::Private(..) | Spaces::Empty => enter_namespaces(own_hostname(setup))?,
     }
     // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
     die_with(parent)?;
@@ -95,11 +96,14 @@ fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, Tcp
         }
         Spaces::Inherited | Spaces::Joined(_) => None,
     };
-    let replaced = setup
-        .resolv_conf
-        .as_deref()
-        .map(mounts::replace_resolv_conf);
-    if let Some(Err(error)) = replaced {
+    if let Some(name) = setup
+        .own_files
+        .as_ref()
+        .and_then(|own| own.hostname.as_ref())
+    {
+        rustix::system::sethostname(name.as_bytes()).context("cannot set the host name")?;
+    }
+    if let Some(Err(error)) = setup.own_files.as_ref().map(mounts::put_in_place) {
         tell(&format!(
             "the command keeps the host's DNS configuration, and may not resolve names: {}",
             report(&error)
@@ -133,12 +137,19 @@ fn die_with(parent: Parent) -> anyhow::Result<()> {
         .context("cannot tie the command to cnet")
 }
 
+/// Whether the command is to have a host name of its own.
+fn own_hostname(setup: &Setup<'_>) -> bool {
+    let own_files = setup.own_files.as_ref();
+    own_files.is_some_and(|own| own.hostname.is_some())
+}
+
 /// As root, a network and a mount namespace; as any other user, and as a root who may not do that,
-/// inside a user namespace in which the user is root.
-fn enter_namespaces() -> anyhow::Result<()> {
+/// inside a user namespace in which the user is root. With `uts`, a host name as well.
+fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
     let inner = NewNamespaces {
         net: true,
         mount: true,
+        uts,
         user: false,
     };
     if geteuid().is_root() {

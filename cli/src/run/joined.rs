@@ -11,6 +11,8 @@ use cnet_tap::{Namespaces, watch};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::thread::LinkNameSpaceType;
 
+use super::mounts::OwnFiles;
+use super::own_files::HOSTS;
 use crate::each_network::{Answers, each};
 use crate::program::all_of;
 use crate::registry::Registry;
@@ -21,8 +23,8 @@ use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};
 pub(super) struct Joined {
     namespaces: Namespaces,
     others: Vec<(OwnedFd, LinkNameSpaceType)>,
-    /// What it has as `/etc/resolv.conf`, if that can be read.
-    pub(super) resolv_conf: Option<String>,
+    /// What it has in `/etc`, if its `resolv.conf` can be read.
+    pub(super) own_files: Option<OwnFiles>,
 }
 
 impl Joined {
@@ -47,7 +49,7 @@ impl Joined {
         let joined = Joined {
             namespaces,
             others,
-            resolv_conf: resolv_conf_of(Path::new(&format!("/proc/{pid}/root"))),
+            own_files: own_files_of(Path::new(&format!("/proc/{pid}/root"))),
         };
         // The number may have become another process's before the pidfd was there, or since.
         if process_of(name).await? != pid || watch::has_ended(&pidfd)? {
@@ -67,15 +69,25 @@ impl Joined {
     }
 }
 
-/// The `resolv.conf` of a container whose root directory is at `root`, if there is one that can be
+/// The `resolv.conf` and `hosts` of a container whose root directory is at `root`, if there is a
+/// `resolv.conf`. It shares its host name by its namespace.
+fn own_files_of(root: &Path) -> Option<OwnFiles> {
+    Some(OwnFiles {
+        resolv_conf: file_of(root, PATH)?,
+        hosts: file_of(root, HOSTS),
+        hostname: None,
+    })
+}
+
+/// The text of a file of a container whose root directory is at `root`, if there is one that can be
 /// read. What is in there is the container's to choose: a symbolic link leads nowhere outside, a
 /// FIFO is not waited for, and a file has an end.
-fn resolv_conf_of(root: &Path) -> Option<String> {
+fn file_of(root: &Path, path: &str) -> Option<String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(root, flags, Mode::empty()).ok()?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let within = ResolveFlags::IN_ROOT;
-    let file = rustix::fs::openat2(&root, PATH, flags, Mode::empty(), within).ok()?;
+    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), within).ok()?;
     let file = File::from(file);
     if !file.metadata().ok()?.is_file() {
         return None;
@@ -124,13 +136,13 @@ mod tests {
         fs::create_dir_all(root.join("etc")).unwrap();
         fs::create_dir(root.join("run")).unwrap();
         let conf = root.join("etc/resolv.conf");
-        assert_eq!(resolv_conf_of(&root), None);
+        assert_eq!(file_of(&root, PATH), None);
         fs::write(&conf, "nameserver 10.88.0.1\n").unwrap();
-        assert_eq!(resolv_conf_of(&root).unwrap(), "nameserver 10.88.0.1\n");
+        assert_eq!(file_of(&root, PATH).unwrap(), "nameserver 10.88.0.1\n");
         let linked = |to: &Path| {
             fs::remove_file(&conf).unwrap();
             symlink(to, &conf).unwrap();
-            resolv_conf_of(&root)
+            file_of(&root, PATH)
         };
         let secret = place.path().join("secret");
         fs::write(&secret, "the host's").unwrap();

@@ -47,6 +47,7 @@ mod handshake;
 mod joined;
 mod mounts;
 pub(crate) mod network_mode;
+mod own_files;
 mod plan;
 mod process;
 mod signals;
@@ -88,7 +89,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
     let setup = Setup {
         spaces: plan.spaces,
-        resolv_conf: plan.resolv_conf,
+        own_files: plan.own_files,
         command: &options.command,
         signal_mask,
     };

@@ -1,66 +1,77 @@
-//! What the command sees of the host's files in another way: `/etc/resolv.conf`.
+//! What the command sees of the host's files in another way: files of `/etc` that are its own.
 //!
 //! # Theory of operation
 //!
-//! The file is made on a tmpfs, which is mounted over `/etc` for as long as that takes, bound over
-//! the place that `/etc/resolv.conf` leads to, and stays as long as the bind mount: there is no
-//! temporary file, and nothing to remove. All of it happens in the command's own mount namespace.
+//! When the host renames another file over one that something is mounted on, the kernel takes the
+//! mount away in all mount namespaces (`detach_mounts` in fs/namei.c), and the file cannot be
+//! covered where the host has none. So the command gets a directory `/etc` of its own, a tmpfs, in
+//! which only its own files are ([`OwnFiles`]). Everything else of the host's `/etc` is there as
+//! well: each directory is mounted again, each file is a symbolic link to the host's, by way of a
+//! second mount of the whole at [`BEHIND`]. So a file that the host replaces is the new one for the
+//! command, too. All of it happens in the command's own mount namespace and ends with it: there is
+//! no temporary file, and nothing to remove.
+//!
+//! The directory is read-only, so that a new file of the command's fails instead of being lost;
+//! files and directories in it are as writable as they were, and so are the command's own files.
 //!
 //! Some resolvers of the C library do not read `resolv.conf` but ask a daemon over a Unix socket,
-//! which no network namespace keeps from them. The sockets of those daemons are covered with an
-//! empty file, so that they are refused and go on to DNS.
+//! which no network namespace keeps from them. The directories of those sockets are covered with
+//! one that has none, so that those resolvers go on to DNS.
 //!
 //! # Limits
 //!
-//! When the host replaces `/etc/resolv.conf` by renaming another file over it, the kernel takes
-//! mounts on the old one away in all namespaces, and the command sees the host's new file.
+//! What the host adds to `/etc` itself later, the command does not see, nor a directory of `/etc`
+//! that the host exchanges for another.
 
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path};
 
 use anyhow::Context;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
+    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
 };
 
-use cnet_dataplane::NetworkConfig;
-use cnet_netd::dns::resolv_conf::{PATH, ResolvConf};
+/// The directory.
+const ETC: &str = "/etc";
 
-/// The directory that the tmpfs covers for a moment: that of [`PATH`], so it exists.
-const SCRATCH: &str = "/etc";
+/// Our own things in it: the host's directory ([`HOST`]), and what covers the resolvers' ones.
+const BEHIND: &str = ".cnet";
 
-/// Sockets of daemons that answer for DNS: nss-resolve's and nscd's.
-const RESOLVER_SOCKETS: [&str; 3] = [
-    "/run/systemd/resolve/io.systemd.Resolve",
-    "/run/nscd/socket",
-    "/var/run/nscd/socket",
-];
+/// The host's directory, in [`BEHIND`].
+const HOST: &str = "host";
 
-/// The text of the command's `resolv.conf`: the network's DNS addresses, with the host's search
-/// list and options.
-pub(super) fn resolv_conf(host: &ResolvConf, config: &NetworkConfig) -> String {
-    let mut text = String::from("# made by cnet run\n");
-    let mut line = |key: &str, value: &str| {
-        text.push_str(key);
-        text.push(' ');
-        text.push_str(value);
-        text.push('\n');
-    };
-    if let Some(dns) = config.ipv4.and_then(|plan| plan.dns) {
-        line("nameserver", &dns.to_string());
+/// Where systemd-resolved has its socket, and copies of `resolv.conf` that some programs read.
+const RESOLVED: &str = "/run/systemd/resolve";
+
+/// The copies in [`RESOLVED`].
+const RESOLVED_FILES: [&str; 2] = ["resolv.conf", "stub-resolv.conf"];
+
+/// Where nscd has its socket.
+const NSCD: [&str; 2] = ["/run/nscd", "/var/run/nscd"];
+
+/// What stands in the files that the command has for itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct OwnFiles {
+    /// `/etc/resolv.conf`.
+    pub(super) resolv_conf: String,
+    /// `/etc/hosts`, if it is not the host's.
+    pub(super) hosts: Option<String>,
+    /// What the host is called, and `/etc/hostname`, if that is not the host's name.
+    pub(super) hostname: Option<String>,
+}
+
+impl OwnFiles {
+    /// Their names in `/etc`, and their texts.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let hosts = self.hosts.clone().map(|text| ("hosts", text));
+        let hostname = self.hostname.as_ref();
+        let hostname = hostname.map(|name| ("hostname", format!("{name}\n")));
+        let resolv_conf = ("resolv.conf", self.resolv_conf.clone());
+        [resolv_conf].into_iter().chain(hosts).chain(hostname)
     }
-    if let Some(dns) = config.ipv6.and_then(|plan| plan.dns) {
-        line("nameserver", &dns.to_string());
-    }
-    if !host.search.is_empty() {
-        line("search", &host.search.join(" "));
-    }
-    if !host.options.is_empty() {
-        line("options", &host.options.join(" "));
-    }
-    text
 }
 
 /// Keeps what is mounted from here on out of the host's sight, and lets the host's new mounts be
@@ -70,58 +81,82 @@ pub(super) fn separate() -> anyhow::Result<()> {
     mount_change("/", slave).context("cannot separate the mounts from the host's")
 }
 
-/// Replaces `/etc/resolv.conf` by a file with this text.
+/// Gives this mount namespace an `/etc` with these files.
 ///
 /// # Errors
 ///
-/// If there is no such file: it cannot be covered then, and making one would change the host's.
-pub(super) fn replace_resolv_conf(text: &str) -> anyhow::Result<()> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let place = rustix::fs::open(PATH, flags, Mode::empty()).context(PATH)?;
-    let sockets: Vec<_> = RESOLVER_SOCKETS
-        .iter()
-        .filter_map(|path| rustix::fs::open(*path, flags, Mode::empty()).ok())
-        .collect();
+/// Where a tmpfs cannot be mounted: `/etc` is the host's then.
+pub(super) fn put_in_place(files: &OwnFiles) -> anyhow::Result<()> {
+    let etc = Path::new(ETC);
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    // Before it is covered: it cannot be reached afterwards.
+    let host = open_tree(CWD, etc, flags).context("cannot mount /etc a second time")?;
     let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("cnet", SCRATCH, "tmpfs", safe, c"mode=0755,size=64k").context("cannot mount a tmpfs")?;
-    let covered = cover(text, &place, &sockets);
-    unmount(SCRATCH, UnmountFlags::DETACH).context("cannot unmount the tmpfs")?;
-    covered
+    mount("cnet", etc, "tmpfs", safe, c"mode=0755,size=1m").context("cannot mount a tmpfs")?;
+    let behind = etc.join(BEHIND);
+    let below = behind.join(HOST);
+    fs::create_dir_all(&below).context("cannot make a directory on a tmpfs")?;
+    let to_path = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&host, "", CWD, &below, to_path).context("cannot mount /etc a second time")?;
+    let own: Vec<(&str, String)> = files.texts().collect();
+    for entry in fs::read_dir(&below).context("cannot list /etc")?.flatten() {
+        let name = entry.file_name();
+        if name != BEHIND && !own.iter().any(|(own, _)| name == *own) {
+            show(etc, Path::new(&name)).with_context(|| format!("/etc/{}", name.display()))?;
+        }
+    }
+    for (name, text) in own {
+        let file = etc.join(name);
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        // A mount of its own stays writable.
+        mount_bind(&file, &file).with_context(|| format!("cannot mount {}", file.display()))?;
+    }
+    cover_resolvers(&behind, &files.resolv_conf)?;
+    let read_only = MountFlags::BIND | MountFlags::RDONLY | safe;
+    mount_remount(etc, read_only, c"").context("cannot make /etc read-only")
 }
 
-fn cover(text: &str, place: &impl AsRawFd, sockets: &[impl AsRawFd]) -> anyhow::Result<()> {
-    let file = Path::new(SCRATCH).join("resolv.conf");
-    fs::write(&file, text).context("cannot write on a tmpfs")?;
-    let over = |fd: &dyn AsRawFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    mount_bind(&file, over(place)).context("cannot bind a file over it")?;
-    let empty = Path::new(SCRATCH).join("empty");
-    fs::write(&empty, "").context("cannot write on a tmpfs")?;
-    for socket in sockets {
-        mount_bind(&empty, over(socket)).context("cannot cover a resolver's socket")?;
+/// Shows the host's entry `name` in `etc`.
+fn show(etc: &Path, name: &Path) -> anyhow::Result<()> {
+    let behind = Path::new(BEHIND).join(HOST).join(name);
+    let (source, target) = (etc.join(&behind), etc.join(name));
+    let found = fs::symlink_metadata(&source)?;
+    if found.is_dir() {
+        fs::create_dir(&target)?;
+        if mount_bind_recursive(&source, &target).is_ok() {
+            return Ok(());
+        }
+        // As a link it is as good, but for links in it that lead upwards.
+        fs::remove_dir(&target)?;
+    }
+    if found.is_symlink() {
+        let leads_to = fs::read_link(&source)?;
+        let upwards = |part: Component<'_>| part == Component::ParentDir;
+        // One that leads upwards starts where it stands.
+        if leads_to.components().any(upwards) {
+            return Ok(symlink(leads_to, target)?);
+        }
+    }
+    Ok(symlink(behind, target)?)
+}
+
+/// Covers the directories of daemons that answer for DNS: nss-resolve's and nscd's.
+fn cover_resolvers(behind: &Path, resolv_conf: &str) -> anyhow::Result<()> {
+    let resolved = behind.join("resolve");
+    let nothing = behind.join("nothing");
+    for directory in [&resolved, &nothing] {
+        fs::create_dir(directory).context("cannot make a directory on a tmpfs")?;
+    }
+    for name in RESOLVED_FILES {
+        fs::write(resolved.join(name), resolv_conf).context("cannot write on a tmpfs")?;
+    }
+    let covers = NSCD.iter().map(|place| (&nothing, *place));
+    for (cover, place) in covers.chain([(&resolved, RESOLVED)]) {
+        if fs::metadata(place).is_ok_and(|found| found.is_dir()) {
+            mount_bind(cover, place).with_context(|| format!("cannot cover {place}"))?;
+        }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use cnet_wire::prefixes::{Subnet, ipv6_plan};
-
-    #[test]
-    fn the_hosts_search_and_options_are_kept() {
-        let mut config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), Some(ipv6_plan()));
-        let host = ResolvConf::parse(
-            "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch example.org lan\n",
-        );
-        assert_eq!(
-            resolv_conf(&host, &config),
-            "# made by cnet run\nnameserver 10.0.2.3\nnameserver fd00::3\n\
-             search example.org lan\noptions edns0 trust-ad\n"
-        );
-        config.ipv6 = None;
-        assert_eq!(
-            resolv_conf(&ResolvConf::default(), &config),
-            "# made by cnet run\nnameserver 10.0.2.3\n"
-        );
-    }
 }

@@ -1,5 +1,7 @@
 //! What is to be made for a command, decided before there is a child.
 
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,8 +11,9 @@ use rustix::process::Pid;
 
 use super::args::RunOptions;
 use super::joined::Joined;
-use super::mounts;
+use super::mounts::OwnFiles;
 use super::network_mode::NetworkMode;
+use super::own_files;
 use cnet::control::Attach;
 use cnet::network::Network;
 use cnet_dataplane::{NetworkConfig, PortPlan};
@@ -46,7 +49,7 @@ pub(super) enum ConnectivityPlan {
 /// All of it.
 pub(super) struct Plan {
     pub(super) spaces: Spaces,
-    pub(super) resolv_conf: Option<String>,
+    pub(super) own_files: Option<OwnFiles>,
     pub(super) connectivity: ConnectivityPlan,
 }
 
@@ -118,9 +121,10 @@ pub(super) fn make(
 ) -> anyhow::Result<Plan> {
     let Some(mode) = &options.network else {
         let (config, port) = private(options, host_conf);
+        let address = port.addresses().next();
         return Ok(Plan {
             spaces: Spaces::Private(config.interface(&port), config.workers),
-            resolv_conf: Some(mounts::resolv_conf(host_conf, &config)),
+            own_files: Some(own_files(options, host_conf, (&config, &[]), address)?),
             connectivity: ConnectivityPlan::Private(Box::new((config, port))),
         });
     };
@@ -131,9 +135,14 @@ pub(super) fn make(
             "--publish, --alias, --ip and --ip6 need an interface on a network, which `--network {mode}` does not make"
         );
     }
-    let without_network = |spaces, resolv_conf| Plan {
+    if !on_network && options.names.any() {
+        bail!(
+            "--dns-search, --dns-option, --add-host and --hostname are for a command that has a network to itself or joins one by name, which `--network {mode}` does not"
+        );
+    }
+    let without_network = |spaces, own_files| Plan {
         spaces,
-        resolv_conf,
+        own_files,
         connectivity: ConnectivityPlan::None,
     };
     match mode {
@@ -142,8 +151,8 @@ pub(super) fn make(
         NetworkMode::Container(name) => {
             // The runtime ends here: the child is forked by a process with one thread.
             let mut joined = event_loop()?.block_on(Joined::of_container(name))?;
-            let resolv_conf = joined.resolv_conf.take();
-            Ok(without_network(Spaces::Joined(joined), resolv_conf))
+            let own_files = joined.own_files.take();
+            Ok(without_network(Spaces::Joined(joined), own_files))
         }
         NetworkMode::Network(name) => on_network_of(name, options, host_conf, identity),
     }
@@ -157,11 +166,8 @@ fn on_network_of(
 ) -> anyhow::Result<Plan> {
     let store = Store::open(Directories::of_this_user()?);
     let definition = store.settle(name, &HostRoutes::read())?;
-    let mut conf = host_conf.clone();
-    if !definition.dns_search.is_empty() {
-        conf.search.clone_from(&definition.dns_search);
-    }
-    let resolv_conf = mounts::resolv_conf(&conf, &cnet_netd::config(&definition));
+    let network_plan = (&cnet_netd::config(&definition), &definition.dns_search[..]);
+    let own_files = own_files(options, host_conf, network_plan, None)?;
     let network = Network::new(definition, store.directories().clone());
     let mut attach = Attach::new().name(&identity.name).id(&identity.id);
     attach.aliases.clone_from(&options.aliases);
@@ -170,8 +176,40 @@ fn on_network_of(
     attach.publish.clone_from(&options.publish);
     Ok(Plan {
         spaces: Spaces::Empty,
-        resolv_conf: Some(resolv_conf),
+        own_files: Some(own_files),
         connectivity: ConnectivityPlan::Network(Box::new((network, attach))),
+    })
+}
+
+/// The address of the command's host name in its `/etc/hosts` where the network has yet to choose
+/// one: Debian's for a host without a permanent one.
+const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
+
+/// The files that the command has for itself on a network of this configuration, with this search
+/// list. `address` is the command's, if it is known.
+fn own_files(
+    options: &RunOptions,
+    host_conf: &ResolvConf,
+    (config, search): (&NetworkConfig, &[String]),
+    address: Option<IpAddr>,
+) -> anyhow::Result<OwnFiles> {
+    let names = &options.names;
+    let ipv4 = config.ipv4.map(|plan| IpAddr::V4(plan.gateway));
+    let gateway = ipv4.or(config.ipv6.map(|plan| IpAddr::V6(plan.gateway)));
+    let added = names.add_host.iter().map(|added| {
+        let address = added.address.or(gateway);
+        Some((added.name.clone(), address?))
+    });
+    let added = added.collect::<Option<Vec<_>>>();
+    let added = added.context("`host-gateway` needs a network with a gateway")?;
+    let hostname = names.hostname.as_deref();
+    let hostname_at = hostname.map(|name| (name, address.unwrap_or(OWN_ADDRESS)));
+    // A host without the file has no names in it.
+    let host_hosts = fs::read_to_string(own_files::HOSTS).unwrap_or_default();
+    Ok(OwnFiles {
+        resolv_conf: own_files::resolv_conf((host_conf, host_conf), search, config, names),
+        hosts: own_files::hosts(&host_hosts, hostname_at, &added),
+        hostname: names.hostname.clone(),
     })
 }
 

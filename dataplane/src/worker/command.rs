@@ -34,6 +34,8 @@ pub(crate) enum Command {
     },
     ListForwards(oneshot::Sender<Vec<OpenForward>>),
     AnswerDns(QueryId, Vec<u8>),
+    /// The DNS service has room for queries again.
+    TakeDnsQueries,
     Stop,
     /// From another worker.
     Worker(WorkerEvent),

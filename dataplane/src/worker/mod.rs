@@ -234,9 +234,13 @@ impl Worker {
     }
 
     fn pass_queries(&mut self) {
-        while let Some(query) = self.driver.core.take_query() {
-            // A service that cannot keep up loses queries, and the client asks again.
-            let _ = self.channels.queries.try_send(query);
+        // What does not fit waits at the gateway, where ports take turns. The service wakes us once
+        // there is room ([`Command::TakeDnsQueries`]).
+        while let Ok(room) = self.channels.queries.try_reserve() {
+            match self.driver.core.take_query() {
+                Some(query) => room.send(query),
+                None => break,
+            }
         }
     }
 
@@ -305,7 +309,7 @@ impl Worker {
                 self.driver
                     .with_core(|core, io| core.answer_dns(now, id, &message, io));
             }
-            Command::Stop => {}
+            Command::TakeDnsQueries | Command::Stop => {}
             Command::Worker(event) => self.handle_worker_event(now, event)?,
         }
         Ok(())

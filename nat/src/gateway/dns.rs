@@ -243,9 +243,34 @@ mod tests {
         // Without anybody to take them, queries are not hoarded.
         let refused = (0..2 * MAX_QUEUED).filter(|_| bench.send(A, &frame).is_err());
         assert_eq!(refused.count(), MAX_QUEUED);
+        // Nor do they keep another port's waiting.
+        let other = udp(MAC_B, patient, server, &query(3, None));
+        bench.send(B, &other).unwrap();
+        let next = [(); 2].map(|()| bench.gw.take_query().unwrap().port);
+        assert!(next.contains(&B));
         bench.gw.remove_port(A);
+        bench.gw.remove_port(B);
         assert_eq!(bench.gw.take_query(), None);
         assert_eq!(bench.gw.queries.pending(), 0);
+    }
+
+    #[test]
+    fn a_slow_answer_arrives_however_many_quick_ones_come_before_it() {
+        let mut bench = Bench::new();
+        let (client, server, header) = addresses(false);
+        let slow = SocketAddr::from((A4, 5000));
+        let frame = udp(MAC_A, slow, server, &query(1, None));
+        bench.send(A, &frame).unwrap();
+        let id = bench.gw.take_query().unwrap().id;
+        let frame = udp(MAC_A, client, server, &query(2, None));
+        for _ in 0..2 * MAX_PENDING {
+            bench.send(A, &frame).unwrap();
+            let quick = bench.gw.take_query().unwrap().id;
+            bench.answer(quick, &answer(2, 100));
+            bench.reply(A);
+        }
+        bench.answer(id, &answer(1, 100));
+        assert_eq!(bench.reply(A)[header..], answer(1, 100));
     }
 
     #[test]

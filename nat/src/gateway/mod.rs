@@ -340,10 +340,9 @@ impl Gateway {
             None => {}
             Some(WayBack::Udp(asker)) => self.dns.answer(&asker, message, emitter, io),
             Some(WayBack::Tcp(connection)) => {
-                let queued = self.dns_tcp.queue_answer(now, connection, message);
-                if queued {
-                    self.handle_timeout(now, io);
-                }
+                let queries = &mut self.queries;
+                self.dns_tcp
+                    .answer(now, (connection, message), emitter, queries, io);
             }
         }
     }

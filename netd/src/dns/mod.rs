@@ -212,12 +212,21 @@ impl Service {
     }
 }
 
+/// Queries that are taken at once. Where so many waited, others may wait at the gateway.
+const BATCH: usize = 64;
+
 /// Has the service answer the queries of a running network, as long as there are any to come.
 pub async fn serve(service: Arc<Service>, control: Control, mut queries: mpsc::Receiver<DnsQuery>) {
-    while let Some(query) = queries.recv().await {
-        let (id, control) = (query.id, control.clone());
-        let reply = move |answer| control.answer_dns(id, answer);
-        service.handle(query.transport, query.client.ip(), query.message, reply);
+    let mut some = Vec::with_capacity(BATCH);
+    while queries.recv_many(&mut some, BATCH).await > 0 {
+        if some.len() == BATCH {
+            control.take_dns_queries();
+        }
+        for query in some.drain(..) {
+            let (id, control) = (query.id, control.clone());
+            let reply = move |answer| control.answer_dns(id, answer);
+            service.handle(query.transport, query.client.ip(), query.message, reply);
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 //! # Limits
 //!
 //! As the resolver of the C library does, at most [`MAX_SERVERS`] servers are used and lines that
-//! make no sense are skipped. Of the options, `attempts` and `rotate` count here. `timeout` does
-//! not: a server has one second before the next is asked as well. The rest are for the container,
+//! make no sense are skipped. Of the options, `timeout`, `attempts` and `rotate` count here, but a
+//! server has at most one second before the next is asked as well. The rest are for the container,
 //! which gets them in its own file.
 //!
 //! Source: resolv.conf(5).
@@ -45,6 +45,15 @@ const DNS_PORT: u16 = 53;
 const DEFAULT_ATTEMPTS: u32 = 2;
 /// The most rounds it can ask for (`RES_MAXRETRY`).
 const MAX_ATTEMPTS: u32 = 5;
+/// How long a server is waited for, in seconds, unless the file says otherwise (`RES_TIMEOUT`).
+const DEFAULT_TIMEOUT: u32 = 5;
+/// The longest time it can ask for (`RES_MAXRETRANS`).
+const MAX_TIMEOUT: u32 = 30;
+
+/// How long a server is waited for before the next one is asked as well, at most.
+const HEAD_START: Duration = Duration::from_secs(1);
+/// How long the last server that is asked has at least.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
 
 /// The most bytes of a file that are read. Real ones have a few hundred.
 pub const MAX_FILE: u64 = 64 * 1024;
@@ -128,6 +137,8 @@ pub struct ResolvConf {
     pub options: Vec<String>,
     /// Rounds over the servers.
     pub attempts: u32,
+    /// Seconds to wait in each round.
+    pub timeout: u32,
     /// Whether each query starts with another server.
     pub rotate: bool,
 }
@@ -139,6 +150,7 @@ impl Default for ResolvConf {
             search: Vec::new(),
             options: Vec::new(),
             attempts: DEFAULT_ATTEMPTS,
+            timeout: DEFAULT_TIMEOUT,
             rotate: false,
         }
     }
@@ -174,11 +186,24 @@ impl ResolvConf {
                     let n = n.parse().unwrap_or(DEFAULT_ATTEMPTS);
                     conf.attempts = n.clamp(1, MAX_ATTEMPTS);
                 }
+                Some(("timeout", n)) => {
+                    let n = n.parse().unwrap_or(DEFAULT_TIMEOUT);
+                    conf.timeout = n.clamp(1, MAX_TIMEOUT);
+                }
                 None if option == "rotate" => conf.rotate = true,
                 _ => {}
             }
         }
         conf
+    }
+
+    /// How long its servers are waited for.
+    pub fn patience(&self) -> Patience {
+        Patience {
+            servers: u32::try_from(self.nameservers.len()).unwrap_or(1).max(1),
+            round: Duration::from_secs(self.timeout.into()),
+            attempts: self.attempts,
+        }
     }
 
     /// Reads and parses the file at `path`.
@@ -188,6 +213,46 @@ impl ResolvConf {
     /// What open(2) or read(2) says.
     pub fn read(path: &Path) -> io::Result<ResolvConf> {
         read_text(path).map(|text| ResolvConf::parse(&text))
+    }
+}
+
+/// How long servers are waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    servers: u32,
+    round: Duration,
+    attempts: u32,
+}
+
+impl Patience {
+    /// How long a server is waited for before the next one is asked as well. All of a round are
+    /// asked within it.
+    pub fn head_start(&self) -> Duration {
+        HEAD_START.min(self.round / self.servers)
+    }
+
+    /// When the server of number `n` is asked, counted over all rounds, from the beginning.
+    pub fn turn(&self, n: u32) -> Duration {
+        self.round * (n / self.servers) + self.head_start() * (n % self.servers)
+    }
+
+    /// How long a query may take in all: as many rounds as there are attempts, and for the last
+    /// server that is asked at least the time of a round or two seconds.
+    pub fn deadline(&self) -> Duration {
+        let last = self.turn(self.servers * self.attempts - 1);
+        let chance = self.round.min(LAST_CHANCE);
+        (self.round * self.attempts).max(last + chance)
+    }
+
+    /// The options for the `resolv.conf` of a resolver that asks one service which waits so long,
+    /// where they differ from what the C library takes without options.
+    pub fn options(&self) -> Vec<String> {
+        let seconds = self.deadline().as_secs_f64() / f64::from(self.attempts);
+        let timeout = seconds.ceil() as u32;
+        let timeout = (timeout != DEFAULT_TIMEOUT).then(|| format!("timeout:{timeout}"));
+        let attempts = self.attempts;
+        let attempts = (attempts != DEFAULT_ATTEMPTS).then(|| format!("attempts:{attempts}"));
+        timeout.into_iter().chain(attempts).collect()
     }
 }
 
@@ -282,6 +347,36 @@ mod tests {
         assert_eq!(conf.search, ["example.org", "corp.example.org"]);
         assert_eq!(conf.options, ["timeout:3", "attempts:4", "rotate", "edns0"]);
         assert_eq!((conf.attempts, conf.rotate), (4, true));
+    }
+
+    #[test]
+    fn servers_are_waited_for_as_the_file_says() {
+        let patience = |text: &str| ResolvConf::parse(text).patience();
+        let told = |text: &str| {
+            let patience = patience(text);
+            let seconds = |duration: Duration| duration.as_secs_f64();
+            let turns = (0..patience.servers * patience.attempts).map(|n| patience.turn(n));
+            let turns: Vec<f64> = turns.map(seconds).collect();
+            (
+                turns,
+                seconds(patience.deadline()),
+                patience.options().join(" "),
+            )
+        };
+        assert_eq!(told(""), (vec![0., 5.], 10., String::new()));
+        let three = "nameserver 192.0.2.1\n".repeat(3);
+        let turns = vec![0., 1., 2., 5., 6., 7.];
+        assert_eq!(told(&three), (turns, 10., String::new()));
+        let quick = "nameserver 192.0.2.1\nnameserver 192.0.2.2\noptions timeout:1 attempts:1\n";
+        let options = "timeout:2 attempts:1".to_owned();
+        assert_eq!(told(quick), (vec![0., 0.5], 1.5, options));
+        let options = "timeout:3 attempts:4".to_owned();
+        let slow = told("options timeout:3 attempts:4\n");
+        assert_eq!((slow.1, slow.2), (12., options));
+        for (option, timeout) in [("timeout:0", 1), ("timeout:99", 30), ("timeout:x", 5)] {
+            let conf = ResolvConf::parse(&format!("options {option}\n"));
+            assert_eq!(conf.timeout, timeout, "{option}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct NewNamespaces {
     pub net: bool,
     /// A copy of the mount namespace.
     pub mount: bool,
+    /// A copy of the host and domain name.
+    pub uts: bool,
 }
 
 /// Moves this process into new namespaces.
@@ -29,6 +31,7 @@ pub fn unshare(new: NewNamespaces) -> Result<(), TapError> {
     flags.set(UnshareFlags::NEWUSER, new.user);
     flags.set(UnshareFlags::NEWNET, new.net);
     flags.set(UnshareFlags::NEWNS, new.mount);
+    flags.set(UnshareFlags::NEWUTS, new.uts);
     // SAFETY: unshare(2) is a danger only with CLONE_FILES, which takes descriptors from other
     // threads; it is not among the flags.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(|errno| match errno {

@@ -72,6 +72,7 @@ pub fn become_container() {
         user: true,
         net: true,
         mount: false,
+        uts: false,
     })
     .unwrap();
     std::fs::write("/proc/self/setgroups", "deny").unwrap();

@@ -1,14 +1,12 @@
 //! The device that smoltcp's stack sees: one IP packet in, any number out.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, protocol};
+use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant as StackInstant;
-use smoltcp::wire::{
-    IpProtocol, IpRepr, IpVersion, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpPacket,
-};
+use smoltcp::wire::{IpProtocol, IpRepr, Ipv4Repr, Ipv6Repr};
 
 use super::Segment;
 use crate::gateway::emit::HOP_LIMIT;
@@ -18,7 +16,7 @@ use crate::gateway::emit::HOP_LIMIT;
 pub(super) fn packet(segment: &Segment<'_>) -> Vec<u8> {
     let checksums = ChecksumCapabilities::default();
     let payload_len = segment.l4.len();
-    let repr = match (segment.client.ip(), segment.server) {
+    let repr = match (segment.ends.client.ip(), segment.ends.server) {
         (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => IpRepr::Ipv6(Ipv6Repr {
             src_addr,
             dst_addr,
@@ -104,37 +102,5 @@ impl smoltcp::phy::Device for Device<'_> {
         caps.checksum.tcp = Checksum::Tx;
         caps.checksum.ipv4 = Checksum::Tx;
         caps
-    }
-}
-
-/// Where a packet of the stack is from and for.
-pub(super) struct Ends {
-    pub(super) server: IpAddr,
-    pub(super) client: SocketAddr,
-    pub(super) ethertype: u16,
-}
-
-impl Ends {
-    /// Reads the TCP segment in an IP packet; `None` if it is none.
-    pub(super) fn of(packet: &[u8]) -> Option<Ends> {
-        let (server, client, l4, ethertype): (IpAddr, IpAddr, _, _) =
-            match IpVersion::of_packet(packet).ok()? {
-                IpVersion::Ipv4 => {
-                    let ip = Ipv4Packet::new_checked(packet).ok()?;
-                    let (src, dst) = (ip.src_addr(), ip.dst_addr());
-                    (src.into(), dst.into(), ip.payload(), ETHERTYPE_IPV4)
-                }
-                IpVersion::Ipv6 => {
-                    let ip = Ipv6Packet::new_checked(packet).ok()?;
-                    let (src, dst) = (ip.src_addr(), ip.dst_addr());
-                    (src.into(), dst.into(), ip.payload(), ETHERTYPE_IPV6)
-                }
-            };
-        let port = TcpPacket::new_checked(l4).ok()?.dst_port();
-        Some(Ends {
-            server,
-            client: SocketAddr::new(client, port),
-            ethertype,
-        })
     }
 }
