@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod definition;
+mod filter;
 pub mod log;
 pub mod network;
 pub mod publish;
@@ -19,6 +20,7 @@ pub use control::{
     Published, PublishedPort, StatisticsReport,
 };
 pub use definition::{Definition, Request};
+pub use filter::Filter;
 pub use network::{Network, NetworkError, Target};
 pub use publish::PublishSpec;
 pub use vm::VmAddress;

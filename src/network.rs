@@ -249,7 +249,8 @@ impl Network {
     /// [`NetworkError::Ask`].
     pub async fn attach(&self, target: Target, attach: Attach) -> Result<Attached, NetworkError> {
         let (attach, descriptors) = target.describe(attach)?;
-        self.ask(&Action::Attach(attach), &descriptors).await
+        self.ask(&Action::Attach(Box::new(attach)), &descriptors)
+            .await
     }
 
     /// Takes a container out: by its name, its id or the start of it, or its process.

@@ -5,6 +5,7 @@
 
 pub mod cnet;
 mod each_network;
+mod filter;
 mod log;
 mod program;
 mod registry;

@@ -15,7 +15,7 @@
 //! With several workers each has a network of its own. Those of further workers share the switch's
 //! tables and hand the primary worker what is not theirs (`steering`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cnet_nat::datagram::PublishError;
 use cnet_nat::flow::PREFETCH_DEPTH;
@@ -265,6 +265,11 @@ impl Network {
         io: &mut Io<'_, E>,
     ) {
         self.router.answer_dns(now, id, message, io);
+    }
+
+    /// The host has these addresses now; for filters that refuse them.
+    pub fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.router.policy_mut().host_addresses = addresses;
     }
 
     // ---- time ----

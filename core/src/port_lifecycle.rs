@@ -2,6 +2,7 @@
 
 use cnet_nat::gateway::Lease;
 use cnet_nat::io::{Env, Io};
+use cnet_nat::policy::PeerFilter;
 use cnet_nat::router::PortFlows;
 use cnet_vswitch::port::{self, PortConfig, PortCounters};
 use cnet_vswitch::switch::AddPortError;
@@ -56,6 +57,12 @@ impl Network {
         let counters = self.switch.remove_port(port)?;
         self.router.remove_port(now, port, io);
         Some(counters)
+    }
+
+    /// Has `filter` decide what far ends the container at `port` may talk with, besides the network's
+    /// policy; without a call no filter does.
+    pub fn set_port_filter(&mut self, port: PortId, filter: PeerFilter) {
+        self.router.policy_mut().set_port_filter(port, filter);
     }
 
     /// What came in from `port`, and what was dropped there.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use cnet_nat::flow::Limits;
-use cnet_nat::policy::Policy;
+use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_tap::InterfaceConfig;
 use cnet_wire::MacAddr;
 
@@ -138,6 +138,8 @@ pub struct PortPlan {
     pub spoof_protection: bool,
     /// It reaches the gateway and no other container.
     pub isolated: bool,
+    /// The far ends outside of the network that it may talk with, besides the network's policy.
+    pub filter: PeerFilter,
 }
 
 impl PortPlan {

@@ -1,5 +1,7 @@
 //! The handle that a running network is steered by.
 
+use std::net::IpAddr;
+
 use cnet_tap::SocketHelper;
 use tokio::sync::oneshot;
 
@@ -182,6 +184,14 @@ impl Control {
         for answer in asked {
             // A network that has stopped has nothing more to pass on.
             let _ = answer.await;
+        }
+    }
+
+    /// Tells the addresses that the host has now, which filters may refuse to containers
+    /// ([`cnet_nat::policy::PeerFilter::no_host`]).
+    pub fn set_host_addresses(&self, addresses: &[IpAddr]) {
+        for worker in self.workers.iter() {
+            worker.send(Command::SetHostAddresses(addresses.to_vec()));
         }
     }
 

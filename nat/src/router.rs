@@ -422,6 +422,11 @@ impl Router {
         &self.policy
     }
 
+    /// The network's policy, to be changed. Conversations that it has allowed go on.
+    pub fn policy_mut(&mut self) -> &mut Policy {
+        &mut self.policy
+    }
+
     // ---- DNS ----
 
     /// The next DNS query for the service, if there is one.

@@ -17,15 +17,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cnet::PublishSpec;
+use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
-    Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PortDevice, PortEnd, PortError,
-    PortId, PortPlan, Rule, StartError, Statistics, WorkerPanicked,
+    Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PeerFilter, PortDevice, PortEnd,
+    PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics, WorkerPanicked,
 };
 use cnet_tap::SocketHelper;
+use ipnet::IpNet;
 
 use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources, resolv_conf};
 use crate::forward::{self, ContainerAddresses, OpenError};
+use crate::host_addresses::HostAddressWatch;
 
 /// Why a network does not run.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +111,7 @@ impl InstanceBuilder {
             Upstreams::None => Service::internal(names),
         };
         let dns = Arc::clone(&service);
+        let no_host = config.policy.filter.no_host;
         let (dataplane, queries) = Dataplane::start(config)?;
         let control = dataplane.control();
         // It ends with the workers, which hold the other end of the queue.
@@ -116,6 +119,8 @@ impl InstanceBuilder {
         Ok(Instance {
             control,
             dns,
+            no_host,
+            host_addresses: HostAddressWatch::default(),
             dataplane: Mutex::new(Some(dataplane)),
         })
     }
@@ -126,6 +131,9 @@ impl InstanceBuilder {
 pub struct Instance {
     control: Control,
     dns: Arc<Service>,
+    /// Whether no container may reach the host's own addresses.
+    no_host: bool,
+    host_addresses: HostAddressWatch,
     /// `None` once it was stopped.
     dataplane: Mutex<Option<Dataplane>>,
 }
@@ -155,11 +163,19 @@ impl Instance {
         device: PortDevice,
         socket_helper: Option<SocketHelper>,
     ) -> Result<(PortId, PortEnd), PortError> {
+        if self.no_host || plan.filter.no_host {
+            self.watch_host_addresses().await?;
+        }
         let (port, end) = self.control.add_port(plan, device).await?;
         if let Some(helper) = socket_helper {
             self.control.use_socket_helper(port, helper);
         }
         Ok((port, end))
+    }
+
+    async fn watch_host_addresses(&self) -> Result<(), PortError> {
+        let started = self.host_addresses.start(&self.control).await;
+        started.map_err(|error| PortError::Watch(format!("the host's addresses: {error}")))
     }
 
     /// Takes a container out; see [`Control::remove_port`].
@@ -243,6 +259,22 @@ impl Instance {
         self.dataplane
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `filter` as the dataplane has it.
+pub fn peer_filter(filter: &Filter) -> PeerFilter {
+    let prefixes = |nets: &[IpNet]| {
+        let prefix = |net: &IpNet| Prefix {
+            address: net.network(),
+            len: net.prefix_len(),
+        };
+        nets.iter().map(prefix).collect()
+    };
+    PeerFilter {
+        allow: prefixes(&filter.allow),
+        deny: prefixes(&filter.deny),
+        no_host: filter.no_host,
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use cnet::Filter;
 use cnet::control::PublishedPort;
 use cnet::definition::file;
 use cnet::vm::VmAddress;
@@ -52,6 +53,9 @@ pub struct Record {
     /// Open ports of the host.
     #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
+    /// The far ends that it may talk with.
+    #[serde(default)]
+    pub filter: Filter,
 }
 
 impl Record {
@@ -308,6 +312,7 @@ mod tests {
                 "0.0.0.0:8080".parse().unwrap(),
                 "10.88.0.2:80".parse().unwrap(),
             )],
+            filter: cnet::Filter::new(),
         }
     }
 

@@ -10,6 +10,7 @@
 pub mod dns;
 mod events;
 pub mod forward;
+mod host_addresses;
 mod instance;
 pub mod ipam;
 pub mod journal;
@@ -22,5 +23,5 @@ pub mod serve;
 pub mod vm_endpoint;
 
 pub use events::Subscriber;
-pub use instance::{Forwards, Instance, InstanceBuilder, InstanceError};
+pub use instance::{Forwards, Instance, InstanceBuilder, InstanceError, peer_filter};
 pub use process::{config, in_one_line, main};

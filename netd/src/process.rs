@@ -52,7 +52,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::dns::Nameserver;
 use crate::dns::member_names::MemberNames;
 use crate::dns::other_networks::OtherNetworks;
-use crate::instance::{Instance, InstanceError};
+use crate::instance::{Instance, InstanceError, peer_filter};
 use crate::ipam::{Ipam, IpamError};
 use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
@@ -249,6 +249,7 @@ pub fn config(definition: &Definition) -> NetworkConfig {
     let mut config = NetworkConfig::new(definition.mtu, ipv4, ipv6);
     config.gateway_mac = definition.gateway_mac();
     config.search = definition.dns_search.clone();
+    config.policy.filter = peer_filter(&definition.filter);
     if definition.internal {
         config.policy.ipv4 = false;
         config.policy.ipv6 = false;

@@ -27,6 +27,7 @@ use cnet_wire::{MacAddr, Protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::filter::Filter;
 use crate::publish::PublishSpec;
 use crate::vm::VmAddress;
 
@@ -72,7 +73,7 @@ pub enum Action {
     /// id or an address is taken or the container is on the network already, with 400 for the
     /// namespace that the network itself goes out by, and with 422 if the interface cannot be made,
     /// or for ports on an internal network. Answered with an [`Attached`].
-    Attach(Attach),
+    Attach(Box<Attach>),
     /// Takes a container's interface away. 404 if there is no such container. Answered with
     /// [`Nothing`].
     Detach(Detach),
@@ -125,6 +126,9 @@ pub struct Attach {
     pub interface: Option<String>,
     /// Ports to open, in JSON as `-p` has them.
     pub publish: Vec<PublishSpec>,
+    /// The far ends that it may talk with, besides the network's own filter.
+    #[serde(skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
     /// The path of the network namespace, if the container is known by that: it leaves when the
     /// path does. Without a path it is known by its process. [`crate::Network::attach`] sets it.
     pub path: Option<PathBuf>,
@@ -172,6 +176,13 @@ impl Attach {
             IpAddr::V4(address) => self.ipv4 = Some(address),
             IpAddr::V6(address) => self.ipv6 = Some(address),
         }
+        self
+    }
+
+    /// Lets it talk with the far ends that `filter` allows.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Attach {
+        self.filter = filter;
         self
     }
 

@@ -16,6 +16,7 @@ use super::name::{NameError, check_network_name, is_domain};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
 use super::routes::same_family;
 use super::{DEFAULT_MTU, MTU_RANGE};
+use crate::filter::Filter;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
 
 /// The one driver there is: a switch of our own, called after what it stands in for.
@@ -55,6 +56,9 @@ pub struct Definition {
     /// The domains that containers search, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_search: Vec<String>,
+    /// The far ends that its containers may talk with.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
     /// IPv4, if it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4Pool>,
@@ -95,6 +99,8 @@ pub struct Request {
     pub dns: Vec<IpAddr>,
     /// See [`Definition::dns_search`].
     pub dns_search: Vec<String>,
+    /// See [`Definition::filter`].
+    pub filter: Filter,
     /// See [`Definition::labels`].
     pub labels: BTreeMap<String, String>,
 }
@@ -113,6 +119,7 @@ impl Request {
             mtu: DEFAULT_MTU,
             dns: Vec::new(),
             dns_search: Vec::new(),
+            filter: Filter::new(),
             labels: BTreeMap::new(),
         }
     }
@@ -169,6 +176,7 @@ impl Definition {
             mtu: DEFAULT_MTU,
             dns: Vec::new(),
             dns_search: Vec::new(),
+            filter: Filter::new(),
             ipv4: None,
             ipv6: None,
             labels: BTreeMap::new(),
@@ -340,6 +348,11 @@ mod tests {
             mtu: 1500,
             dns: vec!["192.0.2.53".parse().unwrap()],
             dns_search: vec!["corp.example".into()],
+            filter: Filter {
+                deny: vec!["10.0.0.0/8".parse().unwrap()],
+                no_host: true,
+                ..Filter::new()
+            },
             ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, None).unwrap()),
             ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
             labels: BTreeMap::from([("a.b".into(), "c d".into())]),

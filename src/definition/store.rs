@@ -267,6 +267,7 @@ impl Store {
             mtu: request.mtu,
             dns: request.dns,
             dns_search: request.dns_search,
+            filter: request.filter,
             ipv4,
             ipv6,
             labels: request.labels,

@@ -13,6 +13,7 @@
 //!   queue.
 //! - [`netif`]: addresses, routes, MTU and link state over rtnetlink, in the current network
 //!   namespace.
+//! - [`host_addresses`]: the addresses of the current network namespace, as they change.
 //! - [`namespace`]: namespaces pinned by descriptor, entered, and made.
 //! - [`fork()`](fork::fork): making a process, while there is one thread.
 //! - [`helper`]: forked processes that work inside namespaces and hand descriptors back.
@@ -26,7 +27,8 @@
 //!
 //! # Features
 //!
-//! - `devices` (default): [`device`], [`netif`] and [`helper`], with their netlink codecs. A program
+//! - `devices` (default): [`device`], [`netif`], [`host_addresses`] and [`helper`], with their netlink
+//!   codecs. A program
 //!   that only names namespaces does without.
 //! - `tokio`: [`async_fd`].
 //!
@@ -44,6 +46,8 @@ pub mod error;
 pub mod fork;
 #[cfg(feature = "devices")]
 pub mod helper;
+#[cfg(feature = "devices")]
+pub mod host_addresses;
 pub mod inherited_fd;
 pub mod namespace;
 #[cfg(feature = "devices")]

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::each_network::{Answers, each};
+use crate::filter::FilterOptions;
 use crate::program::all_of;
 use cnet::PublishSpec;
 use cnet::control::Attach;
@@ -48,6 +49,9 @@ pub(crate) struct AttachOptions {
     /// internal network.
     #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
     publish: Vec<PublishSpec>,
+
+    #[command(flatten)]
+    filter: FilterOptions,
 
     /// Print the answer as JSON.
     #[arg(long)]
@@ -98,6 +102,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.mac = options.mac.as_deref().map(str::parse).transpose()?;
     attach.interface = options.ifname;
     attach.publish = options.publish;
+    attach.filter = options.filter.filter();
     let joined = network.attach(target, attach).await?;
     if options.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;

@@ -34,7 +34,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Network(network::NetworkCommand),
     /// Give a running container an interface on a network.
-    Attach(attach::AttachOptions),
+    Attach(Box<attach::AttachOptions>),
     /// Take a container off a network.
     Detach(attach::DetachOptions),
     /// List the containers on networks.
@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
         Command::Run(options) => return crate::run::main(&options),
         Command::Network(command) => network::main(command),
         Command::NetworkProcess { name } => return cnet_netd::main(&name, log::start_to),
-        Command::Attach(options) => attended(attach::attach(options)),
+        Command::Attach(options) => attended(attach::attach(*options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),

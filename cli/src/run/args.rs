@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::{ArgAction, Args};
 
 use super::network_mode::NetworkMode;
+use crate::filter::FilterOptions;
 use cnet::PublishSpec;
 use cnet::definition::{DEFAULT_MTU, MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
@@ -80,6 +81,9 @@ pub struct RunOptions {
     /// out of reach, and what clouds have elsewhere, such as fd00:ec2::254.
     #[arg(long, conflicts_with = "network")]
     pub allow_metadata: bool,
+
+    #[command(flatten)]
+    pub(crate) filter: FilterOptions,
 
     /// Ask this DNS server instead of the host's; may be given several times.
     #[arg(long, conflicts_with = "network", value_name = "ADDRESS")]

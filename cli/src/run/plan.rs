@@ -130,9 +130,10 @@ pub(super) fn make(
     };
     let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
     let on_network = matches!(mode, NetworkMode::Network(_));
-    if !on_network && (addressed || !options.publish.is_empty()) {
+    let filtered = !options.filter.filter().is_empty();
+    if !on_network && (addressed || filtered || !options.publish.is_empty()) {
         bail!(
-            "--publish, --alias, --ip and --ip6 need an interface on a network, which `--network {mode}` does not make"
+            "--publish, --alias, --ip, --ip6, --allow, --deny and --no-host need an interface on a network, which `--network {mode}` does not make"
         );
     }
     if !on_network && options.names.any() {
@@ -174,6 +175,7 @@ fn on_network_of(
     attach.ipv4 = options.ip;
     attach.ipv6 = options.ip6;
     attach.publish.clone_from(&options.publish);
+    attach.filter = options.filter.filter();
     Ok(Plan {
         spaces: Spaces::Empty,
         own_files: Some(own_files),
@@ -230,6 +232,7 @@ fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, Port
         config.allow_host_loopback();
     }
     config.policy.allow_metadata = options.allow_metadata;
+    config.policy.filter = cnet_netd::peer_filter(&options.filter.filter());
     config.search = host_conf.search.clone();
     config.busy_poll = Duration::from_micros(options.busy_poll.into());
     config.workers = options.workers;

@@ -1,9 +1,11 @@
 //! What a worker is asked to do, what workers tell each other, and the mailboxes that carry both.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 
 use cnet_nat::host::Token;
+use cnet_nat::policy::PeerFilter;
 use cnet_tap::SocketHelper;
 use cnet_vswitch::port::PortConfig;
 use tokio::sync::oneshot;
@@ -13,8 +15,8 @@ use crate::handoff::Inlet;
 use crate::port::{PortDevice, PortEnd, PortError, PortQueue};
 use crate::{PortId, PortPlan, QueryId, Statistics};
 
-/// What a worker is asked to do. All but `Statistics`, `Delivered`, `Stop` and `Worker` goes to the
-/// primary worker.
+/// What a worker is asked to do. All but `Statistics`, `Delivered`, `SetHostAddresses`, `Stop` and
+/// `Worker` goes to the primary worker.
 pub(crate) enum Command {
     AddPort(
         PortPlan,
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     AnswerDns(QueryId, Vec<u8>),
     /// The DNS service has room for queries again.
     TakeDnsQueries,
+    /// To all workers: the host has these addresses now.
+    SetHostAddresses(Vec<IpAddr>),
     Stop,
     /// From another worker.
     Worker(WorkerEvent),
@@ -57,6 +61,7 @@ pub(crate) enum WorkerEvent {
 pub(crate) struct AddedPort {
     pub(crate) queue: PortQueue,
     pub(crate) config: PortConfig,
+    pub(crate) filter: PeerFilter,
 }
 
 /// Where a worker takes its commands from.

@@ -27,6 +27,7 @@ use std::sync::mpsc;
 use cnet_core::Network;
 use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::host::{Readiness, Token, TokenKind};
+use cnet_nat::policy::PeerFilter;
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::port::PortConfig;
 use cnet_wire::PortId;
@@ -309,6 +310,7 @@ impl Worker {
                 self.driver
                     .with_core(|core, io| core.answer_dns(now, id, &message, io));
             }
+            Command::SetHostAddresses(addresses) => self.driver.core.set_host_addresses(addresses),
             Command::TakeDnsQueries | Command::Stop => {}
             Command::Worker(event) => self.handle_worker_event(now, event)?,
         }
@@ -330,11 +332,13 @@ impl Worker {
             mac,
         } = Device::open(device, workers)?;
         let addresses = plan.addresses().collect();
+        let filter = plan.filter.clone();
         let config = port_config(plan, mac);
         self.driver.core.add_port(id, config.clone())?;
+        self.driver.core.set_port_filter(id, filter.clone());
         match self.driver.ports.add(id, device, addresses) {
             Ok(end) => {
-                self.share_port(id, further, &config);
+                self.share_port(id, further, &config, &filter);
                 Ok((id, end))
             }
             Err(e) => {
@@ -346,12 +350,19 @@ impl Worker {
     }
 
     /// Gives every other worker its queue of a port that was added here.
-    fn share_port(&self, id: PortId, queues: Vec<TapQueue>, config: &PortConfig) {
+    fn share_port(
+        &self,
+        id: PortId,
+        queues: Vec<TapQueue>,
+        config: &PortConfig,
+        filter: &PeerFilter,
+    ) {
         for (other, queue) in self.channels.peers.others.iter().zip(queues) {
             if let Some(queue) = self.driver.ports.queue_of(id, queue) {
                 let added = AddedPort {
                     queue,
                     config: config.clone(),
+                    filter: filter.clone(),
                 };
                 other.send(Command::Worker(WorkerEvent::PortAdded(Box::new(added))));
             }
@@ -419,7 +430,11 @@ impl Worker {
 
     /// The primary worker has added a port, of which this worker has a queue.
     fn add_shared_port(&mut self, now: Instant, added: AddedPort) {
-        let AddedPort { queue, config } = added;
+        let AddedPort {
+            queue,
+            config,
+            filter,
+        } = added;
         let token = queue.token;
         let id = PortId(token.index());
         let peers = &self.channels.peers;
@@ -428,6 +443,7 @@ impl Worker {
             peers.tell_primary(WorkerEvent::PortFailed(token, error.to_string()));
             return;
         }
+        self.driver.core.set_port_filter(id, filter);
         if let Err(error) = self.driver.ports.add_queue(queue, Vec::new()) {
             self.driver
                 .with_core(|core, io| core.remove_port(now, id, io));

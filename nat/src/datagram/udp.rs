@@ -246,7 +246,7 @@ impl UdpSessions {
                 *unresolved = Some(container.ip());
                 return Err(DropReason::NoFlow);
             };
-            admit_client(policy, &link, container, client)?;
+            admit_client(policy, &link, container, r.from, client)?;
             let key = PeerKey {
                 port: link.port,
                 container,
@@ -499,12 +499,14 @@ impl<'a> Datagrams<'a> {
     }
 }
 
-/// Asks policy about a datagram from `client` to the published port of `container`. Nobody is told of a
-/// refusal: to the client the port looks as if it lost the datagram.
+/// Asks policy about a datagram from `peer`, which the container is to see as `client`, to the published
+/// port of `container`. The client is told of no refusal: to it the port looks as if it lost the
+/// datagram.
 fn admit_client(
     policy: &Policy,
     link: &Link,
     container: SocketAddr,
+    peer: SocketAddr,
     client: SocketAddr,
 ) -> Result<(), DropReason> {
     let conversation = Conversation {
@@ -514,6 +516,9 @@ fn admit_client(
         container,
         remote: client,
     };
+    if policy.filters_refuse(conversation.port, Direction::Inwards, peer.ip()) {
+        return Err(DropReason::Policy);
+    }
     match policy.decide(&conversation) {
         Decision::Refuse(_) => Err(DropReason::Policy),
         _ => Ok(()),

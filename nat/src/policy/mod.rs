@@ -10,15 +10,18 @@
 //! services of clouds, cannot be reached (CVE-2020-13401 and the like start here).
 
 mod addresses;
+mod filter;
 mod rules;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_wire::Packet;
 use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
+use cnet_wire::{Packet, PortId};
 
 pub(crate) use addresses::is_routable;
 use addresses::{embedded_ipv4, is_metadata, is_this_host};
+pub use filter::PeerFilter;
 pub use rules::{Prefix, Rule};
 
 /// The rules of one network.
@@ -30,8 +33,12 @@ pub struct Policy {
     /// Whether the instance metadata and credential services of clouds may be reached: the
     /// link-local addresses, and the further ones where clouds have them.
     pub allow_metadata: bool,
-    /// Further addresses of the host that may not be reached.
-    pub denied: Vec<IpAddr>,
+    /// The far ends that all containers of the network may talk with.
+    pub filter: PeerFilter,
+    /// The same for single containers, by their switch ports: both are asked.
+    pub port_filters: BTreeMap<PortId, PeerFilter>,
+    /// The addresses that the host has now, for filters that refuse them.
+    pub host_addresses: Vec<IpAddr>,
     /// IPv4 egress.
     pub ipv4: bool,
     /// IPv6 egress.
@@ -45,7 +52,9 @@ impl Default for Policy {
         Policy {
             host_loopback: Vec::new(),
             allow_metadata: false,
-            denied: Vec::new(),
+            filter: PeerFilter::default(),
+            port_filters: BTreeMap::new(),
+            host_addresses: Vec::new(),
             ipv4: true,
             ipv6: true,
             rules: Vec::new(),
@@ -54,10 +63,39 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Whether any rule is about conversations of `direction`.
+    /// Whether any rule or filter is about conversations of `direction`.
     #[inline]
     pub fn has_rules(&self, direction: Direction) -> bool {
-        !self.rules.is_empty() && self.rules.iter().any(|rule| rule.direction == direction)
+        let filters = !self.filter.is_empty() || !self.port_filters.is_empty();
+        (direction != Direction::Between && filters)
+            || !self.rules.is_empty() && self.rules.iter().any(|rule| rule.direction == direction)
+    }
+
+    /// Has `filter` decide about the container at `port`, and no longer what was there before.
+    pub fn set_port_filter(&mut self, port: PortId, filter: PeerFilter) {
+        match filter.is_empty() {
+            true => self.port_filters.remove(&port),
+            false => self.port_filters.insert(port, filter),
+        };
+    }
+
+    /// Whether a filter refuses the far end at `address` to the container at `port`; without a port
+    /// the network's filter alone is asked.
+    pub fn filters_refuse(
+        &self,
+        port: Option<PortId>,
+        direction: Direction,
+        address: IpAddr,
+    ) -> bool {
+        let of_port = port.and_then(|port| self.port_filters.get(&port));
+        let canonical = embedded_ipv4(address).map_or(address, IpAddr::V4);
+        [Some(&self.filter), of_port]
+            .into_iter()
+            .flatten()
+            .any(|f| {
+                f.refuses(direction, canonical, &self.host_addresses)
+                    || canonical != address && f.refuses(direction, address, &self.host_addresses)
+            })
     }
 
     /// Decides on the conversation that `packet` opens or goes on with. Without rules for that
@@ -73,14 +111,19 @@ impl Policy {
         }
     }
 
-    /// Decides on `conversation`.
+    /// Decides on `conversation`. Whether a filter refuses a client is asked beforehand
+    /// ([`Policy::filters_refuse`]), with the client's own address: the one that the container is shown
+    /// may be the gateway's.
     pub fn decide(&self, conversation: &Conversation) -> Decision {
         let rule = self.rules.iter().find(|rule| rule.matches(conversation));
         if let Some(refusal) = rule.and_then(|rule| rule.refusal) {
             return Decision::Refuse(refusal);
         }
-        let remote = conversation.remote.ip();
-        match conversation.direction {
+        let (direction, remote) = (conversation.direction, conversation.remote.ip());
+        match direction {
+            Direction::Outwards if self.filters_refuse(conversation.port, direction, remote) => {
+                Decision::Refuse(Refusal::Prohibited)
+            }
             Direction::Outwards => self.decide_address(remote),
             Direction::Inwards | Direction::Between => Decision::Allow(remote),
         }
@@ -106,7 +149,7 @@ impl Policy {
         if is_this_host(canonical) {
             return Decision::Refuse(Refusal::NetUnreachable);
         }
-        if is_metadata(canonical) && !self.allow_metadata || self.denied.contains(&canonical) {
+        if is_metadata(canonical) && !self.allow_metadata {
             return Decision::Refuse(Refusal::Prohibited);
         }
         Decision::Allow(destination)
@@ -160,6 +203,53 @@ mod tests {
             refused
         );
         assert!(p.has_rules(Direction::Between) && !p.has_rules(Direction::Inwards));
+    }
+
+    #[test]
+    fn filters_of_the_network_and_of_the_port_both_decide_under_all_names_of_an_address() {
+        let prefix = |address: &str, len| Prefix {
+            address: address.parse().unwrap(),
+            len,
+        };
+        let deny = |address: &str, len| PeerFilter {
+            deny: vec![prefix(address, len)],
+            ..PeerFilter::default()
+        };
+        let mut p = Policy {
+            filter: deny("192.0.2.0", 24),
+            host_addresses: vec!["198.51.100.9".parse().unwrap()],
+            ..Policy::default()
+        };
+        p.set_port_filter(PortId(3), deny("203.0.113.0", 24));
+        let refused = Decision::Refuse(Refusal::Prohibited);
+        let at = |p: &Policy, port, address: &str| {
+            p.decide(&Conversation {
+                port: Some(PortId(port)),
+                ..conversation(Direction::Outwards, address)
+            })
+        };
+        for name in ["192.0.2.1", "::ffff:192.0.2.1", "64:ff9b::c000:201"] {
+            assert_eq!(at(&p, 1, name), refused, "{name}");
+        }
+        assert_eq!(at(&p, 3, "203.0.113.1"), refused);
+        let elsewhere = Decision::Allow("203.0.113.1".parse().unwrap());
+        assert_eq!(at(&p, 1, "203.0.113.1"), elsewhere);
+        assert!(p.filters_refuse(
+            Some(PortId(3)),
+            Direction::Inwards,
+            "203.0.113.1".parse().unwrap()
+        ));
+        assert!(p.has_rules(Direction::Inwards) && !p.has_rules(Direction::Between));
+        assert!(at(&p, 3, "198.51.100.9") != refused);
+        let no_host = PeerFilter {
+            no_host: true,
+            ..PeerFilter::default()
+        };
+        p.set_port_filter(PortId(3), no_host);
+        assert_eq!(at(&p, 3, "198.51.100.9"), refused);
+        assert_eq!(at(&p, 3, "203.0.113.1"), elsewhere);
+        p.set_port_filter(PortId(3), PeerFilter::default());
+        assert!(p.port_filters.is_empty());
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Router {
             return;
         };
         let link = self.link_to(container.ip());
-        if self.refuses_client(container, remote) {
+        if self.refuses_client(container, peer, remote) {
             io.hosts.tcp_reset(socket);
             self.drops.count(DropReason::Policy);
             return;
@@ -55,12 +55,18 @@ impl Router {
         // A client that policy refuses is refused, and counted, when it is brought by frames. So it is
         // asked under the same address here: no path is to let in what the other one would not.
         let shown = forward::shown_as(&client).unwrap_or(peer);
-        let can_splice = can_splice && !self.refuses_client(container, shown);
+        let can_splice = can_splice && !self.refuses_client(container, peer, shown);
         forward::client_path(&client, can_splice)
     }
 
-    /// Whether policy refuses `client`, as the container is to see it, of a published TCP port.
-    pub(super) fn refuses_client(&self, container: SocketAddr, client: SocketAddr) -> bool {
+    /// Whether policy refuses the client at `peer` of a published TCP port, which the container is to
+    /// see as `client`.
+    pub(super) fn refuses_client(
+        &self,
+        container: SocketAddr,
+        peer: SocketAddr,
+        client: SocketAddr,
+    ) -> bool {
         if !self.policy.has_rules(Direction::Inwards) {
             return false;
         }
@@ -72,7 +78,9 @@ impl Router {
             container,
             remote: client,
         };
-        matches!(self.policy.decide(&conversation), Decision::Refuse(_))
+        let filtered =
+            (self.policy).filters_refuse(conversation.port, Direction::Inwards, peer.ip());
+        filtered || matches!(self.policy.decide(&conversation), Decision::Refuse(_))
     }
 
     pub(super) fn forwarded(&self, peer: SocketAddr, container: SocketAddr) -> ForwardedClient {

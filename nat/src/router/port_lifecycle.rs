@@ -53,6 +53,7 @@ impl Router {
         for address in leased {
             self.stop_soliciting(now, address, io);
         }
+        self.policy.port_filters.remove(&port);
         self.tcp.remove_port(now, port, io);
         self.udp.remove_port(port, io);
         self.ping.remove_port(port, io);

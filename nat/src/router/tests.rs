@@ -235,7 +235,7 @@ fn a_client_that_waits_for_a_container_goes_with_its_port() {
 
 #[test]
 fn a_client_that_policy_refuses_is_reset_and_counted() {
-    use crate::policy::{Prefix, Rule};
+    use crate::policy::{PeerFilter, Prefix, Rule};
     use cnet_wire::conversation::Refusal;
     let mut config = config();
     let refuse = Rule::all(Direction::Inwards, Some(Refusal::Prohibited));
@@ -270,7 +270,23 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
     assert_eq!(router.client_path(loopback, refused, true), frames);
     let as_gateway = addr("10.0.2.100:82");
     assert_eq!(router.client_path(loopback, as_gateway, true), frames);
-    assert!(router.refuses_client(as_gateway, addr("10.0.2.2:9")));
-    assert!(!router.refuses_client(allowed, addr("192.0.2.1:9")));
-    assert!(router.refuses_client(refused, addr("192.0.2.1:9")));
+    let refuses = |router: &Router, container, peer, shown| {
+        router.refuses_client(container, addr(peer), addr(shown))
+    };
+    let remote = "192.0.2.1:9";
+    assert!(refuses(&router, as_gateway, "127.0.0.1:9", "10.0.2.2:9"));
+    assert!(!refuses(&router, allowed, remote, remote));
+    assert!(refuses(&router, refused, remote, remote));
+    // A filter is asked about the client itself, whatever the container is shown.
+    let peer = "[2001:db8::1]:9";
+    assert!(!refuses(&router, allowed, peer, "10.0.2.2:9"));
+    let denied = PeerFilter {
+        deny: vec![Prefix {
+            address: addr(peer).ip(),
+            len: 32,
+        }],
+        ..PeerFilter::default()
+    };
+    router.policy_mut().set_port_filter(LINK.port, denied);
+    assert!(refuses(&router, allowed, peer, "10.0.2.2:9"));
 }

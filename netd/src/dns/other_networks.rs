@@ -198,6 +198,7 @@ mod tests {
             ipv4: Some([10, 89, 0, digit].into()),
             ipv6: None,
             ports: Vec::new(),
+            filter: cnet::Filter::new(),
         }
     }
 

@@ -39,8 +39,8 @@ async fn act(
         Action::Statistics(_) => statistics(&members).await.map(Answer::Statistics),
         Action::Attach(attach) => {
             let joined = match attach.vm.clone() {
-                Some(address) => vm::join(&members, attach, address).await,
-                None => join::join(&members, attach, descriptors).await,
+                Some(address) => vm::join(&members, *attach, address).await,
+                None => join::join(&members, *attach, descriptors).await,
             };
             joined.map(Answer::Attached)
         }

@@ -128,6 +128,7 @@ pub(super) fn reserve(
         ipv4: addresses.v4,
         ipv6: addresses.v6,
         ports: Vec::new(),
+        filter: attach.filter.clone(),
     }))
 }
 
@@ -244,6 +245,7 @@ pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
         hostname: Some(record.name.clone()),
         spoof_protection: true,
         isolated: members.definition.isolate,
+        filter: crate::instance::peer_filter(&record.filter),
     }
 }
 

@@ -306,6 +306,7 @@ mod tests {
             ipv4: None,
             ipv6: None,
             ports: Vec::new(),
+            filter: cnet::Filter::new(),
         }
     }
 

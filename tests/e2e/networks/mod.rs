@@ -6,6 +6,7 @@
 //! namespaces and the right to open ports.
 
 mod events;
+mod filter;
 mod foul;
 mod ill;
 mod last_data;

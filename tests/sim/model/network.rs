@@ -4,7 +4,7 @@ use cnet_core::Network as Core;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::io::Io;
-use cnet_nat::policy::Policy;
+use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
 use cnet_testkit::addresses::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
@@ -104,7 +104,11 @@ fn config() -> RouterConfig {
             dhcp_range: None,
         },
         policy: Policy {
-            denied: vec![DENIED_V4.into(), DENIED_V6.into()],
+            filter: PeerFilter {
+                no_host: true,
+                ..PeerFilter::default()
+            },
+            host_addresses: vec![DENIED_V4.into(), DENIED_V6.into()],
             ..Policy::default()
         },
         tcp: TcpConfig {

@@ -29,7 +29,7 @@ pub(super) type Ask<'a> = &'a dyn Fn(&Definition) -> anyhow::Result<Live>;
 #[derive(Subcommand, Debug)]
 pub(crate) enum NetworkCommand {
     /// Make a network.
-    Create(CreateOptions),
+    Create(Box<CreateOptions>),
     /// List the networks.
     #[command(visible_alias = "list")]
     Ls(ListOptions),
@@ -69,7 +69,7 @@ fn run(
 ) -> anyhow::Result<()> {
     match command {
         NetworkCommand::Create(options) => {
-            let made = store.create(options.into(), routes)?;
+            let made = store.create((*options).into(), routes)?;
             writeln!(out, "{}", made.id)?;
             Ok(())
         }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
+use crate::filter::FilterOptions;
 use cnet::definition::{BRIDGE, DEFAULT_MTU, MTU_RANGE, Request};
 
 /// The options of `cnet network create`.
@@ -52,6 +53,9 @@ pub(crate) struct CreateOptions {
     /// A domain that containers search; may be given several times.
     #[arg(long, value_name = "DOMAIN")]
     pub(super) dns_search: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) filter: FilterOptions,
 
     /// A note for programs; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -130,6 +134,7 @@ impl From<CreateOptions> for Request {
         request.mtu = options.mtu;
         request.dns = options.dns;
         request.dns_search = options.dns_search;
+        request.filter = options.filter.filter();
         request.labels = options.label.into_iter().collect();
         request
     }

@@ -675,7 +675,8 @@ fn policy_is_asked_first() {
     ];
     for (src, dst, icmp) in cases {
         let mut b = Bench::new(|_| ());
-        b.policy.denied = vec!["10.0.2.2".parse().unwrap()];
+        b.policy.filter.no_host = true;
+        b.policy.host_addresses = vec!["10.0.2.2".parse().unwrap()];
         assert_eq!(b.send(src, dst, b"x"), Err(DropReason::Policy));
         let ((icmp_type, code, _), _) = b.got().error();
         assert_eq!((icmp_type, code), icmp);

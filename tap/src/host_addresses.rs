@@ -1,0 +1,156 @@
+//! The IP addresses of the current network namespace, and when they change (rtnetlink(7)).
+//!
+//! # Theory of operation
+//!
+//! One socket is subscribed to the kernel's groups for addresses and polls readable after a change.
+//! What its messages say is not looked at: they may have been lost (netlink(7), ENOBUFS). Instead all
+//! addresses are asked for again, over a second socket, so that answers and messages do not mix.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
+};
+
+/// Multicast groups as the bits of `nl_groups` (`RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` in
+/// `<linux/rtnetlink.h>`).
+const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
+
+/// The kernel fills a dump's datagrams up to what the reader has room for, 32 KiB at most.
+const DUMP_SPACE: usize = 32 * 1024;
+
+/// Datagrams of one dump. With 400 addresses in each, more do not occur.
+const MAX_DATAGRAMS: usize = 1024;
+
+/// The addresses of a network namespace. It polls readable when they may have changed.
+#[derive(Debug)]
+pub struct HostAddresses {
+    changes: OwnedFd,
+    questions: OwnedFd,
+    sequence: u32,
+}
+
+impl HostAddresses {
+    /// Those of the current network namespace.
+    ///
+    /// # Errors
+    ///
+    /// What socket(2) or bind(2) says.
+    pub fn open() -> io::Result<HostAddresses> {
+        let open = |groups| {
+            let flags = SocketFlags::CLOEXEC;
+            // Protocol 0 of netlink is NETLINK_ROUTE.
+            let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+            bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+            io::Result::Ok(socket)
+        };
+        Ok(HostAddresses {
+            changes: open(ADDRESS_GROUPS)?,
+            questions: open(0)?,
+            sequence: 0,
+        })
+    }
+
+    /// Reads what is known of changes, so that the next one is an event. Does not wait.
+    pub fn forget_changes(&self) {
+        let mut space = [0_u8; 4096];
+        // ENOBUFS says that messages were lost, which is as good: all addresses are asked for anyway.
+        for _ in 0..MAX_DATAGRAMS {
+            if let Err(Errno::AGAIN) = recv(&self.changes, &mut space, RecvFlags::DONTWAIT) {
+                return;
+            }
+        }
+    }
+
+    /// All addresses there are now. The kernel answers at once.
+    ///
+    /// # Errors
+    ///
+    /// What netlink(7) says; `TimedOut` if the answer has no end.
+    pub fn list(&mut self) -> io::Result<Vec<IpAddr>> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.sequence_number = self.sequence;
+        let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(question));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        send(&self.questions, &bytes, SendFlags::empty())?;
+        let (mut found, mut space) = (Vec::new(), vec![0; DUMP_SPACE]);
+        for _ in 0..MAX_DATAGRAMS {
+            let (length, _) = recv(&self.questions, &mut space, RecvFlags::empty())?;
+            if self.take(&space[..length.min(DUMP_SPACE)], &mut found)? {
+                return Ok(found);
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Adds the addresses in one datagram to `found`; whether it was the last.
+    fn take(&self, mut rest: &[u8], found: &mut Vec<IpAddr>) -> io::Result<bool> {
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+            let message = message.map_err(io::Error::other)?;
+            // Messages are padded to four bytes (NLMSG_ALIGN).
+            let used = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(used..).unwrap_or_default();
+            if message.header.sequence_number != self.sequence {
+                continue;
+            }
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(true),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
+                    found.extend(own_address(&address));
+                }
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl AsFd for HostAddresses {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.changes.as_fd()
+    }
+}
+
+/// On a point-to-point link `Address` is the other end's, and `Local` our own (`<linux/if_addr.h>`).
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(own) => return Some(*own),
+            AddressAttribute::Address(other) => address = Some(*other),
+            _ => {}
+        }
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_its_address_each_time() {
+        let mut addresses = HostAddresses::open().unwrap();
+        for _ in 0..2 {
+            let found = addresses.list().unwrap();
+            assert!(found.contains(&"127.0.0.1".parse().unwrap()), "{found:?}");
+        }
+        addresses.forget_changes();
+    }
+}
