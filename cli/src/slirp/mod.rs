@@ -126,6 +126,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
     ))
 }
 
+/// The variable of the environment that refuses the cloud's instance metadata: callers of slirp4netns
+/// have no option for it.
+const DENY_METADATA: &str = "CNET_DENY_METADATA";
+
+/// Any value but `0` and none at all says yes.
+fn metadata_is_denied(value: Option<OsString>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 /// The network, and the container's port on it.
 fn network(options: &Options) -> (NetworkConfig, PortPlan) {
     let mut ipv4 = options.subnet.plan();
@@ -141,7 +150,12 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
         config.allow_host_loopback();
     }
     // As slirp4netns, which has no such guard; its callers bring their own.
-    config.policy.allow_metadata = true;
+    config.policy.allow_metadata = !metadata_is_denied(std::env::var_os(DENY_METADATA));
+    if config.policy.allow_metadata {
+        tracing::info!(
+            "the cloud's instance metadata can be reached; {DENY_METADATA}=1 refuses it"
+        );
+    }
     config.outbound_v4 = options.outbound_v4;
     config.outbound_v6 = options.outbound_v6;
     config.busy_poll = options.busy_poll;
@@ -264,5 +278,17 @@ impl ExitEvent {
             Some(fd) => drop(fd.ready().await),
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_denied_by_any_value_that_says_yes() {
+        let denied = |value: &str| metadata_is_denied(Some(value.into()));
+        assert!(denied("1") && denied("yes"));
+        assert!(!denied("0") && !denied("") && !metadata_is_denied(None));
     }
 }
