@@ -54,7 +54,7 @@ pub struct Record {
     #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
     /// The far ends that it may talk with.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
 }
 
