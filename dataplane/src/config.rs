@@ -52,12 +52,16 @@ pub struct NetworkConfig {
     /// Domains that containers search.
     pub search: Vec<String>,
     /// What one container may hold; with several workers each has its part of the TCP flows. All
-    /// together hold no more than the process has descriptors for,
+    /// together hold no more than the process has descriptors and memory for,
     /// and no container takes what the others need ([`cnet_nat::flow::FairShare`]).
     pub limits: Limits,
     /// How long the worker polls on after the last event before it sleeps; zero for never. See
     /// [`DEFAULT_BUSY_POLL`].
     pub busy_poll: Duration,
+    /// Bytes of memory that the network may use; `None` for what the control groups of the process
+    /// and the host have left when it starts ([`crate::available_memory`]). The number of flows, and
+    /// of bytes that wait for sockets, follows from it.
+    pub memory: Option<u64>,
     /// Threads that move packets, 1 to [`MAX_WORKERS`]. The TAP of every port needs a queue for each.
     pub workers: u16,
 }
@@ -82,6 +86,7 @@ impl NetworkConfig {
             search: Vec::new(),
             limits: Limits::default(),
             busy_poll: DEFAULT_BUSY_POLL,
+            memory: None,
             workers: 1,
         }
     }

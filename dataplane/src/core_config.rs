@@ -8,7 +8,7 @@ use cnet_nat::tcp::TcpConfig;
 use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::MacAddr;
 
-use super::{NetworkConfig, PortPlan};
+use super::{NetworkConfig, PortPlan, memory_budget};
 
 /// The port of `plan`, whose device has the hardware address `device_mac`, if that is known.
 pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortConfig {
@@ -59,7 +59,7 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
             mtu: usize::from(config.mtu),
             max_flows: totals.tcp_flows / workers,
             max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
-            unsent_limit: alone.unsent_limit / workers,
+            unsent_limit: memory_budget::unsent_limit(config.memory, alone.unsent_limit) / workers,
             gateway_v4: gateway_v4.map(Into::into),
             gateway_v6: gateway_v6.map(Into::into),
             ..alone

@@ -63,12 +63,12 @@ fn enough(limit: usize, least: usize) -> Result<(), StartError> {
     }
 }
 
-/// What all containers of a process of that many descriptors may hold together. They leave what
+/// What all containers of a process of that many descriptors may hold together, `most` at most. They leave what
 /// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, but at least
 /// [`LEAST_SPARE`] and at most [`SPARE_DESCRIPTORS`].
-pub(super) fn totals(descriptors: usize) -> Limits {
+pub(super) fn totals(descriptors: usize, most: usize) -> Limits {
     let spare = (descriptors / 4).clamp(LEAST_SPARE, SPARE_DESCRIPTORS);
-    let flows = descriptors.saturating_sub(spare);
+    let flows = descriptors.saturating_sub(spare).min(most);
     let part = |hundredths: usize| flows / 100 * hundredths + flows % 100 * hundredths / 100;
     Limits {
         tcp_flows: part(80),
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn flows_leave_descriptors_to_others() {
         for descriptors in [0, LEAST_DESCRIPTORS, 128, 256, 1024, 4096, 65_536, 1 << 20] {
-            let totals = totals(descriptors);
+            let totals = totals(descriptors, usize::MAX);
             let flows = totals.tcp_flows + totals.udp_mappings + totals.ping_mappings;
             let spare = descriptors - flows;
             assert!(spare >= descriptors / 4 || spare >= SPARE_DESCRIPTORS);
@@ -101,7 +101,7 @@ mod tests {
         let refused = enough(LEAST_DESCRIPTORS - 1, LEAST_DESCRIPTORS).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains("is 63") && text.contains("at least 64") && text.contains("ulimit"));
-        let least = totals(LEAST_DESCRIPTORS);
+        let least = totals(LEAST_DESCRIPTORS, usize::MAX);
         assert!(
             least.tcp_flows >= 12 && least.udp_mappings >= 2,
             "{least:?}"
@@ -112,7 +112,7 @@ mod tests {
     fn a_container_alone_has_its_whole_quota_on_a_usual_system() {
         let each = Limits::default();
         for descriptors in [524_288, 1 << 20, usize::MAX] {
-            let totals = totals(descriptors);
+            let totals = totals(descriptors, usize::MAX);
             for (each, total) in [
                 (each.tcp_flows, totals.tcp_flows),
                 (each.udp_mappings, totals.udp_mappings),

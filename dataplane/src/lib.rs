@@ -31,6 +31,7 @@ mod error;
 mod fd_budget;
 mod forward;
 mod handoff;
+mod memory_budget;
 mod port;
 mod socket;
 mod statistics;
@@ -47,6 +48,7 @@ pub use forward::{
     ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
 };
 // For the fuzz targets alone.
+pub use memory_budget::available_memory;
 #[doc(hidden)]
 pub use port::VmSocket;
 pub use port::{PortDevice, PortEnd, PortError};
@@ -78,8 +80,9 @@ impl Dataplane {
     /// When the host lacks descriptors, threads or randomness, or the number of workers is out of
     /// range. A program asks [`check_descriptors`] before that.
     pub fn start(
-        config: NetworkConfig,
+        mut config: NetworkConfig,
     ) -> Result<(Dataplane, async_mpsc::Receiver<DnsQuery>), StartError> {
+        config.memory = config.memory.or_else(available_memory);
         let (queries, query_receiver) = async_mpsc::channel(QUERY_QUEUE);
         let (ended_sender, ended) = watch::channel(None);
         let (mailboxes, workers) = workers::start(&config, &queries, ended_sender)?;

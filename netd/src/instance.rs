@@ -91,7 +91,9 @@ impl InstanceBuilder {
     /// [`InstanceError::Start`] when the host lacks descriptors, threads or randomness, or the
     /// number of workers is out of range.
     pub fn start(self) -> Result<Instance, InstanceError> {
-        let config = self.config;
+        let mut config = self.config;
+        // Read before anything closes `/proc` and `/sys` to this process.
+        config.memory = config.memory.or_else(cnet_dataplane::available_memory);
         let gateways = || {
             LocalNames::new(
                 config.ipv4.map(|plan| plan.gateway),

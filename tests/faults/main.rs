@@ -10,3 +10,4 @@ use cnet_tests::lab;
 
 mod descriptors;
 mod disk;
+mod memory;

@@ -7,6 +7,7 @@ use std::io::{PipeReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::binaries::binary;
@@ -110,6 +111,8 @@ pub struct Options {
     pub resolv_conf: Option<PathBuf>,
     /// How many descriptors it may have; as many as usual if none.
     pub descriptors: Option<u64>,
+    /// The door of a control group that limits its memory ([`super::cgroup::MemoryGroup::door`]).
+    pub memory: Option<Arc<OwnedFd>>,
     /// Whether to ask for an API socket.
     pub api: bool,
     /// More arguments, split at spaces, before the process id.
@@ -145,6 +148,9 @@ impl Options {
         }
         if let Some(limit) = self.descriptors {
             launch = launch.descriptors(limit);
+        }
+        if let Some(door) = &self.memory {
+            launch = launch.control_group(Arc::clone(door));
         }
         launch
     }

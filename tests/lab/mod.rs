@@ -15,6 +15,7 @@
 //! outlive what started them are found ([`Lab::survivors`]), and ended with the laboratory.
 
 pub mod binaries;
+pub mod cgroup;
 pub mod container;
 pub mod measure;
 pub mod mounts;

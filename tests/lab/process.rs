@@ -53,6 +53,7 @@ struct Setup {
     etc: Option<CString>,
     kept: Vec<OwnedFd>,
     descriptors: Option<u64>,
+    control_group: Option<Arc<OwnedFd>>,
 }
 
 impl Launch {
@@ -105,6 +106,12 @@ impl Launch {
     pub fn etc(mut self, path: &Path) -> Self {
         let path = path.to_str().expect("a UTF-8 path");
         self.setup.etc = Some(CString::new(path).expect("a path without NUL"));
+        self
+    }
+
+    /// Moves it into a control group by its `cgroup.procs`.
+    pub fn control_group(mut self, door: Arc<OwnedFd>) -> Self {
+        self.setup.control_group = Some(door);
         self
     }
 
@@ -192,6 +199,10 @@ impl Setup {
         }
         for fd in &self.kept {
             fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        if let Some(door) = &self.control_group {
+            // Itself (cgroups(7)).
+            rustix::io::write(door, b"0")?;
         }
         let hard = self.descriptors.or(getrlimit(Resource::Nofile).maximum);
         let limit = Rlimit {

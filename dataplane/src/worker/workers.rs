@@ -22,7 +22,7 @@ use super::command::{Command, Mailbox, Mailboxes, Peers, WorkerEvent};
 use super::{Channels, now, run};
 use crate::error::StartError;
 use crate::handoff::{self, Inlet, Outlet};
-use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget};
+use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget, memory_budget};
 
 /// Tells the primary worker, at the end of another's thread, if that one failed or panicked.
 struct PanicNotice {
@@ -88,7 +88,8 @@ fn prepare(
 ) -> Result<(Mailboxes, Vec<Start>), StartError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(StartError::Random)?;
-    let totals = fd_budget::totals(fd_budget::raise_limit()?);
+    let descriptors = fd_budget::raise_limit()?;
+    let totals = fd_budget::totals(descriptors, memory_budget::flows(config.memory));
     let router_config = || core_config::router_config(config, totals);
     let now = now();
     let first = Network::new(router_config(), secret, now);
