@@ -148,7 +148,6 @@ impl World {
                     advertise_default_route: true,
                 }),
                 search: Vec::new(),
-                leases: Vec::new(),
                 dhcp_range: None,
             },
             policy: Policy::default(),

@@ -32,6 +32,8 @@ use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, Packet, PortId};
 
+use crate::stations::StationsOf;
+
 /// A network as one worker has it.
 pub struct Network {
     pub(crate) mtu: usize,
@@ -138,7 +140,10 @@ impl Network {
             .deliver(ingress, (frame, raw), verdict, io.sink)?
         {
             Delivery::Done => Ok(()),
-            Delivery::Router => self.router.handle_frame(now, ingress, frame, io),
+            Delivery::Router => {
+                let stations = &StationsOf(&self.switch);
+                self.router.handle_frame(now, ingress, frame, stations, io)
+            }
         }
     }
 
@@ -207,17 +212,21 @@ impl Network {
         ready: Readiness,
         io: &mut Io<'_, E>,
     ) {
-        self.router.handle_socket(now, token, ready, io);
+        let stations = &StationsOf(&self.switch);
+        self.router.handle_socket(now, token, ready, stations, io);
     }
 
     /// As [`Router::client_path`].
     pub fn client_path(
         &self,
+        now: Instant,
         peer: SocketAddr,
         container: SocketAddr,
         can_splice: bool,
     ) -> ClientPath {
-        self.router.client_path(peer, container, can_splice)
+        let stations = &StationsOf(&self.switch);
+        self.router
+            .client_path(now, peer, container, can_splice, stations)
     }
 
     /// A client was accepted on the published TCP port of `container`.
@@ -229,7 +238,9 @@ impl Network {
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) {
-        self.router.handle_accept(now, container, peer, socket, io);
+        let stations = &StationsOf(&self.switch);
+        self.router
+            .handle_accept(now, container, peer, socket, stations, io);
     }
 
     /// As [`Router::publish_udp`].
@@ -282,7 +293,8 @@ impl Network {
 
     /// Acts on passed deadlines, and on work that had to wait for its turn.
     pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        self.router.handle_timeout(now, io);
+        let stations = &StationsOf(&self.switch);
+        self.router.handle_timeout(now, stations, io);
     }
 
     /// The network ends: closes connections that are through, and resets the rest.

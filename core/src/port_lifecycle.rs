@@ -14,8 +14,7 @@ use crate::Network;
 /// The lease of `port` as the gateway hands it out: DHCP has one address of each family.
 fn fixed_lease(port: PortId, lease: &port::Lease) -> Lease {
     Lease {
-        port: Some(port),
-        mac: lease.mac,
+        port,
         v4: lease.ipv4.first().copied(),
         v6: lease.ipv6.first().copied(),
         hostname: lease.hostname.clone(),
@@ -23,7 +22,8 @@ fn fixed_lease(port: PortId, lease: &port::Lease) -> Lease {
 }
 
 impl Network {
-    /// A container is plugged in at `port`. Whoever else used the addresses of its lease loses them.
+    /// A container is plugged in at `port`. Ports that had learned the addresses of its lease, or got them
+    /// by DHCP, lose them.
     ///
     /// # Errors
     ///
@@ -31,19 +31,8 @@ impl Network {
     pub fn add_port(&mut self, port: PortId, config: PortConfig) -> Result<(), AddPortError> {
         let lease = fixed_lease(port, &config.lease);
         self.switch.add_port(port, config)?;
-        self.router.add_port(port);
         self.router.add_lease(lease);
         Ok(())
-    }
-
-    /// Tells the router of a further worker what ports there are.
-    pub(crate) fn take_over_ports(&mut self) {
-        for port in self.switch.ports() {
-            if let Some(config) = self.switch.port_config(port) {
-                self.router.add_port(port);
-                self.router.add_lease(fixed_lease(port, &config.lease));
-            }
-        }
     }
 
     /// The container at `port` is gone, and all it had with it ([`cnet_nat::router::Router::remove_port`]).

@@ -51,7 +51,6 @@ impl Network {
     pub fn further(&self, config: RouterConfig, secret: [u8; 32], now: Instant) -> Network {
         let mut further = Network::new(config, secret, now);
         further.switch = self.switch.sibling();
-        further.take_over_ports();
         further.is_further = true;
         further
     }

@@ -29,7 +29,6 @@ pub(crate) fn config() -> RouterConfig {
             }),
             v6: None,
             search: Vec::new(),
-            leases: Vec::new(),
             dhcp_range: None,
         },
         policy: Policy::default(),

@@ -51,7 +51,6 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
                 advertise_default_route: true,
             }),
             search: config.search.clone(),
-            leases: Vec::new(),
             dhcp_range: v4.map(|plan| plan.dhcp_range),
         },
         policy: config.policy.clone(),

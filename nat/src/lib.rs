@@ -22,6 +22,7 @@ pub mod icmp_error;
 pub mod io;
 pub mod policy;
 pub mod router;
+pub mod stations;
 pub mod tcp;
 
 pub use cnet_wire::host;

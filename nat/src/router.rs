@@ -29,20 +29,21 @@ use crate::host::{HostError, Readiness, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
+use crate::stations::Stations;
 use crate::tcp::TcpSessions;
 use cnet_wire::headers::Link;
 
 mod backlog;
 mod clients;
 mod config;
-mod neighbours;
 mod port_lifecycle;
 mod prefetch;
+mod solicit;
 
 use backlog::{BACKLOG_ROUNDS, Backlog};
 pub use config::RouterConfig;
-use neighbours::{Neighbours, link_to};
 pub use port_lifecycle::PortFlows;
+use solicit::{Solicited, link_to};
 
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
@@ -75,7 +76,8 @@ pub struct Router {
     /// Of connections that were accepted.
     drops: DropCounters,
     errors: RateLimit,
-    neighbours: Neighbours,
+    /// Containers whose MAC address is asked for.
+    solicited: Solicited,
 }
 
 impl Router {
@@ -105,7 +107,7 @@ impl Router {
             backlog: Backlog::default(),
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
-            neighbours: Neighbours::default(),
+            solicited: Solicited::default(),
         }
     }
 
@@ -162,12 +164,14 @@ impl Router {
         now: Instant,
         ingress: PortId,
         frame: &Frame<'_>,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         match &frame.l3 {
             L3::Arp => {
-                let result = self.gateway.handle_arp(ingress, frame, io);
-                self.meet_solicited(now, io);
+                let from = (now, ingress);
+                let result = self.gateway.handle_arp(from, frame, stations, io);
+                self.meet_solicited(now, stations, io);
                 result
             }
             L3::Ip(ip) if ip.fragment.is_some() => {
@@ -176,11 +180,17 @@ impl Router {
                 };
                 let frame = whole.parse()?;
                 match &frame.l3 {
-                    L3::Ip(ip) => self.handle_packet(&Packet::new(now, ingress, &frame, ip), io),
+                    L3::Ip(ip) => {
+                        let packet = Packet::new(now, ingress, &frame, ip);
+                        self.handle_packet(&packet, stations, io)
+                    }
                     L3::Arp => Err(DropReason::BadFragment),
                 }
             }
-            L3::Ip(ip) => self.handle_packet(&Packet::new(now, ingress, frame, ip), io),
+            L3::Ip(ip) => {
+                let packet = Packet::new(now, ingress, frame, ip);
+                self.handle_packet(&packet, stations, io)
+            }
         }
     }
 
@@ -192,6 +202,7 @@ impl Router {
     pub fn handle_packet<E: Env>(
         &mut self,
         packet: &Packet<'_>,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let link = Link {
@@ -199,9 +210,8 @@ impl Router {
             gateway_mac: self.gateway_mac,
             container_mac: packet.frame.src,
         };
-        self.learn(packet.ip.src, link);
         match self.path(packet) {
-            Path::Hairpin => self.hairpin(packet, &link, io),
+            Path::Hairpin => self.hairpin(packet, &link, stations, io),
             Path::Flow => self.handle_flow(packet, &link, io),
             Path::Error(kind, reason) => {
                 self.report(packet, &link, kind, io);
@@ -310,10 +320,11 @@ impl Router {
         &mut self,
         packet: &Packet<'_>,
         link: &Link,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
-        let result = self.gateway.handle_packet(packet, io);
-        self.meet_solicited(packet.now, io);
+        let result = self.gateway.handle_packet(packet, stations, io);
+        self.meet_solicited(packet.now, stations, io);
         if !matches!(
             result,
             Err(DropReason::NotServed | DropReason::UnknownProtocol)
@@ -374,15 +385,16 @@ impl Router {
         now: Instant,
         token: Token,
         ready: Readiness,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) {
         match token.kind() {
             TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
             TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
-                let outcome = self.handle_datagrams(now, token, ready, io);
+                let outcome = self.handle_datagrams(now, token, ready, stations, io);
                 self.backlog.push(token, outcome.left);
                 if let Some(container) = outcome.unresolved {
-                    self.solicit(now, container, io);
+                    self.solicit(now, container, stations, io);
                 }
             }
             TokenKind::Shell | TokenKind::Splice => {}
@@ -394,6 +406,7 @@ impl Router {
         now: Instant,
         token: Token,
         ready: Readiness,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) -> SocketOutcome {
         let handle = Handle {
@@ -405,13 +418,12 @@ impl Router {
             TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io),
             _ => {
                 let Router {
-                    gateway,
                     gateway_mac,
                     udp,
                     policy,
                     ..
                 } = self;
-                let link_to = |address| link_to(gateway, *gateway_mac, address);
+                let link_to = |address| link_to(stations, now, *gateway_mac, address);
                 udp.handle_forward(now, token, ready, link_to, policy, io)
             }
         }
@@ -454,7 +466,7 @@ impl Router {
             return Some(Instant::ZERO);
         }
         [
-            self.neighbours.poll_timeout(),
+            self.solicited.poll_timeout(),
             self.tcp.poll_timeout(),
             self.udp.poll_timeout(),
             self.ping.poll_timeout(),
@@ -467,16 +479,21 @@ impl Router {
     }
 
     /// Acts on passed deadlines, and on work that had to wait for its turn.
-    pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+    pub fn handle_timeout<E: Env>(
+        &mut self,
+        now: Instant,
+        stations: &impl Stations,
+        io: &mut Io<'_, E>,
+    ) {
         self.tcp.handle_timeout(now, io);
         self.udp.handle_timeout(now, io);
         self.ping.handle_timeout(now, io);
         self.gateway.handle_timeout(now, io);
         self.expire_fragments(now, io);
-        self.repeat_solicitations(now, io);
+        self.repeat_solicitations(now, stations, io);
         for _ in 0..BACKLOG_ROUNDS.min(self.backlog.len()) {
             if let Some((token, ready)) = self.backlog.pop() {
-                self.handle_socket(now, token, ready, io);
+                self.handle_socket(now, token, ready, stations, io);
             }
         }
     }

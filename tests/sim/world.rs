@@ -80,7 +80,6 @@ pub fn router_config(mtu: usize) -> RouterConfig {
                 advertise_default_route: true,
             }),
             search: Vec::new(),
-            leases: Vec::new(),
             dhcp_range: None,
         },
         policy: Policy::default(),

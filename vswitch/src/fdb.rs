@@ -1,12 +1,15 @@
-//! Which port an address lives behind: the forwarding table, and the first-come bindings of IPv6
-//! addresses, which are the same structure over another key.
+//! Which port an address lives behind: one structure, over MAC addresses and over IP addresses.
 //!
 //! # Theory of operation
 //!
-//! An entry is *pinned*, put there by a lease, or *learned* from a frame's source. Pinned entries
-//! neither age nor move. A learned one ages [`AGEING`] after the port last used it, and moves to
+//! An entry is *leased* with its port, *granted* by DHCP, or *learned* from a frame's source
+//! ([`Claim`]): a stronger claim takes the address from a weaker one. The first two are *pinned*: they
+//! neither age nor move. A learned entry ages [`AGEING`] after the port last used it, and moves to
 //! another port only once the present one was silent for the table's hold time, so two ports that
 //! claim one address cannot make it flap. A port learns so many addresses and no more.
+//!
+//! Beside the port an entry keeps a detail that its port's frames tell: of an IP address, the MAC
+//! address it was last used with.
 //!
 //! The table is the one structure that workers share and write. Looking up and refreshing take a
 //! shard's read lock and an atomic; adding, moving and removing, which are rare, are serialised by
@@ -20,8 +23,8 @@
 //!
 //! # Limits
 //!
-//! Aged entries are found by whoever looks them up, and leave memory at the next sweep, which a
-//! port that has used up its limit triggers at most every [`SWEEP_INTERVAL`].
+//! A lookup passes over aged entries. They leave memory at the next sweep, which a port that has used
+//! up its limit triggers at most every [`SWEEP_INTERVAL`].
 
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -50,8 +53,44 @@ const SHARDS: usize = 16;
 
 /// The forwarding table: MAC address to port.
 pub type Fdb = BindingTable<MacAddr>;
-/// IP address to port: leased addresses, and IPv6 addresses taken first-come (RFC 6620).
-pub type AddressTable = BindingTable<IpAddr>;
+/// IP address to port and MAC address: leased addresses, and those that ports took first-come
+/// (RFC 6620).
+pub type AddressTable = BindingTable<IpAddr, LinkAddress>;
+
+/// Why an address is a port's. The later ones are stronger.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Claim {
+    /// The port used it first.
+    Learned,
+    /// DHCP gave it to the port.
+    Granted,
+    /// It was leased to the port when the port was added.
+    Leased,
+}
+
+/// The MAC address that an IP address was last used with, if that is known.
+#[derive(Debug, Default)]
+pub struct LinkAddress(AtomicU64);
+
+impl LinkAddress {
+    /// Set above the 48 bits of an address.
+    const KNOWN: u64 = 1 << 48;
+
+    fn get(&self) -> Option<MacAddr> {
+        let bits = self.0.load(Ordering::Relaxed);
+        let [_, _, mac @ ..] = bits.to_be_bytes();
+        (bits & Self::KNOWN != 0).then_some(MacAddr(mac))
+    }
+
+    fn set(&self, mac: MacAddr) {
+        let [a, b, c, d, e, f] = mac.0;
+        let bits = u64::from_be_bytes([0, 0, a, b, c, d, e, f]) | Self::KNOWN;
+        // Written only when it changes: workers read it.
+        if self.0.load(Ordering::Relaxed) != bits {
+            self.0.store(bits, Ordering::Relaxed);
+        }
+    }
+}
 
 /// Why an address was not bound to the port that used it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,20 +102,34 @@ pub enum Refusal {
 }
 
 #[derive(Debug)]
-struct Binding {
+struct Binding<D> {
     port: PortId,
-    pinned: bool,
+    claim: Claim,
     /// Nanoseconds since the origin of [`Instant`].
     last_seen: AtomicU64,
+    detail: D,
 }
 
-impl Binding {
+impl<D: Default> Binding<D> {
+    fn pinned_to(port: PortId, claim: Claim) -> Self {
+        Binding {
+            port,
+            claim,
+            last_seen: AtomicU64::new(0),
+            detail: D::default(),
+        }
+    }
+
+    fn pinned(&self) -> bool {
+        self.claim > Claim::Learned
+    }
+
     fn idle(&self, now: Instant) -> Duration {
         now.saturating_since(Instant::from_nanos(self.last_seen.load(Ordering::Relaxed)))
     }
 
     fn live(&self, now: Instant) -> bool {
-        self.pinned || self.idle(now) < AGEING
+        self.pinned() || self.idle(now) < AGEING
     }
 
     fn refresh(&self, now: Instant) {
@@ -108,15 +161,15 @@ impl Learned {
     }
 }
 
-/// A table from addresses to ports, shared by the workers.
+/// A table from addresses to ports, with a detail of each, shared by the workers.
 #[derive(Debug)]
-pub struct BindingTable<K: Eq + Hash> {
-    entries: DashMap<K, Binding, FixedState>,
+pub struct BindingTable<K: Eq + Hash, D = ()> {
+    entries: DashMap<K, Binding<D>, FixedState>,
     learned: Mutex<Learned>,
     hold: Duration,
 }
 
-impl<K: Eq + Hash + Copy> BindingTable<K> {
+impl<K: Eq + Hash + Copy, D: Default> BindingTable<K, D> {
     /// An empty table whose learned entries stay with a silent port for `hold`. `seed` keeps the
     /// hash values from being foreseen.
     pub fn new(hold: Duration, seed: u64) -> Self {
@@ -140,35 +193,61 @@ impl<K: Eq + Hash + Copy> BindingTable<K> {
     /// The port that `key` is pinned to.
     pub fn pinned(&self, key: K) -> Option<PortId> {
         let b = self.entries.get(&key)?;
-        b.pinned.then_some(b.port)
+        b.pinned().then_some(b.port)
     }
 
     /// `port` used `key` as its own: learns, refreshes or moves the entry, or refuses. `limit` is
     /// how many addresses the port may have learned, pinned ones aside.
     pub fn observe(&self, now: Instant, key: K, port: PortId, limit: usize) -> Result<(), Refusal> {
-        match self.settle(now, key, port) {
+        self.observe_with(now, key, port, limit, |_| ())
+    }
+
+    /// As [`BindingTable::observe`]; `note` writes what the use tells of the address.
+    fn observe_with(
+        &self,
+        now: Instant,
+        key: K,
+        port: PortId,
+        limit: usize,
+        note: impl Fn(&D),
+    ) -> Result<(), Refusal> {
+        match self.settle(now, key, port, &note) {
             Some(settled) => settled,
-            None => self.learn(now, key, port, limit),
+            None => self.learn(now, key, port, limit, &note),
         }
     }
 
     /// Decides what needs no change of the table's shape.
-    fn settle(&self, now: Instant, key: K, port: PortId) -> Option<Result<(), Refusal>> {
+    fn settle(
+        &self,
+        now: Instant,
+        key: K,
+        port: PortId,
+        note: impl Fn(&D),
+    ) -> Option<Result<(), Refusal>> {
         let b = self.entries.get(&key)?;
         if b.port == port {
             b.refresh(now);
+            note(&b.detail);
             Some(Ok(()))
-        } else if b.pinned || b.idle(now) < self.hold {
+        } else if b.pinned() || b.idle(now) < self.hold {
             Some(Err(Refusal::Owned))
         } else {
             None
         }
     }
 
-    fn learn(&self, now: Instant, key: K, port: PortId, limit: usize) -> Result<(), Refusal> {
+    fn learn(
+        &self,
+        now: Instant,
+        key: K,
+        port: PortId,
+        limit: usize,
+        note: impl Fn(&D),
+    ) -> Result<(), Refusal> {
         let mut learned = self.lock();
         // Another worker may have come first.
-        if let Some(settled) = self.settle(now, key, port) {
+        if let Some(settled) = self.settle(now, key, port, &note) {
             return settled;
         }
         if learned.count(port) >= limit {
@@ -179,9 +258,11 @@ impl<K: Eq + Hash + Copy> BindingTable<K> {
         }
         let binding = Binding {
             port,
-            pinned: false,
+            claim: Claim::Learned,
             last_seen: AtomicU64::new(now.as_nanos()),
+            detail: D::default(),
         };
+        note(&binding.detail);
         if let Some(former) = self.entries.insert(key, binding) {
             learned.forget_one(former.port);
         }
@@ -203,23 +284,38 @@ impl<K: Eq + Hash + Copy> BindingTable<K> {
         });
     }
 
-    /// Pins `key` to `port`, taking it from whoever learned it. Err: it is pinned to another.
-    pub fn pin(&self, key: K, port: PortId) -> Result<(), Refusal> {
+    /// Pins `key` to `port` by a lease or a grant, taking it from a port with a weaker claim.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Owned`]: another port has as strong a claim.
+    pub fn pin(&self, key: K, port: PortId, claim: Claim) -> Result<(), Refusal> {
         let mut learned = self.lock();
-        if self.pinned(key).is_some_and(|owner| owner != port) {
-            return Err(Refusal::Owned);
+        let mut former = None;
+        if let Some(mut b) = self.entries.get_mut(&key) {
+            if b.port != port && b.claim >= claim {
+                return Err(Refusal::Owned);
+            }
+            former = (!b.pinned()).then_some(b.port);
+            if b.port == port {
+                b.claim = b.claim.max(claim);
+            } else {
+                *b = Binding::pinned_to(port, claim);
+            }
+        } else {
+            self.entries.insert(key, Binding::pinned_to(port, claim));
         }
-        let binding = Binding {
-            port,
-            pinned: true,
-            last_seen: AtomicU64::new(0),
-        };
-        if let Some(former) = self.entries.insert(key, binding)
-            && !former.pinned
-        {
-            learned.forget_one(former.port);
+        if let Some(port) = former {
+            learned.forget_one(port);
         }
         Ok(())
+    }
+
+    /// Forgets that `key` was granted to `port`; a lease stays.
+    pub fn take_back(&self, key: K, port: PortId) {
+        let _learned = self.lock();
+        self.entries
+            .remove_if(&key, |_, b| b.port == port && b.claim == Claim::Granted);
     }
 
     /// Forgets all of `port`'s entries.
@@ -247,6 +343,35 @@ impl<K: Eq + Hash + Copy> BindingTable<K> {
     fn lock(&self) -> MutexGuard<'_, Learned> {
         // Nothing here panics half-way, so a poisoned count is still right.
         self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AddressTable {
+    /// `port` used `address` with `mac`; else as [`BindingTable::observe`].
+    pub fn learn_at(
+        &self,
+        now: Instant,
+        address: IpAddr,
+        (port, mac): (PortId, MacAddr),
+        limit: usize,
+    ) -> Result<(), Refusal> {
+        self.observe_with(now, address, port, limit, |known| known.set(mac))
+    }
+
+    /// Tells the MAC address of `address`, if that is `port`'s.
+    pub fn tell_mac(&self, address: IpAddr, port: PortId, mac: MacAddr) {
+        if let Some(b) = self.entries.get(&address)
+            && b.port == port
+        {
+            b.detail.set(mac);
+        }
+    }
+
+    /// The port behind which `address` lives, unless its entry has aged, and its MAC address, if that
+    /// is known.
+    pub fn locate(&self, now: Instant, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
+        let b = self.entries.get(&address)?;
+        b.live(now).then(|| (b.port, b.detail.get()))
     }
 }
 
@@ -299,10 +424,10 @@ mod tests {
     fn pinned_entries_stay() {
         let t = table();
         assert_eq!(t.observe(at(0), mac(1), B, 4), Ok(()));
-        assert_eq!(t.pin(mac(1), A), Ok(()));
+        assert_eq!(t.pin(mac(1), A, Claim::Leased), Ok(()));
         assert_eq!((t.learned(A), t.learned(B), t.len()), (0, 0, 1));
-        assert_eq!(t.pin(mac(1), A), Ok(()));
-        assert_eq!(t.pin(mac(1), B), Err(Refusal::Owned));
+        assert_eq!(t.pin(mac(1), A, Claim::Leased), Ok(()));
+        assert_eq!(t.pin(mac(1), B, Claim::Leased), Err(Refusal::Owned));
         assert_eq!(t.observe(at(9999), mac(1), B, 4), Err(Refusal::Owned));
         assert_eq!(t.observe(at(9999), mac(1), A, 0), Ok(()));
         assert_eq!(t.lookup(at(99999), mac(1)), Some(A));
@@ -388,19 +513,19 @@ mod tests {
                         }
                     }
                     Step::Pin(m, p) => {
-                        let _ = t.pin(mac(m), PortId(p));
+                        let _ = t.pin(mac(m), PortId(p), Claim::Leased);
                     }
                     Step::Remove(p) => t.remove_port(PortId(p)),
                     Step::Wait(s) => now += Duration::from_secs(s),
                 }
                 let mut learned = 0;
                 for p in (0..4).map(PortId) {
-                    let of_port = t.entries.iter().filter(|e| e.port == p && !e.pinned).count();
+                    let of_port = t.entries.iter().filter(|e| e.port == p && !e.pinned()).count();
                     prop_assert_eq!(of_port, t.learned(p));
                     prop_assert!(of_port <= 3);
                     learned += of_port;
                 }
-                let pinned = t.entries.iter().filter(|e| e.pinned).count();
+                let pinned = t.entries.iter().filter(|e| e.pinned()).count();
                 prop_assert_eq!(learned + pinned, t.len());
             }
         }

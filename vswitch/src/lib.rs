@@ -14,5 +14,5 @@ pub mod stations;
 pub mod switch;
 
 pub use port::{Lease, PortConfig, PortCounters};
-pub use stations::SwitchConfig;
+pub use stations::{Stations, SwitchConfig};
 pub use switch::{AddPortError, Delivery, Switch, Verdict};

@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::fdb::REFRESH_INTERVAL;
 use cnet_wire::addr::MacAddr;
 use cnet_wire::drops::{DropCounters, DropReason};
 use cnet_wire::time::Instant;
 
 /// Learned MAC addresses a port may have unless it says otherwise.
 pub const DEFAULT_MAX_MACS: usize = 32;
-/// IPv6 addresses a port may take first-come, beside its leased ones.
-pub const MAX_TAKEN_ADDRESSES: usize = 16;
+/// IP addresses a port may take first-come, beside its leased ones, unless it says otherwise.
+pub const DEFAULT_MAX_ADDRESSES: usize = 32;
 
 /// The addresses that belong to a port and to no other: told once, and known to the switch and to the
 /// gateway from then on.
@@ -47,15 +48,17 @@ impl Lease {
 pub struct PortConfig {
     /// Its own addresses.
     pub lease: Lease,
-    /// Drop what comes from other addresses than the lease's. With it, IPv6 link-local addresses
-    /// and those of the network's own prefixes are taken first-come (RFC 6620), at most
-    /// [`MAX_TAKEN_ADDRESSES`].
+    /// Drop what comes from other addresses than the lease's and what DHCP has granted. With it, IPv6
+    /// link-local addresses and those of the network's own prefixes are taken first-come (RFC 6620).
+    /// Without it, all addresses are.
     pub spoof_protection: bool,
     /// The port exchanges frames with the gateway and with no other port.
     pub isolated: bool,
     /// How many MAC addresses may be learned behind the port, the leased one not counted. With
     /// spoof protection and a leased MAC address none is.
     pub max_macs: usize,
+    /// How many IP addresses the port may take first-come, beside those leased or granted to it.
+    pub max_addresses: usize,
 }
 
 impl Default for PortConfig {
@@ -66,6 +69,7 @@ impl Default for PortConfig {
             spoof_protection: false,
             isolated: false,
             max_macs: DEFAULT_MAX_MACS,
+            max_addresses: DEFAULT_MAX_ADDRESSES,
         }
     }
 }
@@ -88,9 +92,57 @@ pub struct PortCounters {
 pub(crate) struct Port {
     pub(crate) config: PortConfig,
     pub(crate) counters: PortCounters,
-    /// The source of the last frame admitted, and when the forwarding table last said so. Fresher
-    /// than the table's refresh interval, it saves asking again.
-    pub(crate) last_source: Option<(MacAddr, Instant)>,
+    /// Saves asking the tables about each frame.
+    pub(crate) last_source: LastSource,
+}
+
+/// The source of the last frame admitted: what the tables said is the port's own, and when. Fresher
+/// than their refresh interval, it saves asking again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LastSource {
+    /// Zero, which no frame comes from, where there is none.
+    mac: MacAddr,
+    /// When the forwarding table said that `mac` is the port's own.
+    at: Instant,
+    /// The last addresses used with `mac` since; unspecified, which any port may use, where there is
+    /// none.
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl LastSource {
+    pub(crate) const NONE: LastSource = LastSource::new(MacAddr([0; 6]), Instant::ZERO);
+
+    pub(crate) const fn new(mac: MacAddr, at: Instant) -> LastSource {
+        LastSource {
+            mac,
+            at,
+            v4: Ipv4Addr::UNSPECIFIED,
+            v6: Ipv6Addr::UNSPECIFIED,
+        }
+    }
+
+    /// Whether `mac` is known to be the port's own. Unless it is, nothing is known of addresses either.
+    #[inline]
+    pub(crate) fn is(&self, now: Instant, mac: MacAddr) -> bool {
+        self.mac == mac && now.saturating_since(self.at) < REFRESH_INTERVAL
+    }
+
+    /// Whether `address` is known to be the port's own, at the same MAC address.
+    #[inline]
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => self.v4 == a,
+            IpAddr::V6(a) => self.v6 == a,
+        }
+    }
+
+    pub(crate) fn add(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(a) => self.v4 = a,
+            IpAddr::V6(a) => self.v6 = a,
+        }
+    }
 }
 
 impl Port {
@@ -98,7 +150,7 @@ impl Port {
         Port {
             config,
             counters: PortCounters::default(),
-            last_source: None,
+            last_source: LastSource::NONE,
         }
     }
 

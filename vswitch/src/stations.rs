@@ -3,9 +3,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use cnet_wire::MacAddr;
+use cnet_wire::addr::{MacAddr, PortId, is_station};
+use cnet_wire::time::Instant;
 
-use crate::fdb::{AGEING, AddressTable, Fdb, MAC_HOLD};
+use crate::fdb::{AGEING, AddressTable, Claim, Fdb, MAC_HOLD, Refusal};
 
 /// What is fixed for a network's life.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,7 +24,7 @@ pub struct SwitchConfig {
 
 /// Who is where, and what the router answers for: shared by the switches of all workers.
 #[derive(Debug)]
-pub(crate) struct Stations {
+pub struct Stations {
     config: SwitchConfig,
     pub(crate) fdb: Fdb,
     pub(crate) addresses: AddressTable,
@@ -36,6 +37,49 @@ impl Stations {
             addresses: AddressTable::new(AGEING, config.seed),
             config,
         }
+    }
+
+    /// Where `address` is: the port it is leased or granted to, or was learned from, and the MAC address
+    /// it was last used with, if that is known.
+    pub fn by_address(&self, now: Instant, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
+        self.addresses.locate(now, address)
+    }
+
+    /// DHCP grants `address` to `port`, whose station is at `mac` if that is told: all others lose it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Owned`]: it is leased or granted to another port.
+    pub fn grant(
+        &self,
+        address: IpAddr,
+        port: PortId,
+        mac: Option<MacAddr>,
+    ) -> Result<(), Refusal> {
+        self.addresses.pin(address, port, Claim::Granted)?;
+        if let Some(mac) = mac {
+            self.addresses.tell_mac(address, port, mac);
+        }
+        Ok(())
+    }
+
+    /// DHCP takes back what it granted.
+    pub fn take_back(&self, address: IpAddr, port: PortId) {
+        self.addresses.take_back(address, port);
+    }
+
+    /// The port of `station`, which has learned fewer addresses than `limit`, uses `address`.
+    pub(crate) fn learn(
+        &self,
+        now: Instant,
+        address: IpAddr,
+        station: (PortId, MacAddr),
+        limit: usize,
+    ) -> Result<(), Refusal> {
+        if !is_station(address) || self.is_gateway_address(address) {
+            return Err(Refusal::Owned);
+        }
+        self.addresses.learn_at(now, address, station, limit)
     }
 
     pub(crate) fn is_gateway_mac(&self, mac: MacAddr) -> bool {

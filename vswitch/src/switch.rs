@@ -29,8 +29,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::admit::{Source, admit};
-use crate::fdb::{AddressTable, Fdb};
-use crate::port::{Port, PortConfig, PortCounters};
+use crate::fdb::{AddressTable, Claim, Fdb};
+use crate::port::{LastSource, Port, PortConfig, PortCounters};
 use crate::stations::{Stations, SwitchConfig};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
@@ -144,7 +144,7 @@ impl Switch {
         self.ports[index] = Some(Box::new(Port::new(config)));
         // The new lease may have taken a learned address from another port.
         for port in self.ports.iter_mut().flatten() {
-            port.last_source = None;
+            port.last_source = LastSource::NONE;
         }
         Ok(())
     }
@@ -154,15 +154,19 @@ impl Switch {
             if mac.is_multicast() || mac.is_zero() || self.stations.is_gateway_mac(mac) {
                 return Err(AddPortError::UnusableMac(mac));
             }
-            let pinned = self.stations.fdb.pin(mac, id);
+            let pinned = self.stations.fdb.pin(mac, id, Claim::Leased);
             pinned.map_err(|_| AddPortError::MacInUse(mac))?;
         }
         for addr in config.lease.addresses() {
             if self.stations.is_gateway_address(addr) {
                 return Err(AddPortError::AddressInUse(addr));
             }
-            let pinned = self.stations.addresses.pin(addr, id);
+            let addresses = &self.stations.addresses;
+            let pinned = addresses.pin(addr, id, Claim::Leased);
             pinned.map_err(|_| AddPortError::AddressInUse(addr))?;
+            if let Some(mac) = config.lease.mac {
+                addresses.tell_mac(addr, id, mac);
+            }
         }
         Ok(())
     }
@@ -360,14 +364,14 @@ impl Switch {
         self.port(port).map(|p| &p.counters)
     }
 
-    /// How `port` is set up.
-    pub fn port_config(&self, port: PortId) -> Option<&PortConfig> {
-        self.port(port).map(|p| &p.config)
-    }
-
     /// The port that `addr` is leased to.
     pub fn port_of_address(&self, addr: IpAddr) -> Option<PortId> {
         self.stations.addresses.pinned(addr)
+    }
+
+    /// Who is where.
+    pub fn stations(&self) -> &Stations {
+        &self.stations
     }
 
     /// The forwarding table.

@@ -5,6 +5,8 @@ mod net;
 use std::net::IpAddr;
 
 use cnet_testkit::packets::*;
+use cnet_vswitch::fdb::Refusal;
+use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::switch::MAX_PORTS;
 use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, Verdict};
 use cnet_wire::arp::OP_REQUEST;
@@ -202,6 +204,132 @@ mod learning {
         );
         net.drops(1, &other, DropReason::MacTableFull);
         net.step(2, &to(2, mac(1)), Verdict::Port(p(1)));
+    }
+
+    /// An IP packet to the gateway from one of the port's addresses.
+    fn packet(from: u32, src: IpAddr) -> Vec<u8> {
+        let datagram = udp(1000, 2000, &[0; 9]);
+        match src {
+            IpAddr::V4(src) => {
+                let packet = v4_with(17, src, B4, &[], 0, &datagram);
+                frame(GW, mac(from), 0x0800, &packet)
+            }
+            IpAddr::V6(src) => frame(GW, mac(from), 0x86dd, &v6_with(6, src, B6, &tcp(&[]))),
+        }
+    }
+
+    #[test]
+    fn a_lease_tells_where_a_station_is_before_it_speaks() {
+        let mut unknown = leased(2);
+        unknown.lease.mac = None;
+        let mut net = Net::new([(1, leased(1)), (2, unknown)]);
+        for address in [ip4(1).into(), ip6(1).into()] {
+            assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
+        }
+        assert_eq!(net.at(ip4(2).into()), Some((p(2), None)));
+        net.step(2, &to(2, GW), Verdict::Router);
+        assert_eq!(net.at(ip4(2).into()), Some((p(2), Some(mac(2)))));
+        net.wait(10_000);
+        assert_eq!(net.at(ip4(2).into()), Some((p(2), Some(mac(2)))));
+        net.switch.remove_port(p(2));
+        assert_eq!(net.at(ip4(2).into()), None);
+    }
+
+    #[test]
+    fn addresses_are_learned_with_the_mac_address_they_were_last_used_with() {
+        let open = PortConfig::default;
+        let mut net = Net::new([(1, open()), (2, open()), (3, leased(3))]);
+        for address in [ip4(7).into(), link_local(7).into()] {
+            net.step(1, &packet(7, address), Verdict::Router);
+            assert_eq!(net.at(address), Some((p(1), Some(mac(7)))));
+            net.step(1, &packet(8, address), Verdict::Router);
+            assert_eq!(net.at(address), Some((p(1), Some(mac(8)))));
+            // Another port may use it, and does not get it.
+            net.step(2, &packet(9, address), Verdict::Router);
+            assert_eq!(net.at(address), Some((p(1), Some(mac(8)))));
+            net.wait(300);
+            assert_eq!(net.at(address), None);
+            net.step(2, &packet(9, address), Verdict::Router);
+            assert_eq!(net.at(address), Some((p(2), Some(mac(9)))));
+        }
+        let claims = arp_frame(1, OP_REQUEST, (mac(1), ip4(9)), GW4);
+        net.step(1, &claims, FLOOD);
+        assert_eq!(net.at(ip4(9).into()), Some((p(1), Some(mac(1)))));
+        let target = link_local(9);
+        net.step(1, &ndp(1, link_local(1), 136, target, mac(1)), FLOOD);
+        assert_eq!(net.at(target.into()), Some((p(1), Some(mac(1)))));
+        // A leased address is not learned elsewhere, whoever uses it.
+        net.step(1, &packet(1, ip4(3).into()), Verdict::Router);
+        assert_eq!(net.at(ip4(3).into()), Some((p(3), Some(mac(3)))));
+    }
+
+    #[test]
+    fn the_gateways_addresses_are_not_learned() {
+        let mut net = Net::single();
+        for text in ["10.0.2.2", "fe80::2"] {
+            let address: IpAddr = text.parse().unwrap();
+            net.step(1, &packet(1, address), Verdict::Router);
+            assert_eq!(net.at(address), None, "{address}");
+        }
+        assert!(net.switch.addresses().is_empty());
+    }
+
+    /// A scan of a /64, say, costs its own port alone, and of that only what is new.
+    #[test]
+    fn many_addresses_fill_a_port_not_the_table() {
+        let mut net = Net::new([(1, PortConfig::default()), (2, leased(2))]);
+        for n in 0..10_000 {
+            let f = packet(1, link_local(0x100 + n).into());
+            let parsed = Frame::parse(&f, MTU).unwrap();
+            assert_eq!(
+                judge(&mut net.switch, net.now, p(1), &parsed),
+                Verdict::Router
+            );
+        }
+        assert_eq!(net.switch.addresses().learned(p(1)), DEFAULT_MAX_ADDRESSES);
+        let (first, last) = (link_local(0x100), link_local(0x100 + 9_999));
+        assert!(net.at(first.into()).is_some() && net.at(last.into()).is_none());
+        assert!(net.at(ip4(2).into()).is_some());
+    }
+
+    #[test]
+    fn dhcp_grants_take_what_was_learned_and_yield_to_leases() {
+        let guarded = || PortConfig {
+            lease: Lease {
+                mac: Some(mac(1)),
+                ..Lease::default()
+            },
+            ..leased(1)
+        };
+        let open = PortConfig::default;
+        let mut net = Net::new([(1, guarded()), (2, open()), (4, leased(4))]);
+        let address = IpAddr::V4(ip4(3));
+        net.step(2, &packet(2, address), Verdict::Router);
+        net.drops(1, &packet(1, address), DropReason::Spoofed);
+        let grant = |net: &Net, port, mac| net.switch.stations().grant(address, p(port), mac);
+        // Offered, and then taken.
+        assert_eq!(grant(&net, 1, None), Ok(()));
+        assert_eq!(net.at(address), Some((p(1), None)));
+        assert_eq!(grant(&net, 1, Some(mac(1))), Ok(()));
+        assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
+        assert_eq!(grant(&net, 2, None), Err(Refusal::Owned));
+        net.step(1, &packet(1, address), Verdict::Router);
+        // Given back, it is free; a lease is not given back, nor is another port's grant.
+        net.switch.stations().take_back(address, p(2));
+        assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
+        net.switch.stations().take_back(address, p(1));
+        assert_eq!(net.at(address), None);
+        net.switch.stations().take_back(ip4(4).into(), p(4));
+        assert!(net.at(ip4(4).into()).is_some());
+        let leased_4 = net.switch.stations().grant(ip4(4).into(), p(1), None);
+        assert_eq!(leased_4, Err(Refusal::Owned));
+        // A port that comes with the address gets it.
+        assert_eq!(grant(&net, 1, None), Ok(()));
+        net.switch.add_port(p(3), leased(3)).unwrap();
+        net.expected.insert(p(3), Counts::default());
+        assert_eq!(net.at(address), Some((p(3), Some(mac(3)))));
+        assert_eq!(grant(&net, 1, None), Err(Refusal::Owned));
+        net.drops(1, &packet(1, address), DropReason::Spoofed);
     }
 }
 

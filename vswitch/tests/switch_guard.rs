@@ -5,7 +5,7 @@ mod net;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet_testkit::packets::*;
-use cnet_vswitch::port::MAX_TAKEN_ADDRESSES;
+use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::{PortConfig, Verdict};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
 use cnet_wire::{DropReason, MacAddr};
@@ -73,14 +73,19 @@ mod spoofing {
             0,
             &udp(68, 67, &[0; 240]),
         );
-        let f = frame(MacAddr::BROADCAST, mac(1), 0x0800, &discover);
-        net.step(1, &f, FLOOD);
+        let discover = frame(MacAddr::BROADCAST, mac(1), 0x0800, &discover);
         let none = Ipv6Addr::UNSPECIFIED;
-        // Even for another's address: its owner will object.
-        let f = ndp(1, none, 135, ip6(2), mac(1));
-        net.step(1, &f, Verdict::Flood { router: false });
-        let f = arp_frame(1, OP_REQUEST, (mac(1), any), ip4(2));
-        net.step(1, &f, Verdict::Flood { router: false });
+        // Before it has used an address, and after.
+        for _ in 0..2 {
+            net.step(1, &discover, FLOOD);
+            // Even for another's address: its owner will object.
+            let f = ndp(1, none, 135, ip6(2), mac(1));
+            net.step(1, &f, Verdict::Flood { router: false });
+            let f = arp_frame(1, OP_REQUEST, (mac(1), any), ip4(2));
+            net.step(1, &f, Verdict::Flood { router: false });
+            net.step(1, &to(1, GW), Verdict::Router);
+            net.step(1, &ndp(1, ip6(1), 135, GW6, mac(1)), FLOOD);
+        }
     }
 
     /// A gratuitous ARP that claims the gateway's or a neighbour's address.
@@ -187,7 +192,7 @@ mod spoofing {
     fn taken_addresses_are_capped() {
         let mut net = Net::shared(2);
         let from = |id: u32, src| frame(GW, mac(id), 0x86dd, &v6_with(6, src, B6, &tcp(&[])));
-        let max = MAX_TAKEN_ADDRESSES as u16;
+        let max = DEFAULT_MAX_ADDRESSES as u16;
         for n in 0..max {
             net.step(1, &from(1, link_local(n)), Verdict::Router);
         }

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet_testkit::packets::*;
-use cnet_vswitch::port::MAX_TAKEN_ADDRESSES;
+use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::{Lease, PortConfig, Switch, SwitchConfig, Verdict};
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, Frame, L3, MacAddr, PortId};
@@ -49,6 +49,7 @@ fn config(id: u32) -> PortConfig {
         spoof_protection: (1..4).contains(&id),
         isolated: id == 3,
         max_macs: MAX_MACS,
+        ..PortConfig::default()
     }
 }
 
@@ -216,7 +217,7 @@ proptest! {
                 prop_assert_eq!(count, here.then_some(counted[id as usize]));
                 prop_assert!(switch.fdb().learned(PortId(id)) <= MAX_MACS);
                 let taken = switch.addresses().learned(PortId(id));
-                prop_assert!(taken <= MAX_TAKEN_ADDRESSES);
+                prop_assert!(taken <= DEFAULT_MAX_ADDRESSES);
                 for addr in config(id).lease.addresses() {
                     prop_assert_eq!(switch.port_of_address(addr), here.then_some(PortId(id)));
                 }

@@ -1,6 +1,7 @@
 //! Names of link-layer things: MAC addresses and switch ports.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// An Ethernet address (IEEE 802), in wire order.
@@ -74,6 +75,16 @@ impl fmt::Debug for MacAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Whether `ip` can be a single station's address on a link: no group, no loopback address, and none of
+/// 0.0.0.0/8 or 240.0.0.0/4.
+pub fn is_station(ip: IpAddr) -> bool {
+    let special = match ip {
+        IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
+        IpAddr::V6(a) => a.is_unspecified() || a.is_multicast() || a.is_loopback(),
+    };
+    !special
 }
 
 /// A port of the switch. The shell gives the numbers; they are small and reused.

@@ -293,7 +293,7 @@ impl Forwards {
         let can_splice = self.splices.can_take(client.container.ip());
         let path = driver
             .core
-            .client_path(client.address, client.container, can_splice);
+            .client_path(now, client.address, client.container, can_splice);
         match path {
             ClientPath::Splice => self.splices.admit(now, client),
             ClientPath::Frames => self.bring_by_frames(now, client, driver),

@@ -180,7 +180,6 @@ fn config(mtu: usize, uso: bool) -> RouterConfig {
                 advertise_default_route: true,
             }),
             search: vec!["net.example".into()],
-            leases: Vec::new(),
             dhcp_range: Some((
                 [10, 0, 2, DHCP_RANGE.0].into(),
                 [10, 0, 2, DHCP_RANGE.1].into(),

@@ -111,12 +111,3 @@ pub(super) fn group_mac(group: Ipv6Addr) -> MacAddr {
     let [.., a, b, c, d] = group.octets();
     MacAddr([0x33, 0x33, a, b, c, d])
 }
-
-/// Whether `ip` can be a single station's address on a link.
-pub(super) fn is_station(ip: IpAddr) -> bool {
-    let special = match ip {
-        IpAddr::V4(a) => a.octets()[0] == 0 || a.is_loopback() || a.octets()[0] >= 224,
-        IpAddr::V6(a) => a.is_unspecified() || a.is_multicast() || a.is_loopback(),
-    };
-    !special
-}

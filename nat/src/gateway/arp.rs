@@ -3,9 +3,8 @@
 //! # Theory of operation
 //!
 //! The gateway answers a request for one of its addresses, an address probe (RFC 5227, sender
-//! 0.0.0.0) included, which defends the address. It ignores requests for other addresses. It learns
-//! the sender's address if that lies in the subnet, and refuses a sender that claims one of the
-//! gateway's addresses or another port's. It sends requests of its own to find a container that has
+//! 0.0.0.0) included, which defends the address. It ignores requests for other addresses. It refuses
+//! a sender that claims one of the gateway's addresses or another port's. It sends requests of its own to find a container that has
 //! not spoken yet.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,6 +15,8 @@ use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 use super::counters::ArpCounters;
 use super::{Endpoint, GatewayConfig, Ipv4Gateway};
 use crate::io::{Env, Io};
+use crate::stations::Stations;
+use cnet_wire::time::Instant;
 
 /// The protocol at the gateway.
 pub(super) struct Arp {
@@ -34,21 +35,19 @@ impl Arp {
     /// Takes a message in.
     pub(super) fn handle_frame(
         &mut self,
-        port: PortId,
+        (now, port): (Instant, PortId),
         frame: &Frame<'_>,
         endpoint: &mut Endpoint,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let v4 = self.v4.ok_or(DropReason::FamilyDisabled)?;
+        self.v4.ok_or(DropReason::FamilyDisabled)?;
         let arp = frame.arp().ok_or(DropReason::BadArp)?;
         if arp.sender_mac != frame.src {
             return Err(DropReason::Spoofed);
         }
         let sender = IpAddr::V4(arp.sender_ip);
-        if endpoint.addresses.owns_unicast(sender) {
-            return Err(DropReason::Spoofed);
-        }
-        if v4.contains(arp.sender_ip) && !endpoint.learn(sender, port, arp.sender_mac) {
+        if !endpoint.may_claim((now, port), sender, stations) {
             return Err(DropReason::Spoofed);
         }
         let target = IpAddr::V4(arp.target_ip);
@@ -140,9 +139,6 @@ mod tests {
             assert_eq!(got, Ok(want));
         }
         assert_eq!(bench.gw.counters().arp.replies, 4);
-        assert_eq!(bench.gw.neighbour(B4.into()), Some((B, MAC_B)));
-        let foreign = Ipv4Addr::new(192, 0, 2, 1);
-        assert_eq!(bench.gw.neighbour(foreign.into()), None);
     }
 
     #[test]
@@ -170,8 +166,6 @@ mod tests {
         claim[14 + 8] ^= 4; // a sender that is not the frame's
         assert_eq!(bench.send(B, &claim), Err(DropReason::Spoofed));
         bench.assert_silent();
-        assert_eq!(bench.gw.neighbour(B4.into()), Some((B, MAC_B)));
-        assert_eq!(bench.gw.neighbour(A4.into()), Some((A, MAC_A)));
     }
 
     #[test]

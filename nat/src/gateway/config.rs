@@ -4,8 +4,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet_wire::MacAddr;
 
-use super::Lease;
-
 /// The gateway's IPv4 side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv4Gateway {
@@ -43,9 +41,7 @@ pub struct GatewayConfig {
     pub v6: Option<Ipv6Gateway>,
     /// Domains in which resolvers search, the network's own first.
     pub search: Vec<String>,
-    /// Fixed leases.
-    pub leases: Vec<Lease>,
-    /// First and last address for those without a fixed lease.
+    /// First and last address for ports without a lease of their own.
     pub dhcp_range: Option<(Ipv4Addr, Ipv4Addr)>,
 }
 

@@ -18,6 +18,7 @@ use cnet_wire::{DropReason, MacAddr, PortId};
 use super::counters::Dhcpv4Counters;
 use super::{Endpoint, GatewayConfig, Ipv4Gateway, Packet};
 use crate::io::{Env, Io};
+use crate::stations::Stations;
 
 /// Seconds a lease runs; renewals are always granted.
 pub(super) const LEASE_SECONDS: u32 = 86_400;
@@ -54,6 +55,7 @@ impl Dhcpv4 {
         packet: &Packet<'_>,
         message: &[u8],
         endpoint: &mut Endpoint,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let v4 = self.v4.ok_or(DropReason::FamilyDisabled)?;
@@ -62,8 +64,7 @@ impl Dhcpv4 {
             return Err(DropReason::NotServed);
         }
         let asked = request.options()?;
-        let station = (packet.ingress, packet.frame.src);
-        let (kind, yiaddr) = match decide(packet, v4, &request, &asked, endpoint)? {
+        let (kind, yiaddr) = match decide(packet, v4, &request, &asked, endpoint, stations)? {
             Outcome::Answer(kind, yiaddr) => (kind, yiaddr),
             Outcome::Silence => return Ok(()),
         };
@@ -73,7 +74,7 @@ impl Dhcpv4 {
             yiaddr,
             server: v4.address,
             lease_time: (!yiaddr.is_unspecified()).then_some(LEASE_SECONDS),
-            configuration: granted.then(|| self.configuration(v4, station, endpoint)),
+            configuration: granted.then(|| self.configuration(v4, packet.ingress, endpoint)),
         };
         let message = reply.write(&request, &asked);
         let (to, to_mac) = destination(&request, &reply, packet.frame.src);
@@ -89,10 +90,10 @@ impl Dhcpv4 {
     fn configuration<'a>(
         &'a self,
         v4: Ipv4Gateway,
-        (port, mac): (PortId, MacAddr),
+        port: PortId,
         endpoint: &'a Endpoint,
     ) -> Configuration<'a> {
-        let lease = endpoint.stations.fixed_lease(port, mac);
+        let lease = endpoint.leases.fixed(port);
         Configuration {
             mask: v4.mask(),
             router: v4.address,
@@ -112,18 +113,26 @@ fn decide(
     request: &Request<'_>,
     asked: &Options<'_>,
     endpoint: &mut Endpoint,
+    stations: &impl Stations,
 ) -> Result<Outcome, DropReason> {
     let (port, mac) = (packet.ingress, packet.frame.src);
     let lease = |endpoint: &mut Endpoint| {
-        let lease = endpoint.stations.lease_v4(port, mac, |a| v4.is_host(a));
+        // An address of the range may be leased to another port, beside what DHCP tells that one.
+        let is_free = |a| v4.is_host(a) && stations.grant(IpAddr::V4(a), port, None).is_ok();
+        let lease = endpoint.leases.v4(port, is_free);
         lease.ok_or(DropReason::NotServed)
+    };
+    let give_back = |endpoint: &mut Endpoint, declined| {
+        if let Some(address) = endpoint.leases.release(port, declined) {
+            stations.take_back(IpAddr::V4(address), port);
+        }
     };
     let none = Ipv4Addr::UNSPECIFIED;
     match asked.kind.ok_or(DropReason::BadDhcp)? {
         MessageType::Discover => Ok(Outcome::Answer(MessageType::Offer, lease(endpoint)?)),
         MessageType::Request if asked.server.is_some_and(|s| s != v4.address) => {
             // The client took another server's offer.
-            endpoint.stations.release_v4(port, false);
+            give_back(endpoint, false);
             Ok(Outcome::Silence)
         }
         MessageType::Request => {
@@ -132,7 +141,8 @@ fn decide(
             if asked.requested.unwrap_or(request.ciaddr) != lease {
                 return Ok(Outcome::Answer(MessageType::Nak, none));
             }
-            endpoint.learn(IpAddr::V4(lease), port, mac);
+            // A lease that the port came with is its own already; its station's MAC address is told.
+            let _ = stations.grant(IpAddr::V4(lease), port, Some(mac));
             Ok(Outcome::Answer(MessageType::Ack, lease))
         }
         MessageType::Inform => {
@@ -144,7 +154,7 @@ fn decide(
         kind @ (MessageType::Release | MessageType::Decline) => {
             if asked.server == Some(v4.address) {
                 let declined = kind == MessageType::Decline;
-                endpoint.stations.release_v4(port, declined);
+                give_back(endpoint, declined);
             }
             Ok(Outcome::Silence)
         }
@@ -169,7 +179,9 @@ fn destination(request: &Request<'_>, reply: &Reply<'_>, mac: MacAddr) -> (Ipv4A
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::Lease;
     use crate::gateway::testing::*;
+    use crate::stations::Location;
     use cnet_wire::time::Duration;
     use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
     use dhcproto::{Decodable, Decoder};
@@ -305,7 +317,11 @@ mod tests {
                 assert_eq!((mac, dst), all, "case {i}");
             }
         }
-        assert_eq!(bench.gw.neighbour(FIRST.into()), Some((B, MAC_B)));
+        let granted = Location {
+            port: B,
+            mac: Some(MAC_B),
+        };
+        assert_eq!(bench.locate(FIRST), Some(granted));
     }
 
     #[test]
@@ -320,14 +336,20 @@ mod tests {
         }
         // Nor can the range be drained by claims that are not leases.
         for i in 15..=30u8 {
-            bench.gw.learn(Ipv4Addr::new(10, 0, 2, i).into(), A, MAC_A);
+            let address = Ipv4Addr::new(10, 0, 2, i);
+            bench.stations.learn(address.into(), A, MAC_A);
         }
-        bench.gw.add_port(PortId(3));
+        bench.stations.ports.insert(PortId(3));
         let discover = message(NOBODY, &[(53, &[DISCOVER])]);
         send(&mut bench, PortId(3), MAC_B, &discover).unwrap();
         let second = Ipv4Addr::new(10, 0, 2, 16);
         assert_eq!(read(&mut bench, PortId(3)).2.yiaddr(), second);
-        assert_eq!(bench.gw.neighbour(second.into()), None);
+        // Offered only: nothing says yet which MAC address is to use it.
+        let offered = Location {
+            port: PortId(3),
+            mac: None,
+        };
+        assert_eq!(bench.locate(second), Some(offered));
     }
 
     #[test]
@@ -366,8 +388,7 @@ mod tests {
         assert_eq!(send(&mut bench, B, MAC_B, &release), Ok(()));
         bench.assert_silent();
         assert_eq!(offered(&mut bench, A), A4);
-        bench.gw.remove_port(A);
-        bench.gw.add_port(A);
+        bench.replace_port(A);
         assert_eq!(offered(&mut bench, A), FIRST);
     }
 
@@ -441,8 +462,11 @@ mod tests {
     fn options_that_do_not_fit_are_left_out() {
         let mut cfg = config();
         cfg.search = (0..100).map(|i| format!("domain{i}.example")).collect();
-        cfg.leases[0].hostname = Some("h".repeat(200));
         let mut bench = Bench::with(cfg);
+        bench.gw.add_lease(Lease {
+            hostname: Some("h".repeat(200)),
+            ..lease()
+        });
         let discover = message(NOBODY, &[(53, &[DISCOVER]), (61, &[7; 200])]);
         send(&mut bench, A, MAC_A, &discover).unwrap();
         let (_, _, m) = read(&mut bench, A);

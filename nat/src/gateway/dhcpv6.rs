@@ -64,7 +64,7 @@ impl Dhcpv6 {
             return Err(DropReason::BadDhcp);
         }
         let (port, mac) = (packet.ingress, packet.frame.src);
-        let lease = endpoint.stations.fixed_lease(port, mac);
+        let lease = endpoint.leases.fixed(port);
         let reply = self.reply(&request, lease.and_then(|l| l.v6))?.write();
         let link = endpoint.emitter.link(port, mac);
         let from = SocketAddr::from((endpoint.addresses.link_local, SERVER_PORT));

@@ -15,12 +15,12 @@ use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use cnet_wire::udp::UDP_HEADER_LEN;
 use cnet_wire::vnet::GSO_UDP_L4;
 
-use super::addresses::is_station;
 use super::counters::DnsCounters;
 use super::emit::Emitter;
 use super::queries::{Asker, Queries, WayBack};
 use super::{Endpoint, GatewayConfig, Packet};
 use crate::io::{Env, Io};
+use cnet_wire::addr::is_station;
 
 /// The DNS port, of UDP and TCP.
 pub(super) const PORT: u16 = 53;

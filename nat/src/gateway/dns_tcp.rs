@@ -27,6 +27,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use cnet_wire::addr::is_station;
 use cnet_wire::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use cnet_wire::headers::Link;
 use cnet_wire::time::{Duration, Instant};
@@ -35,7 +36,6 @@ use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::{HardwareAddress, IpCidr, TcpPacket};
 
-use super::addresses::is_station;
 use super::counters::DnsTcpCounters;
 use super::dns::PORT;
 use super::emit::Emitter;

@@ -13,11 +13,12 @@ use std::net::IpAddr;
 use cnet_wire::DropReason;
 use cnet_wire::icmp::{IcmpMessage, v4, v6};
 
-use super::addresses::{ALL_NODES, ALL_ROUTERS, is_station};
+use super::addresses::{ALL_NODES, ALL_ROUTERS};
 use super::counters::EchoCounters;
 use super::emit::HOP_LIMIT;
 use super::{Endpoint, Packet};
 use crate::io::{Env, Io};
+use cnet_wire::addr::is_station;
 
 /// The protocol at the gateway.
 #[derive(Default)]

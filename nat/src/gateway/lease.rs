@@ -1,24 +1,20 @@
-//! Who holds which address.
+//! Which port is entitled to which address: what DHCP tells.
 //!
-//! A *fixed* lease comes with the configuration and names its holder by switch port, or by MAC
-//! address where the port is not known beforehand. Where a range is given, a port without a fixed
-//! lease gets a *dynamic* IPv4 lease out of it: one a port, whatever MAC addresses and client
-//! identifiers its requests carry, so that nobody can drain the range. Leases are the last word
-//! on ownership: an address that is leased cannot be claimed by another port.
+//! A *fixed* lease comes with its port. Where a range is given, a port without one gets a *dynamic*
+//! IPv4 lease out of it: one a port, whatever MAC addresses and client identifiers its requests carry,
+//! so that no port can drain the range. The table of stations holds both for their port
+//! ([`crate::stations`]): there, a fixed lease takes an address from a dynamic one.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cnet_wire::{MacAddr, PortId};
+use cnet_wire::PortId;
 
-/// A fixed lease.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// The lease that a port comes with.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Lease {
-    /// The holder's port. A lease with a port is the port's, whatever `mac` says.
-    pub port: Option<PortId>,
-    /// The holder's MAC address: names the holder if `port` is `None`, and makes it known as a
-    /// neighbour before it has spoken if both are given.
-    pub mac: Option<MacAddr>,
+    /// The holder.
+    pub port: PortId,
     /// Its IPv4 address.
     pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address, handed out by DHCPv6 only.
@@ -28,14 +24,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    pub(super) fn is_held_by(&self, port: PortId, mac: MacAddr) -> bool {
-        match self.port {
-            Some(p) => p == port,
-            None => self.mac == Some(mac),
-        }
-    }
-
-    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = self.v4.map(IpAddr::V4);
         v4.into_iter().chain(self.v6.map(IpAddr::V6))
     }
@@ -51,108 +40,55 @@ struct Dynamic {
 
 /// All leases of the network.
 pub(super) struct Leases {
-    fixed: Vec<Lease>,
-    /// Positions in `fixed` by address.
-    by_address: BTreeMap<IpAddr, usize>,
+    fixed: BTreeMap<PortId, Lease>,
     range: Option<(Ipv4Addr, Ipv4Addr)>,
     dynamic: BTreeMap<PortId, Dynamic>,
-    dynamic_holders: BTreeMap<Ipv4Addr, PortId>,
 }
 
 impl Leases {
-    pub(super) fn new(fixed: Vec<Lease>, range: Option<(Ipv4Addr, Ipv4Addr)>) -> Leases {
-        let mut leases = Leases {
-            fixed,
-            by_address: BTreeMap::new(),
+    pub(super) fn new(range: Option<(Ipv4Addr, Ipv4Addr)>) -> Leases {
+        Leases {
+            fixed: BTreeMap::new(),
             range: range.filter(|(first, last)| first <= last),
             dynamic: BTreeMap::new(),
-            dynamic_holders: BTreeMap::new(),
-        };
-        leases.index();
-        leases
-    }
-
-    fn index(&mut self) {
-        let fixed = self.fixed.iter().enumerate();
-        self.by_address = fixed
-            .flat_map(|(i, lease)| lease.addresses().map(move |a| (a, i)))
-            .collect();
-    }
-
-    pub(super) fn add(&mut self, lease: Lease) {
-        for address in lease.addresses() {
-            if let IpAddr::V4(a) = address
-                && let Some(port) = self.dynamic_holders.remove(&a)
-            {
-                self.dynamic.remove(&port);
-            }
         }
-        self.fixed.push(lease);
-        self.index();
+    }
+
+    /// Adds a fixed lease. A port that has its address from the range has it no more.
+    pub(super) fn add(&mut self, lease: Lease) {
+        self.dynamic
+            .retain(|_, d| d.address.is_none() || d.address != lease.v4);
+        self.fixed.insert(lease.port, lease);
     }
 
     /// Forgets what `port` holds.
     pub(super) fn remove_port(&mut self, port: PortId) {
-        self.fixed.retain(|l| l.port != Some(port));
-        self.index();
-        if let Some(Dynamic {
-            address: Some(a), ..
-        }) = self.dynamic.remove(&port)
-        {
-            self.dynamic_holders.remove(&a);
-        }
+        self.fixed.remove(&port);
+        self.dynamic.remove(&port);
     }
 
-    /// The fixed lease of a station.
-    pub(super) fn fixed(&self, port: PortId, mac: MacAddr) -> Option<&Lease> {
-        self.fixed.iter().find(|l| l.is_held_by(port, mac))
-    }
-
-    /// Whether the station may use `ip`: it is nobody's, or its own.
-    pub(super) fn permits(&self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
-        if let Some(lease) = self.by_address.get(&ip).and_then(|&i| self.fixed.get(i)) {
-            return lease.is_held_by(port, mac);
-        }
-        match ip {
-            IpAddr::V4(ip) => self.dynamic_holders.get(&ip).is_none_or(|&p| p == port),
-            IpAddr::V6(_) => true,
-        }
-    }
-
-    /// Where the holder of a fixed lease on `ip` is, if the lease tells.
-    pub(super) fn location(&self, ip: IpAddr) -> Option<(PortId, MacAddr)> {
-        let lease = self.fixed.get(*self.by_address.get(&ip)?)?;
-        Some((lease.port?, lease.mac?))
-    }
-
-    /// The port that a lease on `ip` names.
-    pub(super) fn holder(&self, ip: IpAddr) -> Option<PortId> {
-        let fixed = self.by_address.get(&ip).and_then(|&i| self.fixed.get(i));
-        match (fixed, ip) {
-            (Some(lease), _) => lease.port,
-            (None, IpAddr::V4(ip)) => self.dynamic_holders.get(&ip).copied(),
-            (None, IpAddr::V6(_)) => None,
-        }
+    /// The fixed lease of `port`.
+    pub(super) fn fixed(&self, port: PortId) -> Option<&Lease> {
+        self.fixed.get(&port)
     }
 
     /// The addresses leased to `port`.
     pub(super) fn addresses_of(&self, port: PortId) -> impl Iterator<Item = IpAddr> + '_ {
-        let fixed = self.fixed.iter().filter(move |l| l.port == Some(port));
+        let fixed = self.fixed(port).into_iter();
         let dynamic = self.dynamic.get(&port).and_then(|d| d.address);
         fixed
             .flat_map(Lease::addresses)
             .chain(dynamic.map(IpAddr::V4))
     }
 
-    /// The IPv4 address of a station, taken from the range if it has no other. `usable` excludes
-    /// addresses of the range that are not for containers.
+    /// The IPv4 address of `port`, taken from the range if it has no other. `is_free` is asked of
+    /// addresses of the range in their order, and the first that it takes for free is the port's.
     pub(super) fn v4(
         &mut self,
         port: PortId,
-        mac: MacAddr,
-        usable: impl Fn(Ipv4Addr) -> bool,
+        is_free: impl Fn(Ipv4Addr) -> bool,
     ) -> Option<Ipv4Addr> {
-        if let Some(a) = self.fixed(port, mac).and_then(|l| l.v4) {
+        if let Some(a) = self.fixed(port).and_then(|l| l.v4) {
             return Some(a);
         }
         let state = self.dynamic.get(&port);
@@ -163,44 +99,60 @@ impl Leases {
         let start = state
             .and_then(|d| d.cursor)
             .map_or(first, |c| u32::from(c).clamp(first, last));
-        // Each step passes over an address that is taken, so there are no more of them than leases.
+        // Each step passes over an address that is leased or granted, so there are no more of them than
+        // that.
         let found = (start..=last)
             .chain(first..start)
             .map(Ipv4Addr::from)
-            .find(|&a| {
-                usable(a)
-                    && !self.by_address.contains_key(&IpAddr::V4(a))
-                    && !self.dynamic_holders.contains_key(&a)
-            })?;
+            .find(|&a| is_free(a))?;
         self.dynamic.entry(port).or_default().address = Some(found);
-        self.dynamic_holders.insert(found, port);
         Some(found)
     }
 
-    /// Takes back the dynamic lease of `port`. After a decline the search goes on behind the
-    /// refused address.
-    pub(super) fn release(&mut self, port: PortId, declined: bool) {
-        let Some(state) = self.dynamic.get_mut(&port) else {
-            return;
-        };
-        if let Some(a) = state.address.take() {
-            self.dynamic_holders.remove(&a);
-            if declined {
-                state.cursor = Some(Ipv4Addr::from(u32::from(a).saturating_add(1)));
-            }
+    /// Takes back the dynamic lease of `port`, and tells which address that was. After a decline the
+    /// search goes on behind the refused address.
+    pub(super) fn release(&mut self, port: PortId, declined: bool) -> Option<Ipv4Addr> {
+        let state = self.dynamic.get_mut(&port)?;
+        let address = state.address.take()?;
+        if declined {
+            state.cursor = Some(Ipv4Addr::from(u32::from(address).saturating_add(1)));
         }
+        Some(address)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
-    const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-    const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    /// Leases of a range, and who has its addresses in the table of stations.
+    struct Range {
+        leases: Leases,
+        granted: RefCell<BTreeMap<Ipv4Addr, PortId>>,
+    }
 
-    fn range() -> Option<(Ipv4Addr, Ipv4Addr)> {
-        Some((Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 18)))
+    impl Range {
+        fn new() -> Range {
+            Range {
+                leases: Leases::new(Some((host(15), host(18)))),
+                granted: RefCell::default(),
+            }
+        }
+
+        fn ask(&mut self, port: u32, usable: impl Fn(Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
+            let port = PortId(port);
+            let granted = &self.granted;
+            self.leases.v4(port, |a| {
+                usable(a) && *granted.borrow_mut().entry(a).or_insert(port) == port
+            })
+        }
+
+        fn release(&mut self, port: u32, declined: bool) {
+            let released = self.leases.release(PortId(port), declined);
+            self.granted.borrow_mut().remove(&released.unwrap());
+        }
     }
 
     fn host(n: u8) -> Ipv4Addr {
@@ -208,60 +160,52 @@ mod tests {
     }
 
     #[test]
-    fn a_port_has_one_dynamic_lease_whatever_its_mac() {
-        let mut l = Leases::new(Vec::new(), range());
+    fn a_port_has_one_dynamic_lease() {
+        let mut r = Range::new();
         let usable = |a| a != host(16);
-        for i in 0..100 {
-            let mac = MacAddr([2, 0, 0, 0, 1, i]);
-            assert_eq!(l.v4(PortId(1), mac, usable), Some(host(15)));
+        for _ in 0..100 {
+            assert_eq!(r.ask(1, usable), Some(host(15)));
         }
-        assert_eq!(l.v4(PortId(2), OTHER, usable), Some(host(17)));
-        assert_eq!(l.v4(PortId(3), OTHER, usable), Some(host(18)));
-        assert_eq!(l.v4(PortId(4), OTHER, usable), None);
-        assert!(!l.permits(host(17).into(), PortId(1), MAC));
-        assert!(l.permits(host(15).into(), PortId(1), MAC));
-        l.remove_port(PortId(2));
-        assert_eq!(l.v4(PortId(4), OTHER, usable), Some(host(17)));
+        assert_eq!(r.ask(2, usable), Some(host(17)));
+        assert_eq!(r.ask(3, usable), Some(host(18)));
+        assert_eq!(r.ask(4, usable), None);
+        r.leases.remove_port(PortId(2));
+        r.granted.borrow_mut().remove(&host(17));
+        assert_eq!(r.ask(4, usable), Some(host(17)));
     }
 
     #[test]
     fn a_declined_address_is_not_offered_next() {
-        let mut l = Leases::new(Vec::new(), range());
-        assert_eq!(l.v4(PortId(1), MAC, |_| true), Some(host(15)));
-        l.release(PortId(1), true);
-        assert_eq!(l.v4(PortId(1), MAC, |_| true), Some(host(16)));
-        l.release(PortId(1), false);
-        assert_eq!(l.v4(PortId(2), OTHER, |_| true), Some(host(15)));
-        assert_eq!(l.v4(PortId(1), MAC, |_| true), Some(host(16)));
+        let mut r = Range::new();
+        assert_eq!(r.ask(1, |_| true), Some(host(15)));
+        r.release(1, true);
+        assert_eq!(r.ask(1, |_| true), Some(host(16)));
+        r.release(1, false);
+        assert_eq!(r.ask(2, |_| true), Some(host(15)));
+        assert_eq!(r.ask(1, |_| true), Some(host(16)));
         for _ in 0..3 {
-            l.release(PortId(1), true);
-            assert_ne!(l.v4(PortId(1), MAC, |_| true), None);
+            r.release(1, true);
+            assert_ne!(r.ask(1, |_| true), None);
         }
     }
 
     #[test]
-    fn fixed_leases_go_by_port_then_mac_and_are_exclusive() {
-        let by_port = Lease {
-            port: Some(PortId(1)),
-            mac: Some(MAC),
+    fn a_fixed_lease_is_its_ports_and_takes_the_address_from_a_dynamic_one() {
+        let mut r = Range::new();
+        assert_eq!(r.ask(1, |_| true), Some(host(15)));
+        r.leases.add(Lease {
+            port: PortId(2),
             v4: Some(host(15)),
-            ..Lease::default()
-        };
-        let by_mac = Lease {
-            mac: Some(OTHER),
-            v4: Some(host(16)),
-            ..Lease::default()
-        };
-        let mut l = Leases::new(vec![by_port], range());
-        assert_eq!(l.v4(PortId(1), OTHER, |_| true), Some(host(15)));
-        assert_eq!(l.v4(PortId(2), OTHER, |_| true), Some(host(16)));
-        l.add(by_mac);
-        assert_eq!(l.v4(PortId(2), OTHER, |_| true), Some(host(16)));
-        assert_eq!(l.v4(PortId(2), MAC, |_| true), Some(host(17)));
-        assert!(!l.permits(host(15).into(), PortId(2), MAC));
-        assert_eq!(l.location(host(15).into()), Some((PortId(1), MAC)));
-        assert_eq!(l.location(host(16).into()), None);
-        l.remove_port(PortId(1));
-        assert_eq!(l.location(host(15).into()), None);
+            v6: None,
+            hostname: None,
+        });
+        r.granted.borrow_mut().insert(host(15), PortId(2));
+        assert_eq!(r.ask(2, |_| true), Some(host(15)));
+        assert_eq!(r.ask(1, |_| true), Some(host(16)));
+        let of = |leases: &Leases, port| leases.addresses_of(PortId(port)).collect::<Vec<_>>();
+        assert_eq!(of(&r.leases, 1), [IpAddr::V4(host(16))]);
+        assert_eq!(of(&r.leases, 2), [IpAddr::V4(host(15))]);
+        r.leases.remove_port(PortId(2));
+        assert!(of(&r.leases, 2).is_empty());
     }
 }

@@ -14,14 +14,14 @@
 //! - `dns`, `dns_tcp`: queries to port 53 of the DNS addresses go to the router's owner
 //!   ([`Gateway::take_query`]), which brings the answers back ([`Gateway::answer`]).
 //! - Other ports and protocols are not served: the router answers with an ICMP error or a RST.
-//! - A reply goes to the port and MAC address the request came from. A station's claim on an
-//!   address counts for its own port only ([`Gateway::neighbour`]).
+//! - A reply goes to the port and MAC address the request came from. A station's claim on an address
+//!   that is another port's is refused ([`Stations`]).
 //!
 //! # Theory of operation
 //!
 //! Each protocol is a struct in a file of its own, with its state, its part of the configuration
 //! and its counters. [`Gateway`] owns the protocols and dispatches packets to them. They share the
-//! [`Endpoint`]: the gateway's addresses, the stations on its ports, and the emitter of frames.
+//! [`Endpoint`]: the gateway's addresses, the leases it hands out, and the emitter of frames.
 //!
 //! The protocols are handled directly, over byte slices that [`Frame::parse`] has checked, and read
 //! and written by [`cnet_wire`]. Only DNS over TCP needs a stack: a smoltcp `Interface` that sees
@@ -32,8 +32,7 @@
 //!
 //! # Invariants
 //!
-//! Work and memory a frame are bounded; tables are capped a port. No input makes a panic. Ports
-//! are announced with [`Gateway::add_port`] before frames from them come in.
+//! Work and memory a frame are bounded; tables are capped a port. No input makes a panic.
 
 mod addresses;
 mod arp;
@@ -47,9 +46,7 @@ mod echo;
 mod emit;
 mod lease;
 mod ndp;
-mod neighbours;
 mod queries;
-mod stations;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -58,11 +55,12 @@ mod tests;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use cnet_wire::addr::is_station;
 use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::Datagram;
-use cnet_wire::{DropReason, Frame, MacAddr, Packet, PortId};
+use cnet_wire::{DropReason, Frame, Packet, PortId};
 
 pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 pub use counters::{
@@ -74,7 +72,8 @@ pub use queries::{DnsQuery, QueryId, Transport};
 
 use crate::icmp_error::RateLimit;
 use crate::io::{Env, Io};
-use addresses::{ALL_DHCP_SERVERS, Addresses, is_station};
+use crate::stations::Stations;
+use addresses::{ALL_DHCP_SERVERS, Addresses};
 use arp::Arp;
 use dhcpv4::Dhcpv4;
 use dhcpv6::Dhcpv6;
@@ -82,28 +81,31 @@ use dns::Dns;
 use dns_tcp::DnsTcp;
 use echo::Echo;
 use emit::Emitter;
+use lease::Leases;
 use ndp::Ndp;
 use queries::{Queries, WayBack};
-use stations::Stations;
 
 /// Solicitations (ARP and NDP) a second, and in a burst.
 const SOLICITS: (u32, u32) = (50, 100);
 
-/// What the protocols share: the gateway's addresses, the stations on its ports, and the emitter.
+/// What the protocols share: the gateway's addresses, the leases it hands out, and the emitter.
 struct Endpoint {
     addresses: Addresses,
-    stations: Stations,
+    leases: Leases,
     emitter: Emitter,
 }
 
 impl Endpoint {
-    /// Records that `ip` is at `mac` on `port`; false if `ip` is no station's address, another
-    /// port's, or the gateway's.
-    fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
-        is_station(ip)
-            && !mac.is_multicast()
-            && !self.addresses.owns_unicast(ip)
-            && self.stations.learn(ip, port, mac)
+    /// Whether a station on `port` may say that `ip` is its own: it is neither the gateway's nor known
+    /// to be another port's.
+    fn may_claim(
+        &self,
+        (now, port): (Instant, PortId),
+        ip: IpAddr,
+        stations: &impl Stations,
+    ) -> bool {
+        let known = || stations.by_address(now, ip);
+        !self.addresses.owns_unicast(ip) && known().is_none_or(|station| station.port == port)
     }
 }
 
@@ -125,12 +127,11 @@ impl Gateway {
     /// A gateway without ports. `seed` is to be unpredictable: initial sequence numbers follow
     /// from it.
     pub fn new(mut cfg: GatewayConfig, seed: u64, now: Instant) -> Gateway {
-        let fixed = std::mem::take(&mut cfg.leases);
         let search: Arc<[String]> = std::mem::take(&mut cfg.search).into();
         Gateway {
             endpoint: Endpoint {
                 addresses: Addresses::new(&cfg),
-                stations: Stations::new(fixed, cfg.dhcp_range),
+                leases: Leases::new(cfg.dhcp_range),
                 emitter: Emitter::new(cfg.mac, cfg.mtu.into(), seed),
             },
             arp: Arp::new(&cfg),
@@ -184,55 +185,38 @@ impl Gateway {
         self.endpoint.addresses.is_dns(ip)
     }
 
-    /// Serves `port` from now on. Frames from other ports are refused.
-    pub fn add_port(&mut self, port: PortId) {
-        self.endpoint.stations.add_port(port);
-    }
-
-    /// Forgets `port`, its neighbours, its fixed and dynamic leases and its queries.
+    /// Forgets `port`, its leases and its queries.
     pub fn remove_port(&mut self, port: PortId) {
-        self.endpoint.stations.remove_port(port);
+        self.endpoint.leases.remove_port(port);
         self.ndp.remove_port(port);
         self.queries.remove_port(port);
         self.dns_tcp.remove_port(port);
     }
 
-    /// Adds a fixed lease. Other stations that used its addresses lose them.
+    /// Adds the lease that a port comes with. A port that DHCP granted its address to has it no more.
     pub fn add_lease(&mut self, lease: Lease) {
-        self.endpoint.stations.add_lease(lease);
+        self.endpoint.leases.add(lease);
     }
 
-    /// Where `ip` is, if it has spoken or its lease tells.
-    pub fn neighbour(&self, ip: IpAddr) -> Option<(PortId, MacAddr)> {
-        self.endpoint.stations.neighbour(ip)
-    }
-
-    /// The port that `ip` has spoken from, or whose lease it is: known before its MAC address is.
-    pub fn port_of(&self, ip: IpAddr) -> Option<PortId> {
-        self.endpoint.stations.port_of(ip)
-    }
-
-    /// The addresses leased to `port`.
+    /// The addresses leased or granted to `port`.
     pub fn leased_to(&self, port: PortId) -> impl Iterator<Item = IpAddr> + '_ {
-        self.endpoint.stations.leased_to(port)
-    }
-
-    /// Records that `ip` is at `mac` on `port`. Refused (false) when it is leased to or already
-    /// bound to another port, is no unicast address, or is the
-    /// gateway's.
-    pub fn learn(&mut self, ip: IpAddr, port: PortId, mac: MacAddr) -> bool {
-        self.endpoint.learn(ip, port, mac)
+        self.endpoint.leases.addresses_of(port)
     }
 
     /// Solicits the MAC address of `ip` on every port, at a limited rate. The answer comes in as a
     /// frame.
-    pub fn solicit(&mut self, now: Instant, ip: IpAddr, io: &mut Io<'_, impl Env>) {
+    pub fn solicit(
+        &mut self,
+        now: Instant,
+        ip: IpAddr,
+        stations: &impl Stations,
+        io: &mut Io<'_, impl Env>,
+    ) {
         let ours = self.endpoint.addresses.owns_unicast(ip);
         if !is_station(ip) || ours || !self.solicits.allow(now) {
             return;
         }
-        let ports: Vec<PortId> = self.endpoint.stations.ports().collect();
-        for port in ports {
+        for port in stations.ports() {
             // A full port misses the question as it would miss any frame.
             let _ = match ip {
                 IpAddr::V4(ip) => self.arp.solicit(port, ip, &self.endpoint, io),
@@ -247,14 +231,14 @@ impl Gateway {
     /// Why the message was dropped.
     pub fn handle_arp(
         &mut self,
-        port: PortId,
+        (now, port): (Instant, PortId),
         frame: &Frame<'_>,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        if !self.endpoint.stations.has_port(port) {
-            return Err(DropReason::NoSuchPort);
-        }
-        self.arp.handle_frame(port, frame, &mut self.endpoint, io)
+        let from = (now, port);
+        let endpoint = &mut self.endpoint;
+        self.arp.handle_frame(from, frame, endpoint, stations, io)
     }
 
     /// Takes a packet to an address that the gateway [`Gateway::owns`].
@@ -265,11 +249,9 @@ impl Gateway {
     pub fn handle_packet(
         &mut self,
         packet: &Packet<'_>,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        if !self.endpoint.stations.has_port(packet.ingress) {
-            return Err(DropReason::NoSuchPort);
-        }
         self.endpoint.admit(packet)?;
         let l4 = packet.frame.l4(packet.ip);
         let endpoint = &mut self.endpoint;
@@ -277,11 +259,11 @@ impl Gateway {
             (protocol::ICMP, IpAddr::V4(_)) => self.echo.handle_packet(packet, endpoint, io),
             (protocol::ICMPV6, IpAddr::V6(_)) => match l4.first() {
                 Some(kind) if ndp::TYPES.contains(kind) => {
-                    self.ndp.handle_packet(packet, endpoint, io)
+                    self.ndp.handle_packet(packet, endpoint, stations, io)
                 }
                 _ => self.echo.handle_packet(packet, endpoint, io),
             },
-            (protocol::UDP, _) => self.handle_datagram(packet, io),
+            (protocol::UDP, _) => self.handle_datagram(packet, stations, io),
             (protocol::TCP, _) => {
                 let queries = &mut self.queries;
                 self.dns_tcp.handle_packet(packet, endpoint, queries, io)
@@ -293,6 +275,7 @@ impl Gateway {
     fn handle_datagram(
         &mut self,
         packet: &Packet<'_>,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let datagram = Datagram::parse(packet.frame.l4(packet.ip))?;
@@ -300,9 +283,9 @@ impl Gateway {
         let ports = [datagram.src_port, datagram.dst_port];
         let endpoint = &mut self.endpoint;
         match (ports, packet.ip.dst) {
-            ([_, dhcp::v4::SERVER_PORT], IpAddr::V4(_)) => {
-                self.dhcpv4.handle_message(packet, payload, endpoint, io)
-            }
+            ([_, dhcp::v4::SERVER_PORT], IpAddr::V4(_)) => self
+                .dhcpv4
+                .handle_message(packet, payload, endpoint, stations, io),
             ([_, dhcp::v6::SERVER_PORT], IpAddr::V6(ALL_DHCP_SERVERS)) => {
                 self.dhcpv6.handle_message(packet, payload, endpoint, io)
             }

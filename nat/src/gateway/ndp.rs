@@ -3,8 +3,8 @@
 //! # Theory of operation
 //!
 //! The gateway answers neighbour solicitations for its addresses, duplicate address detection (RFC
-//! 4862, from the unspecified address) included, which defends them. It learns stations from the
-//! link-layer options of their messages. A message must have hop limit 255, which only the link
+//! 4862, from the unspecified address) included, which defends them. It refuses
+//! what a station says of another port's address. A message must have hop limit 255, which only the link
 //! itself can give it, be unfragmented (RFC 6980), and have well-formed options.
 //!
 //! The gateway answers a router solicitation with a router advertisement: prefix, MTU, DNS servers
@@ -28,11 +28,13 @@ use cnet_wire::ndp::{
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, MacAddr, PortId};
 
-use super::addresses::{ALL_NODES, group_mac, is_station, solicited_node};
+use super::addresses::{ALL_NODES, group_mac, solicited_node};
 use super::counters::NdpCounters;
 use super::emit::HOP_LIMIT;
 use super::{Endpoint, GatewayConfig, Ipv6Gateway, Packet};
 use crate::io::{Env, Io};
+use crate::stations::Stations;
+use cnet_wire::addr::is_station;
 
 /// The ICMPv6 types of NDP.
 pub(super) const TYPES: RangeInclusive<u8> = v6::ROUTER_SOLICITATION..=v6::REDIRECT;
@@ -77,6 +79,7 @@ impl Ndp {
         &mut self,
         packet: &Packet<'_>,
         endpoint: &mut Endpoint,
+        stations: &impl Stations,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let Packet { frame, ip, .. } = packet;
@@ -88,11 +91,11 @@ impl Ndp {
         }
         match NdpMessage::read(frame.l4(ip))? {
             NdpMessage::RouterSolicitation { source } => {
-                learn_claim(packet, src, source, endpoint)?;
+                check_claim(packet, src, source, endpoint, stations)?;
                 self.advertise_router(packet, src, endpoint, io)
             }
             NdpMessage::NeighbourSolicitation { target, source } => {
-                learn_claim(packet, src, source, endpoint)?;
+                check_claim(packet, src, source, endpoint, stations)?;
                 if !endpoint.addresses.owns_unicast(IpAddr::V6(target)) {
                     return Ok(());
                 }
@@ -112,7 +115,8 @@ impl Ndp {
                 if to_group && solicited {
                     return Err(DropReason::BadIcmp);
                 }
-                learn_claim(packet, target, mac.or(Some(frame.src)), endpoint)
+                let mac = mac.or(Some(frame.src));
+                check_claim(packet, target, mac, endpoint, stations)
             }
             NdpMessage::RouterAdvertisement | NdpMessage::Redirect => Err(DropReason::RogueService),
         }
@@ -173,7 +177,7 @@ impl Ndp {
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         let (port, mac) = (packet.ingress, packet.frame.src);
-        let rest = self.router_advertisement(port, mac, endpoint)?.write();
+        let rest = self.router_advertisement(port, endpoint)?.write();
         let message = IcmpMessage::ndp(v6::ROUTER_ADVERTISEMENT, &rest);
         let ends = (endpoint.addresses.link_local, or_all(to));
         emit(endpoint, io, (port, mac), ends, &message)?;
@@ -185,11 +189,10 @@ impl Ndp {
     fn router_advertisement(
         &self,
         port: PortId,
-        mac: MacAddr,
         endpoint: &Endpoint,
     ) -> Result<RouterAdvertisement<'_>, DropReason> {
         let v6 = self.v6.ok_or(DropReason::FamilyDisabled)?;
-        let lease = endpoint.stations.fixed_lease(port, mac);
+        let lease = endpoint.leases.fixed(port);
         let route = v6.advertise_default_route;
         Ok(RouterAdvertisement {
             hop_limit: HOP_LIMIT,
@@ -216,12 +219,13 @@ fn or_all(station: Ipv6Addr) -> Ipv6Addr {
     }
 }
 
-/// Records that `ip` is at `mac`, if the message in `packet` claims that.
-fn learn_claim(
+/// Refuses what the message in `packet` must not claim: that `ip` is at `mac`, if it tells one.
+fn check_claim(
     packet: &Packet<'_>,
     ip: Ipv6Addr,
     mac: Option<MacAddr>,
-    endpoint: &mut Endpoint,
+    endpoint: &Endpoint,
+    stations: &impl Stations,
 ) -> Result<(), DropReason> {
     match mac {
         None => Ok(()),
@@ -229,8 +233,13 @@ fn learn_claim(
         // (RFC 4861 sections 7.1.1 and 6.1.1).
         Some(_) if !is_station(IpAddr::V6(ip)) => Err(DropReason::BadIcmp),
         Some(mac) if mac != packet.frame.src => Err(DropReason::Spoofed),
-        Some(mac) if endpoint.learn(IpAddr::V6(ip), packet.ingress, mac) => Ok(()),
-        Some(_) => Err(DropReason::Spoofed),
+        Some(_) => {
+            let from = (packet.now, packet.ingress);
+            match endpoint.may_claim(from, IpAddr::V6(ip), stations) {
+                true => Ok(()),
+                false => Err(DropReason::Spoofed),
+            }
+        }
     }
 }
 
@@ -315,7 +324,6 @@ mod tests {
             assert_eq!(read(&reply), (target, B_LL, want));
             assert_eq!(reply[..6], MAC_B.0);
         }
-        assert_eq!(bench.gw.neighbour(B_LL.into()), Some((B, MAC_B)));
         let ns = solicitation(MAC_B, B_LL, A6, &source_option(MAC_B));
         // For another station's group, which the gateway does not listen to.
         assert_eq!(bench.send(B, &ns), Err(DropReason::NotServed));
@@ -431,10 +439,9 @@ mod tests {
     }
 
     #[test]
-    fn advertisements_teach_but_never_about_us_or_other_ports() {
+    fn what_is_the_gateways_or_another_ports_is_not_to_be_advertised() {
         let mut bench = Bench::new();
         assert_eq!(bench.send(B, &advertisement(MAC_B, B6)), Ok(()));
-        assert_eq!(bench.gw.neighbour(B6.into()), Some((B, MAC_B)));
         for target in [GW_LL, A6] {
             let body = [&target.octets()[..], &[2, 1], &MAC_B.0].concat();
             let kind = (v6::NEIGHBOUR_ADVERTISEMENT, 0, [NA_OVERRIDE, 0, 0, 0]);
@@ -446,7 +453,6 @@ mod tests {
         // A link-layer address that is not the sender's.
         let ns = solicitation(MAC_B, B6, GW6, &source_option(MAC_A));
         assert_eq!(bench.send(B, &ns), Err(DropReason::Spoofed));
-        assert_eq!(bench.gw.neighbour(B6.into()), Some((B, MAC_B)));
         bench.assert_silent();
     }
 

@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::datagram::testing::FakeHost;
 use crate::io::Io;
+use crate::stations::testing::FakeStations;
+use crate::stations::{Location, Stations};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
@@ -52,14 +54,17 @@ pub(super) fn config() -> GatewayConfig {
             advertise_default_route: true,
         }),
         search: vec!["net.example".into(), "example".into()],
-        leases: vec![Lease {
-            port: Some(A),
-            mac: Some(MAC_A),
-            v4: Some(A4),
-            v6: Some(A6),
-            hostname: Some("box".into()),
-        }],
         dhcp_range: Some((Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 30))),
+    }
+}
+
+/// The lease of port A.
+pub(super) fn lease() -> Lease {
+    Lease {
+        port: A,
+        v4: Some(A4),
+        v6: Some(A6),
+        hostname: Some("box".into()),
     }
 }
 
@@ -88,17 +93,29 @@ pub(super) fn with_io<T>(wire: &mut Wire, f: impl FnOnce(&mut Io<'_, (Wire, Fake
     result
 }
 
-/// Hands in a frame as the router does.
+/// Hands in a frame as the router does, its source learned as the switch does.
 pub(super) fn handle_frame(
-    gw: &mut Gateway,
-    now: Instant,
+    bench: &mut Bench,
     port: PortId,
     frame: &Frame<'_>,
-    wire: &mut Wire,
 ) -> Result<(), DropReason> {
+    let Bench {
+        gw,
+        now,
+        wire,
+        stations,
+    } = bench;
+    let (now, stations) = (*now, &*stations);
+    let source = match &frame.l3 {
+        L3::Arp => frame.arp().map(|arp| IpAddr::V4(arp.sender_ip)),
+        L3::Ip(ip) => Some(ip.src),
+    };
+    if let Some(source) = source {
+        stations.learn(source, port, frame.src);
+    }
     with_io(wire, |io| match &frame.l3 {
-        L3::Arp => gw.handle_arp(port, frame, io),
-        L3::Ip(ip) => gw.handle_packet(&Packet::new(now, port, frame, ip), io),
+        L3::Arp => gw.handle_arp((now, port), frame, stations, io),
+        L3::Ip(ip) => gw.handle_packet(&Packet::new(now, port, frame, ip), stations, io),
     })
 }
 
@@ -107,6 +124,7 @@ pub(super) struct Bench {
     pub(super) gw: Gateway,
     pub(super) now: Instant,
     pub(super) wire: Wire,
+    pub(super) stations: FakeStations,
 }
 
 impl Bench {
@@ -117,13 +135,29 @@ impl Bench {
     pub(super) fn with(cfg: GatewayConfig) -> Bench {
         let now = Instant::from_millis(1_000);
         let mut gw = Gateway::new(cfg, 7, now);
-        gw.add_port(A);
-        gw.add_port(B);
+        gw.add_lease(lease());
+        let stations = FakeStations::of([A, B]);
+        for address in [A4.into(), A6.into()] {
+            stations.lease(address, A, Some(MAC_A));
+        }
         Bench {
             gw,
             now,
             wire: Wire::default(),
+            stations,
         }
+    }
+
+    /// Where the table of stations has `address`.
+    pub(super) fn locate(&self, address: Ipv4Addr) -> Option<Location> {
+        self.stations.by_address(self.now, address.into())
+    }
+
+    /// The port goes, and another has its number.
+    pub(super) fn replace_port(&mut self, port: PortId) {
+        self.gw.remove_port(port);
+        self.stations.remove_port(port);
+        self.stations.ports.insert(port);
     }
 
     /// Hands in an Ethernet frame.
@@ -139,8 +173,7 @@ impl Bench {
     ) -> Result<(), DropReason> {
         let buf = [&vnet.encode(), frame].concat();
         let frame = Frame::parse(&buf, 65535)?;
-        let (gw, now) = (&mut self.gw, self.now);
-        handle_frame(gw, now, port, &frame, &mut self.wire)
+        handle_frame(self, port, &frame)
     }
 
     /// The one frame that was sent, which went to `port`.

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_UDP_L4, VnetHeader};
-use cnet_wire::{DropReason, Frame, MacAddr, PortId};
+use cnet_wire::{DropReason, Frame, MacAddr};
 use proptest::prelude::*;
 
+use super::GatewayCounters;
 use super::testing::*;
-use super::{Gateway, GatewayCounters, Lease};
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
@@ -112,7 +112,6 @@ fn what_is_not_served_is_said_to_be_not_served() {
     let mut frame = udp(MAC_A, client, to, &[0; 12]);
     frame[14 + 20 + 6] ^= 1;
     assert_eq!(bench.send(A, &frame), Err(DropReason::BadChecksum));
-    assert_eq!(bench.send(PortId(9), &frame), Err(DropReason::NoSuchPort));
     let mut frame = udp(MAC_A, client, to, &[0; 12]);
     frame[14 + 9] = 132; // SCTP
     let sum = u16::from_be_bytes([frame[24], frame[25]]).wrapping_sub(132 - 17);
@@ -124,79 +123,14 @@ fn what_is_not_served_is_said_to_be_not_served() {
 }
 
 #[test]
-fn fixed_leases_make_neighbours_before_they_speak() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.gw.neighbour(A4.into()), Some((A, MAC_A)));
-    assert_eq!(bench.gw.neighbour(A6.into()), Some((A, MAC_A)));
-    assert_eq!(bench.gw.neighbour(B4.into()), None);
-    assert!(bench.gw.learn(B4.into(), B, MAC_B));
-    bench.gw.add_lease(Lease {
-        port: Some(A),
-        v4: Some(B4),
-        ..Lease::default()
-    });
-    assert_eq!(bench.gw.neighbour(B4.into()), None);
-    assert!(!bench.gw.learn(B4.into(), B, MAC_B));
-    assert!(bench.gw.learn(B4.into(), A, MAC_A));
-    // A lease by MAC address alone also ends what is not its holder's.
-    assert!(bench.gw.learn(B6.into(), A, MAC_A));
-    let by_mac = Lease {
-        mac: Some(MAC_B),
-        v6: Some(B6),
-        ..Lease::default()
-    };
-    bench.gw.add_lease(by_mac);
-    assert_eq!(bench.gw.neighbour(B6.into()), None);
-    assert!(bench.gw.learn(B6.into(), B, MAC_B));
-    bench.gw.remove_port(A);
-    assert_eq!(bench.gw.neighbour(A4.into()), None);
-    assert_eq!(bench.gw.neighbour(B4.into()), None);
-}
-
-#[test]
-fn only_stations_on_known_ports_are_learned() {
-    let mut gw = Bench::new().gw;
-    let refused = [
-        "10.0.2.2",
-        "10.0.2.3",
-        "10.0.2.100",
-        "0.0.0.0",
-        "127.0.0.1",
-        "224.0.0.1",
-        "255.255.255.255",
-        "fd00::2",
-        "fd00::100",
-        "fe80::5055:aff:fe00:202",
-        "::",
-        "::1",
-        "ff02::1",
-    ];
-    for a in refused {
-        assert!(!gw.learn(ip(a), B, MAC_B), "{a}");
-    }
-    assert!(!gw.learn(B4.into(), PortId(9), MAC_B));
-    assert!(!gw.learn(B4.into(), B, MacAddr::BROADCAST));
-    assert!(gw.learn(B4.into(), B, MAC_B));
-    assert!(!gw.learn(B4.into(), A, MAC_A));
-}
-
-#[test]
-fn a_neighbour_scan_of_a_64_does_not_grow_the_table() {
-    let mut gw = Bench::new().gw;
-    for i in 0..100_000u128 {
-        gw.learn(Ipv6Addr::from(u128::from(B6) + i).into(), B, MAC_B);
-    }
-    assert_eq!(
-        gw.endpoint.stations.neighbours(),
-        super::neighbours::MAX_PER_PORT
-    );
-}
-
-#[test]
 fn solicits_on_every_port_within_its_rate() {
     let mut bench = Bench::new();
-    let now = bench.now;
-    with_io(&mut bench.wire, |io| bench.gw.solicit(now, B4.into(), io));
+    let solicit = |bench: &mut Bench, address| {
+        let (now, stations) = (bench.now, &bench.stations);
+        let gw = &mut bench.gw;
+        with_io(&mut bench.wire, |io| gw.solicit(now, address, stations, io));
+    };
+    solicit(&mut bench, B4.into());
     let sent: Vec<_> = bench.wire.0.drain(..).collect();
     assert_eq!(sent.iter().map(|s| s.0).collect::<Vec<_>>(), [A, B]);
     let arp = smoltcp::wire::ArpPacket::new_checked(&sent[0].1[14..]).unwrap();
@@ -204,26 +138,24 @@ fn solicits_on_every_port_within_its_rate() {
     assert_eq!(arp.source_protocol_addr(), GW4.octets());
     assert_eq!(arp.target_protocol_addr(), B4.octets());
     assert_eq!(sent[0].1[..6], MacAddr::BROADCAST.0);
-    with_io(&mut bench.wire, |io| bench.gw.solicit(now, DNS4.into(), io));
-    with_io(&mut bench.wire, |io| {
-        bench.gw.solicit(now, Ipv4Addr::BROADCAST.into(), io)
-    });
+    solicit(&mut bench, DNS4.into());
+    solicit(&mut bench, Ipv4Addr::BROADCAST.into());
     bench.assert_silent();
     for _ in 0..10_000 {
-        with_io(&mut bench.wire, |io| bench.gw.solicit(now, B6.into(), io));
+        solicit(&mut bench, B6.into());
     }
     assert_eq!(bench.wire.0.len(), 2 * 99);
     assert_eq!(bench.gw.counters().ndp.solicitations, 198);
 }
 
 /// A gateway and frames that are nearly right.
-fn mutated(gw: &mut Gateway, buf: &[u8], wire: &mut Wire) {
-    let now = cnet_wire::time::Instant::from_millis(5_000);
+fn mutated(bench: &mut Bench, buf: &[u8]) {
+    bench.now = cnet_wire::time::Instant::from_millis(5_000);
     if let Ok(frame) = Frame::parse(buf, 65535) {
-        let _ = handle_frame(gw, now, A, &frame, wire);
+        let _ = handle_frame(bench, A, &frame);
     }
-    while gw.take_query().is_some() {}
-    wire.0.clear();
+    while bench.gw.take_query().is_some() {}
+    bench.wire.0.clear();
 }
 
 /// Frames of every protocol the gateway speaks.
@@ -314,7 +246,7 @@ proptest! {
     ) {
         let mut bench = Bench::new();
         for frame in frames {
-            mutated(&mut bench.gw, &frame, &mut bench.wire);
+            mutated(&mut bench, &frame);
         }
     }
 
@@ -341,7 +273,7 @@ proptest! {
                 fix_ipv4(&mut frame, cut);
             }
             let buf = [&vnet.encode()[..], &frame].concat();
-            mutated(&mut bench.gw, &buf, &mut bench.wire);
+            mutated(&mut bench, &buf);
         }
     }
 }

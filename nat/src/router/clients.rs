@@ -12,6 +12,7 @@ use crate::datagram::PublishError;
 use crate::forward::{self, ClientPath, ForwardedClient};
 use crate::host::{HostSockets, SocketId, Token};
 use crate::io::{Env, Io};
+use crate::stations::Stations;
 
 impl Router {
     /// A client was accepted on the published TCP port of `container`.
@@ -21,14 +22,15 @@ impl Router {
         container: SocketAddr,
         peer: SocketAddr,
         socket: SocketId,
+        stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) {
         let Some(remote) = forward::shown_as(&self.forwarded(peer, container)) else {
             io.hosts.tcp_reset(socket);
             return;
         };
-        let link = self.link_to(container.ip());
-        if self.refuses_client(container, peer, remote) {
+        let link = self.link_to(now, container.ip(), stations);
+        if self.refuses_client(now, container, (peer, remote), stations) {
             io.hosts.tcp_reset(socket);
             self.drops.count(DropReason::Policy);
             return;
@@ -39,7 +41,7 @@ impl Router {
         {
             self.drops.count(reason);
         } else if link.is_none() {
-            self.solicit(now, container.ip(), io);
+            self.solicit(now, container.ip(), stations, io);
         }
     }
 
@@ -47,15 +49,18 @@ impl Router {
     /// `container`. `can_splice` tells whether the shell has sockets inside the container's namespace.
     pub fn client_path(
         &self,
+        now: Instant,
         peer: SocketAddr,
         container: SocketAddr,
         can_splice: bool,
+        stations: &impl Stations,
     ) -> ClientPath {
         let client = self.forwarded(peer, container);
         // A client that policy refuses is refused, and counted, when it is brought by frames. So it is
         // asked under the same address here: no path is to let in what the other one would not.
         let shown = forward::shown_as(&client).unwrap_or(peer);
-        let can_splice = can_splice && !self.refuses_client(container, peer, shown);
+        let can_splice =
+            can_splice && !self.refuses_client(now, container, (peer, shown), stations);
         forward::client_path(&client, can_splice)
     }
 
@@ -63,9 +68,10 @@ impl Router {
     /// see as `client`.
     pub(super) fn refuses_client(
         &self,
+        now: Instant,
         container: SocketAddr,
-        peer: SocketAddr,
-        client: SocketAddr,
+        (peer, client): (SocketAddr, SocketAddr),
+        stations: &impl Stations,
     ) -> bool {
         if !self.policy.has_rules(Direction::Inwards) {
             return false;
@@ -73,7 +79,7 @@ impl Router {
         let conversation = Conversation {
             direction: Direction::Inwards,
             // By lease where the container has not spoken yet: a rule about its port holds from the start.
-            port: self.gateway.port_of(container.ip()),
+            port: stations.by_address(now, container.ip()).map(|s| s.port),
             protocol: protocol::TCP,
             container,
             remote: client,

@@ -28,16 +28,9 @@ impl PortFlows {
 }
 
 impl Router {
-    /// There is a container at `port` from now on.
-    pub fn add_port(&mut self, port: PortId) {
-        self.gateway.add_port(port);
-        self.neighbours.forget_told();
-    }
-
-    /// Adds a fixed lease. Whoever else used its addresses loses them.
+    /// Adds the lease of a container that is plugged in: what DHCP is to tell it.
     pub fn add_lease(&mut self, lease: Lease) {
         self.gateway.add_lease(lease);
-        self.neighbours.forget_told();
     }
 
     /// The container at `port` is gone. Its connections are reset towards the host, but for those to
@@ -59,7 +52,6 @@ impl Router {
         self.ping.remove_port(port, io);
         self.reassembly.remove_port(port);
         self.gateway.remove_port(port);
-        self.neighbours.forget_told();
     }
 
     /// What `port` has in the tables.

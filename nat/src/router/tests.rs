@@ -9,6 +9,7 @@ use crate::datagram::DatagramConfig;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
 use crate::forward::{self, ClientPath};
 use crate::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use crate::stations::testing::FakeStations;
 use crate::tcp::TcpConfig;
 use cnet_wire::conversation::Direction;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
@@ -38,13 +39,6 @@ fn config() -> RouterConfig {
                 advertise_default_route: true,
             }),
             search: Vec::new(),
-            leases: vec![Lease {
-                port: Some(LINK.port),
-                mac: Some(LINK.container_mac),
-                v4: Some([10, 0, 2, 100].into()),
-                v6: None,
-                hostname: None,
-            }],
             dhcp_range: None,
         },
         policy: Policy::default(),
@@ -53,15 +47,31 @@ fn config() -> RouterConfig {
     }
 }
 
-fn router() -> Router {
-    let mut router = Router::new(config(), [7; 32], NOW);
-    router.add_port(LINK.port);
-    router
+/// A router with a container that has a lease, whose MAC address is known by it.
+fn router() -> (Router, FakeStations) {
+    router_of(config(), Some(LINK.container_mac))
+}
+
+fn router_of(config: RouterConfig, mac: Option<MacAddr>) -> (Router, FakeStations) {
+    let mut router = Router::new(config, [7; 32], NOW);
+    let address = addr(CONTAINER).ip();
+    let IpAddr::V4(v4) = address else {
+        panic!("an IPv4 address")
+    };
+    router.add_lease(Lease {
+        port: LINK.port,
+        v4: Some(v4),
+        v6: None,
+        hostname: None,
+    });
+    let stations = FakeStations::of([LINK.port]);
+    stations.lease(address, LINK.port, mac);
+    (router, stations)
 }
 
 #[test]
 fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
-    let mut router = router();
+    let (mut router, stations) = router();
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
@@ -75,17 +85,17 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
         ..Readiness::default()
     };
     let mut io = Io::new(&mut wire, &mut host, &mut buf);
-    router.handle_socket(NOW, token, ready, &mut io);
+    router.handle_socket(NOW, token, ready, &stations, &mut io);
     let turn = io.sink.frames.len();
     assert!((1..250).contains(&turn), "{turn}");
-    router.handle_socket(NOW, token, ready, &mut io);
-    router.handle_socket(NOW, token, ready, &mut io);
+    router.handle_socket(NOW, token, ready, &stations, &mut io);
+    router.handle_socket(NOW, token, ready, &stations, &mut io);
     assert_eq!(io.sink.frames.len(), 3 * turn);
     assert_eq!(router.poll_timeout(), Some(Instant::ZERO));
-    router.handle_timeout(NOW, &mut io);
+    router.handle_timeout(NOW, &stations, &mut io);
     assert_eq!(io.sink.frames.len(), 4 * turn, "three events, one turn");
     for _ in 0..1000 / turn {
-        router.handle_timeout(NOW, &mut io);
+        router.handle_timeout(NOW, &stations, &mut io);
     }
     assert_eq!(io.sink.frames.len(), 1000);
     assert_ne!(router.poll_timeout(), Some(Instant::ZERO));
@@ -94,7 +104,7 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
 #[test]
 fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     const SOCKETS: u32 = 10;
-    let mut router = router();
+    let (mut router, stations) = router();
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let tokens = (0..SOCKETS).map(|n| Token::new(TokenKind::Forward, n, 1));
@@ -117,7 +127,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     let mut served = Vec::new();
     for _ in 0..5 {
         let mut io = Io::new(&mut wire, &mut host, &mut buf);
-        router.handle_timeout(NOW, &mut io);
+        router.handle_timeout(NOW, &stations, &mut io);
         assert_eq!(router.poll_timeout(), Some(Instant::ZERO));
         for (i, socket) in sockets.iter().enumerate() {
             let now = host.socket(*socket).inbox.len();
@@ -136,7 +146,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
 
 #[test]
 fn a_client_is_shown_so_that_the_container_can_answer_it() {
-    let router = router();
+    let (router, _) = router();
     let container_v6 = "[fd00::100]:80";
     for (peer, container, shown) in [
         ("192.0.2.1:9", CONTAINER, "192.0.2.1:9"),
@@ -159,9 +169,10 @@ fn a_client_is_shown_so_that_the_container_can_answer_it() {
 fn handle(
     router: &mut Router,
     bytes: &[u8],
+    stations: &FakeStations,
     io: &mut Io<'_, (Wire, FakeHost)>,
 ) -> Result<(), DropReason> {
-    router.handle_frame(NOW, LINK.port, &Frame::parse(bytes, 1500)?, io)
+    router.handle_frame(NOW, LINK.port, &Frame::parse(bytes, 1500)?, stations, io)
 }
 
 /// A UDP packet of the container to `to`.
@@ -173,7 +184,7 @@ fn udp_frame(to: &str) -> Vec<u8> {
 
 #[test]
 fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
-    let mut router = router();
+    let (mut router, stations) = router();
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
@@ -187,17 +198,20 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
         ..Readiness::default()
     };
     let mut io = Io::new(&mut wire, &mut host, &mut buf);
-    router.handle_socket(NOW, token, ready, &mut io);
-    handle(&mut router, &udp_frame("198.51.100.1:7"), &mut io).unwrap();
+    router.handle_socket(NOW, token, ready, &stations, &mut io);
+    handle(
+        &mut router,
+        &udp_frame("198.51.100.1:7"),
+        &stations,
+        &mut io,
+    )
+    .unwrap();
     assert_eq!(router.udp.clients(), 1);
     let flows = PortFlows {
         udp: 1,
         ..PortFlows::default()
     };
     assert_eq!(router.port_flows(LINK.port), flows);
-    let neighbour = addr(CONTAINER).ip();
-    assert!(router.link_to(neighbour).is_some());
-
     // The datagram is staged still: it goes nowhere.
     router.remove_port(NOW, LINK.port, &mut io);
     router.end_batch(NOW, &mut io);
@@ -205,31 +219,31 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     assert_eq!(io.hosts.only_socket(), published);
     assert_eq!((router.flows(), router.udp.clients()), (0, 0));
     assert_eq!(router.port_flows(LINK.port), PortFlows::default());
-    assert_eq!(router.link_to(neighbour), None);
 
-    router.add_port(LINK.port);
-    handle(&mut router, &udp_frame("198.51.100.1:7"), &mut io).unwrap();
+    handle(
+        &mut router,
+        &udp_frame("198.51.100.1:7"),
+        &stations,
+        &mut io,
+    )
+    .unwrap();
     router.end_batch(NOW, &mut io);
     assert_eq!(io.hosts.sent.len(), 1);
-    // It was told anew where its sender is.
-    assert!(router.link_to(neighbour).is_some());
 }
 
 #[test]
 fn a_client_that_waits_for_a_container_goes_with_its_port() {
-    let mut config = config();
     // A VM's MAC address, say, is not known before it speaks.
-    config.gateway.leases[0].mac = None;
-    let mut router = Router::new(config, [7; 32], NOW);
-    router.add_port(LINK.port);
+    let (mut router, stations) = router_of(config(), None);
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let client = host.accept();
     let mut io = Io::new(&mut wire, &mut host, &mut buf);
-    router.handle_accept(NOW, addr(CONTAINER), addr("192.0.2.1:9"), client, &mut io);
-    assert_eq!((router.flows(), router.neighbours.solicited()), (1, 1));
+    let (container, peer) = (addr(CONTAINER), addr("192.0.2.1:9"));
+    router.handle_accept(NOW, container, peer, client, &stations, &mut io);
+    assert_eq!((router.flows(), router.solicited.len()), (1, 1));
     router.remove_port(NOW, LINK.port, &mut io);
-    assert_eq!((router.flows(), router.neighbours.solicited()), (0, 0));
+    assert_eq!((router.flows(), router.solicited.len()), (0, 0));
     assert!(io.hosts.sockets.is_empty());
 }
 
@@ -239,8 +253,6 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
     use cnet_wire::conversation::Refusal;
     let mut config = config();
     let refuse = Rule::all(Direction::Inwards, Some(Refusal::Prohibited));
-    // The container has not spoken, but its lease names its port.
-    config.gateway.leases[0].mac = None;
     // A client of the host's loopback is shown, and so refused, as the gateway.
     let gateway = Prefix {
         address: addr("10.0.2.2:0").ip(),
@@ -258,20 +270,21 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
             ..refuse
         },
     ];
-    let mut router = Router::new(config, [7; 32], NOW);
-    router.add_port(LINK.port);
+    // The container has not spoken, but its lease names its port.
+    let (mut router, stations) = router_of(config, None);
     let (loopback, refused, allowed) = (
         addr("127.0.0.1:9"),
         addr("10.0.2.100:80"),
         addr("10.0.2.100:81"),
     );
+    let path = |peer, to| router.client_path(NOW, peer, to, true, &stations);
     let (splice, frames) = (ClientPath::Splice, ClientPath::Frames);
-    assert_eq!(router.client_path(loopback, allowed, true), splice);
-    assert_eq!(router.client_path(loopback, refused, true), frames);
+    assert_eq!(path(loopback, allowed), splice);
+    assert_eq!(path(loopback, refused), frames);
     let as_gateway = addr("10.0.2.100:82");
-    assert_eq!(router.client_path(loopback, as_gateway, true), frames);
+    assert_eq!(path(loopback, as_gateway), frames);
     let refuses = |router: &Router, container, peer, shown| {
-        router.refuses_client(container, addr(peer), addr(shown))
+        router.refuses_client(NOW, container, (addr(peer), addr(shown)), &stations)
     };
     let remote = "192.0.2.1:9";
     assert!(refuses(&router, as_gateway, "127.0.0.1:9", "10.0.2.2:9"));

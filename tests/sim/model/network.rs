@@ -100,7 +100,6 @@ fn config() -> RouterConfig {
                 advertise_default_route: true,
             }),
             search: Vec::new(),
-            leases: Vec::new(),
             dhcp_range: None,
         },
         policy: Policy {

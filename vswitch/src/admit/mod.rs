@@ -21,15 +21,11 @@ pub(crate) use source::Source;
 /// Lets the frame in that came from `source`, or says why not. Learns its sources.
 #[inline]
 pub(crate) fn admit(source: &mut Source<'_>, frame: &Frame<'_>) -> Result<(), DropReason> {
-    source.admit_mac(frame.src)?;
     let ip = match &frame.l3 {
-        L3::Arp => {
-            let arp = frame.arp().ok_or(DropReason::BadArp)?;
-            return source.admit_arp(frame.src, &arp);
-        }
+        L3::Arp => return source.admit_arp(frame),
         L3::Ip(ip) => ip,
     };
-    source.admit_ip(ip.src)?;
+    source.admit_packet(frame.src, ip.src)?;
     // Ports and types are in the first fragment.
     if ip.protocol == protocol::TCP || ip.fragment.is_some_and(|f| f.offset > 0) {
         return Ok(());

@@ -18,11 +18,10 @@
 
 use std::net::IpAddr;
 
-use crate::fdb::{REFRESH_INTERVAL, Refusal};
-use crate::port::{MAX_TAKEN_ADDRESSES, Port};
+use crate::fdb::Refusal;
+use crate::port::{LastSource, Port};
 use crate::stations::Stations;
 use cnet_wire::addr::{MacAddr, PortId};
-use cnet_wire::arp::ArpPacket;
 use cnet_wire::drops::DropReason;
 use cnet_wire::frame::{Frame, IpHeader};
 use cnet_wire::icmp::v6;
@@ -38,14 +37,17 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The sources of an IP packet.
+    #[inline]
+    pub(super) fn admit_packet(&mut self, mac: MacAddr, src: IpAddr) -> Result<(), DropReason> {
+        self.admit_mac(mac)?;
+        self.admit_ip(mac, src)
+    }
+
     /// The source MAC address must be the port's own. Learns it.
     #[inline]
-    pub(super) fn admit_mac(&mut self, src: MacAddr) -> Result<(), DropReason> {
-        if self
-            .port
-            .last_source
-            .is_some_and(|(mac, at)| mac == src && self.now.saturating_since(at) < REFRESH_INTERVAL)
-        {
+    fn admit_mac(&mut self, src: MacAddr) -> Result<(), DropReason> {
+        if self.port.last_source.is(self.now, src) {
             return Ok(());
         }
         if self.stations.is_gateway_mac(src) {
@@ -63,44 +65,56 @@ impl Source<'_> {
                 }
             }
         }
-        self.port.last_source = Some((src, self.now));
+        self.port.last_source = LastSource::new(src, self.now);
         Ok(())
     }
 
-    /// The source IP address must be the port's own, where spoof protection is on.
+    /// The source IP address must be the port's own, where spoof protection is on. Learns it.
     #[inline]
-    pub(super) fn admit_ip(&self, src: IpAddr) -> Result<(), DropReason> {
-        if self.port.config.spoof_protection && !src.is_unspecified() {
-            self.admit_own(src)?;
-        }
-        Ok(())
-    }
-
-    /// `addr` must be leased to the port or, as RFC 6620 has it, be its by first use.
-    fn admit_own(&self, addr: IpAddr) -> Result<(), DropReason> {
-        if self.port.config.lease.holds(addr) {
+    fn admit_ip(&mut self, mac: MacAddr, src: IpAddr) -> Result<(), DropReason> {
+        if self.port.last_source.has(src) {
             return Ok(());
         }
-        match addr {
-            IpAddr::V6(a) if self.stations.may_be_taken(a) => self
+        if !src.is_unspecified() {
+            self.admit_own(src, mac)?;
+        }
+        self.port.last_source.add(src);
+        Ok(())
+    }
+
+    /// `addr` must be leased or granted to the port or, as RFC 6620 has it, be its by first use; without
+    /// spoof protection the port may use any, but does not get what is another's.
+    fn admit_own(&self, addr: IpAddr, mac: MacAddr) -> Result<(), DropReason> {
+        let config = &self.port.config;
+        let may_learn = !config.spoof_protection
+            || config.lease.holds(addr)
+            || match addr {
+                IpAddr::V4(_) => self.stations.addresses.pinned(addr) == Some(self.id),
+                IpAddr::V6(a) => self.stations.may_be_taken(a),
+            };
+        let station = (self.id, mac);
+        let is_own = may_learn
+            && self
                 .stations
-                .addresses
-                .observe(self.now, addr, self.id, MAX_TAKEN_ADDRESSES)
-                .map_err(|_| DropReason::Spoofed),
-            _ => Err(DropReason::Spoofed),
+                .learn(self.now, addr, station, config.max_addresses)
+                .is_ok();
+        match is_own || !config.spoof_protection {
+            true => Ok(()),
+            false => Err(DropReason::Spoofed),
         }
     }
 
-    /// The port says that `addr` is its own.
-    fn admit_claim(&self, addr: IpAddr) -> Result<(), DropReason> {
+    /// The port says, in a frame from `src`, that `addr` is its own, at `mac`. What a station says of
+    /// another MAC address than its own is let through, where it may be, and not believed.
+    fn admit_claim(&self, addr: IpAddr, src: MacAddr, mac: MacAddr) -> Result<(), DropReason> {
         let others = self.stations.addresses.pinned(addr);
         if self.stations.is_gateway_address(addr) || others.is_some_and(|owner| owner != self.id) {
-            Err(DropReason::Spoofed)
-        } else if self.port.config.spoof_protection {
-            self.admit_own(addr)
-        } else {
-            Ok(())
+            return Err(DropReason::Spoofed);
         }
+        if src != mac {
+            return Ok(());
+        }
+        self.admit_own(addr, mac)
     }
 
     /// The port says that `mac`, in a frame from `src`, is where an address of its own lives.
@@ -118,8 +132,11 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// What an ARP message claims must be the port's own.
-    pub(super) fn admit_arp(&self, src: MacAddr, arp: &ArpPacket) -> Result<(), DropReason> {
+    /// The source of an ARP message, and what it claims.
+    pub(super) fn admit_arp(&mut self, frame: &Frame<'_>) -> Result<(), DropReason> {
+        let src = frame.src;
+        self.admit_mac(src)?;
+        let arp = frame.arp().ok_or(DropReason::BadArp)?;
         if arp.sender_mac.is_multicast() || arp.sender_mac.is_zero() {
             return Err(DropReason::BadArp);
         }
@@ -128,7 +145,7 @@ impl Source<'_> {
         if arp.sender_ip.is_unspecified() {
             return Ok(());
         }
-        self.admit_claim(IpAddr::V4(arp.sender_ip))
+        self.admit_claim(IpAddr::V4(arp.sender_ip), src, arp.sender_mac)
     }
 
     /// An ICMPv6 message: what it claims, if it is one of neighbour discovery.
@@ -147,10 +164,10 @@ impl Source<'_> {
             return Err(DropReason::BadIcmp);
         }
         if !ip.src.is_unspecified() {
-            self.admit_claim(ip.src)?;
+            self.admit_claim(ip.src, src, src)?;
         }
         if let (Some(&v6::NEIGHBOUR_ADVERTISEMENT), Some(target)) = (l4.first(), ndp::target(l4)) {
-            self.admit_claim(IpAddr::V6(target))?;
+            self.admit_claim(IpAddr::V6(target), src, src)?;
         }
         for option in options {
             if let Some(mac) = option?.link_layer_address() {

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnet_vswitch::{Lease, PortConfig, Switch, SwitchConfig, Verdict};
 use cnet_wire::time::{Duration, Instant};
@@ -131,6 +131,11 @@ impl Net {
             let counted = (c.frames_in, c.bytes_in, drops);
             assert_eq!(&counted, expected, "{id:?}");
         }
+    }
+
+    /// Where `address` is, by the table of stations.
+    pub fn at(&self, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
+        self.switch.stations().by_address(self.now, address)
     }
 
     pub fn wait(&mut self, secs: u64) {
