@@ -1,7 +1,9 @@
 //! How `cnet-slirp` ends, and that nothing of it is left.
 
-use std::io::Read;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -9,7 +11,7 @@ use rustix::process::Signal;
 use crate::lab::container::{Options, Slirp};
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{CONNECT, echo};
-use crate::lab::{Lab, REMOTE_V4};
+use crate::lab::{Lab, REMOTE_V4, REMOTES};
 
 /// How long it may take to be gone.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -29,6 +31,48 @@ fn ends_within_a_second_when_the_container_is_killed() {
         let ended = slirp.process.wait(AT_ONCE);
         assert!(ended.is_some(), "still there: {}", slirp.process);
         lab.assert_nothing_left(&[], AT_ONCE);
+    }
+}
+
+/// The far end is reset: it must not take half an upload for a whole one.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn an_upload_that_a_crash_cuts_off_ends_with_a_reset() {
+    let lab = Lab::direct();
+    for remote in REMOTES {
+        let slirp = Slirp::start(&lab, &Options::default());
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let server = TcpServer::start(
+            &lab.remote,
+            SocketAddr::new(remote, 0),
+            move |mut stream| {
+                let tell = tell.lock().expect("no panic while it is held").clone();
+                let mut block = vec![0; 64 << 10];
+                stream.read_exact(&mut block)?;
+                let _ = tell.send(Ok(block.len()));
+                let end = loop {
+                    match stream.read(&mut block) {
+                        Ok(n) if n > 0 => {}
+                        end => break end,
+                    }
+                };
+                let _ = tell.send(end);
+                Ok(())
+            },
+        );
+        let mut stream = (slirp.namespace().connect(server.address, CONNECT)).expect("connected");
+        let ours = stream.try_clone().expect("another descriptor");
+        let upload = thread::spawn(move || while stream.write_all(&[1; 8192]).is_ok() {});
+        let begun = told.recv_timeout(CONNECT).expect("the upload begins");
+        assert!(begun.is_ok());
+        slirp.process.signal(Signal::KILL);
+        let end = told.recv_timeout(CONNECT).expect("the upload ends");
+        let error = end.expect_err("an upload that looks whole");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{remote}");
+        // Nothing carries the container's packets any more.
+        let _ = ours.shutdown(Shutdown::Both);
+        upload.join().expect("no panic");
     }
 }
 

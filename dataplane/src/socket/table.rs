@@ -37,6 +37,8 @@ struct HostSocket {
     v6: bool,
     /// Datagrams that may be joined to trains; echo messages may not.
     udp: bool,
+    /// A TCP connection of a flow, which is reset if it is closed before its time.
+    tcp: bool,
     /// TCP: where the kernel's peek offset stands, if it keeps one. UDP: unused.
     peek_off: Option<usize>,
     /// What datagrams are sent with at present, so that it is set only when it changes.
@@ -103,6 +105,7 @@ impl HostTable {
             fd,
             v6,
             udp,
+            tcp: false,
             peek_off: None,
             hop_limit: 0,
             tos: 0,
@@ -165,7 +168,9 @@ impl HostTable {
             ..
         } = self.features;
         let s = self.get_mut(socket)?;
-        // Both only better a connection that works without.
+        // Whatever ends this process, a stream that it did not end in order is not to look whole.
+        s.tcp = sys::reset_on_close(&s.fd).is_ok();
+        // These only better a connection that works without.
         let _ = sockopt::set_tcp_nodelay(&s.fd, true);
         let _ = sockopt::set_socket_keepalive(&s.fd, true);
         // Urgent bytes are bytes like others; left out of line they would tear the stream.
@@ -286,7 +291,9 @@ impl HostSockets for HostTable {
     }
 
     fn tcp_reset(&mut self, socket: SocketId) {
-        if let Some(s) = self.take(socket) {
+        if let Some(s) = self.take(socket)
+            && !s.tcp
+        {
             // Without it the far end gets a FIN, which is all that can be lost.
             let _ = sys::reset_on_close(&s.fd);
         }
@@ -410,7 +417,12 @@ impl HostSockets for HostTable {
     }
 
     fn close(&mut self, socket: SocketId) {
-        self.take(socket);
+        if let Some(s) = self.take(socket)
+            && s.tcp
+        {
+            // Both directions have ended, or all is handed to the kernel, which delivers it.
+            let _ = sys::deliver_on_close(&s.fd);
+        }
     }
 }
 

@@ -20,8 +20,8 @@ pub mod udp;
 pub use batch::{BatchSpace, MAX_BATCH, Outgoing, recv_datagrams, send_datagrams};
 pub use error_queue::{ErrorOrigin, SocketErrorReport, enable_recverr, recv_error};
 pub use options::{
-    bind_address_no_port, ping_socket, reset_on_close, set_dont_fragment, so_error, unacknowledged,
-    unsent,
+    bind_address_no_port, default_route_mtu, deliver_on_close, ping_socket, reset_on_close,
+    set_dont_fragment, so_error, unacknowledged, unsent,
 };
 pub use tcp::{
     TcpInfo, peek_skipping, recv_discard, recv_peek, set_peek_off, supports_peek_off_tcp, tcp_info,

@@ -1,6 +1,7 @@
 //! Socket options and small queries.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -104,6 +105,37 @@ pub fn set_dont_fragment(fd: impl AsFd, v6: bool, dont_fragment: bool) -> io::Re
         return Ok(());
     }
     Ok(sockopt::set_ip_mtu_discover(fd, mode4)?)
+}
+
+/// The MTU in bytes of the route to where nothing more specific leads, as the kernel has it for a
+/// socket connected there (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)); of IPv6 where there is no IPv4. `None`
+/// without such a route. Sends nothing.
+pub fn default_route_mtu() -> Option<u32> {
+    // Of the networks for documentation (RFC 5737, RFC 3849), which no host has a route of its own to.
+    let v4 = SocketAddr::from(([192, 0, 2, 1], 9));
+    let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9));
+    let of_route = |to: SocketAddr| {
+        let (family, level, option) = match to {
+            SocketAddr::V4(_) => (AddressFamily::INET, libc::IPPROTO_IP, libc::IP_MTU),
+            SocketAddr::V6(_) => (AddressFamily::INET6, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        };
+        let socket =
+            rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
+        rustix::net::connect(&socket, &to).ok()?;
+        let mut bytes = [0; 4];
+        get_bytes(socket.as_fd(), level, option, &mut bytes).ok()?;
+        Some(u32::from_ne_bytes(bytes))
+    };
+    of_route(v4).or_else(|| of_route(v6))
+}
+
+/// Undoes [`reset_on_close`]: close(2) delivers what is queued and sends FIN.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn deliver_on_close(fd: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_linger(fd, None)?)
 }
 
 /// Makes close(2) send RST instead of FIN and drop what is queued (`SO_LINGER` with 0 seconds,

@@ -103,6 +103,10 @@ pub(super) struct Connection {
 impl Connection {
     /// `container` has been told to connect.
     pub(super) fn new(client: OwnedFd, container: OwnedFd) -> Connection {
+        for socket in [&client, &container] {
+            // Whatever ends this process, nobody takes half a stream for a whole one.
+            let _ = sys::reset_on_close(socket);
+        }
         Connection {
             sides: [Side::new(client), Side::new(container)],
             ways: [Way::default(), Way::default()],
@@ -305,9 +309,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         for side in [CLIENT, CONTAINER] {
             let delivered = self.ways[1 - side].over && !self.sides[1 - side].broken;
-            if !delivered || self.sides[side].broken {
-                // Without it the far end gets a FIN, and takes half a stream for a whole one.
-                let _ = sys::reset_on_close(&self.sides[side].fd);
+            if delivered && !self.sides[side].broken {
+                // The kernel delivers what it has, and the end behind it.
+                let _ = sys::deliver_on_close(&self.sides[side].fd);
             }
         }
     }
