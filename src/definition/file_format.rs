@@ -15,7 +15,7 @@ use super::id::is_id;
 use super::name::{NameError, check_network_name, is_domain};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
 use super::routes::same_family;
-use super::{DEFAULT_MTU, MTU_RANGE};
+use super::{MTU_RANGE, default_mtu};
 use crate::filter::Filter;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
 
@@ -47,7 +47,7 @@ pub struct Definition {
     /// Containers reach the gateway and the world, but not each other.
     #[serde(default)]
     pub isolate: bool,
-    /// Bytes of the largest packet.
+    /// Bytes of the largest packet; that of the host's default route if it is not written down.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
     /// The DNS servers to ask, if not the host's.
@@ -68,10 +68,6 @@ pub struct Definition {
     /// What its maker noted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-}
-
-fn default_mtu() -> u16 {
-    DEFAULT_MTU
 }
 
 /// What is asked for of a network that is to be made. A network without a subnet gets one of each
@@ -116,7 +112,7 @@ impl Request {
             ip_ranges: Vec::new(),
             internal: false,
             isolate: false,
-            mtu: DEFAULT_MTU,
+            mtu: default_mtu(),
             dns: Vec::new(),
             dns_search: Vec::new(),
             filter: Filter::new(),
@@ -173,7 +169,7 @@ impl Definition {
             driver: BRIDGE.to_owned(),
             internal: false,
             isolate: false,
-            mtu: DEFAULT_MTU,
+            mtu: default_mtu(),
             dns: Vec::new(),
             dns_search: Vec::new(),
             filter: Filter::new(),

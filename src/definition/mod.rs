@@ -35,10 +35,21 @@ pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
 pub use routes::{HostRoute, HostRoutes};
 pub use store::{Store, StoreError};
 
-/// The MTU without `--mtu`. The link ends in this program, so no packet size of any network bounds
-/// it; this is the largest multiple of 16 that a TAP takes. Offloads carry 64 KiB a system call at
-/// any MTU; a large one saves the rest of the per-packet work for programs that send datagrams.
-pub const DEFAULT_MTU: u16 = 65520;
+/// The MTU without `--mtu` where the host has no route to tell one.
+const ETHERNET_MTU: u16 = 1500;
+
+/// The smallest MTU that `--mtu` need not ask for, so that containers have IPv6 (RFC 8200, section 5).
+const LEAST_DEFAULT_MTU: u32 = 1280;
+
+/// The MTU without `--mtu`: that of the host's default route, so that containers learn of paths what a
+/// program of the host learns. Offloads carry 64 KiB a system call at any MTU.
+pub fn default_mtu() -> u16 {
+    let of_route = cnet_tap::socket::default_route_mtu();
+    of_route.map_or(ETHERNET_MTU, |mtu| {
+        let most = *MTU_RANGE.end() as u32;
+        mtu.clamp(LEAST_DEFAULT_MTU, most) as u16
+    })
+}
 
 /// The smallest MTU IPv4 allows (RFC 791), and the largest a TAP takes.
 pub const MTU_RANGE: std::ops::RangeInclusive<i64> = 68..=65521;

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args};
 use super::network_mode::NetworkMode;
 use crate::filter::FilterOptions;
 use cnet::PublishSpec;
-use cnet::definition::{DEFAULT_MTU, MTU_RANGE, check_host_name, check_name, is_domain};
+use cnet::definition::{MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
 
@@ -54,14 +54,13 @@ pub struct RunOptions {
     #[arg(long, value_name = "ADDRESS", requires = "network")]
     pub ip6: Option<Ipv6Addr>,
 
-    /// Bytes of the largest packet on the command's interface.
+    /// Bytes of the largest packet on the command's interface [default: as on the host's default route].
     #[arg(
         long,
         conflicts_with = "network",
-        default_value_t = DEFAULT_MTU,
         value_parser = clap::value_parser!(u16).range(MTU_RANGE)
     )]
-    pub mtu: u16,
+    pub mtu: Option<u16>,
 
     /// IPv4 only.
     #[arg(long, conflicts_with = "network")]
@@ -245,7 +244,7 @@ mod tests {
         assert_eq!(options.publish.len(), 2);
         assert_eq!(
             (options.mtu, options.no_ipv6, options.verbose),
-            (1500, true, 2)
+            (Some(1500), true, 2)
         );
         assert_eq!(options.dns, [IpAddr::from([192, 0, 2, 1])]);
         let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
@@ -257,7 +256,7 @@ mod tests {
         );
         assert_eq!(options.ip, Some([10, 89, 0, 7].into()));
         let options = parse("true").unwrap();
-        assert_eq!(options.mtu, DEFAULT_MTU);
+        assert_eq!(options.mtu, None);
         assert_eq!(options.busy_poll, 50);
         assert_eq!(parse("--busy-poll 0 true").unwrap().busy_poll, 0);
         assert!(parse("--busy-poll 1000001 true").is_err());

@@ -22,7 +22,9 @@ use cnet_wire::prefixes::{IPV6_CONTAINER, Subnet, ipv6_plan};
 
 use crate::program::event_loop;
 use crate::registry::{Entered, Registry, Running};
-use cnet::definition::{Directories, HostRoutes, SHORT_ID, Store, check_name, random_id};
+use cnet::definition::{
+    Directories, HostRoutes, SHORT_ID, Store, check_name, default_mtu, random_id,
+};
 
 /// The namespaces of the command, as its child makes or enters them.
 pub(super) enum Spaces {
@@ -227,7 +229,8 @@ fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, Port
         })
     });
     let ipv6 = (!options.no_ipv6).then(ipv6_plan);
-    let mut config = NetworkConfig::new(options.mtu, Some(subnet.plan()), ipv6);
+    let mtu = options.mtu.unwrap_or_else(default_mtu);
+    let mut config = NetworkConfig::new(mtu, Some(subnet.plan()), ipv6);
     if options.allow_host_loopback {
         config.allow_host_loopback();
     }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::filter::FilterOptions;
-use cnet::definition::{BRIDGE, DEFAULT_MTU, MTU_RANGE, Request};
+use cnet::definition::{BRIDGE, MTU_RANGE, Request};
 
 /// The options of `cnet network create`.
 #[derive(Args, Debug)]
@@ -38,13 +38,12 @@ pub(crate) struct CreateOptions {
     #[arg(long)]
     pub(super) isolate: bool,
 
-    /// Bytes of the largest packet.
+    /// Bytes of the largest packet [default: as on the host's default route].
     #[arg(
         long,
-        default_value_t = DEFAULT_MTU,
         value_parser = clap::value_parser!(u16).range(MTU_RANGE)
     )]
-    pub(super) mtu: u16,
+    pub(super) mtu: Option<u16>,
 
     /// Ask this DNS server instead of the host's; may be given several times.
     #[arg(long, value_name = "ADDRESS")]
@@ -131,7 +130,7 @@ impl From<CreateOptions> for Request {
         request.ip_ranges = options.ip_range;
         request.internal = options.internal;
         request.isolate = options.isolate;
-        request.mtu = options.mtu;
+        request.mtu = options.mtu.unwrap_or(request.mtu);
         request.dns = options.dns;
         request.dns_search = options.dns_search;
         request.filter = options.filter.filter();
