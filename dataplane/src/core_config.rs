@@ -1,7 +1,7 @@
 //! From the descriptions of a network and of a container to the configuration of router and switch.
 
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::flow::Limits;
+use cnet_nat::flow::FlowBudget;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
@@ -25,10 +25,10 @@ pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortCo
     }
 }
 
-/// The routers of `config`, whose containers together may hold `totals`. All are alike: each has an
-/// equal part of the TCP flows, of the network and of each container, and of the memory for what
-/// their sockets do not take. UDP and ICMP are the first one's, which has all of them.
-pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterConfig {
+/// The routers of `config`, whose containers together may hold `budget`. All are alike: each has an
+/// equal part of the TCP flows of each container, and of the memory for what their sockets do not
+/// take. UDP and ICMP are the first one's, which has all of them.
+pub(super) fn router_config(config: &NetworkConfig, budget: &FlowBudget) -> RouterConfig {
     let workers = usize::from(config.workers.max(1));
     let alone = TcpConfig::default();
     let (v4, v6) = (config.ipv4, config.ipv6);
@@ -56,7 +56,8 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
         policy: config.policy.clone(),
         tcp: TcpConfig {
             mtu: usize::from(config.mtu),
-            max_flows: totals.tcp_flows / workers,
+            max_flows: budget.total(),
+            budget: budget.clone(),
             max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
             unsent_limit: memory_budget::unsent_limit(config.memory, alone.unsent_limit) / workers,
             gateway_v4: gateway_v4.map(Into::into),
@@ -66,7 +67,7 @@ pub(super) fn router_config(config: &NetworkConfig, totals: Limits) -> RouterCon
         datagram: DatagramConfig {
             mtu: usize::from(config.mtu),
             limits: config.limits,
-            totals,
+            budget: budget.clone(),
             host_alias_v4: gateway_v4,
             host_alias_v6: gateway_v6,
             gateway_v4,

@@ -1,6 +1,6 @@
 //! How many flows a process has descriptors for.
 
-use cnet_nat::flow::Limits;
+use cnet_nat::flow::FlowBudget;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::StartError;
@@ -63,31 +63,28 @@ fn enough(limit: usize, least: usize) -> Result<(), StartError> {
     }
 }
 
-/// What all containers of a process of that many descriptors may hold together, `most` at most. They leave what
-/// TAPs, DNS, published ports, spliced connections and the API need: a quarter of them, but at least
-/// [`LEAST_SPARE`] and at most [`SPARE_DESCRIPTORS`].
-pub(super) fn totals(descriptors: usize, most: usize) -> Limits {
+/// What all containers of a process of that many descriptors may hold together, of every protocol and in
+/// all workers, `most` at most. They leave what TAPs, DNS, published ports, spliced connections and the
+/// API need: a quarter of them, but at least [`LEAST_SPARE`] and at most [`SPARE_DESCRIPTORS`].
+pub(super) fn flows(descriptors: usize, most: usize) -> FlowBudget {
+    FlowBudget::new(left_to_flows(descriptors).min(most))
+}
+
+fn left_to_flows(descriptors: usize) -> usize {
     let spare = (descriptors / 4).clamp(LEAST_SPARE, SPARE_DESCRIPTORS);
-    let flows = descriptors.saturating_sub(spare).min(most);
-    let part = |hundredths: usize| flows / 100 * hundredths + flows % 100 * hundredths / 100;
-    Limits {
-        tcp_flows: part(80),
-        udp_mappings: part(17),
-        ping_mappings: part(3),
-    }
+    descriptors.saturating_sub(spare)
 }
 
 #[cfg(test)]
 mod tests {
-    use cnet_nat::flow::FairShare;
+    use cnet_nat::flow::{FairShare, Limits};
 
     use super::*;
 
     #[test]
     fn flows_leave_descriptors_to_others() {
         for descriptors in [0, LEAST_DESCRIPTORS, 128, 256, 1024, 4096, 65_536, 1 << 20] {
-            let totals = totals(descriptors, usize::MAX);
-            let flows = totals.tcp_flows + totals.udp_mappings + totals.ping_mappings;
+            let flows = left_to_flows(descriptors);
             let spare = descriptors - flows;
             assert!(spare >= descriptors / 4 || spare >= SPARE_DESCRIPTORS);
             let least = descriptors.saturating_sub(2 * LEAST_SPARE).min(65_536) / 4;
@@ -101,23 +98,17 @@ mod tests {
         let refused = enough(LEAST_DESCRIPTORS - 1, LEAST_DESCRIPTORS).unwrap_err();
         let text = refused.to_string();
         assert!(text.contains("is 63") && text.contains("at least 64") && text.contains("ulimit"));
-        let least = totals(LEAST_DESCRIPTORS, usize::MAX);
-        assert!(
-            least.tcp_flows >= 12 && least.udp_mappings >= 2,
-            "{least:?}"
-        );
+        let least = flows(LEAST_DESCRIPTORS, usize::MAX).total();
+        assert!(least >= 16, "{least}");
+        assert_eq!(flows(LEAST_DESCRIPTORS, 3).total(), 3);
     }
 
     #[test]
     fn a_container_alone_has_its_whole_quota_on_a_usual_system() {
-        let each = Limits::default();
+        let limits = Limits::default();
         for descriptors in [524_288, 1 << 20, usize::MAX] {
-            let totals = totals(descriptors, usize::MAX);
-            for (each, total) in [
-                (each.tcp_flows, totals.tcp_flows),
-                (each.udp_mappings, totals.udp_mappings),
-                (each.ping_mappings, totals.ping_mappings),
-            ] {
+            let total = left_to_flows(descriptors);
+            for each in [limits.tcp_flows, limits.udp_mappings, limits.ping_mappings] {
                 assert!(FairShare { each, total }.admits(each - 1, each - 1));
             }
         }

@@ -18,7 +18,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::{Frame, L3, protocol};
-use cnet_wire::time::Instant;
+use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
 use crate::datagram::{PingSessions, Quote, SocketOutcome, UdpSessions};
@@ -32,6 +32,7 @@ use crate::policy::Policy;
 use crate::stations::Stations;
 use crate::tcp::TcpSessions;
 use cnet_wire::headers::Link;
+use cnet_wire::tcp::is_opening;
 
 mod backlog;
 mod clients;
@@ -48,6 +49,12 @@ use solicit::{Solicited, link_to};
 /// ICMP errors of the router itself a second, and at once (RFC 1812, section 4.3.2.8).
 const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 const ICMP_ERROR_BURST: u32 = 100;
+/// Silence after which a mapping of UDP or echo gives way to a TCP flow of its port.
+const LENT_AFTER: Duration = Duration::from_secs(2);
+
+/// Mappings that give way to one TCP flow: what the flow takes, and the part that has to be left free.
+const MOST_BORROWED: usize = 2;
+
 /// What becomes of a packet.
 enum Path {
     /// It is for the gateway itself.
@@ -265,7 +272,12 @@ impl Router {
             ..
         } = self;
         match packet.ip.protocol {
-            protocol::TCP => tcp.handle_packet(packet, link, policy, io),
+            protocol::TCP => {
+                if is_opening(packet.l4()) {
+                    self.borrow_descriptors(packet.now, link.port, io);
+                }
+                self.tcp.handle_packet(packet, link, &self.policy, io)
+            }
             protocol::UDP => udp.handle_packet(packet, link, policy, io),
             _ => {
                 let owns = |quote: &Quote| match quote.protocol {
@@ -273,6 +285,20 @@ impl Router {
                     _ => udp.owns(link.port, quote),
                 };
                 ping.handle_packet(packet, link, policy, owns, io)
+            }
+        }
+    }
+
+    /// Where a TCP flow of `port` finds no room, has mappings of UDP and echo of the same port make it,
+    /// as far as they were idle for a while.
+    fn borrow_descriptors<E: Env>(&mut self, now: Instant, port: PortId, io: &mut Io<'_, E>) {
+        for _ in 0..MOST_BORROWED {
+            let enough = self.tcp.has_room(Some(port));
+            let lent = !enough
+                && (self.udp.give_way(now, port, LENT_AFTER, io.hosts)
+                    || self.ping.give_way(now, port, LENT_AFTER, io.hosts));
+            if !lent {
+                return;
             }
         }
     }

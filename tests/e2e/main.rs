@@ -19,6 +19,7 @@ mod dns;
 mod dns_files;
 mod gateway;
 mod lifecycle;
+mod mappings;
 mod networks;
 mod protection;
 mod publish;

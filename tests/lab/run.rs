@@ -22,6 +22,8 @@ pub struct Options {
     pub etc: Option<PathBuf>,
     /// Options of `cnet run`, split at spaces.
     pub arguments: String,
+    /// The most descriptors it may have; the machine's limit if none.
+    pub descriptors: Option<u64>,
 }
 
 impl Options {
@@ -54,6 +56,9 @@ impl Options {
         }
         if let Some(path) = &self.etc {
             launch = launch.etc(path);
+        }
+        if let Some(most) = self.descriptors {
+            launch = launch.descriptors(most);
         }
         let options = self.arguments.split_whitespace();
         launch.args(options).arg("--").args(command)

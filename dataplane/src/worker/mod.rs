@@ -469,7 +469,7 @@ fn readiness(flags: epoll::EventFlags) -> Readiness {
 
 #[cfg(test)]
 mod tests {
-    use cnet_nat::flow::Limits;
+    use cnet_nat::flow::FlowBudget;
     use cnet_tap::Tap;
     use cnet_tap::device::{Offloads, TapInfo};
     use cnet_wire::vnet::VNET_HDR_LEN;
@@ -500,7 +500,7 @@ mod tests {
             },
         };
         let config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
-        let plan = crate::core_config::router_config(&config, Limits::NONE);
+        let plan = crate::core_config::router_config(&config, &FlowBudget::default());
         let network = Network::new(plan, [7; 32], now());
         Worker::new(&config, network, None, channels).unwrap()
     }

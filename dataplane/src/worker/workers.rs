@@ -89,8 +89,8 @@ fn prepare(
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(StartError::Random)?;
     let descriptors = fd_budget::raise_limit()?;
-    let totals = fd_budget::totals(descriptors, memory_budget::flows(config.memory));
-    let router_config = || core_config::router_config(config, totals);
+    let budget = fd_budget::flows(descriptors, memory_budget::flows(config.memory));
+    let router_config = || core_config::router_config(config, &budget);
     let now = now();
     let first = Network::new(router_config(), secret, now);
     let further: Vec<Network> = (1..config.workers)

@@ -2,16 +2,18 @@
 //!
 //! Theory of operation. A mapping is found by the switch port and the container's address and UDP
 //! port (or identifier), and named towards the host by its [`Handle`], which is in the socket's
-//! token. Every packet from the container renews it; that only notes the time. The timer is set
+//! token. Every packet renews it; that only notes the time. The timer is set
 //! once, and when it fires either the mapping is old or the timer is set again for what is left:
-//! a busy mapping costs one wake-up in a whole lifetime.
+//! a busy mapping costs one wake-up in a whole lifetime. A mapping that only asks DNS servers lives
+//! for [`DNS_TIMEOUT`] alone.
 //!
 //! Invariants.
 //! - The switch port is part of the key: a container that sends with another's address gets a
 //!   mapping of its own, never the other's.
-//! - A live mapping is never taken away for a new one (RFC 6888 REQ-4 and the quota's reason).
-//! - Only what the container sends renews a mapping; what arrives does not, and errors do not end it
-//!   (RFC 4787 REQ-6 and REQ-12).
+//! - At its limit a port loses a mapping of its own for a new one ([`give_way`](super::give_way)), never
+//!   another port's. Where all of its own are in use, the new one is refused.
+//! - Packets of either direction renew a mapping (RFC 4787 REQ-6). Errors do not, nor do they end it
+//!   (REQ-12).
 //! - Each mapping owns its socket, and closes it at its end.
 
 use std::collections::BTreeMap;
@@ -20,11 +22,21 @@ use std::net::SocketAddr;
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
 
-use crate::flow::{FairShare, FlowTable, Handle, TimerWheel};
+use crate::flow::{FlowBudget, FlowTable, Handle, TimerWheel};
 use crate::host::{DatagramKind, HostError, HostSockets, SocketId, Token, TokenKind};
 use cnet_wire::headers::Link;
 
 use super::errors::Inside;
+use super::give_way::{GiveWay, Usage};
+
+/// Life of a UDP mapping that sent to port 53 alone, after its last packet (RFC 4787 REQ-5 a allows
+/// less than two minutes for well-known ports; resolvers give up sooner).
+const DNS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The DNS servers' port.
+const DNS_PORT: u16 = 53;
+/// Packets after which a mapping counts as one of several exchanges though they all went one way, as a
+/// stream does.
+const STREAM_PACKETS: u8 = 16;
 
 /// Whose mapping it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,7 +53,44 @@ pub(super) struct Mapping {
     pub(super) socket: SocketId,
     /// Largest datagram, in bytes of payload, that may still be tried in a segmented send.
     pub(super) largest_segment: usize,
+    /// The last packet, in either direction.
     last_used: Instant,
+    /// Packets, or batches of them, up to a point.
+    packets: u8,
+    /// Times that the direction changed, up to a point.
+    turns: u8,
+    /// The last packet went to the container.
+    inwards: bool,
+    /// All that was sent went to port 53.
+    dns_only: bool,
+}
+
+impl Mapping {
+    /// Notes a packet.
+    #[inline]
+    fn used(&mut self, now: Instant, inwards: bool) {
+        self.last_used = now;
+        self.packets = self.packets.saturating_add(1);
+        self.turns = self.turns.saturating_add(u8::from(self.inwards != inwards));
+        self.inwards = inwards;
+    }
+
+    /// More was sent after an answer, or it is a stream.
+    fn usage(&self) -> Usage {
+        Usage {
+            last_used: self.last_used,
+            lasting: self.turns >= 2 || self.packets > STREAM_PACKETS,
+        }
+    }
+
+    /// How long it lives after its last packet, of a kind whose mappings live for `timeout`.
+    fn lifetime(&self, timeout: Duration) -> Duration {
+        if self.dns_only {
+            DNS_TIMEOUT.min(timeout)
+        } else {
+            timeout
+        }
+    }
 }
 
 /// Reads something of each cache line that a mapping and its key lie in.
@@ -56,7 +105,7 @@ fn touch(key: &Key, mapping: &Mapping) -> u64 {
 /// Why there is no mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoMapping {
-    /// The container holds as many as it may.
+    /// The container holds as many as it may, and all are in use.
     Quota,
     /// The host opened no socket.
     Host(HostError),
@@ -66,27 +115,38 @@ pub(super) enum NoMapping {
 #[derive(Debug)]
 pub(super) struct Mappings {
     kind: DatagramKind,
-    share: FairShare,
+    /// What one port may have.
+    each: usize,
+    budget: FlowBudget,
     timeout: Duration,
     table: FlowTable<Key, Mapping>,
     timers: TimerWheel,
     /// Mappings of each switch port that has any.
-    held: BTreeMap<PortId, usize>,
+    held: BTreeMap<PortId, Held>,
+}
+
+/// The mappings of one switch port.
+#[derive(Debug, Default)]
+struct Held {
+    count: usize,
+    order: GiveWay,
 }
 
 impl Mappings {
-    /// No mappings yet; ports may have as many as `share` says, each of which lives `timeout` after
-    /// its last use.
+    /// No mappings yet; a port may have `each`, as far as the `budget` allows. Each lives `timeout`
+    /// after its last use.
     pub(super) fn new(
         now: Instant,
         kind: DatagramKind,
-        share: FairShare,
+        each: usize,
+        budget: FlowBudget,
         timeout: Duration,
         seed: u64,
     ) -> Mappings {
         Mappings {
             kind,
-            share,
+            each,
+            budget,
             timeout,
             table: FlowTable::new(Token::MAX_INDEX as usize, seed),
             timers: TimerWheel::new(now),
@@ -94,12 +154,13 @@ impl Mappings {
         }
     }
 
-    /// The mapping of `container` on `link`, renewed; opened if there is none.
+    /// The mapping of `container` on `link` for a packet to `to_port`, renewed; opened if there is none.
     pub(super) fn find_or_open(
         &mut self,
         now: Instant,
         link: &Link,
         container: SocketAddr,
+        to_port: u16,
         hosts: &mut impl HostSockets,
     ) -> Result<(Handle, &mut Mapping), NoMapping> {
         let key = Key {
@@ -108,11 +169,12 @@ impl Mappings {
         };
         let handle = match self.table.find(&key) {
             Some(handle) => handle,
-            None => self.open(now, link, key, hosts)?,
+            None => self.open(now, link, key, to_port, hosts)?,
         };
         let mapping = self.table.get_mut(handle).ok_or(NoMapping::Quota)?;
         mapping.inside.link = *link;
-        mapping.last_used = now;
+        mapping.used(now, false);
+        mapping.dns_only &= to_port == DNS_PORT;
         Ok((handle, mapping))
     }
 
@@ -121,9 +183,10 @@ impl Mappings {
         now: Instant,
         link: &Link,
         key: Key,
+        to_port: u16,
         hosts: &mut impl HostSockets,
     ) -> Result<Handle, NoMapping> {
-        if !self.share.admits(self.held(key.port), self.table.len()) {
+        if !self.admits(key.port) && !self.give_way(now, key.port, Duration::ZERO, hosts) {
             return Err(NoMapping::Quota);
         }
         let mapping = Mapping {
@@ -136,23 +199,21 @@ impl Mappings {
             socket: SocketId(u32::MAX),
             largest_segment: usize::MAX,
             last_used: now,
+            packets: 0,
+            turns: 0,
+            inwards: false,
+            dns_only: to_port == DNS_PORT,
         };
         let handle = self
             .table
             .insert(key, mapping)
             .map_err(|_| NoMapping::Quota)?;
-        let kind = match self.kind {
-            DatagramKind::Udp => TokenKind::Udp,
-            DatagramKind::Ping => TokenKind::Ping,
-        };
-        let token = Token::new(kind, handle.index, handle.generation);
-        match hosts.datagram_open(token, self.kind, key.container.ip()) {
+        match self.open_socket(now, handle, &key, hosts) {
             Ok(socket) => {
                 if let Some(mapping) = self.table.get_mut(handle) {
                     mapping.socket = socket;
                 }
-                *self.held.entry(key.port).or_default() += 1;
-                self.timers.set(handle.index, now + self.timeout);
+                self.enter(now, key.port, handle);
                 Ok(handle)
             }
             Err(e) => {
@@ -160,6 +221,73 @@ impl Mappings {
                 Err(NoMapping::Host(e))
             }
         }
+    }
+
+    /// The host's socket for a mapping; where the host has no more, in the place of another's of the
+    /// same port.
+    fn open_socket(
+        &mut self,
+        now: Instant,
+        handle: Handle,
+        key: &Key,
+        hosts: &mut impl HostSockets,
+    ) -> Result<SocketId, HostError> {
+        let kind = match self.kind {
+            DatagramKind::Udp => TokenKind::Udp,
+            DatagramKind::Ping => TokenKind::Ping,
+        };
+        let token = Token::new(kind, handle.index, handle.generation);
+        match hosts.datagram_open(token, self.kind, key.container.ip()) {
+            Err(HostError::Exhausted) if self.give_way(now, key.port, Duration::ZERO, hosts) => {
+                hosts.datagram_open(token, self.kind, key.container.ip())
+            }
+            result => result,
+        }
+    }
+
+    /// Counts a new mapping of `port` and sets its timer.
+    fn enter(&mut self, now: Instant, port: PortId, mapping: Handle) {
+        self.budget.take();
+        let table = &self.table;
+        let usage = |mapping| table.get(mapping).map(Mapping::usage);
+        let held = self.held.entry(port).or_default();
+        held.count += 1;
+        held.order.enter(now, mapping, usage);
+        let lifetime = table.get(mapping).map(|m| m.lifetime(self.timeout));
+        self.timers
+            .set(mapping.index, now + lifetime.unwrap_or(self.timeout));
+    }
+
+    /// Whether `port` may have one more.
+    fn admits(&self, port: PortId) -> bool {
+        let held = self.held(port);
+        held < self.each && self.budget.admits(held, 0)
+    }
+
+    /// Ends the mapping of `port` that is the next to give way, of those that were idle for `least`.
+    /// `false` if there is none.
+    pub(super) fn give_way(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        least: Duration,
+        hosts: &mut impl HostSockets,
+    ) -> bool {
+        let table = &self.table;
+        let usage = |mapping| table.get(mapping).map(Mapping::usage);
+        let held = self.held.get_mut(&port);
+        let next = held.and_then(|held| held.order.take_next(now, least, usage));
+        if let Some(mapping) = next {
+            self.remove(mapping, hosts);
+        }
+        next.is_some()
+    }
+
+    /// The mapping of a socket for which something has arrived, which renews it.
+    pub(super) fn arrived(&mut self, now: Instant, handle: Handle) -> Option<&Mapping> {
+        let mapping = self.table.get_mut(handle)?;
+        mapping.used(now, true);
+        Some(mapping)
     }
 
     pub(super) fn get(&self, handle: Handle) -> Option<&Mapping> {
@@ -189,7 +317,7 @@ impl Mappings {
 
     /// How many `port` has.
     pub(super) fn held(&self, port: PortId) -> usize {
-        self.held.get(&port).copied().unwrap_or(0)
+        self.held.get(&port).map_or(0, |held| held.count)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -209,7 +337,7 @@ impl Mappings {
             let Some(mapping) = self.table.get(handle) else {
                 continue;
             };
-            let deadline = mapping.last_used + self.timeout;
+            let deadline = mapping.last_used + mapping.lifetime(self.timeout);
             if deadline > now {
                 self.timers.set(index, deadline);
             } else {
@@ -232,10 +360,11 @@ impl Mappings {
             return;
         };
         self.timers.cancel(handle.index);
+        self.budget.give_back();
         hosts.close(mapping.socket);
-        if let Some(n) = self.held.get_mut(&key.port) {
-            *n -= 1;
-            if *n == 0 {
+        if let Some(held) = self.held.get_mut(&key.port) {
+            held.count -= 1;
+            if held.count == 0 {
                 self.held.remove(&key.port);
             }
         }

@@ -7,7 +7,8 @@
 //! It opens no more than a program of the host opens that binds a port for itself; a container that
 //! wants less has `connect(2)`.
 //!
-//! `mapping` holds the mappings, their quota and their expiry. `relay` does with them what is alike
+//! `mapping` holds the mappings, their quota and their expiry, `give_way` says which one makes room for
+//! another. `relay` does with them what is alike
 //! for both protocols: it admits a packet, sends it on and receives answers. `errors` turns what the
 //! host's sockets report into ICMP. [`DatagramSessions`] is the whole of one protocol for the router;
 //! in what [`udp`], with its published ports (`forward`), and [`ping`] differ stands in those files.
@@ -23,12 +24,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use cnet_wire::IpHeader;
 use cnet_wire::time::Duration;
 
-use crate::flow::Limits;
+use crate::flow::{FlowBudget, Limits};
 use crate::host::Readiness;
 use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 
 mod errors;
 mod forward;
+mod give_way;
 pub mod icmp_quote;
 mod mapping;
 pub mod ping;
@@ -46,19 +48,19 @@ pub use udp::UdpSessions;
 
 /// Shortest life of a UDP mapping (RFC 4787 REQ-5).
 pub const MIN_UDP_TIMEOUT: Duration = Duration::from_secs(120);
-/// Shortest life of an echo mapping (RFC 5508 REQ-2).
-pub const MIN_PING_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shortest life of an echo mapping: that of UDP, more than the 60 s of RFC 5508 REQ-2.
+pub const MIN_PING_TIMEOUT: Duration = MIN_UDP_TIMEOUT;
 
 /// What the datagram engines are told at construction.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct DatagramConfig {
     /// MTU of the containers' links, in bytes of IP packet.
     pub mtu: usize,
     /// Mappings a container may hold.
     pub limits: Limits,
-    /// Mappings all containers together may hold, shared by [`crate::flow::FairShare`].
-    pub totals: Limits,
-    /// Life of a UDP mapping after the last packet the container sent; raised to
+    /// Flows of every protocol that all containers together may hold.
+    pub budget: FlowBudget,
+    /// Life of a UDP mapping after the last packet in either direction; raised to
     /// [`MIN_UDP_TIMEOUT`].
     pub udp_timeout: Duration,
     /// The same for echo; raised to [`MIN_PING_TIMEOUT`].
@@ -82,7 +84,7 @@ impl Default for DatagramConfig {
         DatagramConfig {
             mtu: 1500,
             limits: Limits::default(),
-            totals: Limits::NONE,
+            budget: FlowBudget::default(),
             udp_timeout: Duration::from_secs(300),
             ping_timeout: MIN_PING_TIMEOUT,
             host_alias_v4: None,

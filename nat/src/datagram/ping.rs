@@ -97,7 +97,13 @@ impl PingSessions {
             }));
         }
         let container = SocketAddr::new(ip.src, identifier);
-        let admitted = self.relay.admit(packet, io, link, container, policy)?;
+        let admitted = (self.relay).admit(
+            packet,
+            io,
+            link,
+            [container, SocketAddr::new(ip.dst, 0)],
+            policy,
+        )?;
         let mapping = self.relay.mappings.get(admitted.handle);
         let mapping = mapping.ok_or(DropReason::NoFlow)?;
         let (inside, outward) = (

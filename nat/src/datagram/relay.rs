@@ -19,7 +19,7 @@ use cnet_wire::{DropCounters, DropReason, Packet, PortId};
 use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
 use super::mapping::{Mappings, NoMapping};
-use crate::flow::{FairShare, Handle, Limits};
+use crate::flow::Handle;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
 };
@@ -73,16 +73,13 @@ impl Relay {
         timeout: Duration,
         seed: u64,
     ) -> Relay {
-        let of_kind = |limits: Limits| match kind {
-            DatagramKind::Udp => limits.udp_mappings,
-            DatagramKind::Ping => limits.ping_mappings,
+        let each = match kind {
+            DatagramKind::Udp => config.limits.udp_mappings,
+            DatagramKind::Ping => config.limits.ping_mappings,
         };
-        let share = FairShare {
-            each: of_kind(config.limits),
-            total: of_kind(config.totals),
-        };
+        let budget = config.budget.clone();
         Relay {
-            mappings: Mappings::new(now, kind, share, timeout, seed),
+            mappings: Mappings::new(now, kind, each, budget, timeout, seed),
             errors: Errors::new(config, kind),
             drops: DropCounters::default(),
             unavailable: None,
@@ -102,14 +99,14 @@ impl Relay {
         self.next_id
     }
 
-    /// The mapping for `packet`, which `container` sends, and its destination.
+    /// The mapping for `packet`, which `container` sends to `remote`, and its destination on the host's network.
     /// A refusal is answered.
     pub(super) fn admit<E: Env>(
         &mut self,
         packet: &Packet<'_>,
         io: &mut Io<'_, E>,
         link: &Link,
-        container: SocketAddr,
+        [container, remote]: [SocketAddr; 2],
         policy: &Policy,
     ) -> Result<Admitted, DropReason> {
         let Packet { now, frame, ip, .. } = *packet;
@@ -131,7 +128,7 @@ impl Relay {
         if !is_routable(to) {
             return Err(DropReason::MartianDestination);
         }
-        let found = self.mappings.find_or_open(now, link, container, io.hosts);
+        let found = (self.mappings).find_or_open(now, link, container, remote.port(), io.hosts);
         match found {
             Ok((handle, mapping)) => {
                 if to != ip.dst {
@@ -265,7 +262,11 @@ impl Relay {
         ) -> Result<(), DropReason>,
     ) -> Readiness {
         let mut left = Readiness::default();
-        let Some(mapping) = self.mappings.get(handle) else {
+        let mapping = match readiness.readable {
+            true => self.mappings.arrived(now, handle),
+            false => self.mappings.get(handle),
+        };
+        let Some(mapping) = mapping else {
             return left;
         };
         let (socket, inside) = (mapping.socket, mapping.inside);

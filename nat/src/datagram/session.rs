@@ -15,7 +15,7 @@ use super::errors::Inside;
 use super::relay::Relay;
 use super::{DatagramConfig, SocketOutcome};
 use crate::flow::Handle;
-use crate::host::{DatagramKind, Readiness, Received};
+use crate::host::{DatagramKind, HostSockets, Readiness, Received};
 use crate::io::{Env, Io};
 
 /// In what UDP and echo differ.
@@ -115,6 +115,18 @@ impl<P: Protocol> DatagramSessions<P> {
     pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
         self.protocol.remove_port(port);
         self.relay.remove_port(port, io.hosts);
+    }
+
+    /// Ends a mapping of `port`, idle for `least`, in whose place the port may have a flow of another
+    /// protocol. `false` if there is none.
+    pub fn give_way(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        least: Duration,
+        hosts: &mut impl HostSockets,
+    ) -> bool {
+        self.relay.mappings.give_way(now, port, least, hosts)
     }
 
     /// Mappings of `port`.

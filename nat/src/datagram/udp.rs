@@ -177,7 +177,8 @@ impl UdpSessions {
         let (outlet, to) = match self.protocol.forwards.answer(now, &key) {
             Some((forward, client)) => (Outlet::Forward(forward), client),
             None => {
-                let admitted = self.relay.admit(packet, io, link, read.src, policy)?;
+                let admitted =
+                    (self.relay).admit(packet, io, link, [read.src, read.dst], policy)?;
                 let to = SocketAddr::new(admitted.to, read.dst.port());
                 (Outlet::Mapping(admitted.handle), to)
             }

@@ -1,15 +1,17 @@
 //! What every flow has in common, whatever its protocol: the table that finds it, the timers that
-//! end it, the limits on how many a container may have.
+//! end it, the limits on how many a container may have and on how many there may be.
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::tcp::Route;
 
+pub mod budget;
 pub mod fair_share;
 pub mod table;
 pub mod timer;
 
+pub use budget::FlowBudget;
 pub use fair_share::FairShare;
 pub use table::{CACHED_FLOWS, FlowTable, Handle, PREFETCH_DEPTH, TableFull};
 pub use timer::TimerWheel;

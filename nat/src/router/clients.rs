@@ -35,6 +35,9 @@ impl Router {
             self.drops.count(DropReason::Policy);
             return;
         }
+        if let Some(link) = link {
+            self.borrow_descriptors(now, link.port, io);
+        }
         if let Err(reason) = self
             .tcp
             .handle_accept(now, link, container, remote, socket, io)

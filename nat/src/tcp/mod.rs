@@ -29,9 +29,10 @@
 //!
 //! One deadline a flow ([`flow`]). An established flow that is silent for
 //! [`TcpConfig::established_timeout`] is probed and ends only if the container does not answer. When
-//! a port has as many flows as it may (`quotas`) its oldest flow whose handshake is not done makes
-//! room, and then the oldest one whose container is gone (`orphan`); an established flow never does,
-//! nor does one of another port.
+//! a port has as many flows as it may (`quotas`), a mapping of UDP or echo of the same port that was
+//! idle for a while makes room (the router sees to that), then the port's oldest flow whose handshake is not done, and
+//! then the oldest one whose container is gone (`orphan`); an established flow never does, nor does one
+//! of another port.
 //!
 //! # What is left out
 //!
@@ -41,6 +42,8 @@
 use std::net::IpAddr;
 
 use cnet_wire::time::Duration;
+
+use crate::flow::FlowBudget;
 
 /// Runs one flow operation with the parts of [`TcpSessions`] that it needs. The caller then calls
 /// [`TcpSessions::settle`], which frees a flow that has ended or updates its timer.
@@ -102,6 +105,8 @@ pub struct TcpConfig {
     pub max_flows: usize,
     /// Flows of one port.
     pub max_flows_per_port: usize,
+    /// Flows of every protocol, of all workers.
+    pub budget: FlowBudget,
     /// Silence after which an established flow is probed; at least 2 h 4 min (RFC 5382, REQ-5).
     pub established_timeout: Duration,
     /// Silence after which a half-open or half-closed flow is probed or dropped; at least 4 min.
@@ -120,6 +125,7 @@ impl Default for TcpConfig {
             mtu: 1500,
             max_flows: 200_000,
             max_flows_per_port: usize::MAX,
+            budget: FlowBudget::default(),
             established_timeout: Duration::from_secs(2 * 3600 + 4 * 60),
             transitory_timeout: Duration::from_secs(240),
             unsent_limit: 64 << 20,

@@ -7,10 +7,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_wire::DropReason;
 use cnet_wire::headers::Link;
 use cnet_wire::tcp::{Route, Segment, Seq, quote_syn};
 use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, PortId};
 
 use super::emit::{refuse, reset_syn};
 use super::flow::{Cx, State, TcpFlow};
@@ -68,6 +68,11 @@ impl TcpSessions {
         }
     }
 
+    /// Whether `owner` may have one more flow without another's end.
+    pub fn has_room(&self, owner: Option<PortId>) -> bool {
+        self.quotas.admits(owner, self.flows.len())
+    }
+
     /// Enters a half-open flow, if its port has as many flows as it may at the cost of its oldest
     /// half-open one, or of the oldest orphan.
     fn insert<E: Env>(
@@ -78,7 +83,7 @@ impl TcpSessions {
         io: &mut Io<'_, E>,
     ) -> Option<Handle> {
         let owner = flow.link.map(|link| link.port);
-        let room = self.quotas.admits(owner, self.flows.len()) || self.make_room(now, owner, io);
+        let room = self.has_room(owner) || self.make_room(now, owner, io);
         let entered = match room {
             true => self.flows.insert(ends, flow).ok(),
             false => None,
@@ -87,6 +92,7 @@ impl TcpSessions {
             self.counters.refused += 1;
             return None;
         };
+        self.config.budget.take();
         self.list(owner, handle);
         Some(handle)
     }
@@ -204,9 +210,7 @@ impl TcpSessions {
     ) {
         let owner = Some(link.port);
         for handle in self.waiting_for(address) {
-            let admitted = self
-                .quotas
-                .admits(owner, self.flows.len().saturating_sub(1));
+            let admitted = self.quotas.admits_in_place(owner, self.flows.len());
             if admitted {
                 self.quotas.leave(None);
             }

@@ -55,8 +55,8 @@ impl TcpSessions {
         let mut room = (self.config.unsent_limit / PART_OF_UNSENT).saturating_sub(held);
         for &handle in flows {
             // It is in the table already.
-            let others = self.flows.len().saturating_sub(1);
-            let admitted = self.orphans.len() < most && self.quotas.admits(None, others);
+            let used = self.flows.len();
+            let admitted = self.orphans.len() < most && self.quotas.admits_in_place(None, used);
             let room_here = if admitted { room } else { 0 };
             let kept = with_flow!(self, handle, now, io, |flow, cx| {
                 flow.lose_container(room_here, cx);

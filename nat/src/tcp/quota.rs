@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use cnet_wire::PortId;
 
-use crate::flow::{FairShare, Handle};
+use crate::flow::{FairShare, FlowBudget, Handle};
 
 /// List length below which entries of ended handshakes are not removed.
 const EMBRYONIC_FLOOR: usize = 64;
@@ -43,13 +43,16 @@ pub(super) struct Quota {
 #[derive(Debug)]
 pub(super) struct Quotas {
     share: FairShare,
+    /// What flows of other protocols and workers are counted in as well.
+    budget: FlowBudget,
     by_owner: BTreeMap<Owner, Quota>,
 }
 
 impl Quotas {
-    pub(super) fn new(share: FairShare) -> Quotas {
+    pub(super) fn new(share: FairShare, budget: FlowBudget) -> Quotas {
         Quotas {
             share,
+            budget,
             by_owner: BTreeMap::new(),
         }
     }
@@ -61,14 +64,21 @@ impl Quotas {
 
     /// Whether `owner` may have one more, when all together have `used`.
     pub(super) fn admits(&self, owner: Owner, used: usize) -> bool {
-        self.share.admits(self.flows(owner), used)
+        let held = self.flows(owner);
+        self.share.admits(held, used) && self.budget.admits(held, 0)
+    }
+
+    /// Whether one of the `used`, which has another owner, may pass to `owner`.
+    pub(super) fn admits_in_place(&self, owner: Owner, used: usize) -> bool {
+        let held = self.flows(owner);
+        self.share.admits(held, used.saturating_sub(1)) && self.budget.admits(held, 1)
     }
 
     /// Whether `owner` may have one more in the place of an orphan, which is one of the `used`.
     pub(super) fn admits_for_an_orphan(&self, owner: Owner, used: usize) -> bool {
         let its_own = usize::from(owner.is_none());
         let held = self.flows(owner).saturating_sub(its_own);
-        self.share.admits(held, used.saturating_sub(1))
+        self.share.admits(held, used.saturating_sub(1)) && self.budget.admits(held, 1)
     }
 
     /// A half-open flow of `owner` entered the table. `current` tells whether a listed one still is

@@ -58,10 +58,13 @@ impl TcpSessions {
             timers: TimerWheel::new(now),
             rto_queue: RtoQueue::default(),
             isn: IsnGenerator::new(secret),
-            quotas: Quotas::new(FairShare {
-                each: config.max_flows_per_port,
-                total: config.max_flows,
-            }),
+            quotas: Quotas::new(
+                FairShare {
+                    each: config.max_flows_per_port,
+                    total: config.max_flows,
+                },
+                config.budget.clone(),
+            ),
             unsent: UnsentBudget::new(config.unsent_limit),
             config,
             dirty: Vec::new(),
@@ -168,6 +171,7 @@ impl TcpSessions {
     /// Takes a flow out, with all that refers to it.
     pub(super) fn take(&mut self, handle: Handle) -> Option<(Ends, TcpFlow)> {
         let taken = self.flows.remove(handle)?;
+        self.config.budget.give_back();
         self.timers.cancel(handle.index);
         self.quotas.leave(taken.1.link.map(|link| link.port));
         if taken.1.link.is_none() && !self.orphans.is_empty() {

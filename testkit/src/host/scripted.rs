@@ -111,6 +111,8 @@ pub struct Scripted {
     pub adopt_error: Option<HostError>,
     /// What opening a datagram socket fails with.
     pub open_error: Option<HostError>,
+    /// Sockets that may be open at a time; past it opening a datagram socket fails.
+    pub room: Option<usize>,
     /// Answers to the next sends of datagrams; `Ok` once it is empty.
     pub send_results: VecDeque<Result<(), HostError>>,
     /// Bytes of payload that go without fragments: longer datagrams with DF are refused as too big
@@ -301,6 +303,9 @@ impl HostSockets for Scripted {
     ) -> Result<SocketId, HostError> {
         if let Some(error) = self.open_error {
             return Err(error);
+        }
+        if self.room.is_some_and(|room| self.sockets.len() >= room) {
+            return Err(HostError::Exhausted);
         }
         let kind = Kind::Datagram(kind);
         Ok(self.add(Socket::new(kind, Some(token), family_of.is_ipv6())))

@@ -1,10 +1,11 @@
 //! Tests of the UDP engine between a wire and a host that do as they are told.
 
+mod limits;
+
 use super::*;
 use crate::datagram::testing::{
     FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble, udp_datagram,
 };
-use crate::flow::Limits;
 use crate::host::TokenKind;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut};
 use cnet_wire::time::Duration;
@@ -753,39 +754,6 @@ fn malformed_packets_are_dropped_by_reason() {
 }
 
 #[test]
-fn a_quota_bounds_mappings_and_takes_none_away() {
-    for (a, icmp) in [(V4, (3, 13, 0)), (V6, (1, 1, 0))] {
-        let mut b = Bench::new(|c| {
-            c.limits = Limits {
-                udp_mappings: 2,
-                ..Limits::default()
-            };
-        });
-        let port = |n: u32| a.container.replace("5000", &n.to_string());
-        b.send(&port(1), a.remote, b"x").unwrap();
-        b.send(&port(2), a.remote, b"x").unwrap();
-        assert_eq!(b.send(&port(3), a.remote, b"x"), Err(DropReason::Quota));
-        assert_eq!(b.got().error().0, icmp);
-        b.send(&port(1), a.remote, b"x").unwrap();
-        // Another container has its own.
-        let (src, dst) = (addr(a.container), addr(a.remote));
-        let l4 = udp_datagram(src, dst, b"4");
-        let frame = frame_from(VnetHeader::default(), (src.ip(), dst.ip()), IP, 17, &l4);
-        let elsewhere = Link {
-            port: PortId(4),
-            ..LINK
-        };
-        b.handle_frame(&elsewhere, &frame).unwrap();
-        b.flush();
-        assert_eq!(b.udp.len(), 3);
-        let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
-        b.udp.remove_port(LINK.port, &mut io);
-        assert_eq!((b.udp.len(), b.host.sockets.len()), (1, 1));
-        b.send(&port(3), a.remote, b"x").unwrap();
-    }
-}
-
-#[test]
 fn a_host_without_descriptors_is_told_of_at_a_bounded_rate() {
     let mut b = Bench::new(|_| ());
     b.host.open_error = Some(HostError::Exhausted);
@@ -799,34 +767,6 @@ fn a_host_without_descriptors_is_told_of_at_a_bounded_rate() {
     assert!(b.udp.is_empty());
     b.host.open_error = None;
     b.send(V4.container, V4.remote, b"x").unwrap();
-}
-
-#[test]
-fn a_mapping_lives_from_the_last_packet_out() {
-    let mut b = Bench::new(|c| c.udp_timeout = Duration::ZERO);
-    b.send(V4.container, V4.remote, b"x").unwrap();
-    let socket = b.host.only_socket();
-    b.advance(MIN_UDP_TIMEOUT - Duration::from_secs(1));
-    assert_eq!(b.udp.len(), 1);
-    b.send(V4.container, V4.remote, b"x").unwrap();
-    b.advance(MIN_UDP_TIMEOUT - Duration::from_secs(1));
-    assert_eq!(b.udp.len(), 1);
-    // What arrives does not renew it, nor does an error end it.
-    b.host.deliver(socket, V4.remote, None, b"x");
-    b.host.fail(socket, V4.remote, None, (3, 3, 0), b"x");
-    b.ready(
-        socket,
-        Readiness {
-            readable: true,
-            ..ERROR
-        },
-    );
-    assert_eq!(b.wire.frames.len(), 2);
-    assert_eq!(b.udp.len(), 1);
-    let at = b.udp.poll_timeout().unwrap();
-    b.advance(at - b.now);
-    assert_eq!((b.udp.len(), b.host.sockets.len()), (0, 0));
-    assert_eq!(b.udp.poll_timeout(), None);
 }
 
 #[test]
