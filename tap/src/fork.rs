@@ -17,6 +17,8 @@ use std::panic::AssertUnwindSafe;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal};
 
@@ -103,12 +105,111 @@ pub fn spawn_sharing(what: &'static str, live: impl FnOnce(Parent) -> u8) -> Res
     }
 }
 
+/// In a child: forks once more and ends, so that the caller goes on as the grandchild, whose parent
+/// is then the nearest process that takes up orphans ([`become_subreaper`]). That is how a process
+/// gets into the PID namespace that it has made (`CLONE_NEWPID`, unshare(2)): only its children are
+/// in there. `report` runs in the process that ends, and is given the grandchild's PID there.
+///
+/// The grandchild is killed when its new parent ends ([`Parent::die_together`] has no say in it: a
+/// parent outside the PID namespace has the number 0 there). It must notice by itself if that has
+/// ended before this returned.
+///
+/// # Errors
+///
+/// As [`fork()`], and before Linux 5.3, which has no pidfd. The caller is the child still, then.
+pub fn go_on_as_child(what: &'static str, report: impl FnOnce(Pid)) -> Result<(), TapError> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let between = crate::watch::pidfd(own)?;
+    if let Some(child) = fork(what)? {
+        report(child);
+        // SAFETY: _exit(2) ends the process at once and takes no pointer.
+        unsafe { libc::_exit(0) };
+    }
+    // Once that one has ended, this process is its new parent's child: asked for earlier, the signal
+    // would come at that very moment.
+    let mut fds = [PollFd::new(&between, PollFlags::IN)];
+    while let Err(Errno::INTR) = rustix::event::poll(&mut fds, None) {}
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(TapError::io("cannot tie a process to its parent"))
+}
+
+/// Has orphaned descendants become children of this process.
+///
+/// # Errors
+///
+/// As prctl(2), which does not fail on any kernel that we run on.
+pub fn become_subreaper() -> io::Result<()> {
+    let own = rustix::process::getpid();
+    Ok(rustix::process::set_child_subreaper(Some(own))?)
+}
+
 /// The child's part. A panic must not unwind into the parent's frames, of which this process has a
 /// copy, nor may the parent's destructors and exit handlers run twice: hence `_exit`.
 fn live_and_exit(live: impl FnOnce() -> u8) -> ! {
     let status = std::panic::catch_unwind(AssertUnwindSafe(live)).unwrap_or(PANICKED);
     // SAFETY: _exit(2) ends the process at once and takes no pointer.
     unsafe { libc::_exit(status.into()) }
+}
+
+/// A process in namespaces of its own, as it begins.
+#[cfg(feature = "devices")]
+#[derive(Debug)]
+pub struct Isolated {
+    /// The namespaces it was forked into.
+    pub isolation: crate::sandbox::Isolation,
+    /// Its PID where its parent is; in its own PID namespace it is another.
+    pub pid: i32,
+}
+
+/// As [`spawn`], in mount, IPC, UTS, PID and user namespaces of its own, as far as the host offers
+/// them ([`crate::sandbox::Isolation::make_for_child`]). The child dies with this process, which
+/// takes up orphans from here on ([`become_subreaper`]); it must end as well when its socket is
+/// closed.
+///
+/// # Errors
+///
+/// As [`spawn`]; [`TapError::HelperDied`] if the child could not be forked.
+#[cfg(feature = "devices")]
+pub fn spawn_isolated(
+    what: &'static str,
+    binds_low_ports: bool,
+    live: impl FnOnce(Isolated, OwnedFd) -> u8,
+) -> Result<(Pid, OwnedFd), TapError> {
+    become_subreaper().map_err(TapError::io("cannot take up orphans"))?;
+    let (between, socket) = spawn(what, |parent, socket| {
+        if parent.die_together().is_err() {
+            return PANICKED;
+        }
+        let isolation = crate::sandbox::Isolation::make_for_child(binds_low_ports);
+        let told = |pid: Pid| {
+            let number = pid.as_raw_nonzero().get().to_ne_bytes();
+            // A parent that is gone ends the child by the closed socket.
+            let _ = rustix::net::send(&socket, &number, rustix::net::SendFlags::NOSIGNAL);
+        };
+        if go_on_as_child(what, told).is_err() {
+            return PANICKED;
+        }
+        // The host's /proc is still mounted, and has the number that the host knows.
+        let own = std::fs::read_link("/proc/self").ok();
+        let pid = own.and_then(|own| own.to_str()?.parse().ok());
+        let pid = pid.unwrap_or_else(|| rustix::process::getpid().as_raw_nonzero().get());
+        live(Isolated { isolation, pid }, socket)
+    })?;
+    let mut number = [0; 4];
+    let received = loop {
+        match rustix::net::recv(&socket, &mut number, rustix::net::RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            received => break received,
+        }
+    };
+    let ended = rustix::process::waitpid(Some(between), rustix::process::WaitOptions::empty());
+    match received {
+        Ok((_, 4)) => Pid::from_raw(i32::from_ne_bytes(number)).map(|pid| (pid, socket)),
+        _ => None,
+    }
+    .ok_or_else(|| TapError::HelperDied {
+        status: format!("{ended:?}"),
+    })
 }
 
 /// Has `set_up` run in the process that `command` starts, between fork(2) and execve(2), with what it
@@ -136,7 +237,7 @@ fn pair() -> Result<(OwnedFd, OwnedFd), TapError> {
 
 /// A thread that was joined a moment ago may still be listed: its end is announced before it is
 /// taken off the list. Hence the few milliseconds of waiting.
-fn require_one_thread() -> Result<(), TapError> {
+pub(crate) fn require_one_thread() -> Result<(), TapError> {
     for _ in 0..20 {
         if threads() == 1 {
             return Ok(());

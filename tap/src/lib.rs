@@ -17,6 +17,7 @@
 //! - [`namespace`]: namespaces pinned by descriptor, entered, and made.
 //! - [`fork()`](fork::fork): making a process, while there is one thread.
 //! - [`helper`]: forked processes that work inside namespaces and hand descriptors back.
+//! - [`sandbox`]: what a process gives up before it reads what containers send.
 //! - [`unix`]: private Unix sockets, and descriptors that cross them.
 //! - [`watch`]: noticing that a process or a bind-mounted namespace is gone.
 //! - [`signal`]: signals read as messages.
@@ -27,8 +28,8 @@
 //!
 //! # Features
 //!
-//! - `devices` (default): [`device`], [`netif`], [`host_addresses`] and [`helper`], with their netlink
-//!   codecs. A program
+//! - `devices` (default): [`device`], [`netif`], [`host_addresses`], [`helper`] and [`sandbox`], with what
+//!   they depend on. A program
 //!   that only names namespaces does without.
 //! - `tokio`: [`async_fd`].
 //!
@@ -52,6 +53,8 @@ pub mod inherited_fd;
 pub mod namespace;
 #[cfg(feature = "devices")]
 pub mod netif;
+#[cfg(feature = "devices")]
+pub mod sandbox;
 pub mod signal;
 pub mod socket;
 pub mod unix;

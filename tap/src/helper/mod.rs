@@ -6,17 +6,18 @@
 //! setns(2) takes a process into a user namespace only while it has one thread, and a process that
 //! went in cannot come back. So work inside is done by a child, which shares a socket pair with its
 //! parent ([`spawn`](crate::fork::spawn)): requests go one way, answers with descriptors the other,
-//! a message each. There are three kinds:
+//! a message each. There are four kinds:
 //!
 //! - [`one_shot`]: the child does one thing, which it has from its parent's memory, and ends.
 //! - [`ns_helper`]: waits for requests, each for a TAP in a namespace that comes as a descriptor,
 //!   and forks once more for each.
 //! - [`socket_helper`]: stays in one network namespace and makes TCP sockets there.
+//! - [`outside`]: enters nothing, and does for a process in the sandbox what needs the host's files.
 //!
 //! # Invariants
 //!
 //! - No helper outlives its parent: the child asks for SIGKILL at its parent's death, and asks again
-//!   after entering ([`Parent::die_together`]).
+//!   after entering ([`Parent::die_together`]), or ends when its socket is closed.
 //! - An answer is an outcome: what the work gave, or the full text of its error.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,10 +33,12 @@ use crate::unix;
 
 pub mod ns_helper;
 pub mod one_shot;
+pub mod outside;
 pub mod socket_helper;
 
 pub use ns_helper::{NsHelper, TapRequest};
 pub use one_shot::{open_tap_in, run_in};
+pub use outside::Outside;
 pub use socket_helper::SocketHelper;
 
 /// The most bytes that one answer may have, besides its descriptors.

@@ -14,11 +14,13 @@
 //! # Invariants
 //!
 //! - The helper dies with the program that forked it, its children with the helper.
+//! - It holds no descriptor but its socket and the standard streams, no environment and no new
+//!   privileges; the capabilities it needs to enter are those it has, or gets inside.
 //! - Every request gets one answer; a child that ends without one is answered for.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -33,6 +35,7 @@ use crate::error::TapError;
 use crate::fork::{Parent, spawn, spawn_sharing};
 use crate::namespace::Namespaces;
 use crate::netif::{self, InterfaceConfig};
+use crate::sandbox::{Role, confine_helper};
 use crate::unix;
 
 /// How long one request may take before its child is killed. What it does takes milliseconds; the
@@ -188,6 +191,7 @@ fn live(socket: BorrowedFd<'_>, parent: Parent) {
     if parent.die_together().is_err() {
         return;
     }
+    confine_helper(Role::Unconfined, &[socket.as_raw_fd()]);
     let mut running: Vec<Running> = Vec::new();
     loop {
         running.retain(|child| !is_over(socket, child));

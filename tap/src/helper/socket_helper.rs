@@ -17,7 +17,8 @@
 //!   helper shares the container's user namespace but not its file system, so the container's root
 //!   must not trace it. It is not dumpable, which reserves ptrace(2) and `/proc/PID` to the user
 //!   namespace of the program that was executed, cnet's; it holds no capability and no descriptor
-//!   but its socket, and is in a session of its own.
+//!   but its socket, keeps no system call but those of its task ([`Role::SocketHelper`]), and is in a
+//!   session of its own.
 //! - It is reaped, at the latest when its [`SocketHelper`] is dropped.
 //!
 //! # Limits
@@ -27,17 +28,17 @@
 //! as it may kill cnet; [`SocketHelper::take`] tells.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{DumpableBehavior, Signal, WaitId, WaitIdOptions};
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::error::TapError;
 use crate::fork::{Parent, spawn};
 use crate::namespace::Namespaces;
+use crate::sandbox::{Role, confine_helper};
 use crate::unix;
 
 /// The most sockets asked for at once; fewer than [`unix::MAX_DESCRIPTORS`].
@@ -125,8 +126,10 @@ impl AsFd for SocketHelper {
 
 impl Drop for SocketHelper {
     fn drop(&mut self) {
-        // It would end by itself, unless it was stopped. Both calls fail if it has ended and was
-        // reaped by a wait for any child.
+        // From within the sandbox it cannot be killed, and ends by this; one that was stopped ends
+        // with the program.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        // Both calls fail if it has ended and was reaped by a wait for any child, and in the sandbox.
         let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
         let _ = rustix::process::waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
     }
@@ -153,41 +156,9 @@ fn confine(socket: &OwnedFd) -> rustix::io::Result<()> {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
     }
-    close_all_but(socket.as_raw_fd());
-    rustix::thread::set_no_new_privs(true)?;
-    let none = CapabilitySets {
-        effective: CapabilitySet::empty(),
-        permitted: CapabilitySet::empty(),
-        inheritable: CapabilitySet::empty(),
-    };
-    rustix::thread::set_capabilities(None, none)?;
-    // Last: a change of credentials sets it anew.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-}
-
-/// Closes every descriptor from 3 on but `kept`.
-fn close_all_but(kept: RawFd) {
-    let close = |first: RawFd, last: libc::c_uint| {
-        // SAFETY: the descriptors are closed under their owners, but those are on the stack of a
-        // parent of which this process is a copy that never returns to it: they are not used again.
-        unsafe { libc::syscall(libc::SYS_close_range, first as libc::c_uint, last, 0) == 0 }
-    };
-    const FIRST: RawFd = 3;
-    let below = kept <= FIRST || close(FIRST, kept as libc::c_uint - 1);
-    if below && close(kept + 1, libc::c_uint::MAX) {
-        return;
-    }
-    // Before Linux 5.9 there is no such call.
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return;
-    };
-    let open = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    // Collected first: the directory's own descriptor is among them.
-    let open: Vec<RawFd> = open.filter(|&fd| fd >= FIRST && fd != kept).collect();
-    for fd in open {
-        // SAFETY: as above.
-        unsafe { libc::close(fd) };
-    }
+    // Dumpable again after a change of credentials: all of those are behind it.
+    confine_helper(Role::SocketHelper, &[socket.as_raw_fd()]);
+    Ok(())
 }
 
 /// Answers one request.

@@ -1,0 +1,277 @@
+//! The sandbox: what a process gives up before it reads what containers send.
+//!
+//! # Theory of operation
+//!
+//! A container is the attacker. The process that parses its frames runs outside the container with
+//! the user's rights, so before the first frame it gives up all that its work does not need, in the
+//! stages of [`Stage`]. [`enter`] runs them in order, in a process that still has one thread;
+//! threads made later inherit all of it. What a process needs of the host afterwards it asks of a
+//! helper process outside, which knows a fixed set of requests ([`crate::helper::outside`]).
+//!
+//! The order follows from what each stage takes away: namespaces need `/proc/self/uid_map`, which a
+//! process that is not dumpable may not write; the root needs mount(2), which capabilities permit;
+//! the bounding set needs CAP_SETPCAP; Landlock and seccomp(2) need no new privileges; seccomp
+//! forbids all of these calls, so it is last.
+//!
+//! # Invariants
+//!
+//! - A stage that the host does not offer is reported with the reason, never passed over in
+//!   silence; under [`Mode::Required`] it is an error, before any frame is read.
+//! - Nothing is given back: there is no way out of the sandbox for a process that is in it.
+//!
+//! # Limits
+//!
+//! The process keeps the host's network namespace, since its work is to open connections there.
+//!
+//! Source: capabilities(7), user_namespaces(7), pid_namespaces(7), pivot_root(2), landlock(7),
+//! seccomp(2), prctl(2).
+
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use crate::error::TapError;
+use crate::fork::require_one_thread;
+
+mod descriptors;
+mod environment;
+mod landlock;
+mod memory;
+mod namespaces;
+mod privileges;
+pub mod probe;
+mod root;
+pub mod seccomp;
+
+pub use namespaces::Isolation;
+use privileges::no_new_privileges;
+pub use seccomp::Role;
+
+/// One thing that a process gives up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// Every descriptor that is not this program's is closed.
+    Descriptors,
+    /// The environment is emptied, but for the variables that are read later.
+    Environment,
+    /// Mount, IPC and UTS namespaces of its own, in a user namespace of its own unless a capability
+    /// has to be kept.
+    Namespaces,
+    /// A PID namespace of its own: no other process has a number there.
+    Processes,
+    /// A root directory with nothing in it but the directories that are used at run time.
+    Root,
+    /// No capability but those that are kept on purpose, and none to be regained: the bounding set
+    /// is as empty.
+    Capabilities,
+    /// Not dumpable, and no core file: no other process of the user reads its memory.
+    Memory,
+    /// No program that it could start would have more rights (`PR_SET_NO_NEW_PRIVS`).
+    NoNewPrivileges,
+    /// Landlock: no file but below the directories of its root, no signal to a process outside and
+    /// no abstract Unix socket outside.
+    Landlock,
+    /// The allow-list of system calls ([`seccomp`]).
+    Seccomp,
+}
+
+impl Stage {
+    /// All stages, in their order.
+    pub const ALL: [Stage; 10] = [
+        Stage::Descriptors,
+        Stage::Environment,
+        Stage::Namespaces,
+        Stage::Processes,
+        Stage::Root,
+        Stage::Capabilities,
+        Stage::Memory,
+        Stage::NoNewPrivileges,
+        Stage::Landlock,
+        Stage::Seccomp,
+    ];
+
+    /// Its name in the log and in `cnet doctor`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Descriptors => "descriptors",
+            Stage::Environment => "environment",
+            Stage::Namespaces => "namespaces",
+            Stage::Processes => "PID namespace",
+            Stage::Root => "empty root",
+            Stage::Capabilities => "capabilities",
+            Stage::Memory => "memory",
+            Stage::NoNewPrivileges => "no new privileges",
+            Stage::Landlock => "Landlock",
+            Stage::Seccomp => "seccomp",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How much of the sandbox is insisted upon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Every stage that the host offers; the others are reported.
+    #[default]
+    Offered,
+    /// Every stage, or an error.
+    Required,
+    /// None: for debugging.
+    Off,
+}
+
+/// What one process gives up, and what it keeps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// Whether all stages have to be there.
+    pub mode: Mode,
+    /// Which system calls it keeps.
+    pub role: Role,
+    /// Whether it keeps CAP_NET_BIND_SERVICE if it has it, to publish ports below 1024 later. It
+    /// has no user namespace of its own then, in which that capability would be worth nothing.
+    pub binds_low_ports: bool,
+    /// Directories that it reads and writes at run time. One that does not exist is left out.
+    pub writable: Vec<PathBuf>,
+    /// Directories that it reads at run time. One that does not exist is left out.
+    pub readable: Vec<PathBuf>,
+    /// The descriptors that it keeps, beside the standard streams; `None` for all that were opened
+    /// by this program, which are those that are close-on-exec.
+    pub descriptors: Option<Vec<RawFd>>,
+    /// Environment variables that are read later.
+    pub environment: Vec<&'static str>,
+    /// The namespaces that the process was forked into already.
+    pub isolation: Option<Isolation>,
+}
+
+impl Policy {
+    /// For a process of that role, which keeps nothing but its system calls and descriptors.
+    pub fn new(role: Role, mode: Mode) -> Policy {
+        Policy {
+            mode,
+            role,
+            binds_low_ports: false,
+            writable: Vec::new(),
+            readable: Vec::new(),
+            descriptors: None,
+            environment: Vec::new(),
+            isolation: None,
+        }
+    }
+}
+
+/// A stage that is not there, and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Missing {
+    /// Which one.
+    pub stage: Stage,
+    /// The reason, and what would change it.
+    pub why: String,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.stage, self.why)
+    }
+}
+
+/// What [`enter`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Stages that the host does not offer, in their order.
+    pub missing: Vec<Missing>,
+}
+
+impl Report {
+    fn note(&mut self, stage: Stage, outcome: Result<(), String>) {
+        if let Err(why) = outcome {
+            self.missing.push(Missing { stage, why });
+        }
+    }
+}
+
+/// Why a process is not in its sandbox.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// [`enter`] was called too late.
+    #[error(transparent)]
+    Threads(#[from] TapError),
+    /// A stage is missing, and all of them are required.
+    #[error(
+        "the sandbox is incomplete, and --require-sandbox was given: {}; `cnet doctor` tells what to do",
+        .0.iter().map(Missing::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Incomplete(Vec<Missing>),
+}
+
+/// Puts this process into the sandbox, for good.
+///
+/// # Errors
+///
+/// [`SandboxError::Threads`] if it has more threads than one; [`SandboxError::Incomplete`] under
+/// [`Mode::Required`]. What was given up until then is not given back.
+pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
+    let mut report = Report::default();
+    if policy.mode == Mode::Off {
+        return Ok(report);
+    }
+    require_one_thread()?;
+    report.note(
+        Stage::Descriptors,
+        descriptors::close_others(policy.descriptors.as_deref()),
+    );
+    environment::keep(&policy.environment);
+    let isolation = policy
+        .isolation
+        .clone()
+        .unwrap_or_else(|| Isolation::make(policy.binds_low_ports));
+    isolation.report_to(&mut report);
+    let root = root::empty(&isolation, &policy.writable, &policy.readable);
+    report.note(Stage::Root, root);
+    report.note(
+        Stage::Capabilities,
+        privileges::drop_capabilities(policy.binds_low_ports && !isolation.user),
+    );
+    report.note(Stage::Memory, memory::hide());
+    report.note(Stage::NoNewPrivileges, no_new_privileges());
+    report.note(
+        Stage::Landlock,
+        landlock::restrict(&policy.writable, &policy.readable),
+    );
+    // Said before the last stage: what the error needs is not among the calls that are left.
+    let incomplete = |report: &Report| policy.mode == Mode::Required && !report.missing.is_empty();
+    if incomplete(&report) {
+        return Err(SandboxError::Incomplete(report.missing));
+    }
+    report.note(Stage::Seccomp, seccomp::apply(policy.role));
+    if incomplete(&report) {
+        return Err(SandboxError::Incomplete(report.missing));
+    }
+    Ok(report)
+}
+
+/// The stages of a helper process, which has no namespaces of its own: descriptors but `kept` and
+/// the standard streams are closed, its environment is empty, it is not dumpable, holds no
+/// capability unless it needs those it has ([`Role::Unconfined`]), and keeps the calls of its role.
+/// What fails is not told: a helper has no log.
+pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
+    let _ = descriptors::close_others(Some(kept));
+    environment::keep(&[]);
+    if role != Role::Unconfined {
+        let _ = privileges::drop_capabilities(false);
+    }
+    let _ = no_new_privileges();
+    let _ = memory::hide();
+    let _ = seccomp::apply(role);
+}
+
+/// A reason made of what was tried and what the kernel said.
+fn because(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> String {
+    move |errno| format!("{what}: {}", io::Error::from(errno))
+}
