@@ -10,4 +10,5 @@ mod log;
 mod program;
 mod registry;
 mod run;
+mod sandbox;
 pub mod slirp;

@@ -57,6 +57,9 @@ pub use statistics::{PortStatistics, Statistics};
 use worker::command::Command;
 use worker::workers;
 
+/// The environment variables that are read when the network starts.
+pub const ENVIRONMENT: [&str; 1] = [socket::WITHOUT];
+
 /// What [`Dataplane::ended`] and [`PortEnd`] say when the network was stopped.
 pub const STOPPED: &str = "stopped";
 

@@ -24,10 +24,12 @@ use cnet_dataplane::{
 };
 use cnet_tap::SocketHelper;
 use ipnet::IpNet;
+use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};
 
-use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources, resolv_conf};
+use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources};
 use crate::forward::{self, ContainerAddresses, OpenError};
 use crate::host_addresses::HostAddressWatch;
+use crate::outside::{Host, HostFiles};
 
 /// Why a network does not run.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,9 @@ pub enum InstanceError {
     /// One of its workers failed.
     #[error(transparent)]
     Worker(#[from] WorkerPanicked),
+    /// The process is not in its sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
 }
 
 /// Which servers are asked for the names that the network does not have.
@@ -59,9 +64,22 @@ pub struct InstanceBuilder {
     config: NetworkConfig,
     names: Option<LocalNames>,
     upstreams: Upstreams,
+    sandbox: Option<Policy>,
+    host: Host,
 }
 
 impl InstanceBuilder {
+    /// Puts this process into the sandbox when the network starts, before it reads a frame. `host`
+    /// answers from outside what is asked of the host after that.
+    ///
+    /// That is for a program whose process does nothing else. The caller has one thread when it
+    /// starts the network, and has opened all that it needs.
+    pub fn sandbox(mut self, policy: Policy, host: Host) -> InstanceBuilder {
+        self.sandbox = Some(policy);
+        self.host = host;
+        self
+    }
+
     /// Has DNS answer `names` instead of those of the host and the gateway alone.
     pub fn names(mut self, names: LocalNames) -> InstanceBuilder {
         self.names = Some(names);
@@ -89,7 +107,8 @@ impl InstanceBuilder {
     /// # Errors
     ///
     /// [`InstanceError::Start`] when the host lacks descriptors, threads or randomness, or the
-    /// number of workers is out of range.
+    /// number of workers is out of range; [`InstanceError::Sandbox`] when all of the sandbox is
+    /// required and the host does not offer it.
     pub fn start(self) -> Result<Instance, InstanceError> {
         let mut config = self.config;
         // Read before anything closes `/proc` and `/sys` to this process.
@@ -107,11 +126,14 @@ impl InstanceBuilder {
         };
         let service = match self.upstreams {
             Upstreams::OfHost => {
-                Service::new(names, Servers::from_file(resolv_conf::PATH), sources)
+                Service::new(names, Servers::of_host(self.host), sources)
             }
             Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
             Upstreams::None => Service::internal(names),
         };
+        if let Some(policy) = &self.sandbox {
+            enter_sandbox(policy)?;
+        }
         let dns = Arc::clone(&service);
         let no_host = config.policy.filter.no_host;
         let (dataplane, queries) = Dataplane::start(config)?;
@@ -126,6 +148,19 @@ impl InstanceBuilder {
             dataplane: Mutex::new(Some(dataplane)),
         })
     }
+}
+
+/// The one place where a process enters its sandbox. What the host does not offer is logged.
+fn enter_sandbox(policy: &Policy) -> Result<(), SandboxError> {
+    if policy.mode == Mode::Off {
+        tracing::warn!("the sandbox is switched off: a container that breaks in has this user's rights");
+        return Ok(());
+    }
+    for Missing { stage, why } in sandbox::enter(policy)?.missing {
+        let text = "a stage of the sandbox is not there; `cnet doctor` tells more";
+        tracing::warn!(%stage, why, "{text}");
+    }
+    Ok(())
 }
 
 /// A running network. Dropping it stops it.
@@ -147,6 +182,8 @@ impl Instance {
             config,
             names: None,
             upstreams: Upstreams::OfHost,
+            sandbox: None,
+            host: Host::here(HostFiles::default()),
         }
     }
 

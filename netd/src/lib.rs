@@ -17,6 +17,7 @@ pub mod journal;
 mod liveness;
 mod members;
 pub mod ns_helper;
+pub mod outside;
 pub mod process;
 mod report;
 pub mod serve;

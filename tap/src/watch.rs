@@ -117,13 +117,28 @@ impl PathWatch {
     /// Whether the file is gone or another. To be asked when the descriptor polls readable; takes
     /// the events that made it so.
     pub fn is_gone(&self) -> bool {
+        self.take_events();
+        identity(&self.path) != Some(self.identity)
+    }
+
+    /// The path that is watched, with no symbolic link in it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode of the file that is watched.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Takes the events, for one who finds out in another way what is at the path.
+    pub fn take_events(&self) {
         let mut events = [0_u8; 4096];
         for _ in 0..MAX_READS {
             if rustix::io::read(&self.inotify, &mut events).is_err() {
                 break;
             }
         }
-        identity(&self.path) != Some(self.identity)
     }
 }
 

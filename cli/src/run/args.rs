@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 
 use super::network_mode::NetworkMode;
 use crate::filter::FilterOptions;
+use crate::sandbox::SandboxOptions;
 use cnet::PublishSpec;
 use cnet::definition::{MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
@@ -117,6 +118,10 @@ pub struct RunOptions {
         value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_WORKERS))
     )]
     pub workers: u16,
+
+    /// What the network's process gives up.
+    #[command(flatten)]
+    pub(crate) sandbox: SandboxOptions,
 
     /// Say more on standard error; twice for still more.
     #[arg(short, long, action = ArgAction::Count)]

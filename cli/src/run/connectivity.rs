@@ -4,25 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
-use cnet_tap::{Namespaces, SocketHelper, Tap, watch};
+use cnet_tap::{Namespaces, watch};
 use rustix::process::{Pid, getpid};
 
-use super::args::RunOptions;
 use super::plan::ConnectivityPlan;
-use crate::program::tell;
+use super::private::{PrivateNetwork, Started};
 use cnet::control::Attach;
 use cnet::network::{Network, Target};
-use cnet_dataplane::{Control, NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
-use cnet_netd::Instance;
-use cnet_netd::dns::Nameserver;
-use cnet_netd::forward::ContainerAddresses;
 
 /// The command's network, as it was brought up.
 pub(super) enum Connectivity {
     /// Nothing.
     Nothing,
-    /// A network of the command's own, in this process.
-    Private(Instance),
+    /// A network of the command's own.
+    Private(PrivateNetwork),
     /// A membership of a named network.
     Network {
         network: Box<Network>,
@@ -34,22 +29,18 @@ pub(super) enum Connectivity {
 }
 
 impl Connectivity {
-    /// Gives the child its network. `tap` is there if the child was to make one, `socket_helper` if a
-    /// network of its own has TCP ports to publish.
+    /// Gives the child its network. `private` is the process of a network of the child's own.
     pub(super) async fn bring(
-        options: &RunOptions,
         plan: ConnectivityPlan,
-        tap: Option<Tap>,
-        socket_helper: Option<SocketHelper>,
+        private: Option<Started>,
         child: Pid,
     ) -> anyhow::Result<Connectivity> {
         match plan {
             ConnectivityPlan::None => Ok(Connectivity::Nothing),
-            ConnectivityPlan::Private(private_plan) => {
-                let tap = tap.context("the child sent no TAP")?;
-                let (config, port) = *private_plan;
-                let instance = private(options, config, port, (tap, socket_helper)).await?;
-                Ok(Connectivity::Private(instance))
+            ConnectivityPlan::Private(_) => {
+                let started = private.context("the network's process was not started")?;
+                let network = PrivateNetwork::ready(started).await?;
+                Ok(Connectivity::Private(network))
             }
             ConnectivityPlan::Network(attach_plan) => {
                 let (network, attach) = *attach_plan;
@@ -58,21 +49,23 @@ impl Connectivity {
         }
     }
 
-    /// The network that runs in this process.
-    pub(super) fn control(&self) -> Option<Control> {
+    /// The network of the command's own.
+    pub(super) fn private(&self) -> Option<&PrivateNetwork> {
         match self {
-            Connectivity::Private(instance) => Some(instance.control()),
+            Connectivity::Private(network) => Some(network),
             Connectivity::Nothing | Connectivity::Network { .. } => None,
         }
     }
 
-    /// The process that is not to be killed with the command's.
-    pub(super) fn spared(&self) -> Option<Pid> {
+    /// The processes that are not to be killed with the command's.
+    pub(super) fn spared(&self) -> Vec<Pid> {
         match self {
             Connectivity::Network { process, .. } => {
-                Pid::from_raw(process.load(Ordering::Acquire).cast_signed())
+                let pid = Pid::from_raw(process.load(Ordering::Acquire).cast_signed());
+                pid.into_iter().collect()
             }
-            _ => None,
+            Connectivity::Private(network) => network.processes().to_vec(),
+            Connectivity::Nothing => Vec::new(),
         }
     }
 
@@ -80,7 +73,10 @@ impl Connectivity {
     pub(super) async fn end(self) -> anyhow::Result<()> {
         match self {
             Connectivity::Nothing => Ok(()),
-            Connectivity::Private(instance) => Ok(instance.stop()?),
+            Connectivity::Private(network) => {
+                network.end().await;
+                Ok(())
+            }
             Connectivity::Network { network, name, .. } => {
                 // If that fails, the network notices the end of this process.
                 if let Err(error) = network.detach(&name).await {
@@ -90,39 +86,6 @@ impl Connectivity {
             }
         }
     }
-}
-
-/// Starts a network for one.
-async fn private(
-    options: &RunOptions,
-    config: NetworkConfig,
-    port: PortPlan,
-    (tap, socket_helper): (Tap, Option<SocketHelper>),
-) -> anyhow::Result<Instance> {
-    let addresses = ContainerAddresses {
-        ipv4: port.ipv4,
-        ipv6: port.ipv6,
-    };
-    let servers = options.dns.iter().copied().map(Nameserver::from);
-    let instance = Instance::builder(config)
-        .dns_servers(servers.collect())
-        .start()?;
-    let joined = instance.join(port, PortDevice::Tap(tap), socket_helper);
-    let (_, port_end) = joined.await?;
-    for spec in &options.publish {
-        let opened = instance.forwards().open(addresses, spec).await?;
-        if spec.host_ports().is_none() {
-            tell_chosen(&opened);
-        }
-    }
-    let ended = instance.ended_with(port_end);
-    tokio::spawn(async move {
-        let reason = ended.await;
-        if reason != STOPPED {
-            tell(&format!("the network has failed: {reason}"));
-        }
-    });
-    Ok(instance)
 }
 
 /// Attaches the child to a network, and keeps the network's process alive from then on.
@@ -150,16 +113,4 @@ async fn join(network: Network, attach: Attach, child: Pid) -> anyhow::Result<Co
         name: joined.container.name,
         process,
     })
-}
-
-/// Tells which ports were chosen, each once.
-fn tell_chosen(opened: &[OpenForward]) {
-    let mut told = None;
-    for OpenForward { rule, bound, .. } in opened {
-        let at = (rule.protocol, bound.port());
-        if told.replace(at) != Some(at) {
-            let port = rule.container.port();
-            tell(&format!("{bound} leads to port {port}/{}", rule.protocol));
-        }
-    }
 }

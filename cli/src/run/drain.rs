@@ -7,7 +7,7 @@
 //!
 //! What has left the namespace is acknowledged before it is out: a spliced connection ends at a
 //! socket of ours, and the workers keep what a socket of the host has no room for. It is out when
-//! the network has passed it on ([`Control::delivered`]); from there it is the host's kernel's.
+//! the network has passed it on ([`PrivateNetwork::delivered`]); from there it is the host's kernel's.
 //!
 //! The tables are `/proc/net/tcp` and `tcp6`, opened by the child in its namespace: an open one
 //! goes on telling of the namespace it was opened in, after all its processes are gone.
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::private::PrivateNetwork;
 use super::supervise::Supervisor;
-use cnet_dataplane::Control;
 
 /// How long a peer that takes nothing is waited for. A signal that asks for the end ends it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,10 +73,10 @@ fn has_unsent(line: &str) -> bool {
 }
 
 /// Waits until everything is out, the time is over, or a signal asks us to end. `network` is the
-/// one in this process.
+/// one of the command's own.
 pub(super) async fn wait(
     mut tables: TcpTables,
-    network: Option<Control>,
+    network: Option<&PrivateNetwork>,
     supervisor: &mut Supervisor,
 ) {
     let drained = async {

@@ -31,7 +31,8 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::{Namespaces, SocketHelper, Tap};
+use cnet_tap::fork::become_subreaper;
+use cnet_tap::{Namespaces, SocketHelper};
 
 use crate::log::{self, report};
 use crate::program::{OWN_FAILURE, event_loop, tell};
@@ -49,6 +50,7 @@ mod mounts;
 pub(crate) mod network_mode;
 mod own_files;
 mod plan;
+mod private;
 mod process;
 mod signals;
 mod supervise;
@@ -60,6 +62,7 @@ use connectivity::Connectivity;
 use drain::TcpTables;
 use handshake::Child;
 use plan::{ConnectivityPlan, Identity};
+use private::Started;
 use supervise::Supervisor;
 
 /// The interface's name in the namespace, as in other containers.
@@ -93,7 +96,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
         command: &options.command,
         signal_mask,
     };
-    process::become_subreaper().context("cannot look after the command's children")?;
+    become_subreaper().context("cannot look after the command's children")?;
     let child = child::start(&setup)?;
     let id = child.id();
     let done = bring_up(options, &identity, plan.connectivity, child, signals);
@@ -114,15 +117,23 @@ fn bring_up(
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
     let (tap, tables) = child.receive()?;
-    let socket_helper = match &connectivity {
-        ConnectivityPlan::Private(_) => socket_helper(options, &child),
-        // The network's process has the ports.
+    let private = match &connectivity {
+        ConnectivityPlan::Private(private) => {
+            let (config, port) = (**private).clone();
+            let parts = private::Parts {
+                config,
+                port,
+                tap: tap.context("the child sent no TAP")?,
+                socket_helper: socket_helper(options, &child),
+            };
+            Some(private::start(options, parts)?)
+        }
         ConnectivityPlan::Network(_) | ConnectivityPlan::None => None,
     };
     let entered = identity.enter(options, child.id())?;
     let runtime = event_loop()?;
-    let made = (tap, socket_helper, tables);
-    let ended = runtime.block_on(attend(options, connectivity, made, child, signals));
+    let made = (private, tables);
+    let ended = runtime.block_on(attend(connectivity, made, child, signals));
     drop(entered);
     ended
 }
@@ -144,20 +155,18 @@ fn socket_helper(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
 }
 
 async fn attend(
-    options: &RunOptions,
     connectivity: ConnectivityPlan,
-    (tap, socket_helper, tables): (Option<Tap>, Option<SocketHelper>, TcpTables),
+    (private, tables): (Option<Started>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
-    let network =
-        Connectivity::bring(options, connectivity, tap, socket_helper, child.id()).await?;
+    let network = Connectivity::bring(connectivity, private, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
     child.go()?;
     let waited = supervisor.wait().await;
-    process::kill_all_children(network.spared());
+    process::kill_all_children(&network.spared());
     let code = waited?;
-    drain::wait(tables, network.control(), &mut supervisor).await;
+    drain::wait(tables, network.private(), &mut supervisor).await;
     network.end().await?;
     Ok(code)
 }

@@ -1,7 +1,6 @@
 //! Processes: ending those that are left.
 
 use std::fs;
-use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,13 +10,6 @@ use rustix::process::{Pid, Signal, WaitOptions};
 /// How long children may take to die of SIGKILL. Only one that hangs in the kernel takes longer
 /// than a moment, and then waiting does not help.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Makes orphaned descendants our children, so that we are told of them.
-pub(super) fn become_subreaper() -> io::Result<()> {
-    Ok(rustix::process::set_child_subreaper(Some(
-        rustix::process::getpid(),
-    ))?)
-}
 
 /// Kills one child and reaps it, unless that was done already.
 pub(super) fn kill_child(child: Pid) {
@@ -38,9 +30,9 @@ pub(super) fn kill_child(child: Pid) {
     }
 }
 
-/// Kills all children, and the orphans that become our children thereby, and reaps them. The one
-/// called `spared` is left alone.
-pub(super) fn kill_all_children(spared: Option<Pid>) {
+/// Kills all children, and the orphans that become our children thereby, and reaps them. Those of
+/// `spared` are left alone.
+pub(super) fn kill_all_children(spared: &[Pid]) {
     let started = Instant::now();
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {
@@ -52,7 +44,7 @@ pub(super) fn kill_all_children(spared: Option<Pid>) {
         }
         let doomed: Vec<Pid> = children()
             .into_iter()
-            .filter(|&c| Some(c) != spared)
+            .filter(|child| !spared.contains(child))
             .collect();
         if doomed.is_empty() {
             return;
@@ -145,8 +137,8 @@ mod tests {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        let mut out = io::BufReader::new(shell.stdout.take().unwrap());
-        io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let mut out = std::io::BufReader::new(shell.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let grandchild = Pid::from_raw(line.trim().parse().unwrap()).unwrap();
         assert!(is_descendant(grandchild));
         assert!(!is_descendant(rustix::process::getpid()));

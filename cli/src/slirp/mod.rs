@@ -6,8 +6,9 @@
 //!
 //! 1. The command line is read and the descriptors it names are taken ([`cnet_tap::inherited_fd`]).
 //! 2. The target is pinned: a process by a pidfd, a path by its file ([`target`]).
-//! 3. Still single-threaded, the TAP is opened and configured inside the namespaces.
-//! 4. The worker starts, the API socket is bound, DNS is served.
+//! 3. Still single-threaded, the TAP is opened and configured inside the namespaces, and the helpers
+//!    are forked.
+//! 4. The API socket is bound, the sandbox is entered, the worker starts, DNS is served.
 //! 5. `1` is written to the ready descriptor, which is closed.
 //! 6. The main thread waits for the end.
 //!
@@ -38,8 +39,10 @@ use crate::log::{self, report};
 use crate::program::{event_loop, write_err, write_out};
 use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
 use cnet_netd::Instance;
+use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::inherited_fd;
+use cnet_tap::sandbox::{Mode, Policy, Role};
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
 
 mod api;
@@ -116,9 +119,10 @@ fn run(options: &Options) -> anyhow::Result<()> {
         .then(|| cnet_dataplane::start_socket_helper(&namespaces))
         .flatten();
     drop(namespaces);
+    let host = host(options, &target)?;
     event_loop()?.block_on(serve(
         options,
-        (config, port),
+        (config, port, host),
         (tap, socket_helper),
         target,
         exit_fd,
@@ -133,6 +137,29 @@ const DENY_METADATA: &str = "CNET_DENY_METADATA";
 /// Any value but `0` and none at all says yes.
 fn metadata_is_denied(value: Option<OsString>) -> bool {
     value.is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+/// What is asked of the host while the program runs, which no file is in sight of then.
+fn host(options: &Options, target: &Target) -> anyhow::Result<Host> {
+    let absolute = options.api_socket.as_ref().map(std::path::absolute);
+    let files = HostFiles {
+        watched: target.watched(),
+        socket: absolute
+            .transpose()
+            .context("cannot use the API socket's path")?,
+    };
+    Ok(match options.sandbox {
+        Mode::Off => Host::here(files),
+        Mode::Offered | Mode::Required => Host::outside(files)?,
+    })
+}
+
+/// What the sandbox is to be. The API may publish ports below 1024 at any time.
+fn sandbox(options: &Options) -> Policy {
+    let mut policy = Policy::new(Role::Private, options.sandbox);
+    policy.binds_low_ports = options.api_socket.is_some();
+    policy.environment = cnet_dataplane::ENVIRONMENT.to_vec();
+    policy
 }
 
 /// The network, and the container's port on it.
@@ -171,7 +198,7 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
 
 async fn serve(
     options: &Options,
-    (config, port): (NetworkConfig, PortPlan),
+    (config, port, host): (NetworkConfig, PortPlan, Host),
     (tap, socket_helper): (Tap, Option<SocketHelper>),
     target: Target,
     exit_fd: Option<OwnedFd>,
@@ -180,18 +207,16 @@ async fn serve(
     // Before readiness is told, so that none of these is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let gone = target.watch()?;
+    let gone = target.watch(host.clone())?;
     let exit = ExitEvent::new(exit_fd)?;
 
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
-    let instance = Instance::builder(config).start()?;
+    let bind = |path| ApiSocket::bind(path, host.clone());
+    let socket = options.api_socket.as_deref().map(bind).transpose()?;
+    let builder = Instance::builder(config).sandbox(sandbox(options), host.clone());
+    let instance = builder.start()?;
     let joined = instance.join(port, PortDevice::Tap(tap), socket_helper);
     let (_, port_end) = joined.await?;
-    let socket = options
-        .api_socket
-        .as_deref()
-        .map(ApiSocket::bind)
-        .transpose()?;
     let api = Api::new(instance.control(), guest_v4, guest_v6);
     print(&summary(options));
     if let Some(fd) = ready_fd {

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use cnet_netd::outside::Host;
 use cnet_tap::watch::{self, PathWatch};
 use cnet_tap::{Namespaces, TapError};
 use tokio::io::Interest;
@@ -78,12 +79,31 @@ impl Target {
         }
     }
 
-    /// Waits until the target is gone.
+    /// The path whose end is watched for.
+    pub(super) fn watched(&self) -> Option<PathBuf> {
+        match self {
+            Target::Process(_) => None,
+            Target::Path(path) => Some(path.path().to_owned()),
+        }
+    }
+
+    /// As [`Target::is_gone`], from within the sandbox.
+    fn is_gone_from(&self, host: &Host) -> anyhow::Result<bool> {
+        match self {
+            Target::Process(pidfd) => Ok(watch::has_ended(pidfd)?),
+            Target::Path(path) => {
+                path.take_events();
+                Ok(host.watched()? != Some(path.identity()))
+            }
+        }
+    }
+
+    /// Waits until the target is gone. `host` sees what is at its path.
     ///
     /// # Errors
     ///
     /// When it cannot be watched.
-    pub(super) fn watch(self) -> anyhow::Result<impl Future<Output = ()>> {
+    pub(super) fn watch(self, host: Host) -> anyhow::Result<impl Future<Output = ()>> {
         let fd = self.as_fd().try_clone_to_owned();
         let fd = fd.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE));
         let fd = fd.context("cannot watch the target")?;
@@ -94,7 +114,7 @@ impl Target {
                 };
                 // Cleared before looking: what happens from here on fires again.
                 ready.clear_ready();
-                match self.is_gone() {
+                match self.is_gone_from(&host) {
                     Ok(false) => {}
                     Ok(true) => return,
                     Err(error) => {

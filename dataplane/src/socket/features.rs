@@ -24,9 +24,12 @@ impl Features {
     }
 }
 
+/// The environment variable that names features which may not be used.
+pub(crate) const WITHOUT: &str = "CNET_WITHOUT";
+
 /// Whether a feature may be used. The environment variable `CNET_WITHOUT` names those that may not,
 /// with commas between them, so that tests walk the fallbacks.
 pub(crate) fn allowed(feature: &str) -> bool {
-    let without = std::env::var("CNET_WITHOUT").unwrap_or_default();
+    let without = std::env::var(WITHOUT).unwrap_or_default();
     !without.split(',').any(|name| name == feature)
 }

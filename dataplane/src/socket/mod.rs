@@ -9,5 +9,5 @@ mod features;
 mod receive_batch;
 mod table;
 
-pub(crate) use features::{Features, allowed};
+pub(crate) use features::{Features, WITHOUT, allowed};
 pub(crate) use table::HostTable;

@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::outside::Host;
+
 /// Where the host keeps it.
 pub const PATH: &str = "/etc/resolv.conf";
 
@@ -256,17 +258,37 @@ impl Patience {
     }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Where the servers in force are said.
+#[derive(Debug)]
+enum Source {
+    /// They never change.
+    Fixed,
+    /// The file at this path.
+    File(PathBuf),
+    /// The host's file, as the helper outside the sandbox reads it.
+    Host(Host),
+}
+
+impl Source {
+    fn read(&self) -> Option<io::Result<String>> {
+        match self {
+            Source::Fixed => None,
+            Source::File(path) => Some(read_text(path)),
+            Source::Host(host) => Some(host.resolv_conf()),
+        }
+    }
+}
+
 /// The servers in force.
 #[derive(Debug)]
 pub struct Servers {
-    /// `None` when they never change.
-    path: Option<PathBuf>,
+    source: Source,
     state: Mutex<State>,
 }
 
@@ -280,7 +302,12 @@ struct State {
 impl Servers {
     /// Those of the file at `path`, followed as it changes.
     pub fn from_file(path: impl Into<PathBuf>) -> Servers {
-        Servers::with(Some(path.into()), ResolvConf::parse(""))
+        Servers::with(Source::File(path.into()), ResolvConf::parse(""))
+    }
+
+    /// Those of the host's file, followed as it changes.
+    pub fn of_host(host: Host) -> Servers {
+        Servers::with(Source::Host(host), ResolvConf::parse(""))
     }
 
     /// These, for good.
@@ -289,17 +316,17 @@ impl Servers {
             nameservers,
             ..ResolvConf::default()
         };
-        Servers::with(None, conf)
+        Servers::with(Source::Fixed, conf)
     }
 
-    fn with(path: Option<PathBuf>, conf: ResolvConf) -> Servers {
+    fn with(source: Source, conf: ResolvConf) -> Servers {
         let state = State {
             checked: None,
             text: String::new(),
             conf: Arc::new(conf),
         };
         Servers {
-            path,
+            source,
             state: Mutex::new(state),
         }
     }
@@ -307,20 +334,17 @@ impl Servers {
     /// What is in force now.
     pub fn current(&self) -> Arc<ResolvConf> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(path) = &self.path else {
-            return state.conf.clone();
-        };
         let fresh = state.checked.is_some_and(|at| at.elapsed() < RECHECK);
-        if !fresh {
+        if !fresh && let Some(read) = self.source.read() {
             state.checked = Some(Instant::now());
-            match read_text(path) {
+            match read {
                 Ok(text) if text != state.text => {
                     state.conf = Arc::new(ResolvConf::parse(&text));
                     state.text = text;
                     tracing::debug!(servers = ?state.conf.nameservers, "resolv.conf read");
                 }
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, path = %path.display(), "cannot be read"),
+                Err(error) => tracing::debug!(%error, "resolv.conf cannot be read"),
             }
         }
         state.conf.clone()

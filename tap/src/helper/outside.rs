@@ -46,6 +46,7 @@ pub struct Outside {
     /// With the number of the last request: an answer that comes too late is not taken for the next
     /// one's.
     socket: Mutex<(OwnedFd, u32)>,
+    pid: i32,
 }
 
 impl Outside {
@@ -59,7 +60,7 @@ impl Outside {
         reach: Reach,
         handle: impl FnMut(Option<(Vec<OwnedFd>, &[u8])>) -> Output,
     ) -> Result<Outside, TapError> {
-        let (_, socket) = spawn("cannot fork a helper process", |_, socket| {
+        let (pid, socket) = spawn("cannot fork a helper process", |_, socket| {
             let role = match reach {
                 Reach::Files => Role::Files,
                 Reach::Processes => Role::Unconfined,
@@ -74,6 +75,7 @@ impl Outside {
             .map_err(TapError::io("cannot talk to a helper process"))?;
         Ok(Outside {
             socket: Mutex::new((socket, 0)),
+            pid: pid.as_raw_nonzero().get(),
         })
     }
 
@@ -81,6 +83,11 @@ impl Outside {
     pub fn descriptor(&self) -> i32 {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.0.as_raw_fd()
+    }
+
+    /// The helper's PID.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Asks, and waits for the answer.

@@ -28,12 +28,11 @@
 //! as it may kill cnet; [`SocketHelper::take`] tells.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use crate::error::TapError;
 use crate::fork::{Parent, spawn};
@@ -62,8 +61,10 @@ pub struct Supply {
 #[derive(Debug)]
 pub struct SocketHelper {
     socket: OwnedFd,
-    /// A pidfd: names this one process even after another wait has reaped it.
-    process: OwnedFd,
+    pid: Pid,
+    /// A pidfd: names this one process even after another wait has reaped it. `None` once another
+    /// process has the helper.
+    process: Option<OwnedFd>,
 }
 
 impl SocketHelper {
@@ -82,7 +83,27 @@ impl SocketHelper {
         // The child was not reaped, so the number is its own. Without a pidfd it ends by itself,
         // since our end of the socket is closed.
         let process = crate::watch::pidfd(child.as_raw_nonzero().get())?;
-        Ok(SocketHelper { socket, process })
+        Ok(SocketHelper {
+            socket,
+            pid: child,
+            process: Some(process),
+        })
+    }
+
+    /// The helper's PID.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The descriptors that a forked process which goes on with the helper must keep.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let process = self.process.iter().map(AsRawFd::as_raw_fd);
+        process.chain([self.socket.as_raw_fd()]).collect()
+    }
+
+    /// Leaves the helper to a forked process that has a copy of this.
+    pub fn let_go(mut self) {
+        self.process = None;
     }
 
     /// Asks for `count` sockets, at most [`MAX_SOCKETS`], of one family. Does not wait.
@@ -128,10 +149,13 @@ impl Drop for SocketHelper {
     fn drop(&mut self) {
         // From within the sandbox it cannot be killed, and ends by this; one that was stopped ends
         // with the program.
+        let Some(process) = self.process.take() else {
+            return;
+        };
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         // Both calls fail if it has ended and was reaped by a wait for any child, and in the sandbox.
-        let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
-        let _ = rustix::process::waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
+        let _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+        let _ = rustix::process::waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED);
     }
 }
 
@@ -150,12 +174,6 @@ fn confine(socket: &OwnedFd) -> rustix::io::Result<()> {
     // The terminal's ^C goes to its session.
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
-    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        // A reader that waits for the end of the parent's output must not wait for the helper.
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
-    }
     // Dumpable again after a change of credentials: all of those are behind it.
     confine_helper(Role::SocketHelper, &[socket.as_raw_fd()]);
     Ok(())

@@ -5,19 +5,8 @@ use std::os::fd::RawFd;
 /// The first descriptor that is no standard stream.
 const FIRST: RawFd = 3;
 
-/// Closes every descriptor from 3 on but `kept`; without it, every one that came through execve(2),
-/// which are those that are not close-on-exec.
-pub(super) fn close_others(kept: Option<&[RawFd]>) -> Result<(), String> {
-    match kept {
-        Some(kept) => {
-            keep_only(kept);
-            Ok(())
-        }
-        None => close_inherited(),
-    }
-}
-
-fn close_inherited() -> Result<(), String> {
+/// Closes every descriptor that came through execve(2), which are those that are not close-on-exec.
+pub(super) fn close_inherited() -> Result<(), String> {
     let open = open_descriptors().ok_or("/proc/self/fd cannot be read: mount /proc")?;
     for fd in open {
         // SAFETY: F_GETFD takes no pointer and changes nothing.
@@ -39,9 +28,9 @@ fn open_descriptors() -> Option<Vec<RawFd>> {
     Some(open.filter(|&fd| fd >= FIRST).collect())
 }
 
-/// Closes every descriptor from 3 on but `kept`, under their owners: for a child whose copies of
-/// those owners are never used again.
-fn keep_only(kept: &[RawFd]) {
+/// Closes every descriptor but `kept` and the standard streams, under their owners: for a process
+/// that was just forked, whose copies of its parent's values are never used again.
+pub fn keep_only(kept: &[RawFd]) {
     let mut kept: Vec<RawFd> = kept.iter().copied().filter(|&fd| fd >= FIRST).collect();
     kept.sort_unstable();
     let mut first = FIRST;

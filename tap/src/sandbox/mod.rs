@@ -31,6 +31,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use rustix::fs::OFlags;
+
 use crate::error::TapError;
 use crate::fork::require_one_thread;
 
@@ -44,6 +46,7 @@ pub mod probe;
 mod root;
 pub mod seccomp;
 
+pub use descriptors::keep_only;
 pub use namespaces::Isolation;
 use privileges::no_new_privileges;
 pub use seccomp::Role;
@@ -51,7 +54,8 @@ pub use seccomp::Role;
 /// One thing that a process gives up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
-    /// Every descriptor that is not this program's is closed.
+    /// Every descriptor that came through execve(2) is closed, unless this program was told of it. A
+    /// forked process closes its parent's by itself ([`keep_only`]).
     Descriptors,
     /// The environment is emptied, but for the variables that are read later.
     Environment,
@@ -140,9 +144,6 @@ pub struct Policy {
     pub writable: Vec<PathBuf>,
     /// Directories that it reads at run time. One that does not exist is left out.
     pub readable: Vec<PathBuf>,
-    /// The descriptors that it keeps, beside the standard streams; `None` for all that were opened
-    /// by this program, which are those that are close-on-exec.
-    pub descriptors: Option<Vec<RawFd>>,
     /// Environment variables that are read later.
     pub environment: Vec<&'static str>,
     /// The namespaces that the process was forked into already.
@@ -158,7 +159,6 @@ impl Policy {
             binds_low_ports: false,
             writable: Vec::new(),
             readable: Vec::new(),
-            descriptors: None,
             environment: Vec::new(),
             isolation: None,
         }
@@ -222,10 +222,8 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
         return Ok(report);
     }
     require_one_thread()?;
-    report.note(
-        Stage::Descriptors,
-        descriptors::close_others(policy.descriptors.as_deref()),
-    );
+    learn_auxiliary_vector();
+    report.note(Stage::Descriptors, descriptors::close_inherited());
     environment::keep(&policy.environment);
     let isolation = policy
         .isolation
@@ -258,10 +256,21 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
 
 /// The stages of a helper process, which has no namespaces of its own: descriptors but `kept` and
 /// the standard streams are closed, its environment is empty, it is not dumpable, holds no
-/// capability unless it needs those it has ([`Role::Unconfined`]), and keeps the calls of its role.
+/// capability unless it needs those it has ([`Role::Unconfined`]), and keeps the calls of its role. Its
+/// standard streams lead nowhere; only an unconfined one keeps standard error, for what it has to say.
 /// What fails is not told: a helper has no log.
 pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
-    let _ = descriptors::close_others(Some(kept));
+    learn_auxiliary_vector();
+    let null = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(null) = rustix::fs::open("/dev/null", null, rustix::fs::Mode::empty()) {
+        // A reader that waits for the end of the parent's output must not wait for the helper.
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        if role != Role::Unconfined {
+            let _ = rustix::stdio::dup2_stderr(&null);
+        }
+    }
+    descriptors::keep_only(kept);
     environment::keep(&[]);
     if role != Role::Unconfined {
         let _ = privileges::drop_capabilities(false);
@@ -269,6 +278,12 @@ pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     let _ = no_new_privileges();
     let _ = memory::hide();
     let _ = seccomp::apply(role);
+}
+
+/// Has `rustix` learn what the kernel tells a program at its start (getauxval(3)), which it does at the
+/// first call that needs it, from a file that is out of sight then.
+fn learn_auxiliary_vector() {
+    let _ = rustix::param::page_size();
 }
 
 /// A reason made of what was tried and what the kernel said.

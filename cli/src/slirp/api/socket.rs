@@ -3,11 +3,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use cnet_netd::outside::Host;
 use cnet_tap::unix;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -26,18 +27,19 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The listening socket, and its file, which goes with it.
 pub(in crate::slirp) struct ApiSocket {
     listener: UnixListener,
-    path: PathBuf,
     /// Device and inode, so that another file at the path is not removed at the end.
     identity: (u64, u64),
+    /// Who removes it: its file is not in sight from the sandbox.
+    host: Host,
 }
 
 impl ApiSocket {
-    /// Binds at `path`. A socket that is already there is removed first.
+    /// Binds at `path`. A socket that is already there is removed first. `host` removes ours.
     ///
     /// # Errors
     ///
     /// A path of 108 bytes or more, a file there that is no socket, or what bind(2) says.
-    pub(in crate::slirp) fn bind(path: &Path) -> anyhow::Result<ApiSocket> {
+    pub(in crate::slirp) fn bind(path: &Path, host: Host) -> anyhow::Result<ApiSocket> {
         if path.as_os_str().len() > unix::MAX_PATH {
             bail!(
                 "the specified API socket path is too long (>= {})",
@@ -61,8 +63,8 @@ impl ApiSocket {
             .with_context(|| format!("cannot look at the API socket {shown}"))?;
         Ok(ApiSocket {
             listener,
-            path: path.to_owned(),
             identity: (file.dev(), file.ino()),
+            host,
         })
     }
 
@@ -94,10 +96,6 @@ impl ApiSocket {
 
 impl Drop for ApiSocket {
     fn drop(&mut self) {
-        let ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
-        if ours {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.host.remove_socket(self.identity);
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex as StdMutex;
 use std::time::Instant;
 
+use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::unix;
 
 use super::*;
@@ -234,12 +235,21 @@ async fn call(path: &Path, request: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// Binds without a helper that would remove the socket.
+fn bind(path: &Path) -> anyhow::Result<ApiSocket> {
+    let files = HostFiles {
+        socket: Some(path.to_owned()),
+        ..HostFiles::default()
+    };
+    ApiSocket::bind(path, Host::here(files))
+}
+
 #[tokio::test]
 async fn over_the_socket() {
     let scratch = Scratch::new("socket");
     let path = scratch.0.join("s");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let socket = ApiSocket::bind(&path).unwrap();
+    let socket = bind(&path).unwrap();
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
@@ -282,13 +292,13 @@ async fn over_the_socket() {
 async fn paths_that_will_not_do() {
     let scratch = Scratch::new("paths");
     let fill = unix::MAX_PATH - scratch.0.as_os_str().len();
-    let error = |path: &Path| match ApiSocket::bind(path) {
+    let error = |path: &Path| match bind(path) {
         Err(error) => format!("{error:#}"),
         Ok(_) => panic!("{}", path.display()),
     };
     let long = error(&scratch.0.join("a".repeat(fill)));
     assert_eq!(long, "the specified API socket path is too long (>= 108)");
-    drop(ApiSocket::bind(&scratch.0.join("a".repeat(fill - 1))).unwrap());
+    drop(bind(&scratch.0.join("a".repeat(fill - 1))).unwrap());
     let file = scratch.0.join("file");
     fs::write(&file, "precious").unwrap();
     assert!(error(&file).contains("a file of that name exists"));
@@ -300,8 +310,8 @@ async fn paths_that_will_not_do() {
 async fn a_socket_of_another_program_is_left_alone() {
     let scratch = Scratch::new("elses");
     let path = scratch.0.join("s");
-    let first = ApiSocket::bind(&path).unwrap();
-    let second = ApiSocket::bind(&path).unwrap();
+    let first = bind(&path).unwrap();
+    let second = bind(&path).unwrap();
     drop(first);
     assert!(path.exists());
     drop(second);

@@ -23,6 +23,8 @@ pub(super) enum Key {
     EnableSandbox,
     CreateSandbox,
     EnableSeccomp,
+    RequireSandbox,
+    NoSandbox,
     OutboundV4,
     OutboundV6,
     DisableDns,
@@ -61,7 +63,7 @@ const fn valued(key: Key, long: &'static str, short: Option<u8>) -> Spec {
     }
 }
 
-const SPECS: [Spec; 23] = [
+const SPECS: [Spec; 25] = [
     flag(Key::Configure, "configure", Some(b'c')),
     valued(Key::ExitFd, "exit-fd", Some(b'e')),
     valued(Key::ReadyFd, "ready-fd", Some(b'r')),
@@ -76,6 +78,8 @@ const SPECS: [Spec; 23] = [
     flag(Key::EnableSandbox, "enable-sandbox", None),
     flag(Key::CreateSandbox, "create-sandbox", None),
     flag(Key::EnableSeccomp, "enable-seccomp", None),
+    flag(Key::RequireSandbox, "require-sandbox", None),
+    flag(Key::NoSandbox, "no-sandbox", None),
     valued(Key::OutboundV4, "outbound-addr", None),
     valued(Key::OutboundV6, "outbound-addr6", None),
     flag(Key::DisableDns, "disable-dns", None),

@@ -6,8 +6,9 @@
 //! messages are slirp4netns's own where it has one, since callers show them to people.
 //!
 //! What this program cannot do is refused by name, never ignored. `--help` names the options
-//! that callers look for there, and not those that are refused: podman and rootlesskit pass
-//! `--enable-sandbox` and `--enable-seccomp` only to a program whose help speaks of them.
+//! that callers look for there: podman and rootlesskit pass `--enable-sandbox` and
+//! `--enable-seccomp` only to a program whose help speaks of them. Here they ask for what is the
+//! default.
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use cnet_tap::sandbox::Mode;
 use cnet_wire::MacAddr;
 
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
@@ -43,6 +45,10 @@ User-mode networking for unprivileged network namespaces, as slirp4netns does it
 --userns-path=PATH       specify user namespace path
 --outbound-addr=IPv4     specify the IPv4 address to send from
 --outbound-addr6=IPv6    specify the IPv6 address to send from
+--enable-sandbox         stay in a sandbox (always so, unless --no-sandbox is given)
+--enable-seccomp         keep few system calls (always so, unless --no-sandbox is given)
+--require-sandbox        refuse to run where the host lacks a stage of the sandbox
+--no-sandbox             stay outside the sandbox (for debugging only)
 --disable-dns            do not answer DNS on 10.0.2.3 (or where --cidr puts it)
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
 --target-type=TYPE       specify the target type (netns)
@@ -118,6 +124,8 @@ pub(crate) struct Options {
     pub(crate) busy_poll: Duration,
     /// Threads that move packets. Not an option of slirp4netns.
     pub(crate) workers: u16,
+    /// How much of the sandbox is insisted upon.
+    pub(crate) sandbox: Mode,
     /// What to tell the user without stopping.
     pub(crate) warnings: Vec<String>,
 }
@@ -166,6 +174,7 @@ struct Given {
     mac: Option<MacAddr>,
     busy_poll: Option<Duration>,
     workers: Option<u16>,
+    sandbox: Mode,
     warnings: Vec<String>,
 }
 
@@ -192,14 +201,14 @@ impl Given {
             }
             Key::NetnsType => self.by_path = netns_type(&text)?,
             Key::UsernsPath => self.userns = Some(value.into()),
-            Key::EnableSandbox => return Err(no_sandbox("--enable-sandbox")),
-            Key::CreateSandbox => return Err(no_sandbox("--create-sandbox")),
-            Key::EnableSeccomp => {
-                return Err(ArgsError::Missing {
-                    option: "--enable-seccomp",
-                    missing: "it has no filter of system calls; leave the option out",
-                });
+            // What is so by default.
+            Key::EnableSandbox | Key::CreateSandbox | Key::EnableSeccomp => {
+                if self.sandbox == Mode::Off {
+                    self.sandbox = Mode::Offered;
+                }
             }
+            Key::RequireSandbox => self.sandbox = Mode::Required,
+            Key::NoSandbox => self.sandbox = Mode::Off,
             Key::OutboundV4 => {
                 self.outbound_v4 = Some(outbound("--outbound-addr", &text, "IPv4")?);
             }
@@ -263,14 +272,10 @@ impl Given {
             mac: self.mac,
             busy_poll: self.busy_poll.unwrap_or(DEFAULT_BUSY_POLL),
             workers: self.workers.unwrap_or(1),
+            sandbox: self.sandbox,
             warnings: self.warnings,
         })
     }
-}
-
-fn no_sandbox(option: &'static str) -> ArgsError {
-    let missing = "it does not confine itself to a mount namespace; leave the option out";
-    ArgsError::Missing { option, missing }
 }
 
 fn number(text: &str) -> Option<i32> {

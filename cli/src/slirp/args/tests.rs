@@ -43,6 +43,7 @@ fn defaults() {
             mac: None,
             busy_poll: DEFAULT_BUSY_POLL,
             workers: 1,
+            sandbox: Mode::Offered,
             warnings: vec![],
         }
     );
@@ -107,11 +108,10 @@ fn help_and_version_win_where_they_stand() {
         "--enable-ipv6",
         "--outbound-addr",
         "--netns-type",
+        "--enable-sandbox",
+        "--enable-seccomp",
     ] {
         assert!(HELP.contains(option), "{option}");
-    }
-    for refused in ["--enable-sandbox", "--enable-seccomp"] {
-        assert!(!HELP.contains(refused), "callers would pass {refused}");
     }
 }
 
@@ -199,14 +199,23 @@ fn mac_addresses() {
 }
 
 #[test]
-fn what_is_missing_is_refused_by_name() {
-    for option in [
+fn the_sandbox_is_there_unless_it_is_switched_off() {
+    let mode = |line: &str| options(&format!("{line} 5")).sandbox;
+    for line in [
+        "",
         "--enable-sandbox",
-        "--create-sandbox",
-        "--enable-seccomp",
-        "--netns-type=tapfd",
-        "--target-type=bess",
+        "--create-sandbox --enable-seccomp",
+        "--no-sandbox --enable-sandbox",
     ] {
+        assert_eq!(mode(line), Mode::Offered, "{line}");
+    }
+    assert_eq!(mode("--require-sandbox --enable-sandbox"), Mode::Required);
+    assert_eq!(mode("--no-sandbox"), Mode::Off);
+}
+
+#[test]
+fn what_is_missing_is_refused_by_name() {
+    for option in ["--netns-type=tapfd", "--target-type=bess"] {
         let error = error(&format!("{option} 5"));
         assert!(
             error.starts_with(&format!("{option} is not supported")),

@@ -1,0 +1,355 @@
+//! The command's own network, in a process of its own.
+//!
+//! # Theory of operation
+//!
+//! What reads the command's frames is not the process that looks after the command: that one has the
+//! user's files and signals, this one is in the sandbox ([`cnet_tap::sandbox`]). It is forked with
+//! the TAP before there is any thread, starts the network, publishes the ports and says that it is
+//! ready. After that the two talk over a socket pair, a byte a message: [`DELIVERED`] asks for, and
+//! tells, that the host's kernel has all that the command has sent.
+//!
+//! # Invariants
+//!
+//! - The network ends with the socket: when this program closes its end, or is killed.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use cnet::PublishSpec;
+use cnet_dataplane::{NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
+use cnet_netd::Instance;
+use cnet_netd::dns::Nameserver;
+use cnet_netd::forward::ContainerAddresses;
+use cnet_netd::outside::{Host, HostFiles};
+use cnet_tap::async_fd::AsyncOwnedFd;
+use cnet_tap::fork::{Isolated, spawn, spawn_isolated};
+use cnet_tap::sandbox::{self, Isolation, Mode, Policy, Role};
+use cnet_tap::{SocketHelper, Tap};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::process::Pid;
+use tokio::io::Interest;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::args::RunOptions;
+use super::process;
+use crate::log::report;
+use crate::program::{event_loop, tell};
+
+/// The first byte of the message that the network is there.
+const READY: u8 = b'r';
+/// The first byte of a message with the reason why it is not.
+const FAILED: u8 = b'f';
+/// Asks, and tells, that what the command has sent is delivered.
+const DELIVERED: u8 = b'd';
+
+/// The longest message: an error's text.
+const MAX_MESSAGE: usize = 16 * 1024;
+
+/// How long the process may take to reset connections and end.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The first port that any user may bind, unless the host says otherwise (ip(7)).
+const FIRST_ORDINARY_PORT: u16 = 1024;
+
+/// What the network is made of.
+pub(super) struct Parts {
+    pub(super) config: NetworkConfig,
+    pub(super) port: PortPlan,
+    pub(super) tap: Tap,
+    pub(super) socket_helper: Option<SocketHelper>,
+}
+
+/// The process that was forked, before it is heard.
+pub(super) struct Started {
+    pid: Pid,
+    socket: OwnedFd,
+    /// All processes of the network.
+    processes: Vec<Pid>,
+}
+
+/// Forks the process. This one keeps none of the parts.
+pub(super) fn start(options: &RunOptions, parts: Parts) -> anyhow::Result<Started> {
+    let files = HostFiles::default();
+    let host = match options.sandbox.mode() {
+        Mode::Off => Host::here(files),
+        Mode::Offered | Mode::Required => Host::outside(files)?,
+    };
+    let helpers = [
+        host.helper().and_then(Pid::from_raw),
+        parts.socket_helper.as_ref().map(SocketHelper::pid),
+    ];
+    let mut parts = Some(parts);
+    let what = "cannot fork the network's process";
+    let (pid, socket) = match options.sandbox.mode() {
+        Mode::Off => spawn(what, |parent, socket| {
+            if parent.die_together().is_err() {
+                return 1;
+            }
+            live(options, host.clone(), parts.take(), None, socket)
+        })?,
+        Mode::Offered | Mode::Required => {
+            let low = binds_low_ports(&options.publish);
+            let live = |isolated: Isolated, socket| {
+                let isolation = Some(isolated.isolation);
+                live(options, host.clone(), parts.take(), isolation, socket)
+            };
+            spawn_isolated(what, low, live)?
+        }
+    };
+    if let Some(helper) = parts.and_then(|parts| parts.socket_helper) {
+        helper.let_go();
+    }
+    let processes = helpers.into_iter().flatten().chain([pid]).collect();
+    Ok(Started {
+        pid,
+        socket,
+        processes,
+    })
+}
+
+fn binds_low_ports(publish: &[PublishSpec]) -> bool {
+    let first = |spec: &PublishSpec| spec.host_ports().map(|ports| *ports.start());
+    let mut first = publish.iter().filter_map(first);
+    first.any(|port| port < FIRST_ORDINARY_PORT)
+}
+
+/// The process's life.
+fn live(
+    options: &RunOptions,
+    host: Host,
+    parts: Option<Parts>,
+    isolation: Option<Isolation>,
+    socket: OwnedFd,
+) -> u8 {
+    let Some(parts) = parts else {
+        return 1;
+    };
+    leave(&parts, &host, &socket);
+    let mut policy = Policy::new(Role::Private, options.sandbox.mode());
+    policy.binds_low_ports = binds_low_ports(&options.publish);
+    policy.environment = cnet_dataplane::ENVIRONMENT.to_vec();
+    policy.isolation = isolation;
+    let served = AsyncSocket::in_loop(socket, async |socket| {
+        match bring(options, (policy, host), parts).await {
+            Ok((instance, ended)) => {
+                socket.send(&[&[READY]])?;
+                serve(&instance, ended, socket).await;
+                instance.stop().context("the network did not end in order")
+            }
+            Err(error) => {
+                let text = report(&error);
+                let cut = text.len().min(MAX_MESSAGE - 1);
+                socket.send(&[&[FAILED], &text.as_bytes()[..cut]])
+            }
+        }
+    });
+    u8::from(served.is_err())
+}
+
+/// Leaves the command's terminal, output and descriptors behind.
+fn leave(parts: &Parts, host: &Host, socket: &OwnedFd) {
+    // Fails for the leader of a process group, which a child is not.
+    let _ = rustix::process::setsid();
+    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+    }
+    let queues = parts.tap.queues.iter().map(|queue| queue.as_fd().as_raw_fd());
+    let helper = parts.socket_helper.iter().flat_map(SocketHelper::descriptors);
+    let kept = queues.chain(helper).chain(host.descriptor());
+    let kept: Vec<RawFd> = kept.chain([socket.as_raw_fd()]).collect();
+    sandbox::keep_only(&kept);
+}
+
+/// Starts the network, and gives what tells of its failure.
+async fn bring(
+    options: &RunOptions,
+    (policy, host): (Policy, Host),
+    parts: Parts,
+) -> anyhow::Result<(Instance, impl Future<Output = String> + use<>)> {
+    let addresses = ContainerAddresses {
+        ipv4: parts.port.ipv4,
+        ipv6: parts.port.ipv6,
+    };
+    let servers = options.dns.iter().copied().map(Nameserver::from);
+    let instance = Instance::builder(parts.config)
+        .dns_servers(servers.collect())
+        .sandbox(policy, host)
+        .start()?;
+    let device = PortDevice::Tap(parts.tap);
+    let joined = instance.join(parts.port, device, parts.socket_helper);
+    let (_, port_end) = joined.await?;
+    for spec in &options.publish {
+        let opened = instance.forwards().open(addresses, spec).await?;
+        if spec.host_ports().is_none() {
+            tell_chosen(&opened);
+        }
+    }
+    let ended = instance.ended_with(port_end);
+    Ok((instance, ended))
+}
+
+/// Serves until this program's other part closes its end.
+async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket: &AsyncSocket) {
+    let failure = async {
+        let reason = ended.await;
+        if reason != STOPPED {
+            tell(&format!("the network has failed: {reason}"));
+        }
+        std::future::pending().await
+    };
+    let requests = async {
+        while let Ok(Some(_)) = socket.receive().await {
+            instance.delivered().await;
+            if socket.send(&[&[DELIVERED]]).is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = failure => {}
+        () = requests => {}
+    }
+}
+
+/// Tells which ports were chosen, each once.
+fn tell_chosen(opened: &[OpenForward]) {
+    let mut told = None;
+    for OpenForward { rule, bound, .. } in opened {
+        let bound: &SocketAddr = bound;
+        let at = (rule.protocol, bound.port());
+        if told.replace(at) != Some(at) {
+            let port = rule.container.port();
+            tell(&format!("{bound} leads to port {port}/{}", rule.protocol));
+        }
+    }
+}
+
+/// One end of the conversation.
+struct AsyncSocket(AsyncOwnedFd);
+
+impl AsyncSocket {
+    fn new(socket: OwnedFd) -> anyhow::Result<AsyncSocket> {
+        let socket = AsyncOwnedFd::new(socket, Interest::READABLE);
+        Ok(AsyncSocket(socket.context("cannot talk to the network's process")?))
+    }
+
+    /// Runs an event loop of this thread with it.
+    fn in_loop(
+        socket: OwnedFd,
+        serve: impl AsyncFnOnce(&AsyncSocket) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        event_loop()?.block_on(async { serve(&AsyncSocket::new(socket)?).await })
+    }
+
+    /// A few bytes, which there is always room for.
+    fn send(&self, pieces: &[&[u8]]) -> anyhow::Result<()> {
+        let flags = SendFlags::empty();
+        cnet_tap::unix::send(self.0.fd(), pieces, &[], flags)
+            .context("cannot talk to the network's process")?;
+        Ok(())
+    }
+
+    /// The next message; `None` once the other end is closed.
+    async fn receive(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; MAX_MESSAGE];
+        loop {
+            let mut ready = self.0.ready().await?;
+            match rustix::net::recv(self.0.fd(), &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) | Err(Errno::CONNRESET) => return Ok(None),
+                Ok((_, length)) => {
+                    bytes.truncate(length);
+                    return Ok(Some(bytes));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The network, seen from the process that looks after the command.
+pub(super) struct PrivateNetwork {
+    pid: Pid,
+    socket: Arc<AsyncSocket>,
+    processes: Vec<Pid>,
+    /// Whether all is delivered; closed once the process is gone.
+    delivered: watch::Receiver<bool>,
+    ending: Arc<AtomicBool>,
+    listening: tokio::task::AbortHandle,
+}
+
+impl PrivateNetwork {
+    /// Waits until the network is there.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is not.
+    pub(super) async fn ready(started: Started) -> anyhow::Result<PrivateNetwork> {
+        let socket = Arc::new(AsyncSocket::new(started.socket)?);
+        let message = socket.receive().await?;
+        match message.as_deref().and_then(<[u8]>::split_first) {
+            Some((&READY, _)) => {}
+            Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
+            _ => return Err(anyhow!("the network's process ended before it was ready")),
+        }
+        let (sender, delivered) = watch::channel(false);
+        let ending = Arc::new(AtomicBool::new(false));
+        let listen = listen(Arc::clone(&socket), sender, Arc::clone(&ending));
+        Ok(PrivateNetwork {
+            pid: started.pid,
+            socket,
+            processes: started.processes,
+            delivered,
+            ending,
+            listening: tokio::spawn(listen).abort_handle(),
+        })
+    }
+
+    /// All its processes, which are children of this one.
+    pub(super) fn processes(&self) -> &[Pid] {
+        &self.processes
+    }
+
+    /// Waits until the host's kernel has all that the command has sent.
+    pub(super) async fn delivered(&self) {
+        if self.socket.send(&[&[DELIVERED]]).is_ok() {
+            let mut delivered = self.delivered.clone();
+            // An error is the end of the process, after which nothing comes.
+            let _ = delivered.wait_for(|delivered| *delivered).await;
+        }
+    }
+
+    /// Resets all connections and waits for the end.
+    pub(super) async fn end(self) {
+        self.ending.store(true, Ordering::Release);
+        let PrivateNetwork { pid, socket, .. } = self;
+        // Hearing goes on, of the process's end.
+        let _ = rustix::net::shutdown(socket.0.fd(), rustix::net::Shutdown::Write);
+        let gone = timeout(END_TIMEOUT, async {
+            let mut delivered = self.delivered;
+            while delivered.changed().await.is_ok() {}
+        });
+        let _ = gone.await;
+        self.listening.abort();
+        // The helpers end with it, but are to be reaped by no other.
+        process::kill_child(pid);
+        self.processes.into_iter().for_each(process::kill_child);
+    }
+}
+
+/// Hears what the network's process says, until its end, of which the user is told.
+async fn listen(socket: Arc<AsyncSocket>, delivered: watch::Sender<bool>, ending: Arc<AtomicBool>) {
+    while let Ok(Some(message)) = socket.receive().await {
+        delivered.send_replace(message.first() == Some(&DELIVERED));
+    }
+    if !ending.load(Ordering::Acquire) {
+        tell("the network has failed: its process has ended");
+    }
+}
