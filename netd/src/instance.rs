@@ -124,9 +124,10 @@ impl InstanceBuilder {
             ipv4: config.outbound_v4,
             ipv6: config.outbound_v6,
         };
+        let host = self.host;
         let service = match self.upstreams {
             Upstreams::OfHost => {
-                Service::new(names, Servers::of_host(self.host), sources)
+                Service::new(names, Servers::read_by(move || host.resolv_conf()), sources)
             }
             Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
             Upstreams::None => Service::internal(names),
@@ -153,7 +154,9 @@ impl InstanceBuilder {
 /// The one place where a process enters its sandbox. What the host does not offer is logged.
 fn enter_sandbox(policy: &Policy) -> Result<(), SandboxError> {
     if policy.mode == Mode::Off {
-        tracing::warn!("the sandbox is switched off: a container that breaks in has this user's rights");
+        tracing::warn!(
+            "the sandbox is switched off: a container that breaks in has this user's rights"
+        );
         return Ok(());
     }
     for Missing { stage, why } in sandbox::enter(policy)?.missing {

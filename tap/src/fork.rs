@@ -151,67 +151,6 @@ fn live_and_exit(live: impl FnOnce() -> u8) -> ! {
     unsafe { libc::_exit(status.into()) }
 }
 
-/// A process in namespaces of its own, as it begins.
-#[cfg(feature = "devices")]
-#[derive(Debug)]
-pub struct Isolated {
-    /// The namespaces it was forked into.
-    pub isolation: crate::sandbox::Isolation,
-    /// Its PID where its parent is; in its own PID namespace it is another.
-    pub pid: i32,
-}
-
-/// As [`spawn`], in mount, IPC, UTS, PID and user namespaces of its own, as far as the host offers
-/// them ([`crate::sandbox::Isolation::make_for_child`]). The child dies with this process, which
-/// takes up orphans from here on ([`become_subreaper`]); it must end as well when its socket is
-/// closed.
-///
-/// # Errors
-///
-/// As [`spawn`]; [`TapError::HelperDied`] if the child could not be forked.
-#[cfg(feature = "devices")]
-pub fn spawn_isolated(
-    what: &'static str,
-    binds_low_ports: bool,
-    live: impl FnOnce(Isolated, OwnedFd) -> u8,
-) -> Result<(Pid, OwnedFd), TapError> {
-    become_subreaper().map_err(TapError::io("cannot take up orphans"))?;
-    let (between, socket) = spawn(what, |parent, socket| {
-        if parent.die_together().is_err() {
-            return PANICKED;
-        }
-        let isolation = crate::sandbox::Isolation::make_for_child(binds_low_ports);
-        let told = |pid: Pid| {
-            let number = pid.as_raw_nonzero().get().to_ne_bytes();
-            // A parent that is gone ends the child by the closed socket.
-            let _ = rustix::net::send(&socket, &number, rustix::net::SendFlags::NOSIGNAL);
-        };
-        if go_on_as_child(what, told).is_err() {
-            return PANICKED;
-        }
-        // The host's /proc is still mounted, and has the number that the host knows.
-        let own = std::fs::read_link("/proc/self").ok();
-        let pid = own.and_then(|own| own.to_str()?.parse().ok());
-        let pid = pid.unwrap_or_else(|| rustix::process::getpid().as_raw_nonzero().get());
-        live(Isolated { isolation, pid }, socket)
-    })?;
-    let mut number = [0; 4];
-    let received = loop {
-        match rustix::net::recv(&socket, &mut number, rustix::net::RecvFlags::empty()) {
-            Err(Errno::INTR) => {}
-            received => break received,
-        }
-    };
-    let ended = rustix::process::waitpid(Some(between), rustix::process::WaitOptions::empty());
-    match received {
-        Ok((_, 4)) => Pid::from_raw(i32::from_ne_bytes(number)).map(|pid| (pid, socket)),
-        _ => None,
-    }
-    .ok_or_else(|| TapError::HelperDied {
-        status: format!("{ended:?}"),
-    })
-}
-
 /// Has `set_up` run in the process that `command` starts, between fork(2) and execve(2), with what it
 /// owns. It must take no lock that another thread of this process may hold, or it waits for ever:
 /// system calls on values made before are what it is for.

@@ -84,7 +84,7 @@ fn a_bess_target_is_refused_by_name() {
     assert!(done.stderr.contains("bess"), "{done}");
 }
 
-/// podman 4.3's words to a program whose help does not speak of a sandbox.
+/// podman 4.3's words to a program whose help speaks of a sandbox.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn serves_a_namespace_by_its_path_as_podman_asks() {
@@ -92,7 +92,8 @@ fn serves_a_namespace_by_its_path_as_podman_asks() {
     let container = Container::start(&lab, None);
     let pid = container.pid();
     let arguments = format!(
-        "--disable-host-loopback --mtu=65520 --enable-ipv6 -c --netns-type=path \
+        "--disable-host-loopback --mtu=65520 --enable-sandbox --enable-seccomp --enable-ipv6 -c \
+         --netns-type=path \
          --userns-path=/proc/{pid}/ns/user /proc/{pid}/ns/net tap0"
     );
     let _process = Options::default()

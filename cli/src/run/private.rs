@@ -26,8 +26,8 @@ use cnet_netd::dns::Nameserver;
 use cnet_netd::forward::ContainerAddresses;
 use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::async_fd::AsyncOwnedFd;
-use cnet_tap::fork::{Isolated, spawn, spawn_isolated};
-use cnet_tap::sandbox::{self, Isolation, Mode, Policy, Role};
+use cnet_tap::fork::spawn;
+use cnet_tap::sandbox::{self, Isolated, Isolation, Mode, Policy, Role, spawn_isolated};
 use cnet_tap::{SocketHelper, Tap};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -156,12 +156,23 @@ fn live(
 fn leave(parts: &Parts, host: &Host, socket: &OwnedFd) {
     // Fails for the leader of a process group, which a child is not.
     let _ = rustix::process::setsid();
-    if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
+    if let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
     }
-    let queues = parts.tap.queues.iter().map(|queue| queue.as_fd().as_raw_fd());
-    let helper = parts.socket_helper.iter().flat_map(SocketHelper::descriptors);
+    let queues = parts
+        .tap
+        .queues
+        .iter()
+        .map(|queue| queue.as_fd().as_raw_fd());
+    let helper = parts
+        .socket_helper
+        .iter()
+        .flat_map(SocketHelper::descriptors);
     let kept = queues.chain(helper).chain(host.descriptor());
     let kept: Vec<RawFd> = kept.chain([socket.as_raw_fd()]).collect();
     sandbox::keep_only(&kept);
@@ -237,7 +248,9 @@ struct AsyncSocket(AsyncOwnedFd);
 impl AsyncSocket {
     fn new(socket: OwnedFd) -> anyhow::Result<AsyncSocket> {
         let socket = AsyncOwnedFd::new(socket, Interest::READABLE);
-        Ok(AsyncSocket(socket.context("cannot talk to the network's process")?))
+        Ok(AsyncSocket(
+            socket.context("cannot talk to the network's process")?,
+        ))
     }
 
     /// Runs an event loop of this thread with it.

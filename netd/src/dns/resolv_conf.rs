@@ -26,8 +26,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::outside::Host;
-
 /// Where the host keeps it.
 pub const PATH: &str = "/etc/resolv.conf";
 
@@ -265,14 +263,23 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
 }
 
 /// Where the servers in force are said.
-#[derive(Debug)]
 enum Source {
     /// They never change.
     Fixed,
     /// The file at this path.
     File(PathBuf),
-    /// The host's file, as the helper outside the sandbox reads it.
-    Host(Host),
+    /// What this reads: a file that is out of sight, for a process in the sandbox.
+    Reader(Box<dyn Fn() -> io::Result<String> + Send + Sync>),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Fixed => f.write_str("Fixed"),
+            Source::File(path) => f.debug_tuple("File").field(path).finish(),
+            Source::Reader(_) => f.write_str("Reader"),
+        }
+    }
 }
 
 impl Source {
@@ -280,7 +287,7 @@ impl Source {
         match self {
             Source::Fixed => None,
             Source::File(path) => Some(read_text(path)),
-            Source::Host(host) => Some(host.resolv_conf()),
+            Source::Reader(read) => Some(read()),
         }
     }
 }
@@ -305,9 +312,9 @@ impl Servers {
         Servers::with(Source::File(path.into()), ResolvConf::parse(""))
     }
 
-    /// Those of the host's file, followed as it changes.
-    pub fn of_host(host: Host) -> Servers {
-        Servers::with(Source::Host(host), ResolvConf::parse(""))
+    /// Those of a file that `read` reads, followed as it changes.
+    pub fn read_by(read: impl Fn() -> io::Result<String> + Send + Sync + 'static) -> Servers {
+        Servers::with(Source::Reader(Box::new(read)), ResolvConf::parse(""))
     }
 
     /// These, for good.

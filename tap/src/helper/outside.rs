@@ -117,10 +117,7 @@ impl Outside {
 }
 
 /// The helper's life.
-fn serve(
-    socket: &OwnedFd,
-    mut handle: impl FnMut(Option<(Vec<OwnedFd>, &[u8])>) -> Output,
-) {
+fn serve(socket: &OwnedFd, mut handle: impl FnMut(Option<(Vec<OwnedFd>, &[u8])>) -> Output) {
     while let Ok(Some((descriptors, bytes))) = receive(socket.as_fd()) {
         let Some((number, request)) = bytes.split_first_chunk::<4>() else {
             break;

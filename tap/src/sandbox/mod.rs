@@ -38,6 +38,7 @@ use crate::fork::require_one_thread;
 
 mod descriptors;
 mod environment;
+mod isolated;
 mod landlock;
 mod memory;
 mod namespaces;
@@ -47,6 +48,7 @@ mod root;
 pub mod seccomp;
 
 pub use descriptors::keep_only;
+pub use isolated::{Isolated, spawn_isolated};
 pub use namespaces::Isolation;
 use privileges::no_new_privileges;
 pub use seccomp::Role;

@@ -44,8 +44,7 @@ impl Isolation {
 
     fn unshare(binds_low_ports: bool, more: UnshareFlags) -> Isolation {
         let mut made = Isolation::default();
-        let inner =
-            UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | more;
+        let inner = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | more;
         if binds_low_ports && privileges::binds_low_ports() && unshare(inner).is_ok() {
             made.mount = true;
             return made;

@@ -3,9 +3,8 @@
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::process::WaitOptions;
 
-use super::{Mode, Policy, Report, Role, Stage, enter};
+use super::{Mode, Policy, Report, Role, Stage, enter, spawn_isolated};
 use crate::error::TapError;
-use crate::fork::spawn_isolated;
 use crate::unix;
 
 /// The longest report.

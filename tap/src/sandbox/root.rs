@@ -104,7 +104,11 @@ struct MountAttr {
 }
 
 fn harden(tree: &OwnedFd, read_only: bool) -> rustix::io::Result<()> {
-    let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let read_only = if read_only {
+        libc::MOUNT_ATTR_RDONLY
+    } else {
+        0
+    };
     let set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
     let attributes = MountAttr {
         set: set | read_only,

@@ -57,7 +57,6 @@ const CALLS: &[Call] = calls![
     // Frames and connections.
     PACKETS SYS_read "frames from TAPs; eventfds, pipes, files",
     PACKETS SYS_write "frames to TAPs; eventfds, the log, files",
-    PACKETS SYS_readv "the control socket, in pieces",
     PACKETS SYS_writev "frames and answers of several pieces",
     ALL SYS_close "what has ended",
     ALL SYS_recvmsg "datagrams with their ancillary data; descriptors from helpers and clients",
@@ -75,7 +74,6 @@ const CALLS: &[Call] = calls![
     PACKETS SYS_listen "published TCP ports",
     PACKETS SYS_accept4 "clients of published ports and of the API",
     PACKETS SYS_getsockname "which port the kernel has chosen",
-    PACKETS SYS_getpeername "who is at the other end",
     PACKETS SYS_getsockopt "errors of sockets, TCP_INFO, who the peer is",
     PACKETS SYS_setsockopt(SETSOCKOPT) "options of sockets",
     PACKETS SYS_shutdown "the end of one direction",
@@ -87,11 +85,8 @@ const CALLS: &[Call] = calls![
     #[cfg(target_arch = "x86_64")]
     PACKETS SYS_epoll_wait "waiting",
     PACKETS SYS_epoll_pwait "waiting",
-    #[cfg(target_arch = "x86_64")]
-    ALL SYS_poll "waiting for one descriptor",
     ALL SYS_ppoll "waiting for one descriptor",
     PACKETS SYS_eventfd2 "waking a worker",
-    PACKETS SYS_clock_nanosleep "pauses",
     PACKETS SYS_clock_gettime "the time, where the vDSO has to ask the kernel",
     PACKETS SYS_sched_yield "a contended lock",
     // Threads and memory.
@@ -100,9 +95,7 @@ const CALLS: &[Call] = calls![
     PACKETS SYS_set_robust_list "the C library, in a new thread",
     PACKETS SYS_rseq "the C library, in a new thread",
     PACKETS SYS_sigaltstack "the stack guard of a new thread",
-    PACKETS SYS_sched_getaffinity "the size of a new thread's stack is asked along with it",
     PACKETS SYS_prctl(PRCTL) "names of threads",
-    PACKETS SYS_gettid "messages of a panic",
     ALL SYS_rt_sigprocmask "signals while a thread starts or ends",
     ALL SYS_rt_sigreturn "the end of a signal handler",
     ALL SYS_mmap(NOT_EXECUTABLE) "memory, stacks",
@@ -120,7 +113,7 @@ const CALLS: &[Call] = calls![
     // The files of a named network.
     READS_FILES SYS_openat "state, leases and definitions, below the directories of its root",
     READS_FILES SYS_statx "whether a file has changed",
-    READS_FILES SYS_lseek "files that are read again",
+    FILES SYS_lseek "files that are read again",
     NETWORK SYS_getdents64 "which other networks there are",
     #[cfg(target_arch = "x86_64")]
     NETWORK SYS_rename "files are replaced whole",
@@ -207,4 +200,3 @@ pub const FATAL: &[(i64, &str)] = fatal![
     SYS_setdomainname,
     SYS_personality,
 ];
-

@@ -91,7 +91,7 @@ pub fn compile(role: Role) -> Result<Programs, String> {
         .map_err(text)?;
     let is_listed = Role::LISTED.contains(&role);
     // Containers' namespaces are entered by processes without an allow-list, and by no other.
-    let is_fatal = |number: &i64| is_listed || *number != libc::SYS_setns as i64;
+    let is_fatal = |number: &i64| is_listed || *number != libc::SYS_setns;
     let fatal = FATAL.iter().map(|(number, _)| (*number, Vec::new()));
     let fatal = fatal.filter(|(number, _)| is_fatal(number));
     let denied = SeccompAction::Errno(libc::ENOSYS as u32);
@@ -114,7 +114,9 @@ pub fn compile(role: Role) -> Result<Programs, String> {
 /// The text of what the kernel says.
 pub fn install(programs: &Programs) -> Result<(), String> {
     let text = |error: seccompiler::Error| {
-        format!("{error}: the kernel needs CONFIG_SECCOMP_FILTER, and the filter around us has to allow seccomp(2)")
+        format!(
+            "{error}: the kernel needs CONFIG_SECCOMP_FILTER, and the filter around us has to allow seccomp(2)"
+        )
     };
     // seccomp(2) itself is not on the allow-list, so that one is last.
     seccompiler::apply_filter(&programs.fatal).map_err(text)?;
