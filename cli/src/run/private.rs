@@ -41,6 +41,9 @@ use super::process;
 use crate::log::report;
 use crate::program::{event_loop, tell};
 
+/// What `ps` shows of the process.
+const TITLE: &str = "cnet: network";
+
 /// The first byte of the message that the network is there.
 const READY: u8 = b'r';
 /// The first byte of a message with the reason why it is not.
@@ -175,7 +178,7 @@ fn leave(parts: &Parts, host: &Host, socket: &OwnedFd) {
         .flat_map(SocketHelper::descriptors);
     let kept = queues.chain(helper).chain(host.descriptor());
     let kept: Vec<RawFd> = kept.chain([socket.as_raw_fd()]).collect();
-    sandbox::keep_only(&kept);
+    sandbox::begin(TITLE, &kept);
 }
 
 /// Starts the network, and gives what tells of its failure.

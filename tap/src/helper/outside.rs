@@ -24,8 +24,11 @@ use rustix::net::{SendFlags, sockopt};
 use super::{MAX_ANSWER, Output, receive};
 use crate::error::TapError;
 use crate::fork::spawn;
-use crate::sandbox::{Role, confine_helper};
+use crate::sandbox::{Role, begin, confine_helper};
 use crate::unix;
+
+/// What `ps` shows of the helper.
+const TITLE: &str = "cnet: host files";
 
 /// How long an answer is waited for. What is asked takes microseconds; a file system that hangs
 /// must not hang the process that asks for good.
@@ -67,6 +70,7 @@ impl Outside {
             };
             // A terminal's ^C ends the process that asks, which tells the helper.
             let _ = rustix::process::setsid();
+            begin(TITLE, &[socket.as_raw_fd()]);
             confine_helper(role, &[socket.as_raw_fd()]);
             serve(&socket, handle);
             0

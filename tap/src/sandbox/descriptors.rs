@@ -30,7 +30,7 @@ fn open_descriptors() -> Option<Vec<RawFd>> {
 
 /// Closes every descriptor but `kept` and the standard streams, under their owners: for a process
 /// that was just forked, whose copies of its parent's values are never used again.
-pub fn keep_only(kept: &[RawFd]) {
+pub(super) fn keep_only(kept: &[RawFd]) {
     let mut kept: Vec<RawFd> = kept.iter().copied().filter(|&fd| fd >= FIRST).collect();
     kept.sort_unstable();
     let mut first = FIRST;

@@ -47,7 +47,6 @@ pub mod probe;
 mod root;
 pub mod seccomp;
 
-pub use descriptors::keep_only;
 pub use isolated::{Isolated, spawn_isolated};
 pub use namespaces::Isolation;
 use privileges::no_new_privileges;
@@ -57,7 +56,7 @@ pub use seccomp::Role;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
     /// Every descriptor that came through execve(2) is closed, unless this program was told of it. A
-    /// forked process closes its parent's by itself ([`keep_only`]).
+    /// forked process closes its parent's by itself ([`begin`]).
     Descriptors,
     /// The environment is emptied, but for the variables that are read later.
     Environment,
@@ -280,6 +279,13 @@ pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     let _ = no_new_privileges();
     let _ = memory::hide();
     let _ = seccomp::apply(role);
+}
+
+/// Begins the life of a process that was forked for a task of its own: closes its parent's descriptors
+/// but `kept` and the standard streams, and has `ps` show `title`.
+pub fn begin(title: &str, kept: &[RawFd]) {
+    descriptors::keep_only(kept);
+    environment::rename(title);
 }
 
 /// Has `rustix` learn what the kernel tells a program at its start (getauxval(3)), which it does at the
