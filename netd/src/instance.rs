@@ -23,8 +23,8 @@ use cnet_dataplane::{
     PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics, WorkerPanicked,
 };
 use cnet_tap::SocketHelper;
-use ipnet::IpNet;
 use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};
+use ipnet::IpNet;
 
 use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources};
 use crate::forward::{self, ContainerAddresses, OpenError};
@@ -132,9 +132,14 @@ impl InstanceBuilder {
             Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
             Upstreams::None => Service::internal(names),
         };
-        if let Some(policy) = &self.sandbox {
-            enter_sandbox(policy)?;
-        }
+        let host_addresses = match &self.sandbox {
+            Some(policy) => {
+                let watch = HostAddressWatch::open();
+                enter_sandbox(policy)?;
+                watch
+            }
+            None => HostAddressWatch::default(),
+        };
         let dns = Arc::clone(&service);
         let no_host = config.policy.filter.no_host;
         let (dataplane, queries) = Dataplane::start(config)?;
@@ -145,7 +150,7 @@ impl InstanceBuilder {
             control,
             dns,
             no_host,
-            host_addresses: HostAddressWatch::default(),
+            host_addresses,
             dataplane: Mutex::new(Some(dataplane)),
         })
     }
