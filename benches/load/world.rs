@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use cnet_core::Network;
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks};
 use cnet_nat::host::{Readiness, Token, TokenKind};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
@@ -149,6 +149,7 @@ impl World {
                 }),
                 search: Vec::new(),
                 dhcp_range: None,
+                quirks: Quirks::default(),
             },
             policy: Policy::default(),
             tcp: TcpConfig {

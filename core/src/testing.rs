@@ -1,7 +1,7 @@
 //! A network of one container, and frames for it; its host is the kit's.
 
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway};
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Quirks};
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
@@ -30,6 +30,7 @@ pub(crate) fn config() -> RouterConfig {
             v6: None,
             search: Vec::new(),
             dhcp_range: None,
+            quirks: Quirks::default(),
         },
         policy: Policy::default(),
         tcp: TcpConfig::default(),

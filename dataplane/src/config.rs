@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use cnet_nat::flow::Limits;
+use cnet_nat::gateway::Quirks;
 use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_tap::InterfaceConfig;
 use cnet_wire::MacAddr;
@@ -49,6 +50,8 @@ pub struct NetworkConfig {
     pub outbound_v4: Option<Ipv4Addr>,
     /// Source address of outgoing IPv6.
     pub outbound_v6: Option<Ipv6Addr>,
+    /// What the gateway does otherwise for clients that were written against another one.
+    pub quirks: Quirks,
     /// Domains that containers search.
     pub search: Vec<String>,
     /// What one container may hold; with several workers each has its part of the TCP flows. All
@@ -83,6 +86,7 @@ impl NetworkConfig {
             },
             outbound_v4: None,
             outbound_v6: None,
+            quirks: Quirks::default(),
             search: Vec::new(),
             limits: Limits::default(),
             busy_poll: DEFAULT_BUSY_POLL,

@@ -52,6 +52,7 @@ pub(super) fn router_config(config: &NetworkConfig, budget: &FlowBudget) -> Rout
             }),
             search: config.search.clone(),
             dhcp_range: v4.map(|plan| plan.dhcp_range),
+            quirks: config.quirks,
         },
         policy: config.policy.clone(),
         tcp: TcpConfig {

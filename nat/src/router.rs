@@ -363,7 +363,7 @@ impl Router {
         let kind = match packet.ip.protocol {
             // What the host's loopback would be behind the gateway's address is out of reach, and
             // slirp4netns's word for that is network unreachable.
-            protocol::TCP | protocol::UDP if !self.gateway.is_dns(packet.ip.dst) => {
+            protocol::TCP | protocol::UDP if self.gateway.is_unreachable(packet.ip.dst) => {
                 IcmpErrorKind::NetUnreachable
             }
             protocol::TCP => return self.tcp.refuse_packet(packet, link, io),

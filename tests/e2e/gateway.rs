@@ -19,6 +19,7 @@ const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
 const ACK: u8 = 5;
+const NAK: u8 = 6;
 
 /// The transaction id of every message here.
 const XID: [u8; 4] = [7, 7, 7, 7];
@@ -135,13 +136,18 @@ fn dhcp_leases_an_address_with_router_and_resolver() {
     assert_eq!(lease.address, offer.address);
     assert_eq!(lease.option(ROUTER), GATEWAY_V4.octets());
     assert_eq!(lease.option(RESOLVER), DNS_V4.octets());
-    let prefix = Ipv4Addr::new(10, 0, 2, 0).octets();
-    assert_eq!(
-        lease.address.octets()[..3],
-        prefix[..3],
-        "{}",
-        lease.address
-    );
+    // As slirp4netns: the first of the range, whatever address --configure gave the interface, and
+    // any free one of the range to a client that asks for it.
+    assert_eq!(lease.address, Ipv4Addr::new(10, 0, 2, 15));
+    for (wanted, granted) in [([10, 0, 2, 22], true), ([10, 0, 2, 100], false)] {
+        let request = [(TYPE, &[REQUEST][..]), (REQUESTED, &wanted)];
+        let answer = Lease::read(&ask(&socket, &dhcp(mac, &request), everybody));
+        let expected = if granted { ACK } else { NAK };
+        assert_eq!(answer.option(TYPE), [expected], "{wanted:?}");
+        if granted {
+            assert_eq!(answer.address, Ipv4Addr::from(wanted));
+        }
+    }
 }
 
 /// A stateless client asks for resolvers alone (RFC 8415, section 18.2.6).

@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use cnet_core::Network;
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
@@ -81,6 +81,7 @@ pub fn router_config(mtu: usize) -> RouterConfig {
             }),
             search: Vec::new(),
             dhcp_range: None,
+            quirks: Quirks::default(),
         },
         policy: Policy::default(),
         tcp: TcpConfig {

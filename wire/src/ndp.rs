@@ -237,7 +237,8 @@ impl NeighbourAdvertisement {
     }
 }
 
-/// A router advertisement. What it tells besides the router's own lifetime has no end.
+/// A router advertisement. What it tells besides the router's own lifetime has no end, but perhaps
+/// the prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RouterAdvertisement<'a> {
     /// The hop limit that stations are to use.
@@ -256,6 +257,8 @@ pub struct RouterAdvertisement<'a> {
     pub prefix_len: u8,
     /// Whether stations make addresses of it themselves.
     pub autonomous: bool,
+    /// Its valid and preferred lifetime in seconds; `None` for without end.
+    pub prefix_lifetimes: Option<(u32, u32)>,
     /// Whether there is a route to ::/0 (RFC 4191).
     pub default_route: bool,
     /// The DNS server.
@@ -284,8 +287,9 @@ impl RouterAdvertisement<'_> {
         };
         let flags = PREFIX_ON_LINK | autonomous;
         ra.extend([OPT_PREFIX, 4, self.prefix_len, flags]);
-        ra.extend(INFINITE);
-        ra.extend(INFINITE);
+        let (valid, preferred) = self.prefix_lifetimes.unwrap_or((u32::MAX, u32::MAX));
+        ra.extend(valid.to_be_bytes());
+        ra.extend(preferred.to_be_bytes());
         ra.extend([0; 4]);
         ra.extend(self.prefix.octets());
         if self.default_route {

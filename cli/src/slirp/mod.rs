@@ -37,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::{self, report};
 use crate::program::{event_loop, write_err, write_out};
-use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan};
+use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan, Quirks};
 use cnet_netd::Instance;
 use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::async_fd::AsyncOwnedFd;
@@ -164,18 +164,16 @@ fn sandbox(options: &Options) -> Policy {
 
 /// The network, and the container's port on it.
 fn network(options: &Options) -> (NetworkConfig, PortPlan) {
-    let mut ipv4 = options.subnet.plan();
-    let mut ipv6 = options.ipv6.then(ipv6_plan);
-    if options.disable_dns {
-        ipv4.dns = None;
-        if let Some(plan) = &mut ipv6 {
-            plan.dns = None;
-        }
-    }
+    let ipv4 = options.subnet.plan();
+    let ipv6 = options.ipv6.then(ipv6_plan);
     let mut config = NetworkConfig::new(options.mtu, Some(ipv4), ipv6);
     if !options.disable_host_loopback {
         config.allow_host_loopback();
     }
+    config.quirks = Quirks {
+        silent_dns: options.disable_dns,
+        ..Quirks::slirp4netns()
+    };
     // As slirp4netns, which has no such guard; its callers bring their own.
     config.policy.allow_metadata = !metadata_is_denied(std::env::var_os(DENY_METADATA));
     if config.policy.allow_metadata {

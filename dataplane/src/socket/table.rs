@@ -182,10 +182,10 @@ impl HostTable {
     }
 
     fn bind_outbound(&self, fd: &OwnedFd, to: IpAddr) -> Result<(), HostError> {
-        let source: Option<IpAddr> = match to {
-            IpAddr::V4(a) if !a.is_loopback() => self.outbound_v4.map(IpAddr::V4),
-            IpAddr::V6(a) if !a.is_loopback() => self.outbound_v6.map(IpAddr::V6),
-            _ => None,
+        // Towards the host's loopback as well: what listens there sees whose connection it is.
+        let source = match to {
+            IpAddr::V4(_) => self.outbound_v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.outbound_v6.map(IpAddr::V6),
         };
         let Some(source) = source else { return Ok(()) };
         // Without it the kernel would search a free port now, for every destination at once.

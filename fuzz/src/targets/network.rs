@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, QueryId};
+use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, QueryId, Quirks};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
@@ -184,6 +184,7 @@ fn config(mtu: usize, uso: bool) -> RouterConfig {
                 [10, 0, 2, DHCP_RANGE.0].into(),
                 [10, 0, 2, DHCP_RANGE.1].into(),
             )),
+            quirks: Quirks::default(),
         },
         policy: Policy::default(),
         tcp: TcpConfig {

@@ -18,7 +18,7 @@ pub(super) const ALL_DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 
 pub(super) struct Addresses {
     v4: Option<Ipv4Gateway>,
     v6: Option<Ipv6Gateway>,
-    /// The address router advertisements come from: fe80:: and the EUI-64 of the MAC address.
+    /// The address router advertisements come from.
     pub(super) link_local: Ipv6Addr,
 }
 
@@ -28,7 +28,10 @@ impl Addresses {
         Addresses {
             v4: cfg.v4,
             v6: cfg.v6,
-            link_local: Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(iid)),
+            link_local: cfg
+                .quirks
+                .link_local
+                .unwrap_or(Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(iid))),
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Ipv4Gateway {
     pub dns: Option<Ipv4Addr>,
 }
 
-/// The gateway's IPv6 side. Its link-local address is fe80:: and the EUI-64 of its MAC address.
+/// The gateway's IPv6 side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv6Gateway {
     /// The gateway's address.
@@ -43,6 +43,38 @@ pub struct GatewayConfig {
     pub search: Vec<String>,
     /// First and last address for ports without a lease of their own.
     pub dhcp_range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// What it does otherwise than it would by itself.
+    pub quirks: Quirks,
+}
+
+/// What the gateway does otherwise for clients that were written against another one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quirks {
+    /// DHCPv4 gives a port an address of the range although it has a fixed lease.
+    pub dhcp_from_range: bool,
+    /// Port 53 of the DNS addresses does not answer; their ARP, neighbour discovery and echo do.
+    pub silent_dns: bool,
+    /// Ports of the DNS addresses that serve nothing are answered with *network unreachable*
+    /// instead of a RST or *port unreachable*.
+    pub dns_address_unreachable: bool,
+    /// The gateway's link-local address; `None` for fe80:: and the EUI-64 of its MAC address.
+    pub link_local: Option<Ipv6Addr>,
+    /// Valid and preferred lifetime of the advertised prefix, in seconds; `None` for without end.
+    /// With lifetimes the gateway repeats its advertisements, which wakes an idle network.
+    pub prefix_lifetimes: Option<(u32, u32)>,
+}
+
+impl Quirks {
+    /// Those of slirp4netns (libslirp: `bootp.c`, `ip6_icmp.c`, `slirp.c`).
+    pub fn slirp4netns() -> Quirks {
+        Quirks {
+            dhcp_from_range: true,
+            silent_dns: false,
+            dns_address_unreachable: true,
+            link_local: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)),
+            prefix_lifetimes: Some((86_400, 14_400)),
+        }
+    }
 }
 
 impl Ipv4Gateway {

@@ -2,8 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! A port has one lease ([`super::lease`]). The server offers and confirms that address and refuses
-//! a request for another one. An offer reserves the address at once, so nothing has to time out,
+//! A port has one lease ([`super::lease`]). The server offers and confirms that address. A client
+//! without a fixed lease may ask for a free address of the range instead (RFC 2131 sections 3.5 and
+//! 4.3.1); a request for any other address is refused. An offer reserves the address at once, so nothing has to time out,
 //! and a lease ends with its port. Relays are not served. The answer goes to the MAC address the
 //! request came from.
 
@@ -119,6 +120,12 @@ fn decide(
     let lease = |endpoint: &mut Endpoint| {
         // An address of the range may be leased to another port, beside what DHCP tells that one.
         let is_free = |a| v4.is_host(a) && stations.grant(IpAddr::V4(a), port, None).is_ok();
+        let moved = asked
+            .requested
+            .and_then(|wanted| endpoint.leases.move_to(port, wanted, is_free));
+        if let Some(given_back) = moved {
+            stations.take_back(IpAddr::V4(given_back), port);
+        }
         let lease = endpoint.leases.v4(port, is_free);
         lease.ok_or(DropReason::NotServed)
     };
@@ -284,15 +291,18 @@ mod tests {
         let mut bench = Bench::new();
         let other = Ipv4Addr::new(10, 0, 2, 16);
         let elsewhere = Ipv4Addr::new(192, 168, 1, 5);
-        let cases: [(Ipv4Addr, Option<Ipv4Addr>, bool, bool); 7] = [
+        let cases: [(Ipv4Addr, Option<Ipv4Addr>, bool, Option<Ipv4Addr>); 9] = [
             // ciaddr, requested address, names us as server; granted
-            (NOBODY, Some(FIRST), true, true),
-            (NOBODY, Some(FIRST), false, true),
-            (FIRST, None, false, true),
-            (NOBODY, Some(other), true, false),
-            (NOBODY, Some(elsewhere), false, false),
-            (other, None, false, false),
-            (NOBODY, None, true, false),
+            (NOBODY, Some(FIRST), true, Some(FIRST)),
+            (NOBODY, Some(FIRST), false, Some(FIRST)),
+            (FIRST, None, false, Some(FIRST)),
+            (other, None, false, None),
+            // A free one of the range, in place of the first.
+            (NOBODY, Some(other), true, Some(other)),
+            (NOBODY, Some(elsewhere), false, None),
+            (NOBODY, Some(A4), false, None),
+            (FIRST, None, false, None),
+            (NOBODY, None, true, None),
         ];
         for (i, (ciaddr, requested, named, granted)) in cases.into_iter().enumerate() {
             let requested = requested.map(|a| a.octets());
@@ -307,9 +317,9 @@ mod tests {
             let m = message(ciaddr, &options);
             assert_eq!(send(&mut bench, B, MAC_B, &m), Ok(()), "case {i}");
             let (mac, dst, m) = read(&mut bench, B);
-            if granted {
+            if let Some(lease) = granted {
                 assert_eq!(kind(&m), MessageType::Ack, "case {i}");
-                assert_eq!((mac, dst, m.yiaddr()), (MAC_B, FIRST, FIRST), "case {i}");
+                assert_eq!((mac, dst, m.yiaddr()), (MAC_B, lease, lease), "case {i}");
             } else {
                 assert_eq!(kind(&m), MessageType::Nak, "case {i}");
                 assert_eq!(m.yiaddr(), NOBODY);
@@ -321,7 +331,7 @@ mod tests {
             port: B,
             mac: Some(MAC_B),
         };
-        assert_eq!(bench.locate(FIRST), Some(granted));
+        assert_eq!(bench.locate(other), Some(granted));
     }
 
     #[test]

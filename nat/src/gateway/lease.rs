@@ -42,14 +42,17 @@ struct Dynamic {
 pub(super) struct Leases {
     fixed: BTreeMap<PortId, Lease>,
     range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// Whether DHCPv4 gives addresses of the range to holders of fixed leases as well.
+    from_range: bool,
     dynamic: BTreeMap<PortId, Dynamic>,
 }
 
 impl Leases {
-    pub(super) fn new(range: Option<(Ipv4Addr, Ipv4Addr)>) -> Leases {
+    pub(super) fn new(range: Option<(Ipv4Addr, Ipv4Addr)>, from_range: bool) -> Leases {
         Leases {
             fixed: BTreeMap::new(),
             range: range.filter(|(first, last)| first <= last),
+            from_range,
             dynamic: BTreeMap::new(),
         }
     }
@@ -81,6 +84,30 @@ impl Leases {
             .chain(dynamic.map(IpAddr::V4))
     }
 
+    /// The IPv4 address that DHCP tells `port` because of its fixed lease.
+    fn fixed_v4(&self, port: PortId) -> Option<Ipv4Addr> {
+        let address = self.fixed(port).and_then(|l| l.v4);
+        address.filter(|_| !self.from_range)
+    }
+
+    /// Gives `port` the address of the range that its client `wants`, if it has no fixed one and that
+    /// is free (RFC 2131 section 4.3.1); tells which address it gives back for it. `is_free` is asked
+    /// of an address of the range alone.
+    pub(super) fn move_to(
+        &mut self,
+        port: PortId,
+        wants: Ipv4Addr,
+        is_free: impl Fn(Ipv4Addr) -> bool,
+    ) -> Option<Ipv4Addr> {
+        let (first, last) = self.range?;
+        let held = self.dynamic.get(&port).and_then(|d| d.address);
+        let is_other = (first..=last).contains(&wants) && held != Some(wants);
+        if self.fixed_v4(port).is_some() || !is_other || !is_free(wants) {
+            return None;
+        }
+        self.dynamic.entry(port).or_default().address.replace(wants)
+    }
+
     /// The IPv4 address of `port`, taken from the range if it has no other. `is_free` is asked of
     /// addresses of the range in their order, and the first that it takes for free is the port's.
     pub(super) fn v4(
@@ -88,7 +115,7 @@ impl Leases {
         port: PortId,
         is_free: impl Fn(Ipv4Addr) -> bool,
     ) -> Option<Ipv4Addr> {
-        if let Some(a) = self.fixed(port).and_then(|l| l.v4) {
+        if let Some(a) = self.fixed_v4(port) {
             return Some(a);
         }
         let state = self.dynamic.get(&port);
@@ -136,7 +163,7 @@ mod tests {
     impl Range {
         fn new() -> Range {
             Range {
-                leases: Leases::new(Some((host(15), host(18)))),
+                leases: Leases::new(Some((host(15), host(18))), false),
                 granted: RefCell::default(),
             }
         }
@@ -147,6 +174,16 @@ mod tests {
             self.leases.v4(port, |a| {
                 usable(a) && *granted.borrow_mut().entry(a).or_insert(port) == port
             })
+        }
+
+        fn want(&mut self, port: u32, wants: Ipv4Addr) -> Option<Ipv4Addr> {
+            let port = PortId(port);
+            let granted = &self.granted;
+            let given_back = self.leases.move_to(port, wants, |a| {
+                *granted.borrow_mut().entry(a).or_insert(port) == port
+            });
+            given_back.map(|a| self.granted.borrow_mut().remove(&a));
+            self.ask(port.0, |_| true)
         }
 
         fn release(&mut self, port: u32, declined: bool) {
@@ -172,6 +209,36 @@ mod tests {
         r.leases.remove_port(PortId(2));
         r.granted.borrow_mut().remove(&host(17));
         assert_eq!(r.ask(4, usable), Some(host(17)));
+    }
+
+    #[test]
+    fn a_free_address_that_is_wanted_is_given_and_the_former_one_given_back() {
+        let mut r = Range::new();
+        assert_eq!(r.want(1, host(17)), Some(host(17)));
+        assert_eq!(r.ask(2, |_| true), Some(host(15)));
+        for taken in [15, 19, 100] {
+            assert_eq!(r.want(1, host(taken)), Some(host(17)), "{taken}");
+        }
+        assert_eq!(r.want(1, host(17)), Some(host(17)));
+        assert_eq!(r.want(1, host(16)), Some(host(16)));
+        assert_eq!(r.want(3, host(17)), Some(host(17)));
+    }
+
+    #[test]
+    fn a_holder_of_a_fixed_lease_gets_one_of_the_range_only_where_the_gateway_does_that() {
+        for from_range in [false, true] {
+            let mut r = Range::new();
+            r.leases.from_range = from_range;
+            r.leases.add(Lease {
+                port: PortId(1),
+                v4: Some(host(100)),
+                v6: None,
+                hostname: None,
+            });
+            let [first, moved] = if from_range { [15, 18] } else { [100, 100] };
+            assert_eq!(r.ask(1, |_| true), Some(host(first)));
+            assert_eq!(r.want(1, host(18)), Some(host(moved)));
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! - `ndp`: the same for IPv6, and router advertisements in answer to solicitations. The gateway
 //!   sends nothing unasked, so an idle network causes no wake-up. Lifetimes are as long as the
 //!   protocols allow, and a station that solicits the gateway's address an hour later gets a new
-//!   advertisement.
+//!   advertisement. Where the prefix is to have lifetimes ([`Quirks::prefix_lifetimes`]),
+//!   advertisements are repeated each hour.
 //! - `echo`: an echo request to one of the gateway's addresses comes back with exactly its own
 //!   bytes, up to 64 KiB, in fragments where the MTU asks for them.
 //! - `dhcpv4`, `dhcpv6`: a port gets its own lease, one a port, and never another port's address.
@@ -62,7 +63,7 @@ use cnet_wire::time::Instant;
 use cnet_wire::udp::Datagram;
 use cnet_wire::{DropReason, Frame, Packet, PortId};
 
-pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
+pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks};
 pub use counters::{
     ArpCounters, Dhcpv4Counters, Dhcpv6Counters, DnsCounters, DnsTcpCounters, EchoCounters,
     GatewayCounters, NdpCounters,
@@ -121,6 +122,8 @@ pub struct Gateway {
     dns_tcp: DnsTcp,
     queries: Queries,
     solicits: RateLimit,
+    silent_dns: bool,
+    dns_address_unreachable: bool,
 }
 
 impl Gateway {
@@ -131,7 +134,7 @@ impl Gateway {
         Gateway {
             endpoint: Endpoint {
                 addresses: Addresses::new(&cfg),
-                leases: Leases::new(cfg.dhcp_range),
+                leases: Leases::new(cfg.dhcp_range, cfg.quirks.dhcp_from_range),
                 emitter: Emitter::new(cfg.mac, cfg.mtu.into(), seed),
             },
             arp: Arp::new(&cfg),
@@ -143,6 +146,8 @@ impl Gateway {
             dns_tcp: DnsTcp::new(&cfg, seed, now),
             queries: Queries::default(),
             solicits: RateLimit::new(SOLICITS.0, SOLICITS.1),
+            silent_dns: cfg.quirks.silent_dns,
+            dns_address_unreachable: cfg.quirks.dns_address_unreachable,
         }
     }
 
@@ -183,6 +188,12 @@ impl Gateway {
     /// Whether `ip` is a DNS address.
     pub fn is_dns(&self, ip: IpAddr) -> bool {
         self.endpoint.addresses.is_dns(ip)
+    }
+
+    /// Whether ports of `ip`, an address of the gateway, that serve nothing are a network that
+    /// cannot be reached.
+    pub fn is_unreachable(&self, ip: IpAddr) -> bool {
+        self.dns_address_unreachable || !self.is_dns(ip)
     }
 
     /// Forgets `port`, its leases and its queries.
@@ -253,6 +264,9 @@ impl Gateway {
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
         self.endpoint.admit(packet)?;
+        if self.silent_dns && self.is_dns_query(packet) {
+            return Err(DropReason::Policy);
+        }
         let l4 = packet.frame.l4(packet.ip);
         let endpoint = &mut self.endpoint;
         match (packet.ip.protocol, packet.ip.dst) {
@@ -270,6 +284,12 @@ impl Gateway {
             }
             _ => Err(DropReason::UnknownProtocol),
         }
+    }
+
+    /// Whether `packet` is to port 53 of a DNS address.
+    fn is_dns_query(&self, packet: &Packet<'_>) -> bool {
+        let port = packet.ports.map(|[_, destination]| destination);
+        port == Some(dns::PORT) && self.is_dns(packet.ip.dst)
     }
 
     fn handle_datagram(
@@ -298,15 +318,18 @@ impl Gateway {
         }
     }
 
-    /// When [`Gateway::handle_timeout`] wants to be called; `None` while no DNS connection is open.
+    /// When [`Gateway::handle_timeout`] wants to be called; `None` while no DNS connection is open
+    /// and no advertisement has an end.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.dns_tcp.poll_timeout()
+        let timeouts = [self.dns_tcp.poll_timeout(), self.ndp.poll_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Acts on deadlines that have passed.
     pub fn handle_timeout(&mut self, now: Instant, io: &mut Io<'_, impl Env>) {
         self.dns_tcp
             .handle_timeout(now, &self.endpoint.emitter, &mut self.queries, io);
+        self.ndp.handle_timeout(now, &mut self.endpoint, io);
     }
 
     /// The next DNS query to be resolved.

@@ -12,7 +12,9 @@
 //! station has an IPv6 lease. No timer repeats advertisements. The default route would end with the
 //! router lifetime, which has 16 bits: so a route information option for ::/0 (RFC 4191 section
 //! 2.3) says it again without an end, and a station that solicits one of the gateway's addresses
-//! more than [`REFRESH`] after its last advertisement gets another.
+//! more than [`REFRESH`] after its last advertisement gets another. A prefix whose lifetimes end
+//! ([`super::Quirks::prefix_lifetimes`]) is advertised again to all nodes of a port each
+//! [`REFRESH`], as an idle station's address would end otherwise.
 //!
 //! Router advertisements and redirects from a container are refused: it is no router.
 
@@ -54,6 +56,8 @@ pub(super) struct Ndp {
     v6: Option<Ipv6Gateway>,
     mtu: u16,
     search: Arc<[String]>,
+    /// Valid and preferred lifetime of the prefix, in seconds; `None` for without end.
+    lifetimes: Option<(u32, u32)>,
     /// When each port last got a router advertisement.
     advertised: BTreeMap<PortId, Instant>,
     pub(super) counters: NdpCounters,
@@ -65,6 +69,7 @@ impl Ndp {
             v6: cfg.v6,
             mtu: cfg.mtu,
             search,
+            lifetimes: cfg.quirks.prefix_lifetimes,
             advertised: BTreeMap::new(),
             counters: NdpCounters::default(),
         }
@@ -176,14 +181,49 @@ impl Ndp {
         endpoint: &mut Endpoint,
         io: &mut Io<'_, impl Env>,
     ) -> Result<(), DropReason> {
-        let (port, mac) = (packet.ingress, packet.frame.src);
+        let station = (packet.ingress, packet.frame.src);
+        self.advertised.insert(packet.ingress, packet.now);
+        self.emit_router_advertisement(station, or_all(to), endpoint, io)
+    }
+
+    fn emit_router_advertisement(
+        &mut self,
+        (port, mac): (PortId, MacAddr),
+        to: Ipv6Addr,
+        endpoint: &mut Endpoint,
+        io: &mut Io<'_, impl Env>,
+    ) -> Result<(), DropReason> {
         let rest = self.router_advertisement(port, endpoint)?.write();
         let message = IcmpMessage::ndp(v6::ROUTER_ADVERTISEMENT, &rest);
-        let ends = (endpoint.addresses.link_local, or_all(to));
+        let ends = (endpoint.addresses.link_local, to);
         emit(endpoint, io, (port, mac), ends, &message)?;
         self.counters.router_advertisements += 1;
-        self.advertised.insert(port, packet.now);
         Ok(())
+    }
+
+    /// When the next advertisement is due that is not asked for.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.lifetimes?;
+        self.advertised.values().min().map(|&last| last + REFRESH)
+    }
+
+    /// Repeats the advertisements that are due.
+    pub(super) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        io: &mut Io<'_, impl Env>,
+    ) {
+        while self.poll_timeout().is_some_and(|due| due <= now) {
+            let oldest = self.advertised.iter().min_by_key(|(_, last)| **last);
+            let Some(port) = oldest.map(|(&port, _)| port) else {
+                return;
+            };
+            self.advertised.insert(port, now);
+            let everyone = (port, group_mac(ALL_NODES));
+            // A full port misses it as it would miss any frame; there is another one in an hour.
+            let _ = self.emit_router_advertisement(everyone, ALL_NODES, endpoint, io);
+        }
     }
 
     fn router_advertisement(
@@ -203,6 +243,7 @@ impl Ndp {
             prefix: v6.prefix(),
             prefix_len: v6.prefix_len,
             autonomous: v6.prefix_len == SLAAC_PREFIX_LEN,
+            prefix_lifetimes: self.lifetimes,
             default_route: route,
             dns: v6.dns,
             search: &self.search,
@@ -345,6 +386,36 @@ mod tests {
         assert!(!flags.contains(NdiscNeighborFlags::SOLICITED));
         let ns = solicitation(MAC_B, NOBODY, GW_LL, &source_option(MAC_B));
         assert_eq!(bench.send(B, &ns), Err(DropReason::BadIcmp));
+    }
+
+    #[test]
+    fn a_prefix_that_has_lifetimes_is_advertised_again_before_they_end() {
+        let mut cfg = config();
+        cfg.quirks.prefix_lifetimes = Some((86_400, 14_400));
+        let mut bench = Bench::with(cfg);
+        assert_eq!(bench.gw.poll_timeout(), None);
+        let rs = icmp6(MAC_B, (B_LL, ALL_ROUTERS), 255, (133, 0, [0; 4]), &[]);
+        for _ in 0..3 {
+            match bench.gw.poll_timeout() {
+                None => bench.send(B, &rs).unwrap(),
+                Some(due) => {
+                    assert_eq!(due, bench.now + REFRESH);
+                    bench.advance(REFRESH);
+                }
+            }
+            let reply = bench.reply(B);
+            let (_, _, NdiscRepr::RouterAdvert { prefix_info, .. }) = read(&reply) else {
+                panic!("no advertisement");
+            };
+            let prefix = prefix_info.unwrap();
+            let lifetimes = (
+                prefix.valid_lifetime.secs(),
+                prefix.preferred_lifetime.secs(),
+            );
+            assert_eq!(lifetimes, (86_400, 14_400));
+        }
+        bench.gw.remove_port(B);
+        assert_eq!(bench.gw.poll_timeout(), None);
     }
 
     #[test]

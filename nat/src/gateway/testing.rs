@@ -18,7 +18,7 @@ use smoltcp::phy::{DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
-use super::{Gateway, GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use super::{Gateway, GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease, Quirks};
 
 pub(super) const GATEWAY: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 pub(super) const A: PortId = PortId(1);
@@ -55,6 +55,7 @@ pub(super) fn config() -> GatewayConfig {
         }),
         search: vec!["net.example".into(), "example".into()],
         dhcp_range: Some((Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(10, 0, 2, 30))),
+        quirks: Quirks::default(),
     }
 }
 
@@ -190,6 +191,8 @@ impl Bench {
 
     pub(super) fn advance(&mut self, by: Duration) {
         self.now += by;
+        let (gw, now) = (&mut self.gw, self.now);
+        with_io(&mut self.wire, |io| gw.handle_timeout(now, io));
     }
 
     pub(super) fn answer(&mut self, id: super::QueryId, message: &[u8]) {

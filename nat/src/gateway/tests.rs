@@ -6,8 +6,8 @@ use cnet_wire::vnet::{F_NEEDS_CSUM, GSO_UDP_L4, VnetHeader};
 use cnet_wire::{DropReason, Frame, MacAddr};
 use proptest::prelude::*;
 
-use super::GatewayCounters;
 use super::testing::*;
+use super::{GatewayCounters, Quirks};
 
 fn ip(s: &str) -> IpAddr {
     s.parse().unwrap()
@@ -51,6 +51,28 @@ fn owns_its_addresses_and_the_groups_it_listens_to() {
     for (a, is) in [("10.0.2.3", true), ("10.0.2.2", false), ("fd00::3", true)] {
         assert_eq!(gw.is_dns(ip(a)), is, "{a}");
     }
+}
+
+#[test]
+fn with_the_quirks_of_slirp4netns_dns_is_silent_where_it_is_off_and_the_gateway_is_fe80_2() {
+    let mut cfg = config();
+    cfg.quirks = Quirks {
+        silent_dns: true,
+        ..Quirks::slirp4netns()
+    };
+    let mut bench = Bench::with(cfg);
+    assert_eq!(IpAddr::V6(bench.gw.link_local()), ip("fe80::2"));
+    assert!(bench.gw.owns(ip("fe80::2")) && bench.gw.is_unreachable(ip("10.0.2.3")));
+    assert!(bench.gw.owns(ip("10.0.2.3")) && bench.gw.is_dns(ip("10.0.2.3")));
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query.extend(b"\x07example\x03org\x00\x00\x01\x00\x01");
+    let client = SocketAddr::from((A4, 4000));
+    for (port, expected) in [(53, DropReason::Policy), (54, DropReason::NotServed)] {
+        let server = SocketAddr::from((DNS4, port));
+        let sent = bench.send(A, &udp(MAC_A, client, server, &query));
+        assert_eq!(sent, Err(expected), "port {port}");
+    }
+    assert_eq!(bench.gw.take_query(), None);
 }
 
 #[test]

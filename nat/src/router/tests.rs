@@ -8,7 +8,7 @@ use super::*;
 use crate::datagram::DatagramConfig;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
 use crate::forward::{self, ClientPath};
-use crate::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease};
+use crate::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease, Quirks};
 use crate::stations::testing::FakeStations;
 use crate::tcp::TcpConfig;
 use cnet_wire::conversation::Direction;
@@ -40,6 +40,7 @@ fn config() -> RouterConfig {
             }),
             search: Vec::new(),
             dhcp_range: None,
+            quirks: Quirks::default(),
         },
         policy: Policy::default(),
         tcp: TcpConfig::default(),

@@ -2,7 +2,7 @@
 
 use cnet_core::Network as Core;
 use cnet_nat::datagram::DatagramConfig;
-use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway};
+use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway, Quirks};
 use cnet_nat::io::Io;
 use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_nat::router::RouterConfig;
@@ -101,6 +101,7 @@ fn config() -> RouterConfig {
             }),
             search: Vec::new(),
             dhcp_range: None,
+            quirks: Quirks::default(),
         },
         policy: Policy {
             filter: PeerFilter {

@@ -84,6 +84,7 @@ fn a_router_advertisement_says_what_it_was_given() {
         prefix: Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0),
         prefix_len: 64,
         autonomous: true,
+        prefix_lifetimes: None,
         default_route: true,
         dns: Some(ROUTER),
         search: &search,
