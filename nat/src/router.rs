@@ -249,6 +249,14 @@ impl Router {
         if packet.ip.hop_limit <= 1 {
             return Path::Error(IcmpErrorKind::TtlExceeded, DropReason::TtlExpired);
         }
+        // Containers find each other by their MAC addresses. What is sent this way all the same is not to
+        // leave through the host, where the subnet may be another network's.
+        if self.gateway.is_neighbour(packet.ip.dst) {
+            return Path::Error(
+                IcmpErrorKind::HostUnreachable,
+                DropReason::MartianDestination,
+            );
+        }
         match packet.ip.protocol {
             protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Path::Flow,
             _ => Path::Error(

@@ -13,6 +13,6 @@ pub mod port;
 pub mod stations;
 pub mod switch;
 
-pub use port::{Lease, PortConfig, PortCounters};
+pub use port::{Lease, PortConfig, PortCounters, PortRole};
 pub use stations::{Stations, SwitchConfig};
 pub use switch::{AddPortError, Delivery, Switch, Verdict};

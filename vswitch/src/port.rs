@@ -43,9 +43,24 @@ impl Lease {
     }
 }
 
+/// What is behind a port. The router has no port: it is asked for by its addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PortRole {
+    /// A container or a VM, with a lease of its own.
+    #[default]
+    Station,
+    /// Another switch of the same network, and so stations that no lease here tells of. Their addresses
+    /// are learned, whatever [`PortConfig::spoof_protection`] says; what is leased here is not theirs.
+    /// Nothing passes from one uplink to another (split horizon): each reaches the others itself, and a
+    /// frame that came back would go round.
+    Uplink,
+}
+
 /// How a port is set up.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortConfig {
+    /// What is behind it.
+    pub role: PortRole,
     /// Its own addresses.
     pub lease: Lease,
     /// Drop what comes from other addresses than the lease's and what DHCP has granted. With it, IPv6
@@ -65,12 +80,20 @@ impl Default for PortConfig {
     /// No lease, no protection: a network of one container.
     fn default() -> Self {
         PortConfig {
+            role: PortRole::Station,
             lease: Lease::default(),
             spoof_protection: false,
             isolated: false,
             max_macs: DEFAULT_MAX_MACS,
             max_addresses: DEFAULT_MAX_ADDRESSES,
         }
+    }
+}
+
+impl PortConfig {
+    /// Whether what comes from other addresses than the port's own is dropped.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.spoof_protection && self.role == PortRole::Station
     }
 }
 
@@ -156,7 +179,7 @@ impl Port {
 
     /// Whether stations may live behind the port that no lease tells of.
     pub(crate) fn learns(&self) -> bool {
-        !self.config.spoof_protection || self.config.lease.mac.is_none()
+        !self.config.is_guarded() || self.config.lease.mac.is_none()
     }
 
     pub(crate) fn count_in(&mut self, bytes: usize) {

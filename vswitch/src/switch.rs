@@ -17,20 +17,20 @@
 //! # Invariants
 //!
 //! - No frame leaves by the port it came from.
-//! - Nothing passes between an isolated port and any other.
+//! - Nothing passes between an isolated port and any other, nor from uplink to uplink.
 //! - A leased address is one port's, whatever others say.
 //!
 //! # Limits
 //!
 //! There is no multicast snooping: groups are flooded. There is no spanning tree: ports lead to
-//! containers, and what a container loops back is refused by its source.
+//! containers, and what a container loops back is refused by its source; uplinks are a full mesh.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::admit::{Source, admit};
 use crate::fdb::{AddressTable, Claim, Fdb};
-use crate::port::{LastSource, Port, PortConfig, PortCounters};
+use crate::port::{LastSource, Port, PortConfig, PortCounters, PortRole};
 use crate::stations::{Stations, SwitchConfig};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
@@ -340,8 +340,13 @@ impl Switch {
     }
 
     fn may_pass(&self, ingress: PortId, egress: PortId) -> bool {
-        let open = |id| self.port(id).is_some_and(|p| !p.config.isolated);
-        ingress != egress && open(ingress) && open(egress)
+        let (Some(from), Some(to)) = (self.port(ingress), self.port(egress)) else {
+            return false;
+        };
+        let isolated = from.config.isolated || to.config.isolated;
+        let uplink = PortRole::Uplink;
+        let goes_round = from.config.role == uplink && to.config.role == uplink;
+        ingress != egress && !isolated && !goes_round
     }
 
     /// The ports that a flooded frame from `ingress` to `dst` goes to: all others that are not

@@ -8,8 +8,8 @@ use cnet_testkit::packets::*;
 use cnet_vswitch::fdb::Refusal;
 use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::switch::MAX_PORTS;
-use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, Verdict};
-use cnet_wire::arp::OP_REQUEST;
+use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, PortRole, Verdict};
+use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
 use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
 use net::*;
 
@@ -330,6 +330,91 @@ mod learning {
         assert_eq!(net.at(address), Some((p(3), Some(mac(3)))));
         assert_eq!(grant(&net, 1, None), Err(Refusal::Owned));
         net.drops(1, &packet(1, address), DropReason::Spoofed);
+    }
+}
+
+mod uplinks {
+    use super::*;
+
+    /// A leased station at port 1, and uplinks at 2 and 3.
+    fn net() -> Net {
+        let uplink = || PortConfig {
+            role: PortRole::Uplink,
+            // A guard by lease would let none of its stations pass.
+            spoof_protection: true,
+            max_macs: 100,
+            ..PortConfig::default()
+        };
+        Net::new([(1, leased(1)), (2, uplink()), (3, uplink())])
+    }
+
+    #[test]
+    fn several_stations_behind_one_are_learned() {
+        let mut net = net();
+        for id in 10..60 {
+            net.step(2, &to(id, mac(1)), Verdict::Port(p(1)));
+            net.step(1, &to(1, mac(id)), Verdict::Port(p(2)));
+            let known = net.at(ip4(id).into());
+            let limit = 10 + DEFAULT_MAX_ADDRESSES as u32;
+            let expected = (id < limit).then_some((p(2), Some(mac(id))));
+            assert_eq!(known, expected, "{id}");
+        }
+        assert_eq!(net.switch.fdb().learned(p(2)), 50);
+        // A station that moves to another uplink is found there once it was silent here.
+        net.drops(3, &to(10, mac(1)), DropReason::Spoofed);
+        net.wait(10);
+        net.step(3, &to(10, mac(1)), Verdict::Port(p(1)));
+        net.step(1, &to(1, mac(10)), Verdict::Port(p(3)));
+    }
+
+    #[test]
+    fn nothing_passes_from_one_to_another() {
+        let mut net = net();
+        net.step(3, &to(9, mac(1)), Verdict::Port(p(1)));
+        net.drops(2, &to(8, mac(9)), DropReason::NoSuchPort);
+        let f = arp_frame(8, OP_REQUEST, (mac(8), ip4(8)), ip4(1));
+        net.step(2, &f, Verdict::Flood { router: false });
+        let reached = |net: &Net, from, dst| -> Vec<_> {
+            let ports = net.switch.flood_ports(p(from), dst);
+            ports.map(|port| port.0).collect()
+        };
+        assert_eq!(reached(&net, 2, MacAddr::BROADCAST), [1]);
+        assert_eq!(reached(&net, 1, MacAddr::BROADCAST), [2, 3]);
+        // A station not yet heard of may be behind either, for those here.
+        assert_eq!(reached(&net, 1, mac(77)), [2, 3]);
+        assert!(reached(&net, 2, mac(77)).is_empty());
+        net.drops(2, &to(8, mac(77)), DropReason::NoSuchPort);
+        net.step(1, &to(1, mac(77)), Verdict::Flood { router: false });
+    }
+
+    #[test]
+    fn what_is_leased_here_is_not_theirs() {
+        let mut net = net();
+        net.drops(2, &to(1, GW), DropReason::Spoofed);
+        for claimed in [ip4(1), GW4] {
+            let claim = arp_frame(8, OP_REPLY, (mac(8), claimed), claimed);
+            net.drops(2, &claim, DropReason::Spoofed);
+        }
+        for claimed in [ip6(1), GW6] {
+            let claim = ndp(8, link_local(8), 136, claimed, mac(8));
+            net.drops(2, &claim, DropReason::Spoofed);
+        }
+        let advertises = ndp(8, link_local(8), 134, GW6, mac(8));
+        net.drops(2, &advertises, DropReason::RogueService);
+        assert_eq!(net.at(ip4(1).into()), Some((p(1), Some(mac(1)))));
+    }
+
+    #[test]
+    fn an_isolated_station_does_not_reach_them() {
+        let mut net = net();
+        let isolated = PortConfig {
+            isolated: true,
+            ..leased(4)
+        };
+        net.switch.add_port(p(4), isolated).unwrap();
+        net.expected.insert(p(4), Counts::default());
+        net.step(4, &to(4, MacAddr::BROADCAST), Verdict::Router);
+        net.drops(2, &to(8, mac(4)), DropReason::NoSuchPort);
     }
 }
 

@@ -8,7 +8,7 @@ use cnet_testkit::packets::*;
 use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::{PortConfig, Verdict};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
-use cnet_wire::{DropReason, MacAddr};
+use cnet_wire::{DropReason, Frame, MacAddr};
 use net::*;
 
 mod spoofing {
@@ -85,6 +85,22 @@ mod spoofing {
             net.step(1, &f, Verdict::Flood { router: false });
             net.step(1, &to(1, GW), Verdict::Router);
             net.step(1, &ndp(1, ip6(1), 135, GW6, mac(1)), FLOOD);
+        }
+    }
+
+    #[test]
+    fn arp_that_asks_and_tells_nothing_is_not_flooded() {
+        for mut net in [Net::shared(2), Net::single()] {
+            for operation in [0, 3, 9, 0xffff] {
+                let f = arp_frame(1, operation, (mac(1), ip4(1)), ip4(2));
+                net.drops(1, &f, DropReason::BadArp);
+            }
+            // Lengths of a hardware and of a protocol address that are none of Ethernet and IPv4.
+            for (at, len) in [(4, 8), (5, 16)] {
+                let mut f = arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), ip4(2));
+                f[10 + 14 + at] = len;
+                assert_eq!(Frame::parse(&f, MTU).err(), Some(DropReason::BadArp));
+            }
         }
     }
 

@@ -185,6 +185,11 @@ impl Gateway {
         self.endpoint.addresses.is_on_link(ip)
     }
 
+    /// Whether `ip` is on the link and not the gateway's own: a container's address, if anyone's.
+    pub fn is_neighbour(&self, ip: IpAddr) -> bool {
+        self.endpoint.addresses.is_on_link(ip) && !self.endpoint.addresses.owns(ip)
+    }
+
     /// Whether `ip` is a DNS address.
     pub fn is_dns(&self, ip: IpAddr) -> bool {
         self.endpoint.addresses.is_dns(ip)

@@ -304,3 +304,29 @@ fn a_client_that_policy_refuses_is_reset_and_counted() {
     router.policy_mut().set_port_filter(LINK.port, denied);
     assert!(refuses(&router, allowed, peer, "10.0.2.2:9"));
 }
+
+#[test]
+fn what_is_for_a_containers_address_does_not_leave_through_the_host() {
+    let mut config = config();
+    config.policy.host_loopback = vec![addr("10.0.2.2:0").ip()];
+    let (mut router, stations) = router_of(config, Some(LINK.container_mac));
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
+    for (n, to) in ["10.0.2.7:7", "10.0.2.101:53"].into_iter().enumerate() {
+        let taken = handle(&mut router, &udp_frame(to), &stations, &mut io);
+        assert_eq!(taken, Err(DropReason::MartianDestination), "{to}");
+        router.end_batch(NOW, &mut io);
+        assert!(io.hosts.sent.is_empty() && router.flows() == 0);
+        // Destination unreachable: host (RFC 792).
+        assert_eq!(io.sink.frames.len(), n + 1);
+        let error = &io.sink.frames[n][10 + 14 + 20..];
+        assert_eq!(error[..2], [3, 1]);
+    }
+    // The host's loopback behind the gateway's address, and what is not on the link, is reached.
+    for to in ["10.0.2.2:9", "10.0.3.7:7"] {
+        handle(&mut router, &udp_frame(to), &stations, &mut io).unwrap();
+        router.end_batch(NOW, &mut io);
+    }
+    assert_eq!(io.hosts.sent.len(), 2);
+}

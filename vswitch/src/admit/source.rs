@@ -22,6 +22,7 @@ use crate::fdb::Refusal;
 use crate::port::{LastSource, Port};
 use crate::stations::Stations;
 use cnet_wire::addr::{MacAddr, PortId};
+use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
 use cnet_wire::drops::DropReason;
 use cnet_wire::frame::{Frame, IpHeader};
 use cnet_wire::icmp::v6;
@@ -55,7 +56,7 @@ impl Source<'_> {
         }
         match self.port.config.lease.mac {
             Some(own) if own == src => {}
-            Some(_) if self.port.config.spoof_protection => return Err(DropReason::Spoofed),
+            Some(_) if self.port.config.is_guarded() => return Err(DropReason::Spoofed),
             _ => {
                 let limit = self.port.config.max_macs;
                 match self.stations.fdb.observe(self.now, src, self.id, limit) {
@@ -86,7 +87,7 @@ impl Source<'_> {
     /// spoof protection the port may use any, but does not get what is another's.
     fn admit_own(&self, addr: IpAddr, mac: MacAddr) -> Result<(), DropReason> {
         let config = &self.port.config;
-        let may_learn = !config.spoof_protection
+        let may_learn = !config.is_guarded()
             || config.lease.holds(addr)
             || match addr {
                 IpAddr::V4(_) => self.stations.addresses.pinned(addr) == Some(self.id),
@@ -98,7 +99,7 @@ impl Source<'_> {
                 .stations
                 .learn(self.now, addr, station, config.max_addresses)
                 .is_ok();
-        match is_own || !config.spoof_protection {
+        match is_own || !config.is_guarded() {
             true => Ok(()),
             false => Err(DropReason::Spoofed),
         }
@@ -123,7 +124,7 @@ impl Source<'_> {
             return Ok(());
         }
         let others = self.stations.fdb.pinned(mac);
-        if self.port.config.spoof_protection
+        if self.port.config.is_guarded()
             || self.stations.is_gateway_mac(mac)
             || others.is_some_and(|owner| owner != self.id)
         {
@@ -137,7 +138,8 @@ impl Source<'_> {
         let src = frame.src;
         self.admit_mac(src)?;
         let arp = frame.arp().ok_or(DropReason::BadArp)?;
-        if arp.sender_mac.is_multicast() || arp.sender_mac.is_zero() {
+        let known = matches!(arp.operation, OP_REQUEST | OP_REPLY);
+        if !known || arp.sender_mac.is_multicast() || arp.sender_mac.is_zero() {
             return Err(DropReason::BadArp);
         }
         self.admit_claimed_mac(src, arp.sender_mac)?;
