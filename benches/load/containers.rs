@@ -87,7 +87,7 @@ impl Crowd {
     /// The same frames on the same switch, as another worker sees it.
     pub fn sibling(&self) -> Crowd {
         Crowd {
-            switch: self.switch.sibling(),
+            switch: self.switch.for_worker(),
             frames: self.frames.clone(),
             at: self.frames.len() / 2,
         }

@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! [`Network::handle_frames`] is the way of every frame. The switch admits it, writes it to the ports it
-//! goes to and says whether the router is to have it; the router answers it or makes it a flow. Whoever
+//! goes to and says whether the router is to have it; the router answers it or makes it a flow. What
 //! drops it says why, and it is counted here, once, at the port it came in by
 //! ([`Switch::count_drop`]).
 //!

@@ -50,7 +50,7 @@ impl Network {
     #[must_use]
     pub fn further(&self, config: RouterConfig, secret: [u8; 32], now: Instant) -> Network {
         let mut further = Network::new(config, secret, now);
-        further.switch = self.switch.sibling();
+        further.switch = self.switch.for_worker();
         further.is_further = true;
         further
     }

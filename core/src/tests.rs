@@ -29,7 +29,7 @@ fn network() -> Network {
 }
 
 #[test]
-fn a_drop_is_counted_once_whoever_drops() {
+fn a_drop_is_counted_once_wherever_it_happens() {
     let mut network = network();
     let (mut wire, mut host) = (Wire::default(), Host::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
@@ -38,7 +38,7 @@ fn a_drop_is_counted_once_whoever_drops() {
     let mut broken = good.clone();
     *broken.last_mut().unwrap() ^= 1;
     let frames: [(&[u8], Option<DropReason>); 4] = [
-        // By parsing, by the switch, by the router, and by nobody.
+        // By parsing, by the switch, by the router, and not at all.
         (&good[..12], Some(DropReason::FrameTooShort)),
         (
             &[&good[..10], &[0x52, 0x54, 0, 0, 0, 9], &good[16..]].concat(),

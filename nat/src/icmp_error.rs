@@ -77,7 +77,7 @@ pub fn may_answer_with_error(frame: &Frame<'_>, ip: &IpHeader) -> bool {
     !is_error && is_unicast(ip.src) && is_unicast(ip.dst)
 }
 
-/// Neither a group, nor a broadcast, nor nobody.
+/// Neither a group, nor a broadcast, nor unspecified.
 fn is_unicast(a: IpAddr) -> bool {
     let special = match a {
         // 240/4 holds the limited broadcast address; the rest of it has no hosts either.

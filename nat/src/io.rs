@@ -7,7 +7,7 @@ use crate::host::HostSockets;
 
 /// What surrounds the core, as types: the shell, the simulation and the tests each have one.
 ///
-/// A pair of a [`FrameSink`] and [`HostSockets`] is an environment, so nobody has to name a type for
+/// A pair of a [`FrameSink`] and [`HostSockets`] is an environment, so callers need not name a type for
 /// it.
 pub trait Env {
     /// Takes frames to ports.

@@ -9,10 +9,9 @@
 //! flood; where every port's stations are known by lease, a frame to an unknown one has nowhere to
 //! go and is dropped.
 //!
-//! Each worker has a `Switch` of its own, with its own counters, made by [`Switch::sibling`].
-//! Siblings share the forwarding table and the address bindings. The shell tells every sibling of
-//! every port that comes and goes, and gives a port's number to another only once all of them have
-//! heard that it is free.
+//! Each worker has a `Switch` of its own, with its own counters, made by [`Switch::for_worker`].
+//! They share the table of stations. The shell tells each of them of every port that comes and goes, and
+//! gives a port's number to another only once all have heard that it is free.
 //!
 //! # Invariants
 //!
@@ -114,7 +113,7 @@ impl Switch {
     }
 
     /// The same switch for another worker: the same ports and shared tables, its own counters.
-    pub fn sibling(&self) -> Switch {
+    pub fn for_worker(&self) -> Switch {
         let port = |p: &Port| Box::new(Port::new(p.config.clone()));
         Switch {
             stations: Arc::clone(&self.stations),
@@ -124,7 +123,7 @@ impl Switch {
         }
     }
 
-    /// Adds a port and pins its leased addresses to it. To be called on every sibling.
+    /// Adds a port and pins its leased addresses to it. To be called on every worker's switch.
     pub fn add_port(&mut self, id: PortId, config: PortConfig) -> Result<(), AddPortError> {
         if id.0 >= MAX_PORTS {
             return Err(AddPortError::OutOfRange(id));
@@ -172,7 +171,7 @@ impl Switch {
     }
 
     /// Removes a port with all that was leased to it or learned from it; returns its counters. To
-    /// be called on every sibling before the number is used again.
+    /// be called on every worker's switch before the number is used again.
     pub fn remove_port(&mut self, id: PortId) -> Option<PortCounters> {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
         self.stations.fdb.remove_port(id);
@@ -278,7 +277,7 @@ impl Switch {
         }
     }
 
-    /// Counts a drop: the one place where those of frames are counted, whoever dropped them. It is
+    /// Counts a drop: the one place where those of frames are counted, the router's included. It is
     /// counted at `port`, or with those of ports that are gone where there is no such port.
     #[inline]
     pub fn count_drop(&mut self, port: PortId, reason: DropReason) {

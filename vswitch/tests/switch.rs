@@ -258,7 +258,7 @@ mod learning {
         let target = link_local(9);
         net.step(1, &ndp(1, link_local(1), 136, target, mac(1)), FLOOD);
         assert_eq!(net.at(target.into()), Some((p(1), Some(mac(1)))));
-        // A leased address is not learned elsewhere, whoever uses it.
+        // A leased address is not learned from another port's frames.
         net.step(1, &packet(1, ip4(3).into()), Verdict::Router);
         assert_eq!(net.at(ip4(3).into()), Some((p(3), Some(mac(3)))));
     }
@@ -485,9 +485,9 @@ mod ports {
     }
 
     #[test]
-    fn siblings_share_tables_and_not_counters() {
+    fn workers_share_tables_and_not_counters() {
         let mut net = Net::new([(1, PortConfig::default()), (2, leased(2))]);
-        let mut other = net.switch.sibling();
+        let mut other = net.switch.for_worker();
         let f = to(9, GW);
         let parsed = Frame::parse(&f, MTU).unwrap();
         assert_eq!(judge(&mut other, net.now, p(1), &parsed), Verdict::Router);

@@ -21,7 +21,7 @@ const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// An ARP body, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArpPacket {
-    /// [`OP_REQUEST`], [`OP_REPLY`], or something nobody here answers.
+    /// [`OP_REQUEST`], [`OP_REPLY`], or one that is not answered.
     pub operation: u16,
     /// Who speaks, link layer.
     pub sender_mac: MacAddr,

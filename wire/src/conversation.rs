@@ -18,7 +18,7 @@ pub enum Direction {
     Between,
 }
 
-/// A conversation that somebody wants to open, or a datagram of one.
+/// A conversation that one end wants to open, or a datagram of one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Conversation {
     /// Which way it is opened.
@@ -36,7 +36,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// The port of whoever is spoken to.
+    /// The port of the end that is spoken to.
     pub fn service(&self) -> u16 {
         match self.direction {
             Direction::Outwards | Direction::Between => self.remote.port(),
@@ -59,6 +59,6 @@ pub enum Refusal {
 pub enum Decision {
     /// It may be: outwards with this address of the host's network, else with the other end as it is.
     Allow(IpAddr),
-    /// It may not be; whoever opened it is told so, where there is a way to tell.
+    /// It may not be; the end that opened it is told so, where there is a way to tell.
     Refuse(Refusal),
 }

@@ -31,7 +31,7 @@ drop_reasons! {
     VlanTag = "vlan_tag",
     /// The source MAC is a group address or zero.
     BadSourceMac = "bad_source_mac",
-    /// An EtherType nobody here speaks.
+    /// An EtherType that is not served.
     UnknownEtherType = "unknown_ethertype",
     /// Truncated ARP or one with wrong address lengths.
     BadArp = "bad_arp",

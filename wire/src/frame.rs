@@ -33,7 +33,7 @@ use crate::{arp, ipv4, ipv6};
 /// Shortest Ethernet frame without its check sequence; what is shorter may be padded up to it.
 const ETHERNET_MIN_LEN: usize = 60;
 /// Datagrams that a kernel puts into one super-frame at most (`UDP_MAX_SEGMENTS` in
-/// `include/linux/udp.h` since Linux 6.9; 64 before). Each is a datagram's work to whoever takes the
+/// `include/linux/udp.h` since Linux 6.9; 64 before). Each is a datagram's work to what takes the
 /// frame apart: a forged frame of 64 KiB could ask for as many of one byte.
 const MAX_UDP_SEGMENTS: usize = 128;
 /// EtherTypes of VLAN tags: 802.1Q, 802.1ad, and the vendors' QinQ before it.
@@ -149,7 +149,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// Whether the TCP, UDP or ICMP checksum is right, or is for somebody else to fill in
+    /// Whether the TCP, UDP or ICMP checksum is right, or is to be filled in further on
     /// (NEEDS_CSUM) or already verified (DATA_VALID). Not meaningful for fragments. False where the
     /// transport header is cut short, true for other protocols.
     pub fn l4_checksum_ok(&self, ip: &IpHeader) -> bool {

@@ -10,7 +10,7 @@
 //!
 //! At most [`MAX_EXTENSION_HEADERS`] headers of together [`MAX_EXTENSION_BYTES`] bytes. A fragment
 //! whose data starts with a further extension header is refused: only destination options could
-//! legitimately stand there, nobody sends them, and they are a way past filters (RFC 7113).
+//! legitimately stand there, no stack sends them, and they are a way past filters (RFC 7113).
 
 use std::net::{IpAddr, Ipv6Addr};
 

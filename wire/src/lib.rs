@@ -1,5 +1,5 @@
 //! Bytes and values of cnet, without state: each header is read in one place and written in one
-//! place, and nobody else counts octets.
+//! place, and no other crate counts octets.
 //!
 //! Readers: [`vnet`], [`frame`] (which reads [`ethernet`], [`arp`], IPv4 and [`ipv6`] once, from
 //! outside to inside, into the values of [`ip`]). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]

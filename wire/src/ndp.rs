@@ -149,7 +149,7 @@ pub enum NdpMessage {
         /// Where the address is on the link, if not where the frame came from.
         mac: Option<MacAddr>,
     },
-    /// Somebody says that it is a router; not read further.
+    /// A station says that it is a router; not read further.
     RouterAdvertisement,
     /// A router names a better one; not read further.
     Redirect,

@@ -1,7 +1,7 @@
 //! An IP packet from a container as everything above the switch sees it.
 //!
 //! It is built once a packet, after the switch has admitted the frame or the fragments have met, and
-//! handed down by reference: nobody below asks again what stands in it.
+//! handed down by reference: nothing below asks again what stands in it.
 
 use std::net::SocketAddr;
 

@@ -7,7 +7,7 @@
 //! network card would do: [`Segments::parse`] looks at the frame once and tells how many frames it
 //! makes and how long they are together, and [`Segments::for_each`] makes them one after the other.
 //! The headers of each are built in a small array on the stack; the payload is lent from the
-//! super-frame, so it is copied by whoever takes the pieces, and only there.
+//! super-frame, so it is copied where the pieces are taken, and only there.
 //!
 //! A segment's headers are the super-frame's, but for what is its own: the IP length; in IPv4 the
 //! identification, which counts up (RFC 6864 asks no more of it), and the header's checksum; in TCP

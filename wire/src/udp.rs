@@ -3,7 +3,7 @@
 //! A datagram to a container leaves in one of two forms. [`write_unsummed`] writes all headers of a
 //! frame, or of a super-frame, and leaves the checksum to the receiving kernel (NEEDS_CSUM).
 //! [`write_summed`] writes the UDP header alone with a real checksum, for datagrams that travel in
-//! fragments, which nobody can complete later.
+//! fragments, which cannot be completed later.
 
 use std::net::{IpAddr, SocketAddr};
 

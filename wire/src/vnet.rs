@@ -93,7 +93,7 @@ impl VnetHeader {
         b
     }
 
-    /// Whether the transport checksum is still to be computed by whoever puts it on a real wire.
+    /// Whether the transport checksum is still to be computed before it gets on a real wire.
     pub fn needs_csum(self) -> bool {
         self.flags & F_NEEDS_CSUM != 0
     }

@@ -167,7 +167,7 @@ impl Errors {
                 return drained;
             };
             if let DatagramErrorKind::Local(HostError::TooBig, mtu) = error.kind {
-                // Whoever sent it was refused at once, knows more of it and reports it.
+                // Its sender was refused at once, knows more of it and reports it.
                 drained.mtu = Some(mtu);
             } else if let Some(inside) = inside {
                 let payload = &payload[..error.quote_len.min(QUOTED_PAYLOAD)];

@@ -4,7 +4,7 @@
 //! goes to the container's address and port with the client's address as source, and the client is
 //! remembered: when the container sends from that port to that client, it answers, and the answer leaves
 //! through the socket the client spoke to. So several published ports may lead to one container port
-//! (0.0.0.0 and ::, or 8080 and 8081), and each client hears from the port it knows. To anybody else
+//! (0.0.0.0 and ::, or 8080 and 8081), and each client hears from the port it knows. To any other end
 //! the container's port speaks through its ordinary mapping.
 //!
 //! The client is remembered under the address the container was shown. It may differ from the host's

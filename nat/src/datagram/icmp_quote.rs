@@ -21,7 +21,7 @@ pub(super) fn judge(
     if !icmp::is_error(ip.protocol, kind) {
         return DropReason::NotServed;
     }
-    // An honest error is sent by whoever the quoted packet was sent to.
+    // An honest error is sent by the end that the quoted packet was sent to.
     let quote = Quote::read(l4, ip.src.is_ipv6()).filter(|q| q.destination.ip() == ip.src);
     match quote.is_some_and(|quote| owns(&quote)) {
         true => DropReason::NotServed,

@@ -71,7 +71,7 @@ pub struct DatagramConfig {
     pub host_alias_v4: Option<Ipv4Addr>,
     /// The same for `::1`.
     pub host_alias_v6: Option<Ipv6Addr>,
-    /// Source of ICMP errors that nobody else sent. Without it there are none.
+    /// Source of ICMP errors that the router makes itself. Without it there are none.
     pub gateway_v4: Option<Ipv4Addr>,
     /// Source of such ICMPv6 errors.
     pub gateway_v6: Option<Ipv6Addr>,

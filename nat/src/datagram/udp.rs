@@ -17,7 +17,7 @@
 //! - Nothing is staged between batches, if the caller flushes.
 //! - A datagram from the container's network looks to the host as it did to us, hop limit less one,
 //!   and the other way round but for the sender's address: loopback is shown as a gateway address
-//!   ([`DatagramConfig::host_alias_v4`]), and nobody else is (CVE-2021-20199).
+//!   ([`DatagramConfig::host_alias_v4`]), and no other source is (CVE-2021-20199).
 //! - DF is asked of the host only if the packet had it. What came in fragments did not
 //!   ([`crate::fragment::ReassembledFrame::parse`]).
 //!

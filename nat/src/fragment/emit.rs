@@ -1,7 +1,7 @@
 //! IP payloads to a container: whole where they fit its MTU, else in fragments.
 //!
 //! Theory of operation. A payload stands in the frame buffer at [`l4_offset`], its transport
-//! checksum already real: a fragment has no field through which somebody else could fill it in.
+//! checksum already real: a fragment has no field through which the kernel could be asked to fill it in.
 //! Headers are written directly before each fragment's data, over data that was sent just before,
 //! so that nothing is copied. Only the first IPv6 fragment lacks the room for its fragment header
 //! (the buffer starts with the headers of a whole packet): its data moves by eight bytes, and the

@@ -100,7 +100,7 @@ impl ReassembledFrame {
     }
 
     /// Checks and describes the frame. Unlike any other IPv6 packet this one may be fragmented on
-    /// its further way: its sender did so already, and nobody else could do it for him now.
+    /// its further way: its sender did so already, and it cannot be done for him now.
     pub fn parse(&self) -> Result<Frame<'_>, DropReason> {
         let mut frame = Frame::parse(&self.bytes, MAX_IP_PACKET)?;
         if let L3::Ip(ip) = &mut frame.l3 {
@@ -798,7 +798,7 @@ mod tests {
             assert!(handle(&mut r, &f).unwrap().is_none());
             r.handle_timeout(at, |_| panic!("no start"));
             assert!(r.is_empty());
-            // A fragment that comes late begins anew, also if nobody called for the timeout.
+            // A fragment that comes late begins anew, also if the timeout was not acted on.
             assert!(handle(&mut r, &f).unwrap().is_none());
             let f = fragment(v6, 1, 0, true, &data[..32]);
             assert!(handle_at(&mut r, at, 3, &f).unwrap().is_none());

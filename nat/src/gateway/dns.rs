@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(bench.gw.queries.pending(), MAX_PENDING + 1);
         bench.answer(id, &answer(1, 100));
         assert_eq!(bench.reply(B)[header..], answer(1, 100));
-        // Without anybody to take them, queries are not hoarded.
+        // Queries that the service does not take are not hoarded.
         let refused = (0..2 * MAX_QUEUED).filter(|_| bench.send(A, &frame).is_err());
         assert_eq!(refused.count(), MAX_QUEUED);
         // Nor do they keep another port's waiting.

@@ -1,7 +1,7 @@
 //! Frames from the gateway to a port, built in the frame buffer of the core.
 //!
 //! Checksums are always real: the messages are small, and an echo reply may leave in fragments,
-//! which cannot be completed by anybody else.
+//! which the container's kernel could not complete.
 
 use std::net::{IpAddr, SocketAddr};
 

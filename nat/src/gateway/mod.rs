@@ -185,7 +185,7 @@ impl Gateway {
         self.endpoint.addresses.is_on_link(ip)
     }
 
-    /// Whether `ip` is on the link and not the gateway's own: a container's address, if anyone's.
+    /// Whether `ip` is on the link and not the gateway's own: a container's address, if it is one.
     pub fn is_neighbour(&self, ip: IpAddr) -> bool {
         self.endpoint.addresses.is_on_link(ip) && !self.endpoint.addresses.owns(ip)
     }

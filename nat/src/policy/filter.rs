@@ -16,7 +16,7 @@ use super::Prefix;
 pub struct PeerFilter {
     /// Far ends that are allowed although a shorter prefix of `deny` contains them.
     pub allow: Vec<Prefix>,
-    /// Far ends that are refused, whoever opens the conversation.
+    /// Far ends that are refused, whichever end opens the conversation.
     pub deny: Vec<Prefix>,
     /// Whether the host's own addresses ([`super::Policy::host_addresses`]) are refused to what the
     /// container opens. Clients that the host itself sends to published ports are not concerned.

@@ -52,7 +52,7 @@ pub struct Rule {
     pub container: Option<Prefix>,
     /// The other end's address.
     pub remote: Option<Prefix>,
-    /// The port of whoever is spoken to.
+    /// The port of the end that is spoken to.
     pub service: Option<RangeInclusive<u16>>,
     /// What a conversation that matches is told; `None` allows it.
     pub refusal: Option<Refusal>,

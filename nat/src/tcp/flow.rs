@@ -239,7 +239,7 @@ impl TcpFlow {
     }
 
     /// The network ends. What the container has sent to its end is still delivered by the host's
-    /// kernel; a stream that was cut short is reset, so that nobody takes it for whole.
+    /// kernel; a stream that was cut short is reset, so that its far end does not take it for whole.
     pub(super) fn shut_down<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.leave_to_host(cx);
         self.abort(cx);

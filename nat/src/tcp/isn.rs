@@ -1,4 +1,4 @@
-//! Initial sequence numbers nobody else can predict (RFC 6528).
+//! Initial sequence numbers that peers cannot predict (RFC 6528).
 
 use std::hash::Hasher;
 

@@ -5,7 +5,7 @@
 //! An acknowledgement tells the container that its bytes are on their way. So what it had sent to
 //! its end goes on without it: a socket that has taken all is closed, and its kernel delivers; one
 //! that has not keeps its flow, an *orphan*, until it has taken the unsent bytes. Whatever else a container
-//! leaves behind was cut short, and is reset, so that nobody takes it for whole.
+//! leaves behind was cut short, and is reset, so that its far end does not take it for whole.
 //!
 //! An orphan belongs to no port: nothing is sent for it, and of the packets between its ends, which
 //! must be another container's, a SYN ends it and takes its place; the others are strays. It counts
@@ -17,7 +17,7 @@
 //! the memory of those that are there. So orphans have a part of the table ([`MOST`], [`PART_OF_FLOWS`],
 //! and no more than the share of a port) and of the budget of unsent bytes ([`PART_OF_UNSENT`]); past it flows
 //! are reset, though what they carried was acknowledged. A far end that takes nothing for
-//! [`PATIENCE`] is reset, and any after [`LIFETIME`]. The oldest orphan ends when a new flow finds no
+//! [`PROGRESS_TIMEOUT`] is reset, and any after [`LIFETIME`]. The oldest orphan ends when a new flow finds no
 //! room otherwise, in the table or, if it goes out, among the host's descriptors. When the process ends, so do its
 //! orphans.
 //!
@@ -34,7 +34,7 @@ use crate::host::Readiness;
 use crate::io::{Env, Io};
 
 /// How long the host's socket may take nothing: what the drain of a command waits in all.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an orphan may take in all, however often it takes something: far ends that take little
 /// at a time keep the memory of what they have not taken.
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ impl TcpFlow {
     /// Sets the alarm of an orphan whose socket took something now. Its container was heard for the
     /// last time when it went.
     fn wait_for_host(&mut self, now: Instant) {
-        let until = (now + PATIENCE).min(self.last_heard + LIFETIME);
+        let until = (now + PROGRESS_TIMEOUT).min(self.last_heard + LIFETIME);
         self.alarm = Some((Alarm::Orphan, until));
     }
 

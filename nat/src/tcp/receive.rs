@@ -39,7 +39,7 @@ impl TcpFlow {
             _ => {}
         }
         if !self.acceptable(seg) {
-            // An old duplicate, a probe, or somebody who guesses: answer with what we expect.
+            // An old duplicate, a probe, or a guess: answer with what we expect.
             if !seg.flags.rst {
                 self.ack_due = true;
             }
@@ -103,7 +103,7 @@ impl TcpFlow {
             return Err(DropReason::OutOfWindow);
         }
         if seg.flags.rst {
-            // Nobody listens: the client learns it by a RST of its own.
+            // No socket listens: the client learns it by a RST of its own.
             self.reset_host(cx);
             return Ok(());
         }

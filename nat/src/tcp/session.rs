@@ -59,7 +59,7 @@ impl TcpSessions {
                 flow.reset_host(cx);
                 return None;
             }
-            // To anybody but its own container an orphan is not there.
+            // To other containers than its own an orphan is not there.
             (!orphaned).then(|| flow.on_segment(&seg, cx))
         });
         let Some(Some(result)) = result else {

@@ -1,7 +1,7 @@
 //! All TCP flows of one worker, and what is kept beside them: timers, quotas, budgets, counters.
 //!
 //! Events change flows in [`session`](super::session), [`open`](super::open) and
-//! [`orphan`](super::orphan). Whoever has changed one calls [`TcpSessions::touched`] or
+//! [`orphan`](super::orphan). What has changed one calls [`TcpSessions::touched`] or
 //! [`TcpSessions::settle`].
 
 use std::collections::VecDeque;
@@ -90,7 +90,7 @@ impl TcpSessions {
     }
 
     /// Whether a container has a flow between these two ends. One whose container is gone is
-    /// nobody's.
+    /// no port's.
     pub fn owns(&self, container: SocketAddr, remote: SocketAddr) -> bool {
         let handle = self.flows.find(&Ends::new(container, remote));
         let flow = handle.and_then(|handle| self.flows.get(handle));

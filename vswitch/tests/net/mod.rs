@@ -70,7 +70,7 @@ pub fn config() -> SwitchConfig {
     }
 }
 
-/// The verdict on a frame, a drop counted as whoever calls the switch counts it.
+/// The verdict on a frame, a drop counted as the switch's caller counts it.
 pub fn judge(switch: &mut Switch, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
     let verdict = switch.judge(now, ingress, frame);
     if let Verdict::Drop(reason) = verdict {

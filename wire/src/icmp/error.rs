@@ -26,7 +26,7 @@ pub enum IcmpErrorKind {
     NetUnreachable,
     /// The host does not answer (3/1; 1/3).
     HostUnreachable,
-    /// Nobody listens on the port (3/3; 1/4).
+    /// No socket listens on the port (3/3; 1/4).
     PortUnreachable,
     /// The transport protocol is unknown (3/2; parameter problem 4/1 in ICMPv6).
     ProtocolUnreachable,

@@ -243,7 +243,7 @@ fn mapping_and_filtering_are_endpoint_independent() {
         b.send(a.container, a.remote, b"1").unwrap();
         b.send(a.container, a.other, b"2").unwrap();
         let socket = b.host.only_socket();
-        // Somebody the container never sent to.
+        // An end that the container never sent to.
         let stranger = a.other.replace("3478", "9");
         b.host.deliver(socket, &stranger, None, b"hello");
         b.ready(socket, READABLE);

@@ -338,7 +338,7 @@ fn a_stuck_query_or_answer_ends_the_connection() {
     c.pass(IDLE + Duration::from_secs(1));
     assert_eq!(c.socket(partial).state(), State::Closed);
     c.assert_at_rest();
-    // Nobody answers the query.
+    // The query is not answered.
     let waiting = c.open(false, 4001);
     c.send(waiting, &prefixed(&query(1, 20)));
     c.pass(ANSWER_WAIT - Duration::from_secs(1));

@@ -309,7 +309,7 @@ fn a_container_without_an_address_is_waited_for() {
     let container = b.container;
     b.pass(SECOND);
     assert!(b.silent());
-    // Whoever guesses the number of a SYN that was never sent answers nothing.
+    // A peer that guesses the number of a SYN that was never sent answers nothing.
     let guess = b.flow(&conn).snd_max.0;
     b.send(&conn, seg(SYN | ACK, 1, guess)).unwrap_err();
     assert_eq!(b.flow(&conn).state, State::SynSent);

@@ -193,7 +193,7 @@ fn a_port_that_goes_takes_its_flows_along_and_no_others() {
         (0, 1)
     );
     assert_eq!((b.engine.len(), b.engine.unsent()), (1, 0));
-    assert!(b.silent(), "nobody is there to be told");
+    assert!(b.silent(), "the container is gone");
     let fates: Vec<_> = b.host.gone.iter().map(|g| g.1).collect();
     assert_eq!(fates, [Fate::Reset; 2]);
     b.end_batch();

@@ -284,7 +284,7 @@ fn one_ack_for_the_last_bytes_and_the_fin() {
     assert!(last.is(ACK) && last.ack == conn.seq.wrapping_add(4) && last.seq == conn.ack);
     assert_eq!(b.fate(&conn), Some(Fate::Closed));
     assert!(b.engine.is_empty());
-    // Its repetition meets nobody.
+    // Its repetition meets no flow.
     b.send(&conn, seg(FIN | ACK, conn.seq, conn.ack).data(b"bye"))
         .unwrap_err();
     assert!(b.only().is(RST));

@@ -23,7 +23,7 @@ fn sent_to_its_end(b: &mut Bench, port: u16, data: &[u8]) -> Conn {
 fn remove_port(b: &mut Bench) {
     b.run(|e, now, _, io| e.remove_port(now, LINK.port, io));
     assert_eq!(b.engine.held(LINK.port), 0);
-    assert!(b.silent(), "nobody is there to be told");
+    assert!(b.silent(), "the container is gone");
 }
 
 /// The same, and the container is gone.
@@ -119,7 +119,7 @@ fn only_a_syn_takes_the_place_of_an_orphan() {
     let mut b = Bench::new();
     let conn = orphan(&mut b, &[7; 1000]);
     let (container, remote) = ((b.container, conn.port).into(), b.remote);
-    assert!(!b.engine.owns(container, remote), "it is nobody's");
+    assert!(!b.engine.owns(container, remote), "it has no port");
     // Its ends are another container's now, which has no connection there.
     for flags in [ACK, FIN | ACK, SYN | ACK, RST, RST | ACK] {
         let stray = seg(flags, conn.seq.wrapping_add(1001), conn.ack);

@@ -113,7 +113,7 @@ fn flows_that_have_ended_take_no_turns() {
         b.send(conn, seg(RST, conn.seq, 0)).unwrap();
     }
     b.run(|e, now, _, io| e.handle_timeout(now, io));
-    // The two that are left have one each, and nobody else waits.
+    // The two that are left have one each, and no other waits.
     let ports: Vec<u16> = b.out().iter().step_by(16).map(|s| s.ports.1).collect();
     assert_eq!(ports, [1008, 1009]);
     assert_eq!(b.engine.backlog.len(), 2);
@@ -299,7 +299,7 @@ fn a_fin_waits_for_the_window_and_does_not_wait_for_ever() {
     b.send(&conn, seg(ACK, conn.seq, conn.ack).window(1))
         .unwrap();
     assert!(b.only().is(FIN | ACK));
-    // Nobody is there any more: the FIN is repeated less and less often, and given up.
+    // The container is gone: the FIN is repeated less and less often, and given up.
     b.send(&conn, seg(ACK, conn.seq, conn.ack).window(0))
         .unwrap();
     b.out();
