@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use cnet_nat::datagram::UdpForward;
 use cnet_nat::host::{Received, SocketId, Token, TokenKind};
 
 use super::world::{Inbox, Outbox, READABLE, World};
@@ -159,6 +160,7 @@ impl Mappings {
                 from,
                 segment,
                 tos: 0,
+                local: None,
             });
         };
         self.inbox
@@ -213,9 +215,14 @@ impl Published {
         let token = Token::new(TokenKind::Forward, 0, 1);
         let guest = SocketAddr::from((station(1).v4, FIRST_PORT));
         world.hosts.tokens.push(token);
+        let forward = UdpForward {
+            bound: SocketAddr::from(([0, 0, 0, 0], FIRST_PORT)),
+            both_families: false,
+            container: guest.into(),
+        };
         world
             .network
-            .publish_udp(token, SocketId(0), guest)
+            .publish_udp(world.now, token, SocketId(0), forward)
             .expect("the first published port");
         // The container is known by its first packet.
         let mut hello = template::arp(template::GATEWAY_V4);
@@ -245,6 +252,7 @@ impl Published {
             from: SocketAddr::from((REMOTE, FIRST_PORT + self.at)),
             segment: None,
             tos: 0,
+            local: None,
         });
         self.world.event(self.token, READABLE);
     }

@@ -17,7 +17,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_nat::datagram::PublishError;
+use cnet_nat::datagram::{PublishError, UdpForward};
 use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::forward::ClientPath;
 use cnet_nat::gateway::{DnsQuery, QueryId};
@@ -250,11 +250,14 @@ impl Network {
     /// As there.
     pub fn publish_udp(
         &mut self,
+        now: Instant,
         token: Token,
         socket: SocketId,
-        container: SocketAddr,
+        forward: UdpForward,
     ) -> Result<(), PublishError> {
-        self.router.publish_udp(token, socket, container)
+        let stations = &StationsOf(&self.switch);
+        self.router
+            .publish_udp(now, token, socket, forward, stations)
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.

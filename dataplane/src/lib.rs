@@ -45,7 +45,8 @@ pub use control::Control;
 pub use error::{StartError, WorkerPanicked};
 pub use fd_budget::check_descriptors;
 pub use forward::{
-    ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
+    ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, most_forwards,
+    start_socket_helper,
 };
 // For the fuzz targets alone.
 pub use memory_budget::available_memory;

@@ -12,10 +12,94 @@
 //!   ([`shown_as`]), and becomes a flow.
 //! - *refuse*: there is no such address.
 //!
+//! The container's program may listen on one family alone, and the container may have one alone. So a
+//! published port leads to a [`ContainerEnd`], one port at up to two addresses: a client is brought to
+//! the address of its own family unless only the other one would answer it.
+//!
 //! A client of any other address, one of the host's own included, is shown as what it is: a service
 //! that trusts an address must not be deceived (CVE-2021-20199).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where a published port leads: one port of a container, at its address of either family. At least
+/// one address is there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ContainerEnd {
+    /// The container's IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The container's IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The port.
+    pub port: u16,
+}
+
+impl ContainerEnd {
+    /// The end of the family of `like`.
+    pub fn of_family(&self, like: IpAddr) -> Option<SocketAddr> {
+        let address = match like {
+            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+        };
+        address.map(|address| SocketAddr::new(address, self.port))
+    }
+
+    /// The ends in the order in which a client with the address `client` is to try them: its own
+    /// family's first.
+    pub fn in_order(&self, client: IpAddr) -> impl Iterator<Item = SocketAddr> + use<> {
+        let (v4, v6) = (self.ipv4.map(IpAddr::V4), self.ipv6.map(IpAddr::V6));
+        let (first, second) = match client.to_canonical() {
+            IpAddr::V4(_) => (v4, v6),
+            IpAddr::V6(_) => (v6, v4),
+        };
+        let port = self.port;
+        let ends = first.into_iter().chain(second);
+        ends.map(move |address| SocketAddr::new(address, port))
+    }
+
+    /// Whether `address` is one of its addresses.
+    pub fn has(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.ipv4 == Some(v4),
+            IpAddr::V6(v6) => self.ipv6 == Some(v6),
+        }
+    }
+
+    /// Whether it has addresses of both families.
+    pub fn has_both(&self) -> bool {
+        self.ipv4.is_some() && self.ipv6.is_some()
+    }
+
+    /// The one end that `client` is to be brought to: the first that `answers` is not known to deny,
+    /// if the other one is known to answer. `answers` is asked only where there is a choice.
+    pub fn choose(
+        &self,
+        client: IpAddr,
+        mut answers: impl FnMut(SocketAddr) -> Option<bool>,
+    ) -> Option<SocketAddr> {
+        let mut ends = self.in_order(client);
+        match (ends.next(), ends.next()) {
+            (Some(near), Some(far)) => {
+                let only_far = answers(near) == Some(false) && answers(far) == Some(true);
+                Some(if only_far { far } else { near })
+            }
+            (only, _) => only,
+        }
+    }
+}
+
+impl From<SocketAddr> for ContainerEnd {
+    fn from(end: SocketAddr) -> ContainerEnd {
+        let (ipv4, ipv6) = match end.ip() {
+            IpAddr::V4(v4) => (Some(v4), None),
+            IpAddr::V6(v6) => (None, Some(v6)),
+        };
+        ContainerEnd {
+            ipv4,
+            ipv6,
+            port: end.port(),
+        }
+    }
+}
 
 /// What becomes of a client of a published TCP port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +170,43 @@ mod tests {
             gateway: Some(of_family("10.0.2.2", "fd00::2").parse().unwrap()),
             is_on_link: false,
         }
+    }
+
+    #[test]
+    fn a_client_is_brought_to_the_family_that_answers() {
+        let end = ContainerEnd {
+            ipv4: Some([10, 0, 2, 100].into()),
+            ipv6: Some("fd00::100".parse().unwrap()),
+            port: 80,
+        };
+        let chosen = |client: &str, v4: Option<bool>, v6: Option<bool>| {
+            let answers = |end: SocketAddr| if end.is_ipv4() { v4 } else { v6 };
+            let chosen = end.choose(client.parse().unwrap(), answers);
+            chosen.map(|end| end.is_ipv4())
+        };
+        let (yes, no) = (Some(true), Some(false));
+        for (client, v4, v6, is_v4) in [
+            ("192.0.2.1", yes, yes, true),
+            ("::ffff:192.0.2.1", yes, yes, true),
+            ("2001:db8::1", yes, yes, false),
+            ("192.0.2.1", no, yes, false),
+            ("2001:db8::1", yes, no, true),
+            // Refused by both, or not known: the client's own family tells it.
+            ("2001:db8::1", no, no, false),
+            ("2001:db8::1", None, None, false),
+            ("2001:db8::1", None, no, false),
+        ] {
+            assert_eq!(
+                chosen(client, v4, v6),
+                Some(is_v4),
+                "{client} {v4:?} {v6:?}"
+            );
+        }
+        let only = ContainerEnd { ipv6: None, ..end };
+        let asked = |_| panic!("there is no choice");
+        let at = only.choose("2001:db8::1".parse().unwrap(), asked);
+        assert_eq!(at, Some("10.0.2.100:80".parse().unwrap()));
+        assert!(only.has([10, 0, 2, 100].into()) && !only.has_both());
     }
 
     #[test]

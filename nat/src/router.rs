@@ -42,6 +42,7 @@ mod prefetch;
 mod solicit;
 
 use backlog::{BACKLOG_ROUNDS, Backlog};
+use clients::KnownClients;
 pub use config::RouterConfig;
 pub use port_lifecycle::PortFlows;
 use solicit::{Solicited, link_to};
@@ -452,13 +453,22 @@ impl Router {
             TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io),
             _ => {
                 let Router {
+                    gateway,
                     gateway_mac,
+                    gateway_v4,
+                    gateway_v6,
                     udp,
                     policy,
                     ..
                 } = self;
-                let link_to = |address| link_to(stations, now, *gateway_mac, address);
-                udp.handle_forward(now, token, ready, link_to, policy, io)
+                let clients = KnownClients {
+                    gateway,
+                    gateway_mac: *gateway_mac,
+                    gateways: [*gateway_v4, *gateway_v6],
+                    stations,
+                    now,
+                };
+                udp.handle_forward(now, token, ready, &clients, policy, io)
             }
         }
     }

@@ -7,21 +7,21 @@
 //! 1. text, `[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]`, from a command line or the control API;
 //! 2. [`PublishSpec`], the text's meaning: ranges of ports, an address or all of them, a port to be
 //!    chosen;
-//! 3. [`Rule`], one socket to be opened: one address and port of the host, one of the container. This
-//!    module makes rules of specifications: it expands ranges, stands in for "all addresses" the
-//!    wildcards of the families that the container has, and chooses a free port;
+//! 3. [`Rule`], one socket to be opened: one address and port of the host, or one port of all its
+//!    addresses, and one port of the container. This module makes rules of specifications: it
+//!    expands ranges;
 //! 4. [`OpenForward`], the rule with its id and the address that it is bound to, which the
 //!    dataplane's table holds beside the socket.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet::PublishSpec;
-use cnet_dataplane::{Control, ForwardError, ForwardId, OpenForward, Rule};
+use cnet::control::PublishedPort;
+use cnet_dataplane::{
+    ContainerEnd, Control, ForwardError, ForwardId, OpenForward, Rule, most_forwards,
+};
 use cnet_wire::Protocol;
-
-/// How often a free port is looked for, when another program takes the one that was found.
-const PORT_ATTEMPTS: usize = 16;
 
 /// Ports that are opened or closed by one command to the worker, which serves no frame meanwhile:
 /// some hundred microseconds.
@@ -37,20 +37,13 @@ pub struct ContainerAddresses {
 }
 
 impl ContainerAddresses {
-    /// The address of the family of `host`: a client's own address is shown to the container, so
-    /// both sides are of one family.
-    fn of_family(self, host: IpAddr) -> Option<IpAddr> {
-        match host {
-            IpAddr::V4(_) => self.ipv4.map(IpAddr::V4),
-            IpAddr::V6(_) => self.ipv6.map(IpAddr::V6),
+    /// A port at them.
+    fn end(self, port: u16) -> ContainerEnd {
+        ContainerEnd {
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            port,
         }
-    }
-
-    /// "All addresses" of the host, of the families that the container has.
-    fn wildcards(self) -> Vec<IpAddr> {
-        let v4 = self.ipv4.map(|_| Ipv4Addr::UNSPECIFIED.into());
-        let v6 = self.ipv6.map(|_| Ipv6Addr::UNSPECIFIED.into());
-        v4.into_iter().chain(v6).collect()
     }
 }
 
@@ -66,23 +59,19 @@ pub enum OpenError {
         /// What is wrong with the port.
         source: ForwardError,
     },
-    /// The container has no address of that family.
-    #[error(
-        "cannot publish {spec}: the container has no address of the family of {host}; open the port on an address of the other family"
-    )]
-    Family {
-        /// The specification.
-        spec: String,
-        /// The host's address.
-        host: IpAddr,
+    /// More ports than there may be.
+    #[error("cannot publish {count} ports: {source}")]
+    TooMany {
+        /// How many.
+        count: usize,
+        /// Which limit that is over.
+        source: ForwardError,
     },
-    /// There is no free port.
-    #[error("cannot publish {spec}: no free port was found: {source}")]
-    NoneFree {
+    /// The container has no address.
+    #[error("cannot publish {spec}: the container has no address on the network")]
+    NoAddress {
         /// The specification.
         spec: String,
-        /// What the kernel says.
-        source: io::Error,
     },
 }
 
@@ -99,7 +88,8 @@ impl OpenError {
     }
 }
 
-/// Opens all ports of `spec` and leads them to the container at `addresses`.
+/// Opens all ports of all `specs`, or none, and leads them to the container at `addresses`. Gives the
+/// ports of each specification, in their order.
 ///
 /// # Errors
 ///
@@ -107,16 +97,43 @@ impl OpenError {
 pub async fn open(
     control: &Control,
     addresses: ContainerAddresses,
-    spec: &PublishSpec,
+    specs: &[PublishSpec],
 ) -> Result<Vec<OpenForward>, OpenError> {
-    let mut opened = Vec::new();
-    for ports in spec.pairs() {
-        match open_pair(control, addresses, spec, ports).await {
-            Ok(more) => opened.extend(more),
-            Err(error) => {
-                close(control, &opened).await;
-                return Err(error);
+    let count = specs.iter().map(|spec| spec.ports().len()).sum();
+    let limit = most_forwards();
+    if count > limit {
+        // Told at once, before the first of them has taken its descriptor.
+        let source = ForwardError::TooMany { limit };
+        return Err(OpenError::TooMany { count, source });
+    }
+    let no_address = addresses == ContainerAddresses::default();
+    if let Some(spec) = specs.first().filter(|_| no_address) {
+        let spec = spec.to_string();
+        return Err(OpenError::NoAddress { spec });
+    }
+    let all = specs.iter().flat_map(|spec| {
+        let rules = spec.pairs().map(move |ports| rule(addresses, spec, ports));
+        rules.map(move |rule| (spec, rule))
+    });
+    let all: Vec<(&PublishSpec, Rule)> = all.collect();
+    let mut opened = Vec::with_capacity(count);
+    for some in all.chunks(PORTS_A_COMMAND) {
+        let rules = some.iter().map(|(_, rule)| *rule).collect();
+        let results = match control.replace_forwards(Vec::new(), rules).await {
+            Ok(results) => results,
+            Err(ended) => vec![Err(ended)],
+        };
+        let mut failed = None;
+        for (result, (spec, _)) in results.into_iter().zip(some) {
+            match result {
+                Ok(open) => opened.push(open),
+                Err(source) => failed = failed.or(Some((*spec, source))),
             }
+        }
+        if let Some((spec, source)) = failed {
+            close(control, &opened).await;
+            let spec = spec.to_string();
+            return Err(OpenError::Port { spec, source });
         }
     }
     Ok(opened)
@@ -134,104 +151,73 @@ pub async fn close(control: &Control, opened: &[OpenForward]) {
 /// Whether `open` is one of the ports that `spec` stands for: a host's address or port that is not
 /// said means any.
 pub fn means(spec: &PublishSpec, open: &OpenForward) -> bool {
-    let (host, container) = (open.bound, open.rule.container);
+    let (host, port) = (open.bound, open.rule.container.port);
+    let same_address = |ip| !open.rule.both_families && ip == host.ip();
+    let same_port = || {
+        // The place of the port among the container's.
+        let at = spec
+            .ports()
+            .contains(&port)
+            .then(|| port - spec.ports().start())?;
+        let first = match spec.host_ports() {
+            None => return Some(()),
+            Some(hosts) => *hosts.start(),
+        };
+        (first + at == host.port()).then_some(())
+    };
     spec.protocol() == open.rule.protocol
-        && spec.host_ip().is_none_or(|ip| ip == host.ip())
-        && spec.pairs().any(|(host_port, port)| {
-            port == container.port() && host_port.is_none_or(|port| port == host.port())
-        })
+        && spec.host_ip().is_none_or(same_address)
+        && same_port().is_some()
 }
 
-/// Opens one port of the host, or a free one, on all the addresses it is meant for.
-async fn open_pair(
-    control: &Control,
+/// The rule that leads one port of the host, or a free one, to the container.
+fn rule(
     addresses: ContainerAddresses,
     spec: &PublishSpec,
     (host_port, port): (Option<u16>, u16),
-) -> Result<Vec<OpenForward>, OpenError> {
-    let hosts = match spec.host_ip() {
-        Some(host) => vec![host],
-        None => addresses.wildcards(),
-    };
-    let failed = |source| OpenError::Port {
-        spec: spec.to_string(),
-        source,
-    };
-    if let Some(host_port) = host_port {
-        let rules = rules(addresses, spec, &hosts, (host_port, port))?;
-        return open_rules(control, spec, rules).await.map_err(failed);
-    }
-    let none_free = |source| OpenError::NoneFree {
-        spec: spec.to_string(),
-        source,
-    };
-    let first = hosts.first().copied();
-    let first = first.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    for _ in 0..PORT_ATTEMPTS {
-        let free = free_port(spec.protocol(), first).map_err(none_free)?;
-        let rules = rules(addresses, spec, &hosts, (free, port))?;
-        match open_rules(control, spec, rules).await {
-            Err(ForwardError::InUse { .. }) => {}
-            opened => return opened.map_err(failed),
-        }
-    }
-    Err(none_free(io::ErrorKind::AddrInUse.into()))
-}
-
-/// The rules that lead one port of each of `hosts` to the container.
-fn rules(
-    addresses: ContainerAddresses,
-    spec: &PublishSpec,
-    hosts: &[IpAddr],
-    (host_port, port): (u16, u16),
-) -> Result<Vec<Rule>, OpenError> {
-    let rule = |&host| {
-        let container = addresses.of_family(host).ok_or_else(|| OpenError::Family {
-            spec: spec.to_string(),
-            host,
-        })?;
-        let host = SocketAddr::new(host, host_port);
-        let container = SocketAddr::new(container, port);
-        Ok(Rule::new(spec.protocol(), host, container))
-    };
-    hosts.iter().map(rule).collect()
-}
-
-/// Opens all of `rules` or none; but "all addresses" of a host without IPv6 are those of IPv4.
-async fn open_rules(
-    control: &Control,
-    spec: &PublishSpec,
-    rules: Vec<Rule>,
-) -> Result<Vec<OpenForward>, ForwardError> {
-    let implied = spec.host_ip().is_none();
-    let is_v6: Vec<bool> = rules.iter().map(|rule| rule.host.is_ipv6()).collect();
-    let results = control.replace_forwards(Vec::new(), rules).await?;
-    let (mut opened, mut failed) = (Vec::new(), None);
-    for (result, is_v6) in results.into_iter().zip(is_v6) {
-        match result {
-            Ok(open) => opened.push(open),
-            Err(ForwardError::NoFamily { .. } | ForwardError::NotLocal { .. })
-                if implied && is_v6 => {}
-            Err(error) => failed = failed.or(Some(error)),
-        }
-    }
-    match failed {
-        None => Ok(opened),
-        Some(error) => {
-            close(control, &opened).await;
-            Err(error)
-        }
+) -> Rule {
+    let (host_port, end) = (host_port.unwrap_or(0), addresses.end(port));
+    match spec.host_ip() {
+        Some(host) => Rule::new(spec.protocol(), SocketAddr::new(host, host_port), end),
+        None => Rule::on_all(spec.protocol(), host_port, end),
     }
 }
 
-/// A port that no program has now.
-fn free_port(protocol: Protocol, host: IpAddr) -> io::Result<u16> {
-    let any = SocketAddr::new(host, 0);
-    let bound = match protocol {
-        Protocol::Tcp => TcpListener::bind(any)?.local_addr()?,
-        Protocol::Udp => UdpSocket::bind(any)?.local_addr()?,
+/// An open port as clients and the journal know it: an entry for all IPv4 addresses of the host and
+/// one for all of IPv6.
+pub fn published(open: &OpenForward) -> impl Iterator<Item = PublishedPort> + use<> {
+    let protocol = open.rule.protocol;
+    let ends = open.ends();
+    ends.map(move |(host, container)| PublishedPort::new(protocol, host, container))
+}
+
+/// The rules that open `ports` again, which lead to the container at `addresses`.
+pub fn rules_of(addresses: ContainerAddresses, ports: &[PublishedPort]) -> Vec<Rule> {
+    let is_all = |port: &PublishedPort, v6: bool| {
+        port.host.ip().is_unspecified() && port.host.is_ipv6() == v6
     };
-    Ok(bound.port())
+    let key = |port: &PublishedPort| {
+        let udp = port.protocol == Protocol::Udp;
+        (udp, port.host.port(), port.container.port())
+    };
+    let of = |v6: bool| -> HashSet<_> {
+        let all = ports.iter().filter(move |port| is_all(port, v6));
+        all.map(key).collect()
+    };
+    let (all_v4, all_v6) = (of(false), of(true));
+    let rules = ports.iter().filter_map(|port| {
+        let end = addresses.end(port.container.port());
+        let (is_v4, is_v6) = (is_all(port, false), is_all(port, true));
+        if is_v4 && all_v6.contains(&key(port)) {
+            // Its other half opens both.
+            return None;
+        }
+        Some(match is_v6 && all_v4.contains(&key(port)) {
+            true => Rule::on_all(port.protocol, port.host.port(), end),
+            false => Rule::new(port.protocol, port.host, end),
+        })
+    });
+    rules.collect()
 }
 
 #[cfg(test)]
@@ -242,18 +228,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_lead_to_the_family_they_are_opened_in() {
+    fn what_was_open_is_opened_again() {
         let addresses = ContainerAddresses {
             ipv4: Some([10, 88, 0, 2].into()),
             ipv6: None,
         };
-        assert_eq!(addresses.wildcards(), [IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
+        let specs = ["8080:80", "127.0.0.1:53:53/udp", "[::]:7:7", "0.0.0.0:7:7"];
+        let specs = specs.map(|spec| spec.parse::<PublishSpec>().unwrap());
+        let rules = specs.iter().flat_map(|spec| {
+            let pairs: Vec<_> = spec.pairs().collect();
+            pairs.into_iter().map(|pair| rule(addresses, spec, pair))
+        });
+        let rules: Vec<Rule> = rules.take(3).collect();
+        let ports = |rules: &[Rule]| -> Vec<PublishedPort> {
+            let open = rules
+                .iter()
+                .map(|rule| OpenForward::new(ForwardId(1), *rule, rule.host));
+            open.flat_map(|open| published(&open)).collect()
+        };
+        let told = ports(&rules);
+        let shown: Vec<String> = told.iter().map(|port| port.host.to_string()).collect();
         assert_eq!(
-            addresses.of_family([127, 0, 0, 1].into()),
-            Some([10, 88, 0, 2].into())
+            shown,
+            ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:53", "[::]:7"]
         );
-        assert_eq!(addresses.of_family("::1".parse().unwrap()), None);
-        assert!(ContainerAddresses::default().wildcards().is_empty());
+        assert!(told.iter().all(|port| port.container.is_ipv4()));
+        assert_eq!(rules_of(addresses, &told), rules);
     }
 
     #[test]
@@ -279,7 +279,9 @@ mod tests {
             ipv6: None,
         };
         let spec = "127.0.0.1::80".parse().unwrap();
-        let opened = open(&dataplane.control(), addresses, &spec).await.unwrap();
+        let opened = open(&dataplane.control(), addresses, &[spec])
+            .await
+            .unwrap();
         let port = opened[0].bound.port();
         let meant = |text: String| means(&text.parse().unwrap(), &opened[0]);
         assert!(meant("80".into()) && meant(format!("{port}:80")));

@@ -330,7 +330,7 @@ pub fn peer_filter(filter: &Filter) -> PeerFilter {
 pub struct Forwards(Control);
 
 impl Forwards {
-    /// Opens all ports of the host that `spec` names, and leads them to the container at
+    /// Opens all ports of the host that `specs` name, or none, and leads them to the container at
     /// `addresses`.
     ///
     /// # Errors
@@ -339,9 +339,9 @@ impl Forwards {
     pub async fn open(
         &self,
         addresses: ContainerAddresses,
-        spec: &PublishSpec,
+        specs: &[PublishSpec],
     ) -> Result<Vec<OpenForward>, OpenError> {
-        forward::open(&self.0, addresses, spec).await
+        forward::open(&self.0, addresses, specs).await
     }
 
     /// Opens each of `rules` that can be opened, and gives a result for each.
@@ -386,7 +386,7 @@ mod tests {
             ipv6: None,
         };
         let spec = "127.0.0.1::80".parse().unwrap();
-        let opened = instance.forwards().open(addresses, &spec).await.unwrap();
+        let opened = instance.forwards().open(addresses, &[spec]).await.unwrap();
         assert!(std::net::TcpStream::connect(opened[0].bound).is_ok());
         let forwards = instance.forwards();
         forwards.close(&opened).await;
@@ -395,7 +395,7 @@ mod tests {
         let free = Rule::new(
             Protocol::Tcp,
             "127.0.0.1:0".parse().unwrap(),
-            "10.0.2.100:80".parse().unwrap(),
+            std::net::SocketAddr::from(([10, 0, 2, 100], 80)),
         );
         let results = forwards.open_each(vec![free; 150]).await.unwrap();
         let many: Vec<OpenForward> = results.into_iter().map(Result::unwrap).collect();

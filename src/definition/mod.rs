@@ -32,7 +32,7 @@ pub use name::{
     DEFAULT_NETWORK, NameError, check_host_name, check_name, check_network_name, is_domain,
 };
 pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
-pub use routes::{HostRoute, HostRoutes};
+pub use routes::{HostRoute, HostRoutes, free_ula};
 pub use store::{Store, StoreError};
 
 /// The MTU without `--mtu` where the host has no route to tell one.

@@ -90,10 +90,13 @@ fn run_hides_the_hosts_loopback_and_the_metadata_service() {
         "64:ff9b::7f00:1",
         "10.0.2.2",
         "10.0.2.3",
-        "fd00::2",
-        "fd00::3",
     ];
     secrets.assert_hidden(&held.namespace, &loopback);
+    let routes = held.namespace.ip("-6 route show default");
+    let mut words = routes.split_whitespace();
+    let gateway = words.find(|word| word.contains("::")).expect("a gateway");
+    let resolver = gateway.replace("::2", "::3");
+    secrets.assert_hidden(&held.namespace, &[gateway, &resolver]);
     secrets.assert_hidden(&held.namespace, METADATA);
 }
 

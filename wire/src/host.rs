@@ -162,6 +162,8 @@ pub struct SendOptions {
     pub tos: u8,
     /// Send with DF set and report a path that is too narrow, rather than fragment.
     pub dont_fragment: bool,
+    /// The host's address to send from; `None` for the kernel's choice.
+    pub source: Option<IpAddr>,
 }
 
 /// What a datagram socket delivered.
@@ -175,6 +177,8 @@ pub struct Received {
     pub segment: Option<u16>,
     /// DSCP and ECN bits it arrived with; 0 where the host does not tell.
     pub tos: u8,
+    /// The host's address that an answer is to come from, where the host tells.
+    pub local: Option<IpAddr>,
 }
 
 /// An error that came back for something a datagram socket sent (`IP_RECVERR`, ip(7)).
@@ -270,6 +274,13 @@ pub trait HostSockets {
 
     /// Closes the socket in the ordinary way and forgets it.
     fn close(&mut self, socket: SocketId);
+
+    /// Whether a program in the container would take a datagram to `container`, an address of that
+    /// container's; `None` where that cannot be told.
+    fn udp_is_bound(&mut self, container: SocketAddr) -> Option<bool> {
+        let _ = container;
+        None
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Gateway, DNS address, DHCP range and the container have fixed places in a subnet, the ones
 //! slirp4netns gave them: 2, 3, 15 to 30, and 100. An IPv4 subnet therefore holds at least 128
-//! addresses. IPv6 is `fd00::/64`, with the same places.
+//! addresses. IPv6 has a /64, with the same places.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -154,16 +154,31 @@ impl FromStr for Subnet {
 
 /// The one container's address in [`ipv6_plan`]. Written 100 as in 10.0.2.100, though its digits are
 /// hexadecimal.
-pub const IPV6_CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub const IPV6_CONTAINER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, CONTAINER_V6);
 
-/// fd00::/64.
+/// The last part of [`IPV6_CONTAINER`].
+const CONTAINER_V6: u16 = 0x100;
+
+/// fd00::/64, which slirp4netns has.
 pub fn ipv6_plan() -> Ipv6Plan {
-    let at = |place: u8| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(place));
-    Ipv6Plan {
-        network: at(0),
-        prefix_len: 64,
-        gateway: at(place::GATEWAY),
-        dns: Some(at(place::DNS)),
+    Ipv6Plan::within(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0))
+}
+
+impl Ipv6Plan {
+    /// The plan of the /64 that starts at `network`.
+    pub fn within(network: Ipv6Addr) -> Ipv6Plan {
+        let at = |place: u8| (u128::from(network) | u128::from(place)).into();
+        Ipv6Plan {
+            network,
+            prefix_len: 64,
+            gateway: at(place::GATEWAY),
+            dns: Some(at(place::DNS)),
+        }
+    }
+
+    /// The address of the container where there is one alone.
+    pub fn container(&self) -> Ipv6Addr {
+        (u128::from(self.network) | u128::from(CONTAINER_V6)).into()
     }
 }
 
@@ -194,6 +209,7 @@ mod tests {
         let plan = ipv6_plan();
         assert_eq!(plan.gateway.to_string(), "fd00::2");
         assert_eq!(IPV6_CONTAINER.to_string(), "fd00::100");
+        assert_eq!(plan.container(), IPV6_CONTAINER);
         assert_eq!(
             gateway_mac([10, 0, 2, 2].into()).to_string(),
             "52:55:0a:00:02:02"

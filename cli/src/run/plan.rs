@@ -18,12 +18,12 @@ use cnet::control::Attach;
 use cnet::network::Network;
 use cnet_dataplane::{NetworkConfig, PortPlan};
 use cnet_netd::dns::resolv_conf::ResolvConf;
-use cnet_wire::prefixes::{IPV6_CONTAINER, Subnet, ipv6_plan};
+use cnet_wire::prefixes::{Ipv6Plan, Subnet};
 
 use crate::program::event_loop;
 use crate::registry::{Entered, Registry, Running};
 use cnet::definition::{
-    Directories, HostRoutes, SHORT_ID, Store, check_name, default_mtu, random_id,
+    Directories, HostRoutes, SHORT_ID, Store, check_name, default_mtu, free_ula, random_id,
 };
 
 /// The namespaces of the command, as its child makes or enters them.
@@ -122,7 +122,7 @@ pub(super) fn make(
     identity: &Identity,
 ) -> anyhow::Result<Plan> {
     let Some(mode) = &options.network else {
-        let (config, port) = private(options, host_conf);
+        let (config, port) = private(options, host_conf, &identity.id);
         let address = port.addresses().next();
         return Ok(Plan {
             spaces: Spaces::Private(config.interface(&port), config.workers),
@@ -218,9 +218,9 @@ fn own_files(
 }
 
 /// The network, and the command's port on it.
-fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, PortPlan) {
+fn private(options: &RunOptions, host_conf: &ResolvConf, id: &str) -> (NetworkConfig, PortPlan) {
+    let routes = HostRoutes::read();
     let subnet = options.subnet.unwrap_or_else(|| {
-        let routes = HostRoutes::read();
         Subnet::free(|subnet| {
             let plan = subnet.plan();
             // A subnet's prefix is never longer than an address.
@@ -228,7 +228,10 @@ fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, Port
             network.is_ok_and(|network| routes.overlapping(network.into()).is_some())
         })
     });
-    let ipv6 = (!options.no_ipv6).then(ipv6_plan);
+    // The id is random, and so is the prefix.
+    let prefix = free_ula(id, |prefix| routes.overlapping(prefix).is_some());
+    let prefix = prefix.filter(|_| !options.no_ipv6);
+    let ipv6 = prefix.map(|prefix| Ipv6Plan::within(prefix.network()));
     let mtu = options.mtu.unwrap_or_else(default_mtu);
     let mut config = NetworkConfig::new(mtu, Some(subnet.plan()), ipv6);
     if options.allow_host_loopback {
@@ -241,7 +244,7 @@ fn private(options: &RunOptions, host_conf: &ResolvConf) -> (NetworkConfig, Port
     config.workers = options.workers;
     let port = PortPlan {
         ipv4: Some(subnet.container()),
-        ipv6: ipv6.map(|_| IPV6_CONTAINER),
+        ipv6: ipv6.map(|plan| plan.container()),
         ..PortPlan::default()
     };
     (config, port)

@@ -12,7 +12,6 @@
 //!
 //! - The network ends with the socket: when this program closes its end, or is killed.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,12 +198,9 @@ async fn bring(
     let device = PortDevice::Tap(parts.tap);
     let joined = instance.join(parts.port, device, parts.socket_helper);
     let (_, port_end) = joined.await?;
-    for spec in &options.publish {
-        let opened = instance.forwards().open(addresses, spec).await?;
-        if spec.host_ports().is_none() {
-            tell_chosen(&opened);
-        }
-    }
+    let forwards = instance.forwards();
+    let opened = forwards.open(addresses, &options.publish).await?;
+    tell_chosen(&opened);
     let ended = instance.ended_with(port_end);
     Ok((instance, ended))
 }
@@ -232,14 +228,11 @@ async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket:
     }
 }
 
-/// Tells which ports were chosen, each once.
+/// Tells which ports were chosen.
 fn tell_chosen(opened: &[OpenForward]) {
-    let mut told = None;
     for OpenForward { rule, bound, .. } in opened {
-        let bound: &SocketAddr = bound;
-        let at = (rule.protocol, bound.port());
-        if told.replace(at) != Some(at) {
-            let port = rule.container.port();
+        if rule.host.port() == 0 {
+            let port = rule.container.port;
             tell(&format!("{bound} leads to port {port}/{}", rule.protocol));
         }
     }

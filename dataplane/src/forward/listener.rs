@@ -1,6 +1,6 @@
 //! Opening the socket of a rule, and telling why that failed in words that say what to do.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use cnet_wire::Protocol;
@@ -22,15 +22,21 @@ pub(super) struct Bound {
 
 /// Opens the socket of `rule`, bound and, for TCP, listening.
 pub(super) fn open(rule: &Rule) -> Result<Bound, ForwardError> {
-    let fd = try_open(rule).map_err(|errno| explain(rule, errno))?;
+    let mut host = rule.host;
+    let mut opened = try_open(rule, host);
+    if rule.both_families && matches!(opened, Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) {
+        // A kernel without IPv6 has all its addresses in one family.
+        host = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), host.port());
+        opened = try_open(rule, host);
+    }
+    let fd = opened.map_err(|errno| explain(rule, errno))?;
     let at = rustix::net::getsockname(&fd).map_err(|errno| explain(rule, errno))?;
     // It is of the family that it was opened in.
-    let at = SocketAddr::try_from(at).unwrap_or(rule.host);
+    let at = SocketAddr::try_from(at).unwrap_or(host);
     Ok(Bound { fd, at })
 }
 
-fn try_open(rule: &Rule) -> Result<OwnedFd, Errno> {
-    let host = rule.host;
+fn try_open(rule: &Rule, host: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if host.is_ipv6() {
         AddressFamily::INET6
     } else {
@@ -43,8 +49,7 @@ fn try_open(rule: &Rule) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let fd = rustix::net::socket_with(family, kind, flags, None)?;
     if host.is_ipv6() {
-        // IPv4 clients come to the IPv4 socket, with an IPv4 address.
-        sockopt::set_ipv6_v6only(&fd, true)?;
+        sockopt::set_ipv6_v6only(&fd, !rule.both_families)?;
     }
     if rule.protocol == Protocol::Tcp {
         // A port whose connections are still in TIME-WAIT may be opened again.
@@ -73,8 +78,21 @@ mod tests {
     use super::*;
 
     fn rule(host: &str) -> Rule {
-        let container = "10.0.2.100:80".parse().unwrap();
+        let container: SocketAddr = "10.0.2.100:80".parse().unwrap();
         Rule::new(Protocol::Tcp, host.parse().unwrap(), container)
+    }
+
+    #[test]
+    fn one_socket_serves_both_families() {
+        let container: SocketAddr = "10.0.2.100:80".parse().unwrap();
+        let rule = Rule::on_all(Protocol::Tcp, 0, container.into());
+        let bound = open(&rule).unwrap();
+        let port = bound.at.port();
+        for host in ["127.0.0.1", "::1"] {
+            let at = SocketAddr::new(host.parse().unwrap(), port);
+            std::net::TcpStream::connect(at).unwrap();
+            assert!(open(&super::Rule::new(Protocol::Tcp, at, container)).is_err());
+        }
     }
 
     #[test]

@@ -24,8 +24,9 @@
 //! Its removal, or the removal of the port whose container has the address that it leads to: that
 //! address may be another container's at once. Connections made through a rule go on without it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use cnet_nat::forward::ContainerEnd;
 use cnet_wire::Protocol;
 
 mod counters;
@@ -35,6 +36,7 @@ mod table;
 
 pub use counters::ForwardCounters;
 pub use splice::start_socket_helper;
+pub use table::most_forwards;
 pub(crate) use table::{Forwards, Replaced};
 
 /// Names an open forward. The same number is never given twice by one network.
@@ -49,17 +51,34 @@ pub struct Rule {
     pub protocol: Protocol,
     /// Address and port of the host; port 0 lets the kernel choose one.
     pub host: SocketAddr,
-    /// Address and port of the container.
-    pub container: SocketAddr,
+    /// Whether the socket serves IPv4 as well, though `host` is `[::]`. On a host without IPv6 it
+    /// serves IPv4 alone.
+    pub both_families: bool,
+    /// Port and addresses of the container.
+    pub container: ContainerEnd,
 }
 
 impl Rule {
     /// A rule that leads from `host` to `container`.
-    pub fn new(protocol: Protocol, host: SocketAddr, container: SocketAddr) -> Rule {
+    pub fn new(protocol: Protocol, host: SocketAddr, container: impl Into<ContainerEnd>) -> Rule {
         Rule {
             protocol,
             host,
-            container,
+            both_families: false,
+            container: container.into(),
+        }
+    }
+
+    /// A rule that leads from the port `host` of all the host's addresses, of both families, to
+    /// `container`.
+    pub fn on_all(protocol: Protocol, host: u16, container: ContainerEnd) -> Rule {
+        Rule {
+            both_families: true,
+            ..Rule::new(
+                protocol,
+                SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), host),
+                container,
+            )
         }
     }
 }
@@ -74,6 +93,23 @@ pub struct OpenForward {
     pub rule: Rule,
     /// The host's address and port that it has: the port is the kernel's choice if the rule's is 0.
     pub bound: SocketAddr,
+}
+
+impl OpenForward {
+    /// The open forward `id` of `rule`, which is bound to `bound`.
+    pub fn new(id: ForwardId, rule: Rule, bound: SocketAddr) -> OpenForward {
+        OpenForward { id, rule, bound }
+    }
+
+    /// Each of the host's addresses that it is open at, an unspecified one for all of a family, and
+    /// the container's end that its clients are first brought to.
+    pub fn ends(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> + use<> {
+        let OpenForward { rule, bound, .. } = *self;
+        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), bound.port());
+        let as_v4 = (rule.both_families && bound.is_ipv6()).then_some(v4);
+        let hosts = as_v4.into_iter().chain([bound]);
+        hosts.filter_map(move |host| Some((host, rule.container.in_order(host.ip()).next()?)))
+    }
 }
 
 /// Why a rule was not opened.
@@ -121,6 +157,14 @@ pub enum ForwardError {
         host: SocketAddr,
         /// The system's own word.
         reason: String,
+    },
+    /// More ports than the process may have descriptors for.
+    #[error(
+        "no more than {limit} ports can be published here: each takes a descriptor, and others need some too. Publish fewer, or raise the limit of descriptors (`ulimit -n`, LimitNOFILE= of systemd)"
+    )]
+    TooMany {
+        /// The most ports.
+        limit: usize,
     },
     /// The network has stopped.
     #[error("the network has stopped")]

@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
+use cnet_nat::datagram::UdpForward;
 use cnet_nat::forward::ClientPath;
 use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
 use cnet_tap::socket as sys;
@@ -26,6 +27,7 @@ use cnet_wire::{PortId, Protocol};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use rustix::process::{Resource, getrlimit};
 
 use super::listener::{self, Bound};
 use super::splice::{Client, Splices};
@@ -46,6 +48,11 @@ pub(crate) enum Replaced {
 }
 
 impl Replaced {
+    /// Whether it is none of them, so that they need not be looked through.
+    fn is_none(&self) -> bool {
+        matches!(self, Replaced::These(ids) if ids.is_empty())
+    }
+
     fn contains(&self, id: ForwardId) -> bool {
         match self {
             Replaced::All => true,
@@ -59,6 +66,10 @@ impl Replaced {
 pub(crate) struct Forwards {
     epoll: Rc<OwnedFd>,
     slots: Vec<Option<Forward>>,
+    /// Places of `slots` that are free.
+    free: Vec<usize>,
+    /// The most forwards.
+    limit: usize,
     last_id: u32,
     /// No listener is accepted from until then.
     paused: Option<Instant>,
@@ -89,6 +100,8 @@ impl Forwards {
             splices: Splices::new(Rc::clone(&epoll)),
             epoll,
             slots: Vec::new(),
+            free: Vec::new(),
+            limit: most_forwards(),
             last_id: 0,
             paused: None,
             counters: ForwardCounters::default(),
@@ -112,7 +125,11 @@ impl Forwards {
     ) -> Vec<Result<OpenForward, ForwardError>> {
         // A specification may stand for as many rules as there are ports: each is looked up once.
         let mut before: HashMap<Rule, Vec<usize>> = HashMap::new();
-        for slot in self.slots_where(|open| replaced.contains(open.id)) {
+        let replaced = match replaced.is_none() {
+            true => Vec::new(),
+            false => self.slots_where(|open| replaced.contains(open.id)),
+        };
+        for slot in replaced {
             if let Some(Forward { open, .. }) = &self.slots[slot] {
                 before.entry(open.rule).or_default().push(slot);
             }
@@ -146,7 +163,7 @@ impl Forwards {
     /// Closes what leads to a container whose port is gone, with its `addresses`, and its spliced
     /// connections.
     pub(crate) fn remove_port(&mut self, port: PortId, addresses: &[IpAddr], driver: &mut Driver) {
-        let to_it = |open: &OpenForward| addresses.contains(&open.rule.container.ip());
+        let to_it = |open: &OpenForward| addresses.iter().any(|a| open.rule.container.has(*a));
         for gone in self.slots_where(to_it) {
             self.close(gone, driver);
         }
@@ -154,19 +171,16 @@ impl Forwards {
     }
 
     fn open(&mut self, rule: Rule, driver: &mut Driver) -> Result<OpenForward, ForwardError> {
+        if self.slots.len() - self.free.len() >= self.limit {
+            return Err(ForwardError::TooMany { limit: self.limit });
+        }
         let Bound { fd, at } = listener::open(&rule)?;
-        let slot = match self.slots.iter().position(Option::is_none) {
-            Some(free) => free,
-            None => {
-                self.slots.push(None);
-                self.slots.len() - 1
-            }
-        };
+        let slot = self.free.last().copied().unwrap_or(self.slots.len());
         let id = ForwardId(self.last_id + 1);
         let token = Token::new(TokenKind::Forward, slot as u32, id.0);
         let socket = match rule.protocol {
             Protocol::Tcp => self.watch_listener(fd, token),
-            Protocol::Udp => publish_datagrams(fd, token, &rule, driver),
+            Protocol::Udp => publish_datagrams(fd, token, &rule, at, driver),
         };
         let socket = socket.map_err(|reason| ForwardError::other(&rule, reason))?;
         self.last_id = id.0;
@@ -175,7 +189,11 @@ impl Forwards {
             rule,
             bound: at,
         };
-        self.slots[slot] = Some(Forward { open, socket });
+        let forward = Some(Forward { open, socket });
+        match self.free.pop() {
+            Some(slot) => self.slots[slot] = forward,
+            None => self.slots.push(forward),
+        }
         Ok(open)
     }
 
@@ -188,11 +206,11 @@ impl Forwards {
 
     /// Closes the forward in the place `slot`.
     fn close(&mut self, slot: usize, driver: &mut Driver) {
-        if let Some(Forward {
-            open,
-            socket: ForwardSocket::Datagram,
-        }) = self.slots[slot].take()
-        {
+        let Some(Forward { open, socket }) = self.slots[slot].take() else {
+            return;
+        };
+        self.free.push(slot);
+        if let ForwardSocket::Datagram = socket {
             let token = Token::new(TokenKind::Forward, slot as u32, open.id.0);
             driver.with_core(|core, io| core.unpublish_udp(token, io));
         }
@@ -252,7 +270,7 @@ impl Forwards {
             else {
                 return;
             };
-            let container = open.rule.container;
+            let end = open.rule.container;
             if self.paused.is_some_and(|until| until > now) {
                 return;
             }
@@ -267,6 +285,9 @@ impl Forwards {
                 Ok((fd, address)) => {
                     let address = address.and_then(|a| SocketAddr::try_from(a).ok());
                     let Some(address) = address.map(canonical) else {
+                        continue;
+                    };
+                    let Some(container) = end.in_order(address.ip()).next() else {
                         continue;
                     };
                     let client = Client {
@@ -360,20 +381,38 @@ impl Forwards {
     }
 }
 
+/// The most ports that can be published by a process with this one's limit of descriptors: five
+/// eighths of them. Flows, which are found wanting when there are none left, have the rest.
+pub fn most_forwards() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current;
+    let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
+    (descriptors / 8 * 5).min(Token::MAX_INDEX as usize)
+}
+
 /// Gives the core a bound UDP socket, whose readiness is reported under `token`.
 fn publish_datagrams(
     fd: OwnedFd,
     token: Token,
     rule: &Rule,
+    bound: SocketAddr,
     driver: &mut Driver,
 ) -> Result<ForwardSocket, String> {
     let Driver { core, hosts, .. } = driver;
-    let v6 = rule.host.is_ipv6();
+    let v6 = bound.is_ipv6();
     let prepared = hosts.prepare_datagram(&fd, DatagramKind::Udp, v6);
     prepared.map_err(|e| format!("{e:?}"))?;
+    if bound.ip().is_unspecified() {
+        // An answer comes from the address that was asked. The other details cost as little.
+        sys::receive_details(&fd, v6).map_err(|e| e.to_string())?;
+    }
     let socket = hosts.insert(fd, v6, true);
+    let forward = UdpForward {
+        bound,
+        both_families: rule.both_families && v6,
+        container: rule.container,
+    };
     let published = core
-        .publish_udp(token, socket, rule.container)
+        .publish_udp(crate::worker::now(), token, socket, forward)
         .map_err(|e| e.to_string())
         .and_then(|()| hosts.watch(socket, token).map_err(|e| format!("{e:?}")));
     if let Err(reason) = published {

@@ -87,7 +87,11 @@ impl ReceiveBatch {
         let first = self.datagrams[self.next];
         let mut len = self.copy_next(buf);
         let joinable = |d: &Datagram| {
-            d.segment.is_none() && !d.truncated && d.from == first.from && d.tos == first.tos
+            d.segment.is_none()
+                && !d.truncated
+                && d.from == first.from
+                && d.tos == first.tos
+                && d.local == first.local
         };
         if !joinable(&first) || first.len == 0 {
             return received(&first, len, first.segment);
@@ -124,6 +128,7 @@ fn received(d: &Datagram, len: usize, segment: Option<u16>) -> Received {
         from: d.from,
         segment,
         tos: d.tos.unwrap_or(0),
+        local: d.local,
     }
 }
 

@@ -41,10 +41,17 @@ struct HostSocket {
     tcp: bool,
     /// TCP: where the kernel's peek offset stands, if it keeps one. UDP: unused.
     peek_off: Option<usize>,
-    /// What datagrams are sent with at present, so that it is set only when it changes.
+    /// What datagrams are sent with at present, so that it is set only when it changes: IPv4's and
+    /// IPv6's, since a published socket may serve both.
+    sent_with: [SentWith; 2],
+    dont_fragment: bool,
+}
+
+/// What datagrams of one family are sent with.
+#[derive(Clone, Copy, Debug, Default)]
+struct SentWith {
     hop_limit: u8,
     tos: u8,
-    dont_fragment: bool,
 }
 
 /// All host sockets of one worker.
@@ -107,8 +114,7 @@ impl HostTable {
             udp,
             tcp: false,
             peek_off: None,
-            hop_limit: 0,
-            tos: 0,
+            sent_with: [SentWith::default(); 2],
             dont_fragment: false,
         };
         match self.free.pop() {
@@ -192,6 +198,11 @@ impl HostTable {
         let _ = sys::bind_address_no_port(fd);
         rustix::net::bind(fd, &SocketAddr::new(source, 0)).map_err(from_errno)
     }
+}
+
+/// Whether an address is one of IPv4, mapped or not.
+fn is_ipv4(address: IpAddr) -> bool {
+    address.to_canonical().is_ipv4()
 }
 
 fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
@@ -333,14 +344,13 @@ impl HostSockets for HostTable {
         let s = self.get_mut(socket)?;
         s.apply(&options)?;
         let pieces = [io::IoSlice::new(payload)];
-        let mut sent = sys::send_datagram(
-            &s.fd,
-            Some(options.to),
-            &pieces,
-            options.segment,
-            None,
-            None,
-        );
+        let details = sys::SendOptions {
+            segment: options.segment,
+            source: options.source,
+            ..sys::SendOptions::default()
+        };
+        let send = || sys::send_datagram_with(&s.fd, Some(options.to), &pieces, details);
+        let mut sent = send();
         if let Err(e) = &sent
             && matches!(
                 from_io(e),
@@ -348,14 +358,7 @@ impl HostSockets for HostTable {
             )
         {
             // Possibly the pending error of an earlier datagram, which is reported once.
-            sent = sys::send_datagram(
-                &s.fd,
-                Some(options.to),
-                &pieces,
-                options.segment,
-                None,
-                None,
-            );
+            sent = send();
         }
         sent.map(|_| ()).map_err(|e| from_io(&e))
     }
@@ -379,6 +382,7 @@ impl HostSockets for HostTable {
             from: d.from,
             segment: None,
             tos: d.tos.unwrap_or(0),
+            local: None,
         })
     }
 
@@ -448,25 +452,28 @@ impl HostTable {
 impl HostSocket {
     /// Brings the socket to what the next datagram is to be sent with.
     fn apply(&mut self, options: &SendOptions) -> Result<(), HostError> {
-        if self.hop_limit != options.hop_limit {
-            let set = if self.v6 {
+        let as_ipv6 = self.v6 && !is_ipv4(options.to.ip());
+        let mut with = self.sent_with[usize::from(as_ipv6)];
+        if with.hop_limit != options.hop_limit {
+            let set = if as_ipv6 {
                 sockopt::set_ipv6_unicast_hops(&self.fd, Some(options.hop_limit))
             } else {
                 sockopt::set_ip_ttl(&self.fd, u32::from(options.hop_limit))
             };
             set.map_err(from_errno)?;
-            self.hop_limit = options.hop_limit;
+            with.hop_limit = options.hop_limit;
         }
-        if self.tos != options.tos {
-            let set = if self.v6 {
+        if with.tos != options.tos {
+            let set = if as_ipv6 {
                 sockopt::set_ipv6_tclass(&self.fd, u32::from(options.tos))
             } else {
                 sockopt::set_ip_tos(&self.fd, options.tos)
             };
             // Some classes need privilege; the datagram is worth more than its class.
             let _ = set;
-            self.tos = options.tos;
+            with.tos = options.tos;
         }
+        self.sent_with[usize::from(as_ipv6)] = with;
         if self.dont_fragment != options.dont_fragment {
             sys::set_dont_fragment(&self.fd, self.v6, options.dont_fragment)
                 .map_err(|e| from_io(&e))?;

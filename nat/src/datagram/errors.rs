@@ -160,6 +160,17 @@ impl Errors {
         socket: SocketId,
         inside: Option<&Inside>,
     ) -> Drained {
+        self.drain_for(now, io, socket, |_| inside.copied())
+    }
+
+    /// The same, where it depends on a datagram's destination whose it was.
+    pub(super) fn drain_for<E: Env>(
+        &mut self,
+        now: Instant,
+        io: &mut Io<'_, E>,
+        socket: SocketId,
+        inside: impl Fn(IpAddr) -> Option<Inside>,
+    ) -> Drained {
         let mut drained = Drained::default();
         let mut payload = [0; QUOTED_PAYLOAD];
         for _ in 0..QUEUE_BUDGET {
@@ -169,9 +180,9 @@ impl Errors {
             if let DatagramErrorKind::Local(HostError::TooBig, mtu) = error.kind {
                 // Its sender was refused at once, knows more of it and reports it.
                 drained.mtu = Some(mtu);
-            } else if let Some(inside) = inside {
+            } else if let Some(inside) = inside(error.destination.ip().to_canonical()) {
                 let payload = &payload[..error.quote_len.min(QUOTED_PAYLOAD)];
-                self.pass_on(now, io, inside, &error, payload);
+                self.pass_on(now, io, &inside, &error, payload);
             }
         }
         drained.more = true;

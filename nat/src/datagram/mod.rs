@@ -40,7 +40,7 @@ mod session;
 pub(crate) mod testing;
 pub mod udp;
 
-pub use forward::PublishError;
+pub use forward::{PublishError, UdpForward};
 pub use icmp_quote::Quote;
 pub use ping::PingSessions;
 pub use session::DatagramSessions;

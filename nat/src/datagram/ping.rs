@@ -112,6 +112,7 @@ impl PingSessions {
                 socket: mapping.socket,
                 to: SocketAddr::new(admitted.to, 0),
                 dont_fragment: must_stay_whole(ip, frame.l4(ip).len()),
+                source: None,
             },
         );
         let sent = Sent {

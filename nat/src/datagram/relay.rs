@@ -63,6 +63,8 @@ pub(super) struct Outward {
     /// Destination on the host's network.
     pub(super) to: SocketAddr,
     pub(super) dont_fragment: bool,
+    /// The host's address to send from; `None` for the kernel's choice.
+    pub(super) source: Option<IpAddr>,
 }
 
 impl Relay {
@@ -99,16 +101,14 @@ impl Relay {
         self.next_id
     }
 
-    /// The mapping for `packet`, which `container` sends to `remote`, and its destination on the host's network.
-    /// A refusal is answered.
-    pub(super) fn admit<E: Env>(
+    /// Where on the host's network `packet` may be sent to. A refusal is answered.
+    pub(super) fn permit<E: Env>(
         &mut self,
         packet: &Packet<'_>,
         io: &mut Io<'_, E>,
         link: &Link,
-        [container, remote]: [SocketAddr; 2],
         policy: &Policy,
-    ) -> Result<Admitted, DropReason> {
+    ) -> Result<IpAddr, DropReason> {
         let Packet { now, frame, ip, .. } = *packet;
         // RFC 1812 section 5.3.4: what came as a link-layer broadcast is not forwarded.
         if frame.dst.is_multicast() {
@@ -125,9 +125,24 @@ impl Relay {
                 return Err(DropReason::Policy);
             }
         };
-        if !is_routable(to) {
-            return Err(DropReason::MartianDestination);
+        match is_routable(to) {
+            true => Ok(to),
+            false => Err(DropReason::MartianDestination),
         }
+    }
+
+    /// The mapping for `packet`, which `container` sends to `remote`, and its destination on the host's network.
+    /// A refusal is answered.
+    pub(super) fn admit<E: Env>(
+        &mut self,
+        packet: &Packet<'_>,
+        io: &mut Io<'_, E>,
+        link: &Link,
+        [container, remote]: [SocketAddr; 2],
+        policy: &Policy,
+    ) -> Result<Admitted, DropReason> {
+        let Packet { now, frame, ip, .. } = *packet;
+        let to = self.permit(packet, io, link, policy)?;
         let found = (self.mappings).find_or_open(now, link, container, remote.port(), io.hosts);
         match found {
             Ok((handle, mapping)) => {
@@ -180,6 +195,7 @@ impl Relay {
             hop_limit: sent.hop_limit.saturating_sub(1).max(1),
             tos: sent.tos,
             dont_fragment: outward.dont_fragment,
+            source: outward.source,
         };
         let mut result = io
             .hosts

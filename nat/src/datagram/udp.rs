@@ -36,12 +36,13 @@ use cnet_wire::vnet::{GSO_NONE, GSO_UDP_L4};
 use cnet_wire::{DropReason, IpHeader, Packet, PortId};
 
 use super::errors::{Inside, Sent};
-use super::forward::{Forwards, PeerKey, PublishError};
+use super::forward::{Answer, Forwards, HostKey, PeerKey, PublishError, UdpForward};
 use super::icmp_quote::Quote;
 use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
+use crate::forward::ContainerEnd;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId, Token,
 };
@@ -80,6 +81,16 @@ struct Flow {
     hop_limit: u8,
     tos: u8,
     dont_fragment: bool,
+    /// The host's address to send from; `None` for the kernel's choice.
+    source: Option<IpAddr>,
+}
+
+/// How a packet leaves.
+struct Way {
+    outlet: Outlet,
+    /// Destination on the host's network.
+    to: SocketAddr,
+    source: Option<IpAddr>,
 }
 
 /// A checked UDP packet.
@@ -169,20 +180,7 @@ impl UdpSessions {
             return Ok(());
         }
         self.flush_run(now, io);
-        let key = PeerKey {
-            port: link.port,
-            container: read.src,
-            client: read.dst,
-        };
-        let (outlet, to) = match self.protocol.forwards.answer(now, &key) {
-            Some((forward, client)) => (Outlet::Forward(forward), client),
-            None => {
-                let admitted =
-                    (self.relay).admit(packet, io, link, [read.src, read.dst], policy)?;
-                let to = SocketAddr::new(admitted.to, read.dst.port());
-                (Outlet::Mapping(admitted.handle), to)
-            }
-        };
+        let Way { outlet, to, source } = self.way(packet, link, &read, policy, io)?;
         let size = read.segment.unwrap_or(read.payload.len());
         let flow = Flow {
             outlet,
@@ -194,6 +192,7 @@ impl UdpSessions {
             hop_limit: ip.hop_limit,
             tos: ip.tos,
             dont_fragment: must_stay_whole(ip, UDP_HEADER_LEN + size),
+            source,
         };
         if read.segment.is_some() || !self.may_start_run(&flow) {
             return self.send(now, io, &flow, read.payload);
@@ -204,18 +203,66 @@ impl UdpSessions {
         Ok(())
     }
 
+    /// The way of a container's packet: an answer leaves by the published port that its client spoke
+    /// to; what the container says first, by a published port that leads to where it speaks from, or
+    /// by its mapping.
+    fn way<E: Env>(
+        &mut self,
+        packet: &Packet<'_>,
+        link: &Link,
+        read: &Datagrams<'_>,
+        policy: &Policy,
+        io: &mut Io<'_, E>,
+    ) -> Result<Way, DropReason> {
+        let key = PeerKey {
+            port: link.port,
+            container: read.src,
+            client: read.dst,
+        };
+        let forwards = &mut self.protocol.forwards;
+        if let Some(answer) = forwards.answer(packet.now, &key) {
+            let Answer {
+                forward,
+                client,
+                source,
+            } = answer;
+            return Ok(Way {
+                outlet: Outlet::Forward(forward),
+                to: client,
+                source,
+            });
+        }
+        let speaks = forwards.speaks_for(link.port, read.src, packet.ip.dst);
+        let (outlet, to) = match speaks {
+            Some(forward) => {
+                let to = self.relay.permit(packet, io, link, policy)?;
+                (Outlet::Forward(forward), to)
+            }
+            None => {
+                let admitted = self.relay.admit(packet, io, link, [read.src, read.dst], policy)?;
+                (Outlet::Mapping(admitted.handle), admitted.to)
+            }
+        };
+        Ok(Way {
+            outlet,
+            to: SocketAddr::new(to, read.dst.port()),
+            source: None,
+        })
+    }
+
     /// Sends what is staged. To be called at the end of every batch of packets.
     pub fn flush<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.flush_run(now, io);
     }
 
-    /// Takes in an event of a published port's socket. `neighbour` tells the way to an address.
+    /// Takes in an event of a published port's socket. `clients` knows what the network knows of
+    /// containers and their clients.
     pub fn handle_forward<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
         readiness: Readiness,
-        neighbour: impl Fn(IpAddr) -> Option<Link>,
+        clients: &impl Clients,
         policy: &Policy,
         io: &mut Io<'_, E>,
     ) -> SocketOutcome {
@@ -223,16 +270,19 @@ impl UdpSessions {
         let Some((handle, forward)) = self.protocol.forwards.find(token) else {
             return outcome;
         };
-        let (socket, container) = (forward.socket, forward.container);
-        let link = neighbour(container.ip());
-        let inside = link.map(|link| Inside {
-            link,
-            container,
-            alias: None,
-        });
+        let (socket, end) = (forward.socket, forward.is.container);
+        let inside = |client: IpAddr| {
+            let container = end.in_order(client).next()?;
+            Some(Inside {
+                link: clients.link_to(container.ip())?,
+                container,
+                alias: None,
+            })
+        };
+        let primary = inside(forward.is.bound.ip());
         let relay = &mut self.relay;
         if readiness.error {
-            let drained = relay.errors.drain(now, io, socket, inside.as_ref());
+            let drained = relay.errors.drain_for(now, io, socket, inside);
             outcome.left.error = drained.more;
         }
         if !readiness.readable {
@@ -240,31 +290,32 @@ impl UdpSessions {
         }
         let forwards = &mut self.protocol.forwards;
         let unresolved = &mut outcome.unresolved;
-        let offset = l4_offset(container.is_ipv6()) + UDP_HEADER_LEN;
-        let more = relay.receive(now, io, socket, offset, inside.as_ref(), |relay, io, r| {
-            let client = shown_to(relay, r, None, container)?;
-            let Some(link) = link else {
-                *unresolved = Some(container.ip());
-                return Err(DropReason::NoFlow);
+        // Room for the longer headers, where either may be needed.
+        let offset = l4_offset(end.ipv6.is_some()) + UDP_HEADER_LEN;
+        let more = relay.receive(now, io, socket, offset, primary.as_ref(), |relay, io, r| {
+            let host = HostKey {
+                forward: handle,
+                client: r.from,
+                local: r.local,
             };
-            admit_client(policy, &link, container, r.from, client)?;
-            let key = PeerKey {
-                port: link.port,
-                container,
-                client,
+            let client = Incoming { now, end, host };
+            let (key, link) = client.meet(forwards, clients, policy, io.hosts, unresolved)?;
+            // An IPv4 packet starts so much later that its payload is where it is.
+            let room = offset - UDP_HEADER_LEN - l4_offset(key.container.is_ipv6());
+            let mut io = Io::<E> {
+                sink: &mut *io.sink,
+                hosts: &mut *io.hosts,
+                buf: &mut io.buf[room..],
             };
-            if !forwards.remember(now, handle, key, r.from) {
-                return Err(DropReason::Quota);
-            }
-            deliver(relay, io, &link, client, container, r)
+            deliver(relay, &mut io, &link, key.client, key.container, r)
         });
         outcome.left.readable = more;
         outcome
     }
 
     /// Publishes: what arrives at `socket`, which the shell bound and watches under `token` (of
-    /// [`crate::host::TokenKind::Forward`]), goes to `container`. The engine owns the socket from here
-    /// on.
+    /// [`crate::host::TokenKind::Forward`]), goes where `forward` says. `owner` is the port that has
+    /// the container's addresses, if that is known. The engine owns the socket from here on.
     ///
     /// # Errors
     /// [`PublishError`]; the socket is the caller's still.
@@ -272,9 +323,12 @@ impl UdpSessions {
         &mut self,
         token: Token,
         socket: SocketId,
-        container: SocketAddr,
+        forward: UdpForward,
+        owner: Option<PortId>,
     ) -> Result<(), PublishError> {
-        self.protocol.forwards.publish(token, socket, container)
+        self.protocol
+            .forwards
+            .publish(token, socket, forward, owner)
     }
 
     /// Ends a published port and closes its socket; `false` if there was none of that token.
@@ -420,6 +474,7 @@ impl UdpSessions {
                 hop_limit: flow.hop_limit.saturating_sub(1).max(1),
                 tos: flow.tos,
                 dont_fragment: flow.dont_fragment,
+                source: flow.source,
             };
             match io.hosts.datagram_send(socket, options, payload) {
                 Ok(()) => return,
@@ -463,6 +518,7 @@ impl UdpSessions {
             socket,
             to: flow.to,
             dont_fragment: flow.dont_fragment,
+            source: flow.source,
         };
         let sent = Sent {
             to: flow.dst,
@@ -497,6 +553,60 @@ impl<'a> Datagrams<'a> {
             payload: datagram.payload,
             segment,
         })
+    }
+}
+
+/// What the network knows of containers and of those who come to their published ports.
+pub trait Clients {
+    /// The way to a container's address.
+    fn link_to(&self, container: IpAddr) -> Option<Link>;
+
+    /// How the container's end is shown a client; `None` if it cannot be.
+    fn shown_as(&self, client: SocketAddr, container: SocketAddr) -> Option<SocketAddr>;
+}
+
+/// A datagram that came to a published port.
+struct Incoming {
+    now: Instant,
+    end: ContainerEnd,
+    host: HostKey,
+}
+
+impl Incoming {
+    /// The client of the datagram as the container is to see it, and the way to the container.
+    /// `unresolved` is set to a container whose link is not known.
+    fn meet(
+        &self,
+        forwards: &mut Forwards,
+        clients: &impl Clients,
+        policy: &Policy,
+        hosts: &mut impl HostSockets,
+        unresolved: &mut Option<IpAddr>,
+    ) -> Result<(PeerKey, Link), DropReason> {
+        let Incoming { now, end, host } = self;
+        let known = forwards.known(*now, host);
+        let container = match known {
+            Some(key) => key.container,
+            None => {
+                let answers = |container| hosts.udp_is_bound(container);
+                let chosen = end.choose(host.client.ip(), answers);
+                chosen.ok_or(DropReason::NotServed)?
+            }
+        };
+        let Some(link) = clients.link_to(container.ip()) else {
+            *unresolved = Some(container.ip());
+            return Err(DropReason::NoFlow);
+        };
+        let client = SocketAddr::new(host.client.ip().to_canonical(), host.client.port());
+        if let Some(key) = known.filter(|key| key.port == link.port) {
+            admit_client(policy, &link, container, client, key.client)?;
+            return Ok((key, link));
+        }
+        let shown = clients.shown_as(client, container);
+        let shown = shown.ok_or(DropReason::MartianSource)?;
+        admit_client(policy, &link, container, client, shown)?;
+        let key = forwards.remember(*now, *host, link.port, container, shown);
+        Ok((key.ok_or(DropReason::Quota)?, link))
     }
 }
 

@@ -1,15 +1,18 @@
 //! Clients of published ports: what becomes of them, and which ports are published.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use cnet_wire::DropReason;
 use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::protocol;
+use cnet_wire::headers::Link;
 use cnet_wire::time::Instant;
+use cnet_wire::{DropReason, MacAddr};
 
-use super::Router;
-use crate::datagram::PublishError;
+use super::{Router, link_to};
+use crate::datagram::udp::Clients;
+use crate::datagram::{PublishError, UdpForward};
 use crate::forward::{self, ClientPath, ForwardedClient};
+use crate::gateway::Gateway;
 use crate::host::{HostSockets, SocketId, Token};
 use crate::io::{Env, Io};
 use crate::stations::Stations;
@@ -93,35 +96,70 @@ impl Router {
     }
 
     pub(super) fn forwarded(&self, peer: SocketAddr, container: SocketAddr) -> ForwardedClient {
-        ForwardedClient {
-            address: peer,
-            container,
-            gateway: if container.is_ipv4() {
-                self.gateway_v4
-            } else {
-                self.gateway_v6
-            },
-            is_on_link: self.gateway.is_on_link(peer.ip()),
-        }
+        let gateways = [self.gateway_v4, self.gateway_v6];
+        forwarded(&self.gateway, gateways, peer, container)
     }
 
-    /// `socket`, bound by the shell and reporting under `token`, is a published UDP port of
-    /// `container`.
+    /// `socket`, opened by the shell as `forward` says and reporting under `token`, is a published UDP
+    /// port.
     ///
     /// # Errors
     ///
     /// As [`UdpSessions::publish_udp`](crate::datagram::UdpSessions).
     pub fn publish_udp(
         &mut self,
+        now: Instant,
         token: Token,
         socket: SocketId,
-        container: SocketAddr,
+        forward: UdpForward,
+        stations: &impl Stations,
     ) -> Result<(), PublishError> {
-        self.udp.publish_udp(token, socket, container)
+        let mut ends = forward.container.in_order(forward.bound.ip());
+        let owner = ends.find_map(|end| stations.by_address(now, end.ip()));
+        let owner = owner.map(|station| station.port);
+        self.udp.publish_udp(token, socket, forward, owner)
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.
     pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
         self.udp.unpublish_udp(token, io)
+    }
+}
+
+fn forwarded(
+    gateway: &Gateway,
+    [gateway_v4, gateway_v6]: [Option<IpAddr>; 2],
+    peer: SocketAddr,
+    container: SocketAddr,
+) -> ForwardedClient {
+    ForwardedClient {
+        address: peer,
+        container,
+        gateway: match container {
+            SocketAddr::V4(_) => gateway_v4,
+            SocketAddr::V6(_) => gateway_v6,
+        },
+        is_on_link: gateway.is_on_link(peer.ip()),
+    }
+}
+
+/// What the router knows of the clients of published ports.
+pub(super) struct KnownClients<'a, S> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) gateway_mac: MacAddr,
+    /// The gateway's addresses, IPv4 and IPv6.
+    pub(super) gateways: [Option<IpAddr>; 2],
+    pub(super) stations: &'a S,
+    pub(super) now: Instant,
+}
+
+impl<S: Stations> Clients for KnownClients<'_, S> {
+    fn link_to(&self, container: IpAddr) -> Option<Link> {
+        link_to(self.stations, self.now, self.gateway_mac, container)
+    }
+
+    fn shown_as(&self, client: SocketAddr, container: SocketAddr) -> Option<SocketAddr> {
+        let client = forwarded(self.gateway, self.gateways, client, container);
+        forward::shown_as(&client)
     }
 }

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use cnet_wire::VnetHeader;
 
 use super::*;
-use crate::datagram::DatagramConfig;
 use crate::datagram::testing::{FakeHost, IP, LINK, Wire, frame_from, udp_datagram};
+use crate::datagram::{DatagramConfig, UdpForward};
 use crate::forward::{self, ClientPath};
 use crate::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Lease, Quirks};
 use crate::stations::testing::FakeStations;
@@ -70,6 +70,15 @@ fn router_of(config: RouterConfig, mac: Option<MacAddr>) -> (Router, FakeStation
     (router, stations)
 }
 
+/// A published UDP port that leads to `container`.
+fn published(container: &str) -> UdpForward {
+    UdpForward {
+        bound: addr("0.0.0.0:53"),
+        both_families: false,
+        container: addr(container).into(),
+    }
+}
+
 #[test]
 fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
     let (mut router, stations) = router();
@@ -77,7 +86,9 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
     let socket = host.bind(token, false);
-    router.publish_udp(token, socket, addr(CONTAINER)).unwrap();
+    router
+        .publish_udp(token, socket, published(CONTAINER))
+        .unwrap();
     for _ in 0..1000 {
         host.deliver(socket, "192.0.2.1:9", None, b"x");
     }
@@ -117,7 +128,9 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     let mut sockets = Vec::new();
     for &token in &tokens {
         let socket = host.bind(token, false);
-        router.publish_udp(token, socket, addr(CONTAINER)).unwrap();
+        router
+            .publish_udp(token, socket, published(CONTAINER))
+            .unwrap();
         for _ in 0..1000 {
             host.deliver(socket, "192.0.2.1:9", None, b"x");
         }
@@ -189,11 +202,11 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     let (mut wire, mut host) = (Wire::default(), FakeHost::default());
     let mut buf = vec![0; FRAME_BUFFER_LEN];
     let token = Token::new(TokenKind::Forward, 0, 1);
-    let published = host.bind(token, false);
-    router
-        .publish_udp(token, published, addr(CONTAINER))
-        .unwrap();
-    host.deliver(published, "192.0.2.1:9", None, b"x");
+    let socket = host.bind(token, false);
+    // Where it speaks from is not published: that has a mapping.
+    let forward = published("10.0.2.100:6");
+    router.publish_udp(NOW, token, socket, forward, &stations).unwrap();
+    host.deliver(socket, "192.0.2.1:9", None, b"x");
     let ready = Readiness {
         readable: true,
         ..Readiness::default()
@@ -217,7 +230,7 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     router.remove_port(NOW, LINK.port, &mut io);
     router.end_batch(NOW, &mut io);
     assert!(io.hosts.sent.is_empty());
-    assert_eq!(io.hosts.only_socket(), published);
+    assert_eq!(io.hosts.only_socket(), socket);
     assert_eq!((router.flows(), router.udp.clients()), (0, 0));
     assert_eq!(router.port_flows(LINK.port), PortFlows::default());
 

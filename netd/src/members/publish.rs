@@ -3,11 +3,10 @@
 use cnet::PublishSpec;
 use cnet::control::{Kind, PublishPorts, Published, PublishedPort, Refusal};
 use cnet::definition::Definition;
-use cnet_dataplane::{OpenForward, Rule};
+use cnet_dataplane::OpenForward;
 
-use super::table::published;
 use super::{MemberKey, Members};
-use crate::forward::{ContainerAddresses, OpenError, means};
+use crate::forward::{ContainerAddresses, OpenError, means, published, rules_of};
 use crate::journal::Record;
 
 /// Where a container's published ports lead.
@@ -59,7 +58,7 @@ pub(super) async fn publish(members: &Members, ports: &PublishPorts) -> Result<P
         return Err(error.into());
     }
     Ok(Published {
-        ports: opened.iter().map(published).collect(),
+        ports: opened.iter().flat_map(published).collect(),
     })
 }
 
@@ -87,7 +86,7 @@ pub(super) async fn unpublish(
     // A failure is logged, and tried again.
     let _ = members.save().await;
     Ok(Published {
-        ports: closed.iter().map(published).collect(),
+        ports: closed.iter().flat_map(published).collect(),
     })
 }
 
@@ -99,16 +98,8 @@ pub(super) async fn open_for(
     specs: &[PublishSpec],
 ) -> Result<Option<Vec<OpenForward>>, Refusal> {
     let forwards = members.instance.forwards();
-    let mut opened = Vec::new();
-    for spec in specs {
-        match forwards.open(addresses, spec).await {
-            Ok(more) => opened.extend(more),
-            Err(error) => {
-                forwards.close(&opened).await;
-                return Err(refusal(&error));
-            }
-        }
-    }
+    let opened = forwards.open(addresses, specs).await;
+    let opened = opened.map_err(|error| refusal(&error))?;
     if !enter(members, key, &opened) {
         // What was opened after it left would lead to the next one of its address.
         forwards.close(&opened).await;
@@ -129,14 +120,18 @@ fn enter(members: &Members, key: &MemberKey, opened: &[OpenForward]) -> bool {
 }
 
 /// Opens ports again that were open before.
-pub(super) async fn reopen_all(members: &Members, key: &MemberKey, ports: Vec<PublishedPort>) {
+pub(super) async fn reopen_all(
+    members: &Members,
+    key: &MemberKey,
+    addresses: ContainerAddresses,
+    ports: Vec<PublishedPort>,
+) {
     if let Err(error) = check_way_in(&members.definition, ports.len()) {
         // It was another network when they were opened.
         return tracing::warn!(container = key.name, %error, "its published ports are lost");
     }
-    let rule = |port: PublishedPort| Rule::new(port.protocol, port.host, port.container);
     let forwards = members.instance.forwards();
-    let results = forwards.open_each(ports.into_iter().map(rule).collect());
+    let results = forwards.open_each(rules_of(addresses, &ports));
     let results = match results.await {
         Ok(results) => results,
         Err(error) => {

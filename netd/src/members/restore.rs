@@ -46,7 +46,7 @@ pub(crate) async fn restore(members: &Arc<Members>) {
 }
 
 async fn restore_one(members: &Arc<Members>, record: Record) -> Result<(), String> {
-    let ports = record.ports.clone();
+    let (addresses, ports) = (publish::addresses(&record), record.ports.clone());
     let (key, joined) = match record.liveness.clone() {
         Liveness::Vm { address } => {
             let key = reenter(members, record)?;
@@ -64,7 +64,7 @@ async fn restore_one(members: &Arc<Members>, record: Record) -> Result<(), Strin
         leave::leave(members, &key, "it could not join again").await;
         return Err(refusal.message);
     }
-    publish::reopen_all(members, &key, ports).await;
+    publish::reopen_all(members, &key, addresses, ports).await;
     Ok(())
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use cnet::control::{Kind, PublishedPort, Refusal};
+use cnet::control::{Kind, Refusal};
 use cnet_dataplane::{OpenForward, PortId};
 use cnet_tap::TapQueue;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 
+use crate::forward::published;
 use crate::ipam::Ipam;
 use crate::journal::{Liveness, Record};
 
@@ -125,7 +126,7 @@ impl Member {
     }
 
     pub(super) fn add_ports(&mut self, opened: Vec<OpenForward>) {
-        self.record.ports.extend(opened.iter().map(published));
+        self.record.ports.extend(opened.iter().flat_map(published));
         self.opened.extend(opened);
     }
 
@@ -133,14 +134,9 @@ impl Member {
     pub(super) fn take_ports(&mut self, fits: impl Fn(&OpenForward) -> bool) -> Vec<OpenForward> {
         let (closed, kept) = std::mem::take(&mut self.opened).into_iter().partition(fits);
         self.opened = kept;
-        self.record.ports = self.opened.iter().map(published).collect();
+        self.record.ports = self.opened.iter().flat_map(published).collect();
         closed
     }
-}
-
-/// An open port, as clients and the journal know it.
-pub(super) fn published(open: &OpenForward) -> PublishedPort {
-    PublishedPort::new(open.rule.protocol, open.bound, open.rule.container)
 }
 
 impl Table {

@@ -132,7 +132,7 @@ async fn serve(
 
 /// Opens the ports again that have closed with a QEMU's port; `false` if the VM was detached.
 async fn reopen_for_next(members: &Members, key: &MemberKey) -> bool {
-    let ports = {
+    let (addresses, ports) = {
         let mut table = members.table();
         let Some(member) = table.member(key) else {
             return false;
@@ -143,11 +143,12 @@ async fn reopen_for_next(members: &Members, key: &MemberKey) -> bool {
         member.opened.clear();
         let record = member.record.clone();
         let ports = std::mem::take(&mut member.record.ports);
+        let addresses = publish::addresses(&record);
         // A process that has to take it up after a crash meanwhile finds all of them.
         table.returning.insert(key.name.clone(), record);
-        ports
+        (addresses, ports)
     };
-    publish::reopen_all(members, key, ports).await;
+    publish::reopen_all(members, key, addresses, ports).await;
     {
         let mut table = members.table();
         table.returning.remove(&key.name);

@@ -74,7 +74,8 @@ pub struct Datagram {
     pub ttl: Option<u8>,
     /// Its type of service or traffic class, after [`receive_details`].
     pub tos: Option<u8>,
-    /// The address it was sent to, after [`receive_details`].
+    /// The host's address that an answer is to come from, after [`receive_details`]: the one it was
+    /// sent to, but for what was sent to many.
     pub local: Option<IpAddr>,
 }
 
@@ -131,13 +132,14 @@ fn read_detail(datagram: &mut Datagram, level: libc::c_int, kind: libc::c_int, d
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => datagram.tos = small(),
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             // struct in_pktinfo: ifindex, spec_dst, addr.
-            let addr = data.get(8..).and_then(|b| b.first_chunk::<4>());
+            let addr = data.get(4..).and_then(|b| b.first_chunk::<4>());
             datagram.local = addr.map(|b| Ipv4Addr::from(*b).into());
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             // struct in6_pktinfo: addr, ifindex.
             let addr = data.first_chunk::<16>();
-            datagram.local = addr.map(|b| Ipv6Addr::from(*b).to_canonical());
+            let addr = addr.map(|b| Ipv6Addr::from(*b).to_canonical());
+            datagram.local = addr.filter(|addr| !addr.is_multicast());
         }
         _ => {}
     }

@@ -120,6 +120,8 @@ pub struct Scripted {
     pub path_payload: Option<usize>,
     /// The host sends no runs of datagrams.
     pub no_segmentation: bool,
+    /// The only UDP end of a container that a program has, if that can be told.
+    pub bound: Option<SocketAddr>,
     /// Datagrams that were sent.
     pub sent: Vec<(SocketId, SendOptions, Vec<u8>)>,
     /// Calls to connect.
@@ -165,6 +167,7 @@ impl Scripted {
             from: from.parse().expect("an address and a port"),
             segment,
             tos: 2,
+            local: None,
         };
         let inbox = &mut self.socket(id).inbox;
         inbox.push_back(Ok((received, data.to_vec())));
@@ -366,6 +369,10 @@ impl HostSockets for Scripted {
         error.quote_len = data.len().min(quote.len());
         quote[..error.quote_len].copy_from_slice(&data[..error.quote_len]);
         Ok(error)
+    }
+
+    fn udp_is_bound(&mut self, container: SocketAddr) -> Option<bool> {
+        self.bound.map(|bound| bound == container)
     }
 
     fn close(&mut self, socket: SocketId) {

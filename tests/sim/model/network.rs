@@ -1,7 +1,9 @@
 //! The network under test: a core a worker, each with a host of its own, as the dataplane has them.
 
+use std::net::SocketAddr;
+
 use cnet_core::Network as Core;
-use cnet_nat::datagram::DatagramConfig;
+use cnet_nat::datagram::{DatagramConfig, UdpForward};
 use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway, Quirks};
 use cnet_nat::io::Io;
 use cnet_nat::policy::{PeerFilter, Policy};
@@ -168,9 +170,14 @@ impl Network {
         let token = Token::new(TokenKind::Forward, 0, 0);
         let first = &mut workers[0];
         let socket = first.host.bind(token, false);
-        let guest = (CONTAINERS[0].v4, CLIENTS_PORT).into();
+        let guest = SocketAddr::from((CONTAINERS[0].v4, CLIENTS_PORT));
+        let forward = UdpForward {
+            bound: SocketAddr::from(([0, 0, 0, 0], CLIENTS_PORT)),
+            both_families: false,
+            container: guest.into(),
+        };
         assert_eq!(socket, Self::PUBLISHED);
-        let published = first.core.publish_udp(token, socket, guest);
+        let published = first.core.publish_udp(now, token, socket, forward);
         assert_eq!(published, Ok(()));
         Network {
             workers,

@@ -175,6 +175,7 @@ fn an_echo_comes_back_under_the_containers_identifier() {
                 tos: 0,
                 // The long ones only fitted a wide link, and the host may cut them.
                 dont_fragment: len <= 56,
+                source: None,
             };
             assert_eq!(options, want);
             assert_eq!((sent[0], &sent[8..]), (f.request, &data[..]));

@@ -6,6 +6,7 @@ use super::*;
 use crate::datagram::testing::{
     FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble, udp_datagram,
 };
+use crate::forward::{ForwardedClient, shown_as};
 use crate::host::TokenKind;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut};
 use cnet_wire::time::Duration;
@@ -61,6 +62,25 @@ struct Bench {
     buf: Vec<u8>,
     policy: Policy,
     now: Instant,
+}
+
+/// Clients of a container that is behind this link, if it is known.
+struct KnownClients(Option<Link>);
+
+impl Clients for KnownClients {
+    fn link_to(&self, _container: IpAddr) -> Option<Link> {
+        self.0
+    }
+
+    fn shown_as(&self, client: SocketAddr, container: SocketAddr) -> Option<SocketAddr> {
+        let of_family = |v4: &str, v6: &str| addr(if container.is_ipv4() { v4 } else { v6 }).ip();
+        shown_as(&ForwardedClient {
+            address: client,
+            container,
+            gateway: Some(of_family(V4.gateway, V6.gateway)),
+            is_on_link: matches!(client.ip(), IpAddr::V6(a) if a.is_unicast_link_local()),
+        })
+    }
 }
 
 impl Bench {
@@ -148,16 +168,25 @@ impl Bench {
     ) -> SocketOutcome {
         let token = self.host.socket(socket).token.unwrap();
         let mut io = Self::io((&mut self.wire, &mut self.host, &mut self.buf));
+        let clients = KnownClients(link);
         self.udp
-            .handle_forward(self.now, token, readiness, |_| link, &self.policy, &mut io)
+            .handle_forward(self.now, token, readiness, &clients, &self.policy, &mut io)
     }
 
     fn publish(&mut self, n: u32, container: &str, v6: bool) -> SocketId {
+        self.publish_end(n, addr(container).into(), v6)
+    }
+
+    fn publish_end(&mut self, n: u32, container: ContainerEnd, v6: bool) -> SocketId {
         let token = Token::new(TokenKind::Forward, n, 1);
         let socket = self.host.bind(token, v6);
-        self.udp
-            .publish_udp(token, socket, addr(container))
-            .unwrap();
+        let forward = UdpForward {
+            bound: addr(if v6 { "[::]:5000" } else { "0.0.0.0:5000" }),
+            both_families: v6,
+            container,
+        };
+        let published = self.udp.publish_udp(token, socket, forward, None);
+        published.unwrap();
         socket
     }
 
@@ -197,6 +226,7 @@ fn a_datagram_goes_out_and_its_answer_comes_back() {
             hop_limit: 8,
             tos: 0xb9,
             dont_fragment: true,
+            source: None,
         };
         assert_eq!(b.host.sent, [(socket, options, b"query".to_vec())]);
 
@@ -943,19 +973,23 @@ fn published_ports_answer_through_the_socket_they_were_spoken_to() {
         assert!(sent[2].0 != first && sent[2].0 != second);
         assert_eq!(b.udp.len(), 1);
 
-        // A client that changes to the other published port is answered from there.
+        // A client that speaks to the other published port as well is another one there.
         b.host.deliver(second, one, None, b"1");
         b.forward_ready(second, READABLE, Some(LINK));
-        b.got();
+        let mut again = addr(one);
+        again.set_port(again.port() + 1);
+        assert_eq!(b.got().ends(), (again, addr(a.container)));
         b.send(a.container, one, b"to 1").unwrap();
-        assert_eq!(b.host.sent.pop().unwrap().0, second);
+        b.send(a.container, &again.to_string(), b"to 1").unwrap();
+        let sent_again: Vec<_> = b.host.sent.drain(..).map(|s| (s.0, s.1.to)).collect();
+        assert_eq!(sent_again, [(first, addr(one)), (second, addr(one))]);
 
         // Errors for answers come to the container; unpublished, its mapping serves the client.
         let icmp = if v6 { (1, 4, 0) } else { (3, 3, 0) };
-        b.host.fail(second, one, None, icmp, b"to 1");
-        b.forward_ready(second, ERROR, Some(LINK));
+        b.host.fail(first, one, None, icmp, b"to 1");
+        b.forward_ready(first, ERROR, Some(LINK));
         assert_eq!(b.got().error().0, icmp);
-        let token = b.host.socket(second).token.unwrap();
+        let token = b.host.socket(first).token.unwrap();
         let mut io = Bench::io((&mut b.wire, &mut b.host, &mut b.buf));
         assert!(b.udp.unpublish_udp(token, &mut io));
         assert!(!b.udp.unpublish_udp(token, &mut io));
@@ -994,11 +1028,117 @@ fn a_published_socket_of_both_families_knows_clients_by_their_ipv4_address() {
     let socket = b.publish(0, V4.container, true);
     b.host.deliver(socket, "[::ffff:192.0.2.1]:7", None, b"4");
     b.host.deliver(socket, "[2001:db8::7]:7", None, b"6");
+    b.host.deliver(socket, "[fe80::7%3]:7", None, b"l");
     b.forward_ready(socket, READABLE, Some(LINK));
-    assert_eq!(b.got().ends().0, addr("192.0.2.1:7"));
-    assert_eq!(b.udp.counters().get(DropReason::NotServed), 1);
-    b.send(V4.container, "192.0.2.1:7", b"a").unwrap();
-    assert_eq!(b.host.sent[0].1.to, addr("[::ffff:192.0.2.1]:7"));
+    let clients = b
+        .wire
+        .frames
+        .drain(..)
+        .map(|frame| Got::read(&frame).ends().0);
+    let clients: Vec<String> = clients.map(|client| client.to_string()).collect();
+    // Who has no address that the container could answer looks like the gateway.
+    assert_eq!(clients, ["192.0.2.1:7", "10.0.2.2:7", "10.0.2.2:8"]);
+    for client in clients {
+        b.send(V4.container, &client, b"a").unwrap();
+    }
+    let to: Vec<String> = b
+        .host
+        .sent
+        .iter()
+        .map(|sent| sent.1.to.to_string())
+        .collect();
+    assert_eq!(
+        to,
+        ["[::ffff:192.0.2.1]:7", "[2001:db8::7]:7", "[fe80::7%3]:7"]
+    );
+}
+
+#[test]
+fn an_answer_comes_from_the_address_that_was_asked() {
+    for a in [V4, V6] {
+        let mut b = Bench::new(|_| ());
+        let socket = b.publish(0, a.container, addr(a.remote).is_ipv6());
+        let locals = [None, Some(addr(a.other).ip()), Some(addr(a.gateway).ip())];
+        for local in locals {
+            b.host.deliver(socket, a.remote, None, b"x");
+            let inbox = &mut b.host.socket(socket).inbox;
+            if let Some(Ok((received, _))) = inbox.back_mut() {
+                received.local = local;
+            }
+        }
+        b.forward_ready(socket, READABLE, Some(LINK));
+        let frames: Vec<_> = b.wire.frames.drain(..).collect();
+        for (frame, local) in frames.iter().zip(locals) {
+            let (client, container) = Got::read(frame).ends();
+            b.send(&container.to_string(), &client.to_string(), b"y")
+                .unwrap();
+            let (by, options, _) = b.host.sent.pop().unwrap();
+            assert_eq!((by, options.to), (socket, addr(a.remote)));
+            assert_eq!(options.source, local);
+        }
+    }
+}
+
+#[test]
+fn a_published_port_is_the_source_also_when_the_container_speaks_first() {
+    let mut b = Bench::new(|_| ());
+    let token = Token::new(TokenKind::Forward, 0, 1);
+    let socket = b.host.bind(token, false);
+    let forward = UdpForward {
+        bound: addr("0.0.0.0:5000"),
+        both_families: false,
+        container: addr(V4.container).into(),
+    };
+    let published = b.udp.publish_udp(token, socket, forward, Some(LINK.port));
+    published.unwrap();
+    b.send(V4.container, V4.remote, b"hello").unwrap();
+    let (by, options, _) = b.host.sent.pop().unwrap();
+    assert_eq!((by, options.to, b.udp.len()), (socket, addr(V4.remote), 0));
+    // What comes back is the remote's, from where the container sent to.
+    b.host.deliver(socket, V4.remote, None, b"x");
+    b.forward_ready(socket, READABLE, Some(LINK));
+    assert_eq!(b.got().ends().0, addr(V4.remote));
+    // Policy is asked all the same, and another port of the container has a mapping.
+    assert!(b.send(V4.container, "169.254.169.254:80", b"x").is_err());
+    b.send("10.0.2.100:5001", V4.remote, b"hello").unwrap();
+    assert!(b.host.sent.pop().unwrap().0 != socket && b.udp.len() == 1);
+}
+
+#[test]
+fn a_client_is_brought_to_the_family_that_is_served() {
+    let mut b = Bench::new(|_| ());
+    let end = ContainerEnd {
+        ipv4: Some([10, 0, 2, 100].into()),
+        ipv6: Some("fd00::100".parse().unwrap()),
+        port: 5000,
+    };
+    let socket = b.publish_end(0, end, true);
+    let ask = |b: &mut Bench, bound: &str, client: &str| {
+        b.host.bound = Some(addr(bound));
+        b.host.deliver(socket, client, None, b"question");
+        b.forward_ready(socket, READABLE, Some(LINK));
+        let (from, to) = b.got().ends();
+        b.send(&to.to_string(), &from.to_string(), b"answer")
+            .unwrap();
+        let (by, options, _) = b.host.sent.pop().unwrap();
+        assert_eq!((by, options.to), (socket, addr(client)));
+        (from.to_string(), to.to_string())
+    };
+    let at = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    let mapped = "[::ffff:192.0.2.1]:7";
+    let (v4, v6) = (V4.container, V6.container);
+    assert_eq!(ask(&mut b, v4, mapped), at("192.0.2.1:7", v4));
+    assert_eq!(ask(&mut b, v4, "[2001:db8::1]:7"), at("10.0.2.2:7", v4));
+    assert_eq!(
+        ask(&mut b, v6, "[2001:db8::1]:8"),
+        at("[2001:db8::1]:8", v6)
+    );
+    assert_eq!(
+        ask(&mut b, v6, "[::ffff:192.0.2.1]:8"),
+        at("[fd00::2]:8", v6)
+    );
+    // One that is answered stays where it is.
+    assert_eq!(ask(&mut b, v6, mapped), at("192.0.2.1:7", v4));
 }
 
 #[test]
@@ -1012,7 +1152,12 @@ fn a_container_without_a_link_is_named() {
     let again = b.udp.publish_udp(
         b.host.socket(socket).token.unwrap(),
         socket,
-        addr(V4.container),
+        UdpForward {
+            bound: addr("0.0.0.0:1"),
+            both_families: false,
+            container: addr(V4.container).into(),
+        },
+        None,
     );
     assert_eq!(again, Err(PublishError::AlreadyPublished));
 }

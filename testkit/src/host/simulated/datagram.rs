@@ -75,6 +75,7 @@ impl Host {
             from,
             segment: None,
             tos: 0,
+            local: None,
         })
     }
 
