@@ -23,6 +23,7 @@ mod mappings;
 mod networks;
 mod protection;
 mod publish;
+mod publish_addresses;
 mod qemu;
 mod reach;
 mod run;

@@ -271,6 +271,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cnet::control::PublishedPort;
     use cnet::definition::{DEFAULT_NETWORK, Directories, Store};
     use cnet_wire::{MacAddr, Protocol};
 
