@@ -121,7 +121,8 @@ pub struct World {
     /// The ports.
     pub hosts: NullHosts,
     out: Box<[u8]>,
-    now: Instant,
+    /// The time that everything happens at.
+    pub now: Instant,
     in_batch: u32,
 }
 

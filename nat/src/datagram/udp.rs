@@ -239,7 +239,9 @@ impl UdpSessions {
                 (Outlet::Forward(forward), to)
             }
             None => {
-                let admitted = self.relay.admit(packet, io, link, [read.src, read.dst], policy)?;
+                let admitted = self
+                    .relay
+                    .admit(packet, io, link, [read.src, read.dst], policy)?;
                 (Outlet::Mapping(admitted.handle), admitted.to)
             }
         };

@@ -87,7 +87,7 @@ fn a_flooded_socket_has_one_turn_a_round_however_many_events_it_has() {
     let token = Token::new(TokenKind::Forward, 0, 1);
     let socket = host.bind(token, false);
     router
-        .publish_udp(token, socket, published(CONTAINER))
+        .publish_udp(NOW, token, socket, published(CONTAINER), &stations)
         .unwrap();
     for _ in 0..1000 {
         host.deliver(socket, "192.0.2.1:9", None, b"x");
@@ -129,7 +129,7 @@ fn of_many_flooded_sockets_a_round_serves_few_and_each_in_its_turn() {
     for &token in &tokens {
         let socket = host.bind(token, false);
         router
-            .publish_udp(token, socket, published(CONTAINER))
+            .publish_udp(NOW, token, socket, published(CONTAINER), &stations)
             .unwrap();
         for _ in 0..1000 {
             host.deliver(socket, "192.0.2.1:9", None, b"x");
@@ -205,7 +205,9 @@ fn a_port_that_goes_leaves_nothing_and_another_may_have_its_place() {
     let socket = host.bind(token, false);
     // Where it speaks from is not published: that has a mapping.
     let forward = published("10.0.2.100:6");
-    router.publish_udp(NOW, token, socket, forward, &stations).unwrap();
+    router
+        .publish_udp(NOW, token, socket, forward, &stations)
+        .unwrap();
     host.deliver(socket, "192.0.2.1:9", None, b"x");
     let ready = Readiness {
         readable: true,
