@@ -20,14 +20,15 @@ use rustix::process::{Signal, kill_process};
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::lab::dataplane::{Member, Network};
 use crate::lab::namespace::{Namespace, limit_stalls};
 use crate::lab::place::Place;
 use crate::lab::process::Running;
 use crate::lab::servers::TcpServer;
+use crate::lab::traffic::flood;
 use crate::lab::traffic::{CONNECT, Payload, echo, ping};
 use crate::lab::vm::Kernel;
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
-use crate::switch::{Member, Network, flood};
 
 /// From the start of QEMU to its lease: the emulated processor takes its time to boot.
 const BOOT: Duration = Duration::from_secs(60);

@@ -5,26 +5,18 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cnet_dataplane::{
-    Control, Dataplane, DnsQuery, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
-    PortStatistics, Rule, Statistics,
-};
-use cnet_tap::{Namespaces, open_tap_in};
-use cnet_wire::DropReason;
-use cnet_wire::Protocol;
-use cnet_wire::prefixes::{Subnet, ipv6_plan};
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use cnet_dataplane::{PortError, PortStatistics, Rule};
+use cnet_wire::{DropReason, Protocol};
 
+use crate::lab::dataplane::{Member, Network};
 use crate::lab::namespace::Namespace;
 use crate::lab::servers::{TcpServer, UdpServer};
 use crate::lab::traffic::{
-    CONNECT, Payload, connect_and_echo, echo, echo_datagram, median, ping, rate_out,
+    CONNECT, Payload, connect_and_echo, echo, echo_datagram, flood, median, ping, rate_out,
 };
 use crate::lab::{Lab, REMOTE_V4, REMOTES, any, cable, wait_until};
 
@@ -36,106 +28,9 @@ const FLOOD: Duration = Duration::from_secs(8);
 /// How long a change at one container may take to show.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A network without a process of its own.
-pub struct Network {
-    /// To wait for its answers.
-    pub runtime: Runtime,
-    dataplane: Dataplane,
-    /// To steer it by.
-    pub control: Control,
-    config: NetworkConfig,
-    /// What containers ask of its DNS.
-    pub queries: Option<mpsc::Receiver<DnsQuery>>,
-}
-
-/// A container on it.
-pub struct Member {
-    /// Its network namespace.
-    pub namespace: Namespace,
-    /// Its place.
-    pub port: PortId,
-    end: PortEnd,
-    /// Its address.
-    pub v4: IpAddr,
-    /// Its address.
-    pub v6: IpAddr,
-}
-
-impl Network {
-    /// One whose worker is in the laboratory's host.
-    pub fn start(lab: &Lab, mtu: u16) -> Network {
-        let config = NetworkConfig::new(mtu, Some(Subnet::DEFAULT.plan()), Some(ipv6_plan()));
-        let started = lab.host.enter(|| Dataplane::start(config.clone()));
-        let (dataplane, queries) = started.expect("descriptors and a thread");
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        Network {
-            runtime: runtime.expect("an event loop"),
-            control: dataplane.control(),
-            dataplane,
-            config,
-            queries: Some(queries),
-        }
-    }
-
-    /// A new container, the address ending in `number`, with spoof protection.
-    pub fn join(&self, number: u8) -> Member {
-        let v4 = Ipv4Addr::new(10, 0, 2, number);
-        let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, number.into());
-        let plan = PortPlan {
-            ipv4: Some(v4),
-            ipv6: Some(v6),
-            spoof_protection: true,
-            ..PortPlan::default()
-        };
-        let namespace = Namespace::create();
-        let path = namespace.path();
-        let inside = Namespaces::from_paths(Path::new(&path), None).expect("a namespace");
-        let interface = self.config.interface(&plan);
-        let tap = open_tap_in(&inside, "eth0", 1, Some(&interface)).expect("a TAP as root");
-        let added = self.control.add_port(plan, PortDevice::Tap(tap));
-        let (port, end) = self.runtime.block_on(added).expect("room for a container");
-        Member {
-            namespace,
-            port,
-            end,
-            v4: v4.into(),
-            v6: v6.into(),
-        }
-    }
-
-    fn remove(&self, port: PortId) -> Result<(), PortError> {
-        self.runtime.block_on(self.control.remove_port(port))
-    }
-
-    /// What it has counted.
-    pub fn statistics(&self) -> Statistics {
-        let statistics = self.runtime.block_on(self.control.statistics());
-        statistics.expect("the network runs")
-    }
-
-    /// What one port has counted.
-    pub fn of_port(&self, port: PortId) -> PortStatistics {
-        let ports = self.statistics().ports;
-        let found = ports.into_iter().find(|p| p.port == port);
-        found.expect("a port that is there")
-    }
-}
-
 /// Descriptors of this process, those of the laboratories included.
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("/proc").count()
-}
-
-/// Sends datagrams to `to` at full speed while `time` passes; gives how many.
-pub fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
-    let socket = from.udp(any(to.ip(), 0), CONNECT);
-    let until = Instant::now() + time;
-    let mut sent = 0;
-    while Instant::now() < until {
-        // What the container's own queue has no room for is not of interest.
-        sent += u64::from(socket.send_to(&[0x5a; 1400], to).is_ok());
-    }
-    sent
 }
 
 #[test]

@@ -17,6 +17,7 @@
 pub mod binaries;
 pub mod cgroup;
 pub mod container;
+pub mod dataplane;
 pub mod measure;
 pub mod mounts;
 pub mod namespace;
@@ -25,6 +26,7 @@ pub mod process;
 pub mod raw;
 pub mod run;
 pub mod servers;
+pub mod station;
 pub mod traffic;
 pub mod vm;
 

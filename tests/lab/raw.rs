@@ -65,13 +65,15 @@ pub fn ip(
     const ICMP: u8 = 1;
     let mut l4 = l4.to_vec();
     let length = u16::try_from(l4.len()).expect("a packet");
-    let mut sum = l4.clone();
+    let mut sum = Vec::new();
     if protocol != ICMP {
         // The pseudo-header (RFC 768, RFC 8200 section 8.1).
         sum.extend([octets(from), octets(to)].concat());
         sum.extend(length.to_be_bytes());
         sum.extend([0, protocol]);
     }
+    // Last, since it may be of odd length.
+    sum.extend(&l4);
     let sum = checksum::finish(0, &sum);
     l4[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
     let mut packet = Vec::new();

@@ -252,3 +252,15 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
+
+/// Sends datagrams to `to` at full speed while `time` passes; gives how many.
+pub fn flood(from: &Namespace, to: SocketAddr, time: Duration) -> u64 {
+    let socket = from.udp(any(to.ip(), 0), CONNECT);
+    let until = Instant::now() + time;
+    let mut sent = 0;
+    while Instant::now() < until {
+        // What the container's own queue has no room for is not of interest.
+        sent += u64::from(socket.send_to(&[0x5a; 1400], to).is_ok());
+    }
+    sent
+}

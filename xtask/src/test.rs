@@ -166,12 +166,20 @@ const END_TO_END: &[Stage] = &[
     },
 ];
 
-const HOSTILE_AND_FAULTS: &[Stage] = &[Stage {
-    name: "faults",
-    about: "a full disk, few descriptors, little memory, killed programs (as root)",
-    minutes: 4,
-    run: |limit| in_namespaces(limit, "faults"),
-}];
+const HOSTILE_AND_FAULTS: &[Stage] = &[
+    Stage {
+        name: "hostile",
+        about: "frames that a container makes by hand, over a real TAP (as root)",
+        minutes: 4,
+        run: |limit| in_namespaces(limit, "hostile"),
+    },
+    Stage {
+        name: "faults",
+        about: "a full disk, few descriptors, little memory, killed programs (as root)",
+        minutes: 4,
+        run: |limit| in_namespaces(limit, "faults"),
+    },
+];
 
 fn cargo(limit: Duration, arguments: &str) -> anyhow::Result<Outcome> {
     cargo::run::<&str>(limit, &[], arguments)

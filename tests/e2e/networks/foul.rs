@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Member, Place};
+use super::Place;
 use crate::lab::namespace::Namespace;
 use crate::lab::raw::{self, BROADCAST, Mac, Wire, octets};
 use crate::lab::servers::TcpServer;
+use crate::lab::station::{Station, mac_of};
 use crate::lab::traffic::{CONNECT, echo, noise};
 use crate::lab::{Lab, any, wait_until};
 
@@ -19,49 +20,6 @@ const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// The IPv6 group of all nodes, and its hardware address.
 const ALL_NODES: (Mac, &str) = ([0x33, 0x33, 0, 0, 0, 1], "ff02::1");
-
-/// A station, as its neighbours know it.
-#[derive(Clone, Copy)]
-struct Station {
-    mac: Mac,
-    v4: IpAddr,
-    v6: IpAddr,
-}
-
-impl Station {
-    fn of(member: &Member) -> Self {
-        Self {
-            mac: mac_of(&member.namespace.ip("-o link show eth0")),
-            v4: member.v4,
-            v6: member.v6.expect("an address"),
-        }
-    }
-
-    /// The gateway, as `member` has it in its caches.
-    fn gateway(member: &Member) -> Self {
-        let route = member.namespace.ip("-6 route show default");
-        let v6 = route.split_whitespace().skip_while(|w| *w != "via").nth(1);
-        let v6: IpAddr = v6.and_then(|v6| v6.parse().ok()).expect("a route");
-        let shown = member
-            .namespace
-            .ip(&format!("neigh show {}", member.gateway));
-        let mac = mac_of(&shown);
-        let v4 = member.gateway;
-        Self { mac, v4, v6 }
-    }
-}
-
-/// The first hardware address that `ip` names.
-fn mac_of(shown: &str) -> Mac {
-    let mut words = shown.split_whitespace();
-    let mac = words.find(|word| word.len() == 17 && word.matches(':').count() == 5);
-    let mac = mac.unwrap_or_else(|| panic!("no hardware address: {shown}"));
-    let octets = mac
-        .split(':')
-        .map(|o| u8::from_str_radix(o, 16).expect("hexadecimal"));
-    let octets: Vec<u8> = octets.collect();
-    octets.try_into().expect("six octets")
-}
 
 /// Addresses and routes, without the times that pass by themselves.
 fn settings(namespace: &Namespace) -> BTreeSet<String> {
