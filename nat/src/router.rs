@@ -33,6 +33,7 @@ use crate::stations::Stations;
 use crate::tcp::TcpSessions;
 use cnet_wire::headers::Link;
 use cnet_wire::tcp::is_opening;
+use cnet_wire::udp::Datagram;
 
 mod backlog;
 mod clients;
@@ -245,7 +246,7 @@ impl Router {
             });
         }
         if !packet.verified {
-            return Path::Drop(DropReason::BadChecksum);
+            return Path::Drop(why_unverified(packet));
         }
         if packet.ip.hop_limit <= 1 {
             return Path::Error(IcmpErrorKind::TtlExceeded, DropReason::TtlExpired);
@@ -367,7 +368,7 @@ impl Router {
             return result;
         }
         if !packet.verified {
-            return Err(DropReason::BadChecksum);
+            return Err(why_unverified(packet));
         }
         let kind = match packet.ip.protocol {
             // What the host's loopback would be behind the gateway's address is out of reach, and
@@ -575,6 +576,14 @@ impl Router {
     pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.tcp.shut_down(now, io);
     }
+}
+
+/// Why a packet's transport checksum does not verify: a UDP length that lies names no bytes to sum.
+#[cold]
+fn why_unverified(packet: &Packet<'_>) -> DropReason {
+    let is_udp = packet.ip.protocol == protocol::UDP;
+    let parsed = is_udp.then(|| Datagram::parse(packet.l4()).err());
+    parsed.flatten().unwrap_or(DropReason::BadChecksum)
 }
 
 #[cfg(test)]
