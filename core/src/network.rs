@@ -42,6 +42,8 @@ pub struct Network {
     pub(crate) router: Router,
     /// Of a further worker: it hands the primary one what is not its own.
     pub(crate) is_further: bool,
+    /// Of the last call of [`Network::handle_frames`].
+    frame_in_hand: usize,
 }
 
 impl Network {
@@ -62,6 +64,7 @@ impl Network {
             switch,
             router,
             is_further: false,
+            frame_in_hand: 0,
         }
     }
 
@@ -74,9 +77,11 @@ impl Network {
         frames: &[(PortId, &[u8])],
         io: &mut Io<'_, E>,
     ) {
+        self.frame_in_hand = 0;
         if !self.prefetches() {
             for &(ingress, bytes) in frames {
                 self.handle_frame(now, ingress, bytes, io);
+                self.frame_in_hand += 1;
             }
             return;
         }
@@ -84,6 +89,7 @@ impl Network {
             let parsed = self.prefetch(frames);
             for (&(ingress, bytes), parsed) in frames.iter().zip(parsed) {
                 self.handle_parsed(now, ingress, bytes, parsed, io);
+                self.frame_in_hand += 1;
             }
         }
     }
@@ -279,6 +285,22 @@ impl Network {
         io: &mut Io<'_, E>,
     ) {
         self.router.answer_dns(now, id, message, io);
+    }
+
+    /// A call has panicked. Ends the flow that it was about, if there was one, with a reset on both
+    /// sides ([`Router::recover`]). If the call was [`Network::handle_frames`], `frame` tells the port
+    /// that the frame in hand came in by, where the frame counts as dropped.
+    pub fn recover<E: Env>(&mut self, now: Instant, frame: Option<PortId>, io: &mut Io<'_, E>) {
+        if let Some(ingress) = frame {
+            self.switch.count_drop(ingress, DropReason::Defect);
+        }
+        let stations = &StationsOf(&self.switch);
+        self.router.recover(now, stations, io);
+    }
+
+    /// The frame that the last call of [`Network::handle_frames`] has come to, by its place there.
+    pub fn frame_in_hand(&self) -> usize {
+        self.frame_in_hand
     }
 
     /// The host has these addresses now; for filters that refuse them.

@@ -47,6 +47,9 @@ pub(crate) enum WorkerError {
     WatchCommands(io::Error),
     #[error("epoll_wait failed: {0}")]
     Wait(io::Error),
+    /// It panicked, and could not go on.
+    #[error("a defect of the program could not be contained")]
+    Defect,
     /// Another worker has failed, and said why.
     #[error("{0}")]
     OtherWorker(String),

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 mod budget;
 mod busy_poll;
 mod config;
+mod containment;
 mod control;
 mod core_config;
 mod driver;

@@ -31,6 +31,8 @@ pub struct Statistics {
     /// Frames that workers have handed over to the primary one so far. Those that found no room are
     /// among the drops ([`DropReason::WorkerFull`]).
     pub handed_over: u64,
+    /// Defects of the program that frames and events have met so far. Each has ended what it concerned.
+    pub defects: u64,
     /// Why the host gives no ping sockets, if it has refused one: containers cannot ping the world then.
     pub ping_unavailable: Option<HostError>,
 }
@@ -70,6 +72,7 @@ impl Statistics {
             gateway,
             forwards: forwards.counters(),
             handed_over: driver.ports.handed_over(),
+            defects: driver.panics.count(),
             ping_unavailable,
         }
     }
@@ -88,6 +91,7 @@ impl Statistics {
         self.gateway.add(&others.gateway);
         self.forwards.add(&others.forwards);
         self.handed_over += others.handed_over;
+        self.defects += others.defects;
         self.ping_unavailable = self.ping_unavailable.or(others.ping_unavailable);
     }
 }

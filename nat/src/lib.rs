@@ -19,6 +19,7 @@ pub mod forward;
 pub mod fragment;
 pub mod gateway;
 pub mod icmp_error;
+mod in_hand;
 pub mod io;
 pub mod policy;
 pub mod router;

@@ -4,6 +4,7 @@
 //! printed with the one command that runs it again, with a trace of every frame.
 #![forbid(unsafe_code)]
 
+mod defects;
 mod frozen;
 mod fuzz;
 mod hostile;

@@ -605,6 +605,7 @@ impl Many {
             bytes: apps().map(|a| a.received as u64).sum(),
             done,
             failed: apps().count() as u64 - done,
+            defects: 0,
             excuses: self.excuses,
         }
     }

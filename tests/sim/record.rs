@@ -71,7 +71,14 @@ pub struct Recorder {
     /// Calls of the host.
     calls: u64,
     lines: String,
+    /// Calls and frames of the core from one panic to the next.
+    panic_distance: Option<u64>,
+    /// How many there were since the last one.
+    since_panic: u64,
 }
+
+/// What unwinds where a panic is injected.
+pub struct Injected;
 
 impl Recorder {
     pub fn new(keep: Keep) -> Recorder {
@@ -83,7 +90,24 @@ impl Recorder {
             frames: 0,
             calls: 0,
             lines: String::new(),
+            panic_distance: None,
+            since_panic: 0,
         }
+    }
+
+    /// Has each `distance`th call or frame of the core unwind instead, or none.
+    pub fn inject_panics(&mut self, distance: Option<u64>) {
+        self.panic_distance = distance;
+    }
+
+    /// Whether this call is to unwind.
+    fn panics_here(&mut self) -> bool {
+        self.since_panic += 1;
+        let here = self.panic_distance.is_some_and(|d| self.since_panic >= d);
+        if here {
+            self.since_panic = 0;
+        }
+        here
     }
 
     /// What comes happens at `now`.
@@ -166,6 +190,7 @@ pub struct Recorded<'a, T> {
 
 impl<S: FrameSink> FrameSink for Recorded<'_, S> {
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        self.maybe_panic();
         let result = self.inner.emit(port, frame);
         let mut recorder = self.recorder.borrow_mut();
         recorder.frames += 1;
@@ -178,6 +203,13 @@ impl<S: FrameSink> FrameSink for Recorded<'_, S> {
 }
 
 impl<T> Recorded<'_, T> {
+    /// Unwinds without the panic hook, which would print each.
+    fn maybe_panic(&self) {
+        if self.recorder.borrow_mut().panics_here() {
+            std::panic::resume_unwind(Box::new(Injected));
+        }
+    }
+
     fn call(&self, what: impl FnOnce() -> String) {
         let mut recorder = self.recorder.borrow_mut();
         recorder.calls += 1;
@@ -187,24 +219,28 @@ impl<T> Recorded<'_, T> {
 
 impl<H: HostSockets> HostSockets for Recorded<'_, H> {
     fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_connect(token, to);
         self.call(|| format!("connect {to} = {}", outcome(result, socket_name)));
         result
     }
 
     fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_adopt(token, socket);
         self.call(|| format!("adopt {} = {}", socket.0, outcome(result, nothing)));
         result
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_connected(socket);
         self.call(|| format!("connected {} = {}", socket.0, outcome(result, nothing)));
         result
     }
 
     fn tcp_send(&mut self, socket: SocketId, data: &[u8]) -> Result<usize, HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_send(socket, data);
         let taken = outcome(result, |n| n.to_string());
         self.call(|| format!("send {} {} = {taken}", socket.0, bytes(data)));
@@ -217,6 +253,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         offset: usize,
         buf: &mut [u8],
     ) -> Result<usize, HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_peek(socket, offset, buf);
         self.call(|| {
             let read = outcome(result, |n| bytes(&buf[..n]));
@@ -226,17 +263,20 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
     }
 
     fn tcp_discard(&mut self, socket: SocketId, n: usize) -> Result<(), HostError> {
+        self.maybe_panic();
         let result = self.inner.tcp_discard(socket, n);
         self.call(|| format!("discard {} {n} = {}", socket.0, outcome(result, nothing)));
         result
     }
 
     fn tcp_shutdown(&mut self, socket: SocketId) {
+        self.maybe_panic();
         self.inner.tcp_shutdown(socket);
         self.call(|| format!("shutdown {}", socket.0));
     }
 
     fn tcp_reset(&mut self, socket: SocketId) {
+        self.maybe_panic();
         self.inner.tcp_reset(socket);
         self.call(|| format!("reset {}", socket.0));
     }
@@ -247,6 +287,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         kind: DatagramKind,
         family_of: IpAddr,
     ) -> Result<SocketId, HostError> {
+        self.maybe_panic();
         let result = self.inner.datagram_open(token, kind, family_of);
         let kind = match kind {
             DatagramKind::Udp => "udp",
@@ -262,6 +303,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         options: SendOptions,
         payload: &[u8],
     ) -> Result<(), HostError> {
+        self.maybe_panic();
         let result = self.inner.datagram_send(socket, options, payload);
         self.call(|| {
             format!(
@@ -284,6 +326,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         socket: SocketId,
         buf: &mut [u8],
     ) -> Result<Received, HostError> {
+        self.maybe_panic();
         let result = self.inner.datagram_receive(socket, buf);
         self.call(|| {
             let received = outcome(result, |r| {
@@ -301,6 +344,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         socket: SocketId,
         quote: &mut [u8],
     ) -> Result<DatagramError, HostError> {
+        self.maybe_panic();
         let result = self.inner.datagram_error(socket, quote);
         self.call(|| {
             let error = outcome(result, |e| {
@@ -312,6 +356,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
     }
 
     fn close(&mut self, socket: SocketId) {
+        self.maybe_panic();
         self.inner.close(socket);
         self.call(|| format!("close {}", socket.0));
     }

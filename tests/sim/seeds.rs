@@ -177,6 +177,7 @@ impl Summary {
         self.bytes += one.bytes;
         self.done += one.done;
         self.failed += one.failed;
+        self.defects += one.defects;
         self.excuses.add(&one.excuses);
     }
 }

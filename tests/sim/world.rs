@@ -21,6 +21,7 @@ pub use judge::{Evidence, Excuse, Excuses};
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use cnet_core::Network;
@@ -38,7 +39,7 @@ use cnet_wire::{FrameSink, PortFull, PortId};
 
 use crate::hostile::Hostile;
 use crate::plan::{FlowPlan, HostilePlan, Opening, Plan};
-use crate::record::{Keep, Recorded, Recorder};
+use crate::record::{Injected, Keep, Recorded, Recorder};
 use cnet_testkit::addresses::{self, GATEWAY_MAC};
 use cnet_testkit::app::{App, End};
 use cnet_testkit::container::{Container, Endpoint};
@@ -206,6 +207,8 @@ pub struct Summary {
     pub bytes: u64,
     pub done: u64,
     pub failed: u64,
+    /// Panics that were injected.
+    pub defects: u64,
     /// What the judge forgave.
     pub excuses: Excuses,
 }
@@ -230,6 +233,8 @@ pub struct World {
     excuses: Excuses,
     trace: bool,
     recorder: RefCell<Recorder>,
+    panic_distance: Option<u64>,
+    defects: u64,
 }
 
 impl World {
@@ -272,6 +277,8 @@ impl World {
             excuses: Excuses::default(),
             trace,
             recorder: RefCell::new(Recorder::new(Keep::Nothing)),
+            panic_distance: None,
+            defects: 0,
             rng,
             plan,
         }
@@ -323,10 +330,29 @@ impl World {
         Some(ended - (Instant::ZERO + self.plan.flows[n].start))
     }
 
-    fn with_core<R>(
-        &mut self,
-        f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
-    ) -> R {
+    /// Has each `distance`th call and frame of the core panic.
+    pub fn with_panics(mut self, distance: u64) -> World {
+        self.panic_distance = Some(distance);
+        self
+    }
+
+    /// Has the core do something; where that panics, as it was injected, has it recover.
+    fn with_core(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>)) {
+        let distance = self.panic_distance;
+        self.recorder.get_mut().inject_panics(distance);
+        let called = catch_unwind(AssertUnwindSafe(|| self.lend(f)));
+        self.recorder.get_mut().inject_panics(None);
+        match called {
+            Ok(()) => {}
+            Err(panic) if panic.is::<Injected>() => {
+                self.defects += 1;
+                self.lend(|network, now, io| network.recover(now, None, io));
+            }
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+
+    fn lend<R>(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R) -> R {
         let mut sink = Sink {
             now: self.now,
             mtu: self.plan.mtu,
@@ -520,6 +546,7 @@ impl World {
                 + received(&mut self.host.finished.iter().map(|f| &f.1)),
             done,
             failed: ends.count() as u64 - done,
+            defects: self.defects,
             excuses: self.excuses,
         }
     }

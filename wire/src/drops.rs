@@ -110,6 +110,9 @@ drop_reasons! {
     RateLimit = "rate_limit",
     /// Nothing serves that address or port at the gateway.
     NotServed = "not_served",
+    // Defects
+    /// Handling it met a defect of this program.
+    Defect = "defect",
 }
 
 /// One counter a reason.

@@ -86,6 +86,14 @@ impl Frames {
         })
     }
 
+    /// A call of [`Frames::hand_on`] has panicked at the frame of that place: gives it, with its port,
+    /// and forgets the others that waited.
+    pub(crate) fn give_up(&mut self, place: usize) -> Option<(PortId, &[u8])> {
+        let count = std::mem::take(&mut self.count);
+        let (port, range) = self.waiting[..count].get(place)?;
+        Some((*port, &self.buf[range.clone()]))
+    }
+
     /// Has `network` handle the frames that wait, if there are any.
     pub(crate) fn hand_on<E: Env>(
         &mut self,

@@ -27,6 +27,7 @@ use cnet_wire::time::Instant;
 
 use crate::NetworkConfig;
 use crate::budget::Batch;
+use crate::containment::{During, Panic, Panics};
 use crate::handoff::{Inlet, Outlet};
 use crate::port::Ports;
 use crate::socket::{Features, HostTable};
@@ -43,6 +44,7 @@ pub(crate) struct Driver {
     frames: Frames,
     /// Where the core builds frames.
     out: Box<[u8]>,
+    pub(crate) panics: Panics,
 }
 
 /// What a port's turn ended with.
@@ -76,6 +78,7 @@ impl Driver {
             ),
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
+            panics: Panics::default(),
         }
     }
 
@@ -128,6 +131,22 @@ impl Driver {
     fn hand_on(&mut self, now: Instant) {
         let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
         self.frames.hand_on(now, &mut self.core, &mut io);
+    }
+
+    /// A call into the core has panicked, meanwhile it did what `during` says: notes it, and has the core
+    /// end what it was about. `false` if the worker gets no further.
+    pub(crate) fn recover(&mut self, now: Instant, during: During, panic: &Panic) -> bool {
+        let place = self.core.frame_in_hand();
+        let in_hand = match during {
+            During::Frames(_) => self.frames.give_up(place),
+            During::Event | During::Deadlines => None,
+        };
+        let port = in_hand.map(|(port, _)| port);
+        let goes_on = self
+            .panics
+            .note(during, panic, in_hand.map(|(_, frame)| frame));
+        self.with_core(|core, io| core.recover(now, port, io));
+        goes_on
     }
 
     /// Handles a batch of the frames that another worker has handed over; whether more may wait.

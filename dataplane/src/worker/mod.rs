@@ -16,7 +16,8 @@
 //!
 //! # Failures
 //!
-//! A device that fails ends its port and no other. A worker that fails ends the network.
+//! A device that fails ends its port and no other. A panic ends what it came from
+//! ([`crate::containment`]). A worker that fails ends the network.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,6 +39,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 use crate::budget::{EVENTS, PORT_TURNS_A_ROUND};
 use crate::busy_poll::BusyPoll;
+use crate::containment::{During, Panic, contained};
 use crate::core_config::port_config;
 use crate::driver::{Driver, Turn};
 use crate::error::WorkerError;
@@ -143,16 +145,51 @@ impl Worker {
                     .core
                     .prefetch_sockets(events.iter().filter_map(token));
                 for event in events {
-                    if self.handle_event(now, event)? {
+                    let handled = contained(|| self.handle_event(now, event));
+                    if self
+                        .unless_panicked(now, During::Event, handled)?
+                        .unwrap_or(Ok(false))?
+                    {
                         return Ok(());
                     }
                 }
             }
-            self.forwards.serve_splices(now, &mut self.driver);
-            self.serve_ports(now);
-            self.handle_timeouts();
-            self.pass_queries();
-            self.tell_delivered();
+            let done = contained(|| self.forwards.serve_splices(now, &mut self.driver));
+            self.unless_panicked(now, During::Deadlines, done)?;
+            self.serve_ports(now)?;
+            let done = contained(|| {
+                self.handle_timeouts();
+                self.pass_queries();
+                self.tell_delivered();
+            });
+            if self
+                .unless_panicked(now, During::Deadlines, done)?
+                .is_some()
+            {
+                self.driver.panics.passed();
+            }
+        }
+    }
+
+    /// What a contained call gave; `None` if it panicked, and what it concerned was ended.
+    #[inline]
+    fn unless_panicked<T>(
+        &mut self,
+        now: Instant,
+        during: During,
+        result: Result<T, Panic>,
+    ) -> Result<Option<T>, WorkerError> {
+        match result {
+            Ok(given) => Ok(Some(given)),
+            Err(panic) => self.recover(now, during, &panic).map(|()| None),
+        }
+    }
+
+    #[cold]
+    fn recover(&mut self, now: Instant, during: During, panic: &Panic) -> Result<(), WorkerError> {
+        match contained(|| self.driver.recover(now, during, panic)) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(WorkerError::Defect),
         }
     }
 
@@ -209,17 +246,19 @@ impl Worker {
     }
 
     /// Gives the ports that may be read from their turns, until the round is over.
-    fn serve_ports(&mut self, now: Instant) {
+    fn serve_ports(&mut self, now: Instant) -> Result<(), WorkerError> {
         for _ in 0..PORT_TURNS_A_ROUND {
             let Some((token, port)) = self.driver.ports.next_turn() else {
-                return;
+                break;
             };
-            match self.driver.read_batch(now, port) {
-                Turn::Drained => {}
-                Turn::More => self.driver.ports.enqueue(token),
-                Turn::Gone(error) => self.lose_port(now, port, &error),
+            let turn = contained(|| self.driver.read_batch(now, port));
+            match self.unless_panicked(now, During::Frames(port), turn)? {
+                Some(Turn::Drained) => {}
+                Some(Turn::More) | None => self.driver.ports.enqueue(token),
+                Some(Turn::Gone(error)) => self.lose_port(now, port, &error),
             }
         }
+        Ok(())
     }
 
     /// Handles what other workers have handed over, a batch of each.

@@ -41,6 +41,7 @@ use super::dns::PORT;
 use super::emit::Emitter;
 use super::queries::{ConnectionId, Queries};
 use super::{Endpoint, GatewayConfig, Packet};
+use crate::in_hand::with_in_hand;
 use crate::io::{Env, Io};
 use connection::Connection;
 use stack::{Device, packet, stack_instant};
@@ -97,6 +98,8 @@ pub(super) struct DnsTcp {
     next_id: u64,
     mtu: usize,
     pub(super) counters: DnsTcpCounters,
+    /// The connection that was in hand when a call panicked.
+    torn: Option<ConnectionId>,
 }
 
 impl DnsTcp {
@@ -131,6 +134,7 @@ impl DnsTcp {
             next_id: 0,
             mtu,
             counters: DnsTcpCounters::default(),
+            torn: None,
         }
     }
 
@@ -306,17 +310,19 @@ impl DnsTcp {
             outgoing: Vec::new(),
             mtu: self.mtu,
         };
-        self.iface
-            .poll_ingress_single(stack_now, &mut device, &mut c.sockets);
-        for _ in 0..MAX_ROUNDS {
-            c.serve(now, queries, &mut self.counters);
-            let before = device.outgoing.len();
+        with_in_hand(&mut self.torn, id, || {
             self.iface
-                .poll_egress(stack_now, &mut device, &mut c.sockets);
-            if device.outgoing.len() == before {
-                break;
+                .poll_ingress_single(stack_now, &mut device, &mut c.sockets);
+            for _ in 0..MAX_ROUNDS {
+                c.serve(now, queries, &mut self.counters);
+                let before = device.outgoing.len();
+                self.iface
+                    .poll_egress(stack_now, &mut device, &mut c.sockets);
+                if device.outgoing.len() == before {
+                    break;
+                }
             }
-        }
+        });
         // A socket that still listens got a SYN it did not like.
         let ended = matches!(c.state(), State::Closed | State::Listen | State::TimeWait);
         if !ended {
@@ -337,6 +343,14 @@ impl DnsTcp {
             self.remove(id);
         }
         send(&device.outgoing, &link, &ends, emitter, io);
+    }
+
+    /// A call has panicked: forgets the connection it was about. Its client learns of it when it next
+    /// speaks.
+    pub(super) fn recover(&mut self) {
+        if let Some(torn) = self.torn.take() {
+            self.remove(torn);
+        }
     }
 
     /// Has the stack answer a segment of no connection, which it does with a RST.

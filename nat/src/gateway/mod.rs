@@ -201,6 +201,11 @@ impl Gateway {
         self.dns_address_unreachable || !self.is_dns(ip)
     }
 
+    /// A call has panicked: ends the connection of DNS over TCP that it was about.
+    pub(crate) fn recover(&mut self) {
+        self.dns_tcp.recover();
+    }
+
     /// Forgets `port`, its leases and its queries.
     pub fn remove_port(&mut self, port: PortId) {
         self.endpoint.leases.remove_port(port);

@@ -1,11 +1,14 @@
 //! Containers that come and go, and what each has.
 
+use std::collections::BTreeSet;
+
 use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
 use super::Router;
 use crate::gateway::Lease;
 use crate::io::{Env, Io};
+use crate::stations::Stations;
 
 /// What one port has in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -52,6 +55,24 @@ impl Router {
         self.ping.remove_port(port, io);
         self.reassembly.remove_port(port);
         self.gateway.remove_port(port);
+    }
+
+    /// A call into this router has panicked. Ends the flow that the call was about and goes on with the
+    /// others; all that is derived from the flows is made anew. Whatever a port that is gone has left,
+    /// because its removal panicked, goes now. The cost goes with the size of the tables.
+    pub fn recover<E: Env>(
+        &mut self,
+        now: Instant,
+        stations: &impl Stations,
+        io: &mut Io<'_, E>,
+    ) {
+        self.tcp.recover(now, io);
+        self.gateway.recover();
+        let there: BTreeSet<PortId> = stations.ports().collect();
+        let used: Vec<PortId> = self.tcp.ports().collect();
+        for gone in used.into_iter().filter(|port| !there.contains(port)) {
+            self.remove_port(now, gone, io);
+        }
     }
 
     /// What `port` has in the tables.

@@ -54,20 +54,24 @@ macro_rules! with_flow {
             flows,
             unsent,
             counters,
+            torn,
             ..
         } = &mut *$self;
-        flows.entry_mut($handle).map(|(ends, $flow)| {
-            let mut cx = $crate::tcp::flow::Cx {
-                now: $now,
-                io: $io,
-                route: cnet_wire::tcp::Route::from(ends),
-                config,
-                unsent,
-                counters,
-            };
-            let $cx = &mut cx;
-            $body
-        })
+        let operation = || {
+            flows.entry_mut($handle).map(|(ends, $flow)| {
+                let mut cx = $crate::tcp::flow::Cx {
+                    now: $now,
+                    io: $io,
+                    route: cnet_wire::tcp::Route::from(ends),
+                    config,
+                    unsent,
+                    counters,
+                };
+                let $cx = &mut cx;
+                $body
+            })
+        };
+        $crate::in_hand::with_in_hand(torn, $handle, operation)
     }};
 }
 
@@ -82,6 +86,7 @@ mod open;
 mod orphan;
 mod quota;
 mod receive;
+mod recover;
 mod rto;
 mod rto_queue;
 mod session;

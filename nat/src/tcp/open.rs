@@ -19,6 +19,7 @@ use super::table::TcpSessions;
 use crate::flow::{Ends, Handle};
 use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
+use crate::in_hand::with_in_hand;
 use crate::io::{Env, Io};
 
 impl TcpSessions {
@@ -42,7 +43,8 @@ impl TcpSessions {
         };
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
         let to = SocketAddr::new(host, ends.remote().port());
-        let mut result = io.hosts.tcp_connect(token, to);
+        let torn = &mut self.torn;
+        let mut result = with_in_hand(torn, handle, || io.hosts.tcp_connect(token, to));
         let owner = Some(link.port);
         if result == Err(HostError::Exhausted)
             && (self.evict(now, owner, Some(handle), io) || self.end_orphan(now, io))
@@ -171,7 +173,8 @@ impl TcpSessions {
             return Err(DropReason::Quota);
         };
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
-        let adopted = io.hosts.tcp_adopt(token, socket).is_ok();
+        let adopt = || io.hosts.tcp_adopt(token, socket).is_ok();
+        let adopted = with_in_hand(&mut self.torn, handle, adopt);
         with_flow!(self, handle, now, io, |flow, cx| {
             if adopted {
                 flow.open_handshake(cx)

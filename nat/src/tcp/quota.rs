@@ -57,6 +57,16 @@ impl Quotas {
         }
     }
 
+    /// How the table is shared.
+    pub(super) fn share(&self) -> FairShare {
+        self.share
+    }
+
+    /// The ports that have flows, or had.
+    pub(super) fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.by_owner.keys().filter_map(|owner| *owner)
+    }
+
     /// Flows of `owner`.
     pub(super) fn flows(&self, owner: Owner) -> usize {
         self.by_owner.get(&owner).map_or(0, |h| h.flows)

@@ -43,6 +43,8 @@ pub struct TcpSessions {
     /// Flows whose container is gone, oldest first.
     pub(super) orphans: VecDeque<Handle>,
     pub(super) counters: TcpCounters,
+    /// The flow that was in hand when a call panicked.
+    pub(super) torn: Option<Handle>,
 }
 
 impl TcpSessions {
@@ -71,6 +73,7 @@ impl TcpSessions {
             backlog: VecDeque::new(),
             orphans: VecDeque::new(),
             counters: TcpCounters::default(),
+            torn: None,
         }
     }
 

@@ -48,6 +48,11 @@ impl UnsentBudget {
         self.used
     }
 
+    /// All unsent buffers together have so many bytes.
+    pub(super) fn recount(&mut self, used: usize) {
+        self.used = used;
+    }
+
     /// What a flow that holds `held` bytes may still take.
     pub(super) fn room(&self, held: usize) -> usize {
         (self.limit - self.used).saturating_sub(held) / 2
