@@ -25,7 +25,7 @@ use crate::datagram::{PingSessions, Quote, SocketOutcome, UdpSessions};
 use crate::flow::Handle;
 use crate::fragment::{Expired, Reassembly};
 use crate::gateway::{DnsQuery, Gateway, QueryId};
-use crate::host::{HostError, Readiness, Token, TokenKind};
+use crate::host::{HostError, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
@@ -87,6 +87,8 @@ pub struct Router {
     errors: RateLimit,
     /// Containers whose MAC address is asked for.
     solicited: Solicited,
+    /// The socket of a client that is being taken in: of use only if that panics.
+    accepted: Option<SocketId>,
 }
 
 impl Router {
@@ -117,6 +119,7 @@ impl Router {
             drops: DropCounters::default(),
             errors: RateLimit::new(ICMP_ERRORS_PER_SECOND, ICMP_ERROR_BURST),
             solicited: Solicited::default(),
+            accepted: None,
         }
     }
 

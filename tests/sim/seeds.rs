@@ -97,6 +97,7 @@ const BOUNDS: [(Excuse, u64); Excuse::ALL.len()] = [
     (Excuse::LostHandshake, 1),
     (Excuse::Ghost, 2),
     (Excuse::ContainerGone, 70),
+    (Excuse::Defect, 0),
 ];
 
 /// What is forgiven is rare; `others` are bounds in the place of [`BOUNDS`].

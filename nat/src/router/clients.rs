@@ -28,6 +28,20 @@ impl Router {
         stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) {
+        self.accepted = Some(socket);
+        self.take_client(now, container, peer, socket, stations, io);
+        self.accepted = None;
+    }
+
+    fn take_client<E: Env>(
+        &mut self,
+        now: Instant,
+        container: SocketAddr,
+        peer: SocketAddr,
+        socket: SocketId,
+        stations: &impl Stations,
+        io: &mut Io<'_, E>,
+    ) {
         let Some(remote) = forward::shown_as(&self.forwarded(peer, container)) else {
             io.hosts.tcp_reset(socket);
             return;

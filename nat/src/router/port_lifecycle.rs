@@ -7,6 +7,7 @@ use cnet_wire::time::Instant;
 
 use super::Router;
 use crate::gateway::Lease;
+use crate::host::HostSockets;
 use crate::io::{Env, Io};
 use crate::stations::Stations;
 
@@ -60,12 +61,12 @@ impl Router {
     /// A call into this router has panicked. Ends the flow that the call was about and goes on with the
     /// others; all that is derived from the flows is made anew. Whatever a port that is gone has left,
     /// because its removal panicked, goes now. The cost goes with the size of the tables.
-    pub fn recover<E: Env>(
-        &mut self,
-        now: Instant,
-        stations: &impl Stations,
-        io: &mut Io<'_, E>,
-    ) {
+    pub fn recover<E: Env>(&mut self, now: Instant, stations: &impl Stations, io: &mut Io<'_, E>) {
+        if let Some(socket) = self.accepted.take()
+            && !self.tcp.has_socket(socket)
+        {
+            io.hosts.tcp_reset(socket);
+        }
         self.tcp.recover(now, io);
         self.gateway.recover();
         let there: BTreeSet<PortId> = stations.ports().collect();

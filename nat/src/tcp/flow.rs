@@ -232,8 +232,10 @@ impl TcpFlow {
 
     /// Ends the host's side with a RST; the container knows already or needs no word.
     pub(super) fn reset_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
-        if let Some(socket) = self.socket.take() {
+        // Forgotten after the call, not before: if that panics, recovery has yet to free it.
+        if let Some(socket) = self.socket {
             cx.io.hosts.tcp_reset(socket);
+            self.socket = None;
         }
         self.finish(cx);
     }
@@ -248,9 +250,10 @@ impl TcpFlow {
     /// Closes a socket that has all the container sent, so that its kernel delivers it.
     pub(super) fn leave_to_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.host_shut
-            && let Some(socket) = self.socket.take()
+            && let Some(socket) = self.socket
         {
             cx.io.hosts.close(socket);
+            self.socket = None;
         }
     }
 
@@ -264,8 +267,9 @@ impl TcpFlow {
     /// Both streams ended and both ends know: close without noise.
     fn finish_if_done<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         if self.host_shut && self.container_done() {
-            if let Some(socket) = self.socket.take() {
+            if let Some(socket) = self.socket {
                 cx.io.hosts.close(socket);
+                self.socket = None;
             }
             self.finish(cx);
         }

@@ -259,13 +259,13 @@ impl TcpSessions {
         error: HostError,
         io: &mut Io<'_, E>,
     ) {
+        if let Some(socket) = self.flows.get(handle).and_then(|flow| flow.socket) {
+            with_in_hand(&mut self.torn, handle, || io.hosts.close(socket));
+        }
         let Some((ends, flow)) = self.take(handle) else {
             return;
         };
         self.counters.connect_failures += 1;
-        if let Some(socket) = flow.socket {
-            io.hosts.close(socket);
-        }
         let Some(link) = flow.link else { return };
         let syn = Seq(flow.rcv_nxt.0.wrapping_sub(1));
         let kind = match error {

@@ -18,6 +18,7 @@ use super::flow::{State, TcpFlow};
 use super::quota::Quotas;
 use super::table::TcpSessions;
 use crate::flow::{Handle, TimerWheel};
+use crate::host::SocketId;
 use crate::io::{Env, Io};
 
 impl TcpSessions {
@@ -78,6 +79,11 @@ impl TcpSessions {
             self.backlog.push_back(handle);
             self.settle(handle);
         }
+    }
+
+    /// Whether a flow has `socket`. Looks at every flow.
+    pub fn has_socket(&self, socket: SocketId) -> bool {
+        (self.flows.iter()).any(|(_, _, flow)| flow.socket == Some(socket))
     }
 
     /// The ports that flows are on, each at least once.
