@@ -4,6 +4,7 @@
 //! one unwind in the place of being made. The world has the core recover, as the worker does, and goes
 //! on. In the end everything holds that holds otherwise, but that each panic excuses one flow.
 
+use crate::fuzz;
 use crate::plan::Plan;
 use crate::seeds::{self, number};
 use crate::world::{Excuse, Summary, World};
@@ -32,5 +33,20 @@ fn a_panic_ends_its_flow_and_no_other() {
         assert!(total.defects >= count / 40, "{total:?}");
         assert!(excused <= total.defects, "{total:?}");
         assert!(total.done > 0, "{total:?}");
+    }
+}
+
+/// Of all protocols, with mutated frames, small limits and containers that come and go: afterwards all
+/// counts agree, and nothing is left.
+#[test]
+fn nothing_is_left_of_what_panicked() {
+    for seed in 0..20 {
+        for distance in DISTANCES {
+            let defects = fuzz::run_with_panics(seed, 20_000, distance);
+            assert!(
+                defects > 1,
+                "seed {seed}: {defects} panics at each {distance}th call"
+            );
+        }
     }
 }

@@ -11,10 +11,11 @@
 //! all in the end.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use cnet_core::Network;
-use cnet_nat::flow::Limits;
+use cnet_nat::flow::{FlowBudget, Limits};
 use cnet_nat::gateway::{Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::host::SocketId;
 use cnet_nat::io::Io;
@@ -26,7 +27,7 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{FrameSink, PortFull, PortId};
 
-use crate::record::{self, Keep, Recorded, Recorder};
+use crate::record::{self, Injected, Keep, Recorded, Recorder};
 use crate::seeds::number;
 use crate::world::{self, PORT};
 use cnet_testkit::addresses::{self, GATEWAY_MAC};
@@ -48,6 +49,8 @@ const LIMITS: Limits = Limits {
     udp_mappings: 50,
     ping_mappings: 20,
 };
+/// Descriptors for flows of all protocols: more than the limits.
+const BUDGET: usize = 10_000;
 const UNSENT_LIMIT: usize = 100_000;
 /// TCP flows of one port.
 const FLOWS_PER_PORT: usize = 60;
@@ -141,6 +144,12 @@ struct Bench {
     emitted: u64,
     refused: u64,
     recorder: RefCell<Recorder>,
+    /// What flows of all protocols take of the host's descriptors.
+    budget: FlowBudget,
+    /// Calls and frames of the core from one injected panic to the next.
+    panic_distance: Option<u64>,
+    /// Panics that were injected.
+    defects: u64,
 }
 
 impl Bench {
@@ -151,6 +160,9 @@ impl Bench {
         config.tcp.max_flows_per_port = FLOWS_PER_PORT;
         config.tcp.unsent_limit = UNSENT_LIMIT;
         config.datagram.limits = LIMITS;
+        let budget = FlowBudget::new(BUDGET);
+        config.tcp.budget = budget.clone();
+        config.datagram.budget = budget.clone();
         config.datagram.uso = rng.chance(500);
         let gateway = &mut config.gateway;
         gateway.v4 = gateway.v4.map(|v4| Ipv4Gateway {
@@ -191,6 +203,9 @@ impl Bench {
             emitted: 0,
             refused: 0,
             recorder: RefCell::new(recorder),
+            budget,
+            panic_distance: None,
+            defects: 0,
         }
     }
 
@@ -198,10 +213,26 @@ impl Bench {
         self.recorder.get_mut().event(|| what.into());
     }
 
-    fn with_core<R>(
+    /// Has the core do something. Where that panics, as it was injected, the core recovers, and the
+    /// default stands for the result.
+    fn with_core<R: Default>(
         &mut self,
         f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
+        self.recorder.get_mut().inject_panics(self.panic_distance);
+        let called = catch_unwind(AssertUnwindSafe(|| self.lend(f)));
+        self.recorder.get_mut().inject_panics(None);
+        called.unwrap_or_else(|panic| {
+            if !panic.is::<Injected>() {
+                resume_unwind(panic);
+            }
+            self.defects += 1;
+            self.lend(|network, now, io| network.recover(now, None, io));
+            R::default()
+        })
+    }
+
+    fn lend<R>(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R) -> R {
         let mut sink = Sink {
             rng: &mut self.rng,
             live: &mut self.live,
@@ -296,6 +327,7 @@ impl Bench {
             self.network.flows()
         );
         assert!(self.host.open_sockets() <= flows);
+        assert_eq!(self.budget.used(), self.network.flows());
         assert!(self.network.unsent() <= UNSENT_LIMIT);
     }
 
@@ -306,8 +338,13 @@ impl Bench {
             .pick(&[&[PORT][..], &[NEIGHBOUR], &[PORT, NEIGHBOUR]]);
         for &port in gone {
             self.event(&format!("port {} goes", port.0));
+            let defects = self.defects;
             let counters = self.with_core(|network, now, io| network.remove_port(now, port, io));
-            assert!(counters.is_some_and(|c| c.frames_in > 0), "{port:?}");
+            let panicked = self.defects > defects;
+            assert!(
+                panicked || counters.is_some_and(|c| c.frames_in > 0),
+                "{port:?}"
+            );
             assert_eq!(self.network.port_flows(port), PortFlows::default());
             let again = self.with_core(|network, now, io| network.remove_port(now, port, io));
             assert!(again.is_none());
@@ -449,6 +486,7 @@ impl Bench {
 
     /// Lets everything come to its end.
     fn wind_up(&mut self) {
+        self.panic_distance = None;
         let end = self.now + Duration::from_secs(4 * 3600);
         self.event("shut-down");
         self.with_core(|network, now, io| network.shut_down(now, io));
@@ -473,6 +511,7 @@ impl Bench {
             self.network.unsent(),
         );
         assert_eq!(left, (0, 0, 0), "flows, sockets and bytes left");
+        assert_eq!(self.budget.used(), 0);
     }
 }
 
@@ -495,6 +534,15 @@ fn echo_service(rng: &mut Rng) -> Service {
         send_buffer: 4_000,
         app: Box::new(move || App::trusting("anything".into(), plan.clone(), out.clone())),
     }
+}
+
+/// Has the core panic at each `distance`th of its calls; returns how often it did.
+pub fn run_with_panics(seed: u64, frames: u64, distance: u64) -> u64 {
+    let mut bench = Bench::new(seed, Recorder::new(Keep::Nothing));
+    bench.panic_distance = Some(distance);
+    (0..frames).for_each(|n| bench.turn(n));
+    bench.wind_up();
+    bench.defects
 }
 
 /// Gives `frames` frames of one seed to a network.

@@ -24,6 +24,7 @@ use cnet_wire::time::{Duration, Instant};
 
 use crate::flow::{FlowBudget, FlowTable, Handle, TimerWheel};
 use crate::host::{DatagramKind, HostError, HostSockets, SocketId, Token, TokenKind};
+use crate::in_hand::with_in_hand;
 use cnet_wire::headers::Link;
 
 use super::errors::Inside;
@@ -37,6 +38,9 @@ const DNS_PORT: u16 = 53;
 /// Packets after which a mapping counts as one of several exchanges though they all went one way, as a
 /// stream does.
 const STREAM_PACKETS: u8 = 16;
+
+/// Of a mapping whose socket is not open yet.
+const NO_SOCKET: SocketId = SocketId(u32::MAX);
 
 /// Whose mapping it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -123,6 +127,10 @@ pub(super) struct Mappings {
     timers: TimerWheel,
     /// Mappings of each switch port that has any.
     held: BTreeMap<PortId, Held>,
+    /// The mapping whose socket is acted on, or is being opened.
+    in_hand: Option<Handle>,
+    /// The one whose socket was being closed when that panicked.
+    torn: Option<Handle>,
 }
 
 /// The mappings of one switch port.
@@ -151,6 +159,8 @@ impl Mappings {
             table: FlowTable::new(Token::MAX_INDEX as usize, seed),
             timers: TimerWheel::new(now),
             held: BTreeMap::new(),
+            in_hand: None,
+            torn: None,
         }
     }
 
@@ -196,7 +206,7 @@ impl Mappings {
                 alias: None,
             },
             // The token needs the slot, so the socket comes second.
-            socket: SocketId(u32::MAX),
+            socket: NO_SOCKET,
             largest_segment: usize::MAX,
             last_used: now,
             packets: 0,
@@ -208,7 +218,10 @@ impl Mappings {
             .table
             .insert(key, mapping)
             .map_err(|_| NoMapping::Quota)?;
-        match self.open_socket(now, handle, &key, hosts) {
+        self.in_hand = Some(handle);
+        let opened = self.open_socket(now, handle, &key, hosts);
+        self.in_hand = None;
+        match opened {
             Ok(socket) => {
                 if let Some(mapping) = self.table.get_mut(handle) {
                     mapping.socket = socket;
@@ -346,6 +359,45 @@ impl Mappings {
         }
     }
 
+    /// A call has panicked. Ends the mapping it was about, if it was about one, and makes anew what is
+    /// derived from the mappings.
+    pub(super) fn recover(&mut self, now: Instant, hosts: &mut impl HostSockets) {
+        let counted: usize = self.held.values().map(|held| held.count).sum();
+        (0..counted).for_each(|_| self.budget.give_back());
+        self.held.clear();
+        self.timers = TimerWheel::new(now);
+        for torn in [self.torn.take(), self.in_hand.take()]
+            .into_iter()
+            .flatten()
+        {
+            if let Some((_, mapping)) = self.table.remove(torn)
+                && mapping.socket != NO_SOCKET
+            {
+                hosts.close(mapping.socket);
+            }
+        }
+        let left = self.table.iter().map(|(handle, key, _)| (handle, key.port));
+        let left: Vec<(Handle, PortId)> = left.collect();
+        for (handle, port) in left {
+            self.enter(now, port, handle);
+        }
+    }
+
+    /// The socket of this mapping has an event, until [`Mappings::put_down`].
+    pub(super) fn take_in_hand(&mut self, handle: Handle) {
+        self.in_hand = Some(handle);
+    }
+
+    /// The event was acted on.
+    pub(super) fn put_down(&mut self) {
+        self.in_hand = None;
+    }
+
+    /// The switch ports that have mappings.
+    pub(super) fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.held.keys().copied()
+    }
+
     /// Ends all mappings of `port`.
     pub(super) fn remove_port(&mut self, port: PortId, hosts: &mut impl HostSockets) {
         let of_port = self.table.iter().filter(|(_, key, _)| key.port == port);
@@ -356,12 +408,15 @@ impl Mappings {
     }
 
     fn remove(&mut self, handle: Handle, hosts: &mut impl HostSockets) {
-        let Some((key, mapping)) = self.table.remove(handle) else {
+        if let Some(mapping) = self.table.get(handle) {
+            // While it is in the table: recovery closes what a panic has left open.
+            with_in_hand(&mut self.torn, handle, || hosts.close(mapping.socket));
+        }
+        let Some((key, _)) = self.table.remove(handle) else {
             return;
         };
         self.timers.cancel(handle.index);
         self.budget.give_back();
-        hosts.close(mapping.socket);
         if let Some(held) = self.held.get_mut(&key.port) {
             held.count -= 1;
             if held.count == 0 {

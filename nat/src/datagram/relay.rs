@@ -286,6 +286,7 @@ impl Relay {
             return left;
         };
         let (socket, inside) = (mapping.socket, mapping.inside);
+        self.mappings.take_in_hand(handle);
         if readiness.error {
             left.error = self.errors.drain(now, io, socket, Some(&inside)).more;
         }
@@ -295,6 +296,7 @@ impl Relay {
                 deliver(relay, io, &inside, r)
             });
         }
+        self.mappings.put_down();
         left
     }
 

@@ -44,6 +44,9 @@ pub trait Protocol {
     /// Acts on that deadline.
     fn handle_timeout(&mut self, _now: Instant) {}
 
+    /// A call has panicked: forgets what it may have half done.
+    fn recover(&mut self) {}
+
     /// Forgets what it has of a port that is gone, beside its mappings.
     fn remove_port(&mut self, _port: PortId) {}
 }
@@ -115,6 +118,18 @@ impl<P: Protocol> DatagramSessions<P> {
     pub fn remove_port<E: Env>(&mut self, port: PortId, io: &mut Io<'_, E>) {
         self.protocol.remove_port(port);
         self.relay.remove_port(port, io.hosts);
+    }
+
+    /// A call has panicked. Ends the mapping whose socket's event it was, if it was one's; a packet that
+    /// was on its way out is lost, and those that were staged with it.
+    pub fn recover<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        self.protocol.recover();
+        self.relay.mappings.recover(now, io.hosts);
+    }
+
+    /// The ports that have mappings.
+    pub fn ports(&self) -> impl Iterator<Item = PortId> {
+        self.relay.mappings.ports()
     }
 
     /// Ends a mapping of `port`, idle for `least`, in whose place the port may have a flow of another

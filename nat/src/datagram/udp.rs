@@ -139,6 +139,11 @@ impl Protocol for Udp {
         self.forwards.handle_timeout(now);
     }
 
+    fn recover(&mut self) {
+        self.run = None;
+        self.staging.clear();
+    }
+
     fn remove_port(&mut self, port: PortId) {
         if self.run.is_some_and(|run| run.link.port == port) {
             self.run = None;

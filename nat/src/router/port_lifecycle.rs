@@ -68,9 +68,12 @@ impl Router {
             io.hosts.tcp_reset(socket);
         }
         self.tcp.recover(now, io);
+        self.udp.recover(now, io);
+        self.ping.recover(now, io);
         self.gateway.recover();
         let there: BTreeSet<PortId> = stations.ports().collect();
-        let used: Vec<PortId> = self.tcp.ports().collect();
+        let used = self.tcp.ports().chain(self.udp.ports());
+        let used: BTreeSet<PortId> = used.chain(self.ping.ports()).collect();
         for gone in used.into_iter().filter(|port| !there.contains(port)) {
             self.remove_port(now, gone, io);
         }

@@ -57,9 +57,9 @@ impl Quotas {
         }
     }
 
-    /// How the table is shared.
-    pub(super) fn share(&self) -> FairShare {
-        self.share
+    /// The same without flows.
+    pub(super) fn emptied(&self) -> Quotas {
+        Quotas::new(self.share, self.budget.clone())
     }
 
     /// The ports that have flows, or had.

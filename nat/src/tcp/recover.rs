@@ -15,7 +15,6 @@ use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
 use super::flow::{State, TcpFlow};
-use super::quota::Quotas;
 use super::table::TcpSessions;
 use crate::flow::{Handle, TimerWheel};
 use crate::host::SocketId;
@@ -32,16 +31,14 @@ impl TcpSessions {
         let unfinished: Vec<Handle> = flows.map(|(handle, ..)| handle).collect();
         for handle in self.torn.take().into_iter().chain(unfinished) {
             with_flow!(self, handle, now, io, |flow, cx| flow.abort(cx));
-            self.flows.remove(handle);
+            self.take(handle);
         }
-        self.count_anew();
         self.set_timers_anew(now);
     }
 
     /// Quotas, the budget of unsent bytes, and the lists of flows.
     fn count_anew(&mut self) {
-        let share = self.quotas.share();
-        self.quotas = Quotas::new(share);
+        self.quotas = self.quotas.emptied();
         let mut unsent = 0;
         for (handle, _, flow) in self.flows.iter() {
             let owner = flow.link.map(|link| link.port);
