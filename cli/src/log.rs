@@ -1,6 +1,7 @@
 //! The log, on standard error, which may be closed, and errors in one line.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use cnet::log::Bounded;
 use tracing::Level;
@@ -10,6 +11,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// The variable that says more exactly what is logged, as `RUST_LOG` does elsewhere.
 const VARIABLE: &str = "CNET_LOG";
+
+/// Panics that are logged with the place in the program that they come from.
+const PANICS_LOGGED: u32 = 10;
 
 /// Logs what is at least as urgent as `level`, or what the environment variable `CNET_LOG` asks
 /// for, to standard error. Call it once.
@@ -42,6 +46,13 @@ fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 
         .finish();
     // Only a second call fails, and then the first one stands.
     let _ = tracing::subscriber::set_global_default(subscriber);
+    let logged = AtomicU32::new(0);
+    std::panic::set_hook(Box::new(move |panic| {
+        // Workers contain panics, and a container that has found one can repeat it.
+        if logged.fetch_add(1, Ordering::Relaxed) < PANICS_LOGGED {
+            tracing::error!("{panic}");
+        }
+    }));
 }
 
 /// An error with its causes, in one line.

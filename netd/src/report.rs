@@ -69,7 +69,10 @@ pub(crate) fn statistics<'a>(
     report.tcp = counters(statistics.tcp.iter());
     report.gateway = counters(statistics.gateway.iter());
     report.forwards = counters(statistics.forwards.iter());
-    report.workers = counters([("handed_over", statistics.handed_over)]);
+    report.workers = counters([
+        ("handed_over", statistics.handed_over),
+        ("defects", statistics.defects),
+    ]);
     report.dns = counters(dns);
     report.ping_unavailable = statistics
         .ping_unavailable

@@ -387,7 +387,8 @@ pub struct StatisticsReport {
     /// that spliced connections carried.
     #[serde(default)]
     pub forwards: Counters,
-    /// What workers told each other so far: frames `handed_over` to the primary one.
+    /// What workers told each other so far, frames `handed_over` to the primary one, and `defects` of
+    /// the program that they met and contained.
     #[serde(default)]
     pub workers: Counters,
     /// DNS queries so far, by what came of them.
