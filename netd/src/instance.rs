@@ -16,7 +16,9 @@
 //!   is reset and every published port is closed.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use cnet::definition::DnsServer;
 use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
     Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PeerFilter, PortDevice, PortEnd,
@@ -26,7 +28,7 @@ use cnet_tap::SocketHelper;
 use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};
 use ipnet::IpNet;
 
-use crate::dns::{self, LocalNames, Nameserver, Outcome, Servers, Service, Sources};
+use crate::dns::{self, Clients, HostConf, LocalNames, Outcome, Service, Sources};
 use crate::forward::{self, ContainerAddresses, OpenError};
 use crate::host_addresses::HostAddressWatch;
 use crate::outside::{Host, HostFiles};
@@ -46,24 +48,16 @@ pub enum InstanceError {
     Sandbox(#[from] SandboxError),
 }
 
-/// Which servers are asked for the names that the network does not have.
-#[derive(Debug)]
-enum Upstreams {
-    /// Those of the host's `resolv.conf`, whatever it says at the time of a query.
-    OfHost,
-    /// These.
-    Fixed(Vec<Nameserver>),
-    /// None: such names do not exist.
-    None,
-}
-
 /// A network that is about to run.
 #[derive(Debug)]
 #[must_use]
 pub struct InstanceBuilder {
     config: NetworkConfig,
     names: Option<LocalNames>,
-    upstreams: Upstreams,
+    clients: Option<Arc<dyn Clients>>,
+    /// `None` for a network without a way out.
+    servers: Option<Vec<DnsServer>>,
+    stale: Duration,
     sandbox: Option<Policy>,
     host: Host,
 }
@@ -86,19 +80,29 @@ impl InstanceBuilder {
         self
     }
 
-    /// Has DNS ask `servers` for all other names; with none, those of the host's `resolv.conf`,
-    /// which is the default.
-    pub fn dns_servers(mut self, servers: Vec<Nameserver>) -> InstanceBuilder {
-        self.upstreams = match servers.is_empty() {
-            true => Upstreams::OfHost,
-            false => Upstreams::Fixed(servers),
-        };
+    /// Tells DNS of its clients.
+    pub fn dns_clients(mut self, clients: Arc<dyn Clients>) -> InstanceBuilder {
+        self.clients = Some(clients);
+        self
+    }
+
+    /// Has DNS ask `servers` for all other names; where none is for a name, those of the host's
+    /// `resolv.conf`, which is the default.
+    pub fn dns_servers(mut self, servers: Vec<DnsServer>) -> InstanceBuilder {
+        self.servers = Some(servers);
         self
     }
 
     /// Has DNS ask no server: for networks without a way out.
     pub fn without_dns_upstreams(mut self) -> InstanceBuilder {
-        self.upstreams = Upstreams::None;
+        self.servers = None;
+        self
+    }
+
+    /// Has answers of DNS servers serve for so long beyond their time where no server answers
+    /// (RFC 8767); zero, the default, for never.
+    pub fn dns_stale(mut self, stale: Duration) -> InstanceBuilder {
+        self.stale = stale;
         self
     }
 
@@ -120,18 +124,18 @@ impl InstanceBuilder {
             )
         };
         let names = self.names.unwrap_or_else(gateways);
-        let sources = Sources {
-            ipv4: config.outbound_v4,
-            ipv6: config.outbound_v6,
-        };
         let host = self.host;
-        let service = match self.upstreams {
-            Upstreams::OfHost => {
-                Service::new(names, Servers::read_by(move || host.resolv_conf()), sources)
-            }
-            Upstreams::Fixed(servers) => Service::new(names, Servers::fixed(servers), sources),
-            Upstreams::None => Service::internal(names),
-        };
+        let service = Service::new(dns::Config {
+            names,
+            servers: self.servers,
+            host: HostConf::read_by(move || host.resolv_conf()),
+            sources: Sources {
+                ipv4: config.outbound_v4,
+                ipv6: config.outbound_v6,
+            },
+            stale: self.stale,
+            clients: self.clients,
+        });
         let host_addresses = match &self.sandbox {
             Some(policy) => {
                 let watch = HostAddressWatch::open();
@@ -189,7 +193,9 @@ impl Instance {
         InstanceBuilder {
             config,
             names: None,
-            upstreams: Upstreams::OfHost,
+            clients: None,
+            servers: Some(Vec::new()),
+            stale: Duration::ZERO,
             sandbox: None,
             host: Host::here(HostFiles::default()),
         }

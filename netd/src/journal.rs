@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use cnet::Filter;
 use cnet::control::PublishedPort;
-use cnet::definition::file;
+use cnet::definition::{DnsServer, file};
 use cnet::vm::VmAddress;
 use cnet_wire::MacAddr;
 
@@ -50,6 +50,9 @@ pub struct Record {
     pub ipv4: Option<Ipv4Addr>,
     /// Its address.
     pub ipv6: Option<Ipv6Addr>,
+    /// The DNS servers that are asked for it, if not the network's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<DnsServer>,
     /// Open ports of the host.
     #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
@@ -307,6 +310,7 @@ mod tests {
             mac: MacAddr([2, 0x42, 10, 88, 0, 2]),
             ipv4: Some([10, 88, 0, 2].into()),
             ipv6: None,
+            dns: vec!["corp.example=192.0.2.1".parse().unwrap()],
             ports: vec![PublishedPort::new(
                 cnet_wire::Protocol::Tcp,
                 "0.0.0.0:8080".parse().unwrap(),

@@ -49,7 +49,6 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::dns::Nameserver;
 use crate::dns::member_names::MemberNames;
 use crate::dns::other_networks::OtherNetworks;
 use crate::instance::{Instance, InstanceError, peer_filter};
@@ -274,13 +273,12 @@ async fn start_network(
     let names = MemberNames::new(&definition);
     let others = OtherNetworks::new(Store::open(directories.clone()), &definition.name);
     let config = config(&definition);
-    let instance = Instance::builder(config.clone()).names(names.local(&definition, others));
+    let instance = Instance::builder(config.clone())
+        .names(names.local(&definition))
+        .dns_clients(names.clients(others));
     let instance = match definition.internal {
         true => instance.without_dns_upstreams(),
-        false => {
-            let servers = definition.dns.iter().copied().map(Nameserver::from);
-            instance.dns_servers(servers.collect())
-        }
+        false => instance.dns_servers(definition.dns.clone()),
     };
     let members = Members::new(members::Parts {
         journal: directories.state_file(&definition.name),

@@ -27,6 +27,7 @@ use cnet_wire::{MacAddr, Protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::definition::DnsServer;
 use crate::filter::Filter;
 use crate::publish::PublishSpec;
 use crate::vm::VmAddress;
@@ -118,6 +119,8 @@ pub struct Attach {
     pub ipv4: Option<Ipv4Addr>,
     /// The IPv6 address that it asks for; by default the network chooses.
     pub ipv6: Option<Ipv6Addr>,
+    /// The DNS servers that are asked for it, in JSON as `--dns` has them; by default the network's.
+    pub dns: Vec<DnsServer>,
     /// The hardware address that it asks for, in JSON as `02:00:00:00:00:01`; by default the
     /// network chooses.
     #[serde(with = "text::option")]
@@ -183,6 +186,13 @@ impl Attach {
     #[must_use]
     pub fn filter(mut self, filter: Filter) -> Attach {
         self.filter = filter;
+        self
+    }
+
+    /// Has this DNS server asked for it.
+    #[must_use]
+    pub fn dns(mut self, server: DnsServer) -> Attach {
+        self.dns.push(server);
         self
     }
 

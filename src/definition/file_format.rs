@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::dns_server::DnsServer;
 use super::id::is_id;
 use super::name::{NameError, check_network_name, is_domain};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
@@ -52,7 +53,7 @@ pub struct Definition {
     pub mtu: u16,
     /// The DNS servers to ask, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub dns: Vec<IpAddr>,
+    pub dns: Vec<DnsServer>,
     /// The domains that containers search, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_search: Vec<String>,
@@ -92,7 +93,7 @@ pub struct Request {
     /// See [`Definition::mtu`].
     pub mtu: u16,
     /// See [`Definition::dns`].
-    pub dns: Vec<IpAddr>,
+    pub dns: Vec<DnsServer>,
     /// See [`Definition::dns_search`].
     pub dns_search: Vec<String>,
     /// See [`Definition::filter`].
@@ -149,7 +150,9 @@ pub enum DefinitionError {
         min = MTU_RANGE.start(), max = MTU_RANGE.end())]
     Mtu(u16),
     /// Where DNS goes.
-    #[error("{0} is no address of a DNS server")]
+    #[error(
+        "the DNS server {0} is the network's own gateway, which would ask itself: leave it out, and containers ask the gateway all the same"
+    )]
     Dns(IpAddr),
     /// A domain to search.
     #[error("`{0}` is no domain")]
@@ -201,14 +204,24 @@ impl Definition {
         if too_small || !MTU_RANGE.contains(&self.mtu.into()) {
             return Err(DefinitionError::Mtu(self.mtu));
         }
-        let no_server = |a: &&IpAddr| a.is_unspecified() || a.is_multicast();
-        if let Some(address) = self.dns.iter().find(no_server) {
-            return Err(DefinitionError::Dns(*address));
+        if let Some(address) = self.own_dns_server(&self.dns) {
+            return Err(DefinitionError::Dns(address));
         }
         match self.dns_search.iter().find(|domain| !is_domain(domain)) {
             Some(domain) => Err(DefinitionError::Search(domain.clone())),
             None => Ok(()),
         }
+    }
+
+    /// The one of `servers` that is the network's own gateway: it would ask itself.
+    pub fn own_dns_server(&self, servers: &[DnsServer]) -> Option<IpAddr> {
+        let (v4, v6) = self.gateways();
+        let is_gateway = |a: &IpAddr| match a {
+            IpAddr::V4(a) => v4 == Some(*a),
+            IpAddr::V6(a) => v6 == Some(*a),
+        };
+        let mut servers = servers.iter().map(|server| server.address.ip());
+        servers.find(is_gateway)
     }
 
     /// Its subnets.
@@ -413,7 +426,7 @@ mod tests {
         assert!(error(&|d| d.driver = "macvlan".into()).contains("no driver `macvlan`"));
         assert!(error(&|d| d.mtu = 1279).contains("at least 1280"));
         assert!(error(&|d| d.id = "abc".into()).contains("64 hexadecimal"));
-        assert!(error(&|d| d.dns = vec!["0.0.0.0".parse().unwrap()]).contains("0.0.0.0"));
+        assert!(error(&|d| d.dns = vec!["172.27.0.1".parse().unwrap()]).contains("own gateway"));
         for domain in ["", ".", "a b", "a..b", "x\ny", &"a".repeat(64)] {
             let told = error(&|d| d.dns_search = vec![domain.to_owned()]);
             assert!(told.contains("is no domain"), "{told}");

@@ -16,6 +16,7 @@
 //! - A definition that was read has been checked as thoroughly as one that was asked for.
 
 mod directories;
+mod dns_server;
 pub mod file;
 mod file_format;
 mod id;
@@ -26,6 +27,7 @@ pub mod runtime;
 mod store;
 
 pub use directories::{Directories, DirectoriesError};
+pub use dns_server::{DnsServer, DnsServerError};
 pub use file_format::{BRIDGE, Definition, DefinitionError, Request};
 pub use id::{SHORT_ID, is_id, random_id};
 pub use name::{

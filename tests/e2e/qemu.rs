@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use cnet::vm::VmAddress;
 use cnet_dataplane::{Control, DnsQuery, PortDevice, PortPlan};
-use cnet_netd::dns::{Host, LocalNames, Names, Service, Zone};
+use cnet_netd::dns::{self, Host, LocalNames, Names, Service, Zone};
 use cnet_netd::vm_endpoint::Endpoint;
 use cnet_wire::{DropReason, MacAddr};
 use rustix::process::{Signal, kill_process};
@@ -94,7 +94,10 @@ fn serve(
         };
         names.join(name, host);
     }
-    let dns = Service::internal(LocalNames::default().with_containers(names));
+    let dns = Service::new(dns::Config {
+        names: LocalNames::default().with_containers(names),
+        ..dns::Config::default()
+    });
     let plan = PortPlan {
         mac: Some(MAC),
         ipv4: Some(V4),

@@ -10,7 +10,7 @@ use crate::filter::FilterOptions;
 use crate::program::all_of;
 use cnet::PublishSpec;
 use cnet::control::Attach;
-use cnet::definition::DEFAULT_NETWORK;
+use cnet::definition::{DEFAULT_NETWORK, DnsServer};
 use cnet::network::{Network, Target};
 use cnet::vm::VmAddress;
 
@@ -52,6 +52,11 @@ pub(crate) struct AttachOptions {
 
     #[command(flatten)]
     filter: FilterOptions,
+
+    /// Have this DNS server asked for the container instead of the network's, or, with a domain, for
+    /// the names in that domain alone; may be given several times.
+    #[arg(long, value_name = "[DOMAIN=]ADDRESS")]
+    dns: Vec<DnsServer>,
 
     /// Print the answer as JSON.
     #[arg(long)]
@@ -103,6 +108,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.interface = options.ifname;
     attach.publish = options.publish;
     attach.filter = options.filter.filter();
+    attach.dns = options.dns;
     let joined = network.attach(target, attach).await?;
     if options.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;

@@ -9,7 +9,7 @@ use super::network_mode::NetworkMode;
 use crate::filter::FilterOptions;
 use crate::sandbox::SandboxOptions;
 use cnet::PublishSpec;
-use cnet::definition::{MTU_RANGE, check_host_name, check_name, is_domain};
+use cnet::definition::{DnsServer, MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
 
@@ -85,10 +85,6 @@ pub struct RunOptions {
     #[command(flatten)]
     pub(crate) filter: FilterOptions,
 
-    /// Ask this DNS server instead of the host's; may be given several times.
-    #[arg(long, conflicts_with = "network", value_name = "ADDRESS")]
-    pub dns: Vec<IpAddr>,
-
     /// Names of the command's own.
     #[command(flatten)]
     pub names: NameOptions,
@@ -135,6 +131,11 @@ pub struct RunOptions {
 /// The options about names that the command sees in files of its own.
 #[derive(Args, Clone, Debug, Default)]
 pub struct NameOptions {
+    /// Ask this DNS server instead of the host's or the network's, or, with a domain, for the names
+    /// in that domain alone; may be given several times.
+    #[arg(long, value_name = "[DOMAIN=]ADDRESS")]
+    pub dns: Vec<DnsServer>,
+
     /// Search this domain instead of those of the host; may be given several times, and `.` for
     /// none.
     #[arg(long, value_name = "DOMAIN", value_parser = parse_search)]
@@ -159,7 +160,8 @@ pub struct NameOptions {
 impl NameOptions {
     /// Whether any is given.
     pub fn any(&self) -> bool {
-        let lists = !self.dns_search.is_empty() || !self.dns_option.is_empty();
+        let servers = !self.dns.is_empty();
+        let lists = servers || !self.dns_search.is_empty() || !self.dns_option.is_empty();
         lists || !self.add_host.is_empty() || self.hostname.is_some()
     }
 }
@@ -251,7 +253,7 @@ mod tests {
             (options.mtu, options.no_ipv6, options.verbose),
             (Some(1500), true, 2)
         );
-        assert_eq!(options.dns, [IpAddr::from([192, 0, 2, 1])]);
+        assert_eq!(options.names.dns, [IpAddr::from([192, 0, 2, 1]).into()]);
         let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
         assert_eq!(options.command.len(), 4);
         let options = parse("--network lan --name web --alias www --ip 10.89.0.7 true").unwrap();

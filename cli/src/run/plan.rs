@@ -23,7 +23,8 @@ use cnet_wire::prefixes::{Ipv6Plan, Subnet};
 use crate::program::event_loop;
 use crate::registry::{Entered, Registry, Running};
 use cnet::definition::{
-    Directories, HostRoutes, SHORT_ID, Store, check_name, default_mtu, free_ula, random_id,
+    Directories, DnsServer, HostRoutes, SHORT_ID, Store, check_name, default_mtu, free_ula,
+    random_id,
 };
 
 /// The namespaces of the command, as its child makes or enters them.
@@ -140,7 +141,7 @@ pub(super) fn make(
     }
     if !on_network && options.names.any() {
         bail!(
-            "--dns-search, --dns-option, --add-host and --hostname are for a command that has a network to itself or joins one by name, which `--network {mode}` does not"
+            "--dns, --dns-search, --dns-option, --add-host and --hostname are for a command that has a network to itself or joins one by name, which `--network {mode}` does not"
         );
     }
     let without_network = |spaces, own_files| Plan {
@@ -178,6 +179,7 @@ fn on_network_of(
     attach.ipv6 = options.ip6;
     attach.publish.clone_from(&options.publish);
     attach.filter = options.filter.filter();
+    attach.dns.clone_from(&options.names.dns);
     Ok(Plan {
         spaces: Spaces::Empty,
         own_files: Some(own_files),
@@ -208,13 +210,42 @@ fn own_files(
     let added = added.context("`host-gateway` needs a network with a gateway")?;
     let hostname = names.hostname.as_deref();
     let hostname_at = hostname.map(|name| (name, address.unwrap_or(OWN_ADDRESS)));
+    check_servers(&names.dns, config)?;
+    let fixed = ResolvConf {
+        nameservers: names
+            .dns
+            .iter()
+            .filter(|server| server.domain.is_none())
+            .map(|server| server.address.into())
+            .collect(),
+        ..ResolvConf::default()
+    };
+    let asked = match fixed.nameservers.is_empty() {
+        true => host_conf,
+        false => &fixed,
+    };
     // A host without the file has no names in it.
     let host_hosts = fs::read_to_string(own_files::HOSTS).unwrap_or_default();
     Ok(OwnFiles {
-        resolv_conf: own_files::resolv_conf((host_conf, host_conf), search, config, names),
+        resolv_conf: own_files::resolv_conf((host_conf, asked), search, config, names),
         hosts: own_files::hosts(&host_hosts, hostname_at, &added),
         hostname: names.hostname.clone(),
     })
+}
+
+/// Checks that none of the DNS servers is the network's own service, which would ask itself.
+fn check_servers(servers: &[DnsServer], config: &NetworkConfig) -> anyhow::Result<()> {
+    let ipv4 = config.ipv4.iter();
+    let ipv4 = ipv4.flat_map(|plan| [Some(plan.gateway), plan.dns].map(|a| a.map(IpAddr::V4)));
+    let ipv6 = config.ipv6.iter();
+    let ipv6 = ipv6.flat_map(|plan| [Some(plan.gateway), plan.dns].map(|a| a.map(IpAddr::V6)));
+    let own: Vec<IpAddr> = ipv4.chain(ipv6).flatten().collect();
+    match servers.iter().find(|s| own.contains(&s.address.ip())) {
+        Some(server) => bail!(
+            "--dns {server} is the command's own gateway, which would ask itself: leave it out, and the command asks the gateway all the same"
+        ),
+        None => Ok(()),
+    }
 }
 
 /// The network, and the command's port on it.

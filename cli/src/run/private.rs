@@ -21,7 +21,6 @@ use anyhow::{Context, anyhow, bail};
 use cnet::PublishSpec;
 use cnet_dataplane::{NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
 use cnet_netd::Instance;
-use cnet_netd::dns::Nameserver;
 use cnet_netd::forward::ContainerAddresses;
 use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::async_fd::AsyncOwnedFd;
@@ -190,9 +189,8 @@ async fn bring(
         ipv4: parts.port.ipv4,
         ipv6: parts.port.ipv6,
     };
-    let servers = options.dns.iter().copied().map(Nameserver::from);
     let instance = Instance::builder(parts.config)
-        .dns_servers(servers.collect())
+        .dns_servers(options.names.dns.clone())
         .sandbox(policy, host)
         .start()?;
     let device = PortDevice::Tap(parts.tap);

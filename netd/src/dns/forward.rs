@@ -2,12 +2,14 @@
 //!
 //! # Theory of operation
 //!
-//! The servers are asked in the order of `resolv.conf`, round after round. Each has [`HEAD_START`]
-//! before the next one is asked as well, and loses what is left of it when its host refuses the
-//! query or it says that it failed. No server that was asked is forgotten: a slow server's answer
-//! still counts while others are being asked. The first real answer wins, NXDOMAIN included.
-//! Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the latest
-//! after [`DEADLINE`].
+//! The servers are asked in the order of `resolv.conf`, round after round, each round a `timeout`
+//! after the one before, as often as `attempts` says. Within a round each server has a head start
+//! ([`Patience::head_start`]) before the next one is asked as well, and loses what is left of it when
+//! its host refuses the query or it says that it failed. Such a server is not asked again, and when
+//! all of them are such, the query is over at once. No server that was asked is forgotten: a slow
+//! server's answer still counts while others are being asked. The first real answer wins, NXDOMAIN
+//! included. Failing that, a server's own failure is passed on; failing that, it is SERVFAIL, at the
+//! latest after [`Patience::deadline`].
 //!
 //! A server that let its head start pass in silence is asked after the others for [`PASSED_OVER`],
 //! so that not every query waits a second for it. Then one query tries it again: if it still is
@@ -17,31 +19,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hickory_proto::op::ResponseCode;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::message::{self, Question, Verdict};
-use super::resolv_conf::{MAX_SERVERS, Nameserver, ResolvConf, Servers};
-use super::upstream::{self, Asked, Sources};
-use super::{Outcome, Transport};
-
-/// How long a server is waited for before the next one is asked as well.
-pub const HEAD_START: Duration = Duration::from_secs(1);
+use super::Transport;
+use super::message::Verdict;
+use super::resolv_conf::{MAX_SERVERS, Nameserver, Patience, ResolvConf, Servers};
+use super::upstream::{Asked, Upstream};
 
 /// How long a server that was silent is asked only after the others. Long against the second that
 /// one query in it loses, short against the time that a person waits for a server that came back.
 pub const PASSED_OVER: Duration = Duration::from_secs(30);
 
-/// How long a query may take in all. Resolvers in the container wait five seconds for us
-/// (`RES_TIMEOUT`), so an answer has to leave before that.
-pub const DEADLINE: Duration = Duration::from_millis(4500);
-
 /// Forwards queries to the servers in force.
 #[derive(Debug)]
 pub struct Forwarder {
     servers: Servers,
-    sources: Sources,
+    upstream: Arc<Upstream>,
     turn: AtomicUsize,
     silent: Mutex<Vec<Silent>>,
 }
@@ -53,52 +47,115 @@ struct Silent {
     until: Instant,
 }
 
+/// What came of a query.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Resolved {
+    /// A server's answer.
+    Answer(Vec<u8>),
+    /// A server that could not or would not answer, with what it said, or no server at all.
+    Failure(Option<Vec<u8>>),
+}
+
+/// One query while its servers are asked.
+struct Race {
+    patience: Patience,
+    /// The servers of a round, in order.
+    round: Vec<Nameserver>,
+    /// Those that will not answer.
+    failed: Vec<bool>,
+    started: Instant,
+    /// How many were asked, counted over all rounds, the failed ones included.
+    asked: u32,
+    next_at: Instant,
+    /// The server whose head start runs, and since when.
+    ahead: Option<(usize, Instant)>,
+}
+
+impl Race {
+    fn new(patience: Patience, round: Vec<Nameserver>) -> Race {
+        let started = Instant::now();
+        Race {
+            patience,
+            failed: vec![false; round.len()],
+            round,
+            started,
+            asked: 0,
+            next_at: started,
+            ahead: None,
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.failed.iter().all(|failed| *failed)
+    }
+
+    /// The next server to ask, at `next_at`; `None` if there is none.
+    fn next(&self) -> Option<usize> {
+        let all = self.patience.attempts() * self.round.len() as u32;
+        let server = self.asked as usize % self.round.len().max(1);
+        (self.asked < all).then_some(server)
+    }
+
+    /// Counts the server that was next as asked, or passed over. The one after it follows when its
+    /// head start is over; the first of a round, when the round before is.
+    fn step(&mut self, asked: bool) {
+        let now = Instant::now();
+        let server = self.asked as usize % self.round.len();
+        self.asked += 1;
+        self.ahead = self.ahead.filter(|_| !asked);
+        if asked {
+            self.ahead = Some((server, now));
+            self.next_at = now + self.patience.head_start();
+        }
+        if self.asked as usize % self.round.len() == 0 {
+            self.next_at = (self.started + self.patience.turn(self.asked)).max(now);
+        }
+    }
+
+    /// A server will not answer: the next one of the round need not wait.
+    fn failed(&mut self, server: usize) {
+        self.failed[server] = true;
+        let within_round = self.asked as usize % self.round.len() != 0;
+        if within_round && self.ahead.is_none_or(|(ahead, _)| ahead == server) {
+            self.next_at = Instant::now();
+        }
+        self.ahead = self.ahead.filter(|(ahead, _)| *ahead != server);
+    }
+}
+
 impl Forwarder {
-    /// Asks `servers` from the addresses in `sources`.
-    pub fn new(servers: Servers, sources: Sources) -> Forwarder {
+    /// Asks `servers` by way of `upstream`.
+    pub(super) fn new(servers: Servers, upstream: Arc<Upstream>) -> Forwarder {
         Forwarder {
             servers,
-            sources,
+            upstream,
             turn: AtomicUsize::new(0),
             silent: Mutex::default(),
         }
     }
 
-    /// The answer to `query`, which asks `question`.
-    pub async fn resolve(
-        &self,
-        transport: Transport,
-        query: Vec<u8>,
-        question: Question,
-    ) -> (Outcome, Vec<u8>) {
-        let asked = Arc::new(Asked {
-            message: query,
-            question,
-        });
-        match self.race(transport, &asked).await {
-            Some(answer) => (Outcome::Forwarded, answer),
-            None => {
-                let answer =
-                    message::error(&asked.message, &asked.question, ResponseCode::ServFail);
-                (Outcome::Failed, answer)
-            }
-        }
+    /// The servers in force. They are looked up for each query.
+    pub(super) fn servers(&self) -> Arc<ResolvConf> {
+        self.servers.current()
     }
 
-    async fn race(&self, transport: Transport, asked: &Arc<Asked>) -> Option<Vec<u8>> {
-        let mut order = self.order(&self.servers.current()).into_iter();
-        let mut next = order.next();
-        let started = Instant::now();
-        let mut next_at = started;
+    /// The answer to a query of servers that [`Forwarder::servers`] gave.
+    pub(super) async fn resolve(
+        &self,
+        servers: &ResolvConf,
+        transport: Transport,
+        asked: Arc<Asked>,
+    ) -> Resolved {
+        let mut race = Race::new(servers.patience(), self.order(servers));
         let mut tries = JoinSet::new();
-        // The server whose head start runs, and since when.
-        let mut ahead: Option<(Nameserver, Instant)> = None;
         let mut failure = None;
-        while next.is_some() || !tries.is_empty() {
+        let deadline = race.started + race.patience.deadline();
+        while !race.is_over() {
+            let next = race.next();
             tokio::select! {
                 biased;
-                () = sleep_until(started + DEADLINE) => break,
-                Some(done) = tries.join_next() => {
+                () = sleep_until(deadline) => break,
+                Some(done) = tries.join_next(), if !tries.is_empty() => {
                     let (server, done) = match done {
                         Ok(done) => done,
                         Err(error) => {
@@ -106,47 +163,53 @@ impl Forwarder {
                             continue;
                         }
                     };
-                    ahead = ahead.filter(|(ahead, _)| *ahead != server);
-                    next_at = Instant::now();
                     match done {
                         Ok((verdict, answer)) => {
-                            self.heard(&server);
+                            self.heard(&race.round[server]);
                             if verdict == Verdict::Final {
-                                return Some(answer);
+                                return Resolved::Answer(answer);
                             }
                             failure.get_or_insert(answer);
                         }
-                        Err(error) => tracing::debug!(%error, "a DNS server does not answer"),
+                        Err(error) => {
+                            let error: std::io::Error = error;
+                            tracing::debug!(%error, "a DNS server does not answer");
+                        }
                     }
+                    race.failed(server);
                 },
-                () = sleep_until(next_at), if next.is_some() => {
-                    if let Some((silent, _)) =
-                        ahead.take().filter(|(_, since)| since.elapsed() >= HEAD_START)
+                () = sleep_until(race.next_at), if next.is_some() => {
+                    if let Some((silent, since)) = race.ahead.take()
+                        && since.elapsed() >= race.patience.head_start()
                     {
-                        self.unheard(silent);
+                        self.unheard(race.round[silent].clone());
                     }
-                    next_at = Instant::now() + HEAD_START;
-                    let Some(server) = next.take() else { continue };
-                    match server.socket_addr() {
+                    let Some(server) = next else { continue };
+                    if race.failed[server] {
+                        race.step(false);
+                        continue;
+                    }
+                    match race.round[server].socket_addr() {
                         Ok(address) => {
-                            let asking =
-                                upstream::ask(address, transport, self.sources, asked.clone());
-                            ahead = Some((server.clone(), Instant::now()));
-                            tries.spawn(async move { (server, asking.await) });
+                            let (upstream, asked) = (Arc::clone(&self.upstream), Arc::clone(&asked));
+                            tries.spawn(async move {
+                                (server, upstream.ask(address, transport, asked).await)
+                            });
+                            race.step(true);
                         }
                         Err(error) => {
                             tracing::debug!(%error, "a DNS server's interface is missing");
-                            next_at = Instant::now();
+                            race.step(true);
+                            race.failed(server);
                         }
                     }
-                    next = order.next();
                 }
             }
         }
-        failure
+        Resolved::Failure(failure)
     }
 
-    /// The servers in the order in which this query asks them, all rounds in a row.
+    /// The servers in the order in which this query asks them in each round.
     fn order(&self, conf: &ResolvConf) -> Vec<Nameserver> {
         let servers = &conf.nameservers;
         if servers.is_empty() {
@@ -161,8 +224,7 @@ impl Forwarder {
         // Stable: those that are alike keep their order.
         let passed_over = self.passed_over();
         round.sort_by_key(|server| passed_over.contains(server));
-        let length = round.len() * conf.attempts as usize;
-        round.into_iter().cycle().take(length).collect()
+        round
     }
 
     fn silent(&self) -> MutexGuard<'_, Vec<Silent>> {
@@ -209,7 +271,7 @@ mod tests {
 
     use super::*;
     use crate::dns::message::tests::{query, rcode};
-    use crate::dns::message::{Inspected, inspect};
+    use crate::dns::upstream::Sources;
 
     async fn server() -> (UdpSocket, SocketAddr) {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -234,14 +296,38 @@ mod tests {
         query
     }
 
-    async fn resolve(servers: &[SocketAddr], transport: Transport, query: Vec<u8>) -> Vec<u8> {
+    fn forwarder(servers: &[SocketAddr]) -> Forwarder {
         let list = servers.iter().copied().map(Nameserver::from).collect();
-        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default());
-        let Inspected::Question(question) = inspect(&query) else {
-            panic!("not a query");
-        };
-        forwarder.resolve(transport, query, question).await.1
+        let upstream = Arc::new(Upstream::new(Sources::default()));
+        Forwarder::new(Servers::fixed(list), upstream)
     }
+
+    async fn ask(forwarder: &Forwarder, transport: Transport, query: Vec<u8>) -> Resolved {
+        let asked = Arc::new(Asked {
+            question_end: query.len(),
+            message: query,
+        });
+        let servers = forwarder.servers();
+        forwarder.resolve(&servers, transport, asked).await
+    }
+
+    /// An answer, be it a failure.
+    async fn resolve(servers: &[SocketAddr], transport: Transport, query: Vec<u8>) -> Vec<u8> {
+        match ask(&forwarder(servers), transport, query).await {
+            Resolved::Answer(answer) | Resolved::Failure(Some(answer)) => answer,
+            Resolved::Failure(None) => panic!("no answer"),
+        }
+    }
+
+    /// The time that it takes to know that there is no answer.
+    async fn fails(servers: &[SocketAddr], transport: Transport) -> Duration {
+        let started = Instant::now();
+        let resolved = ask(&forwarder(servers), transport, query(3, "example.org", 1)).await;
+        assert_eq!(resolved, Resolved::Failure(None));
+        started.elapsed()
+    }
+
+    const HEAD_START: Duration = Duration::from_secs(1);
 
     #[tokio::test]
     async fn an_answer_passes_unchanged_apart_from_the_id() {
@@ -287,20 +373,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guesser_is_given_up() {
+    async fn guesses_do_not_end_the_wait_for_the_true_answer() {
         let (socket, address) = server().await;
         tokio::spawn(serve(socket, |query| {
-            let guess = |n: u8| {
-                let mut guess = respond(query.clone(), 0);
-                guess[0] ^= n | 0x80;
+            let guess = |n: u16| {
+                let mut guess = respond(query.clone(), 3);
+                guess[0] ^= 1 + (n >> 8) as u8;
+                guess[1] ^= n as u8;
                 guess
             };
-            (0..100).map(guess).collect()
+            (0..200)
+                .map(guess)
+                .chain([respond(query.clone(), 0)])
+                .collect()
         }));
-        let started = Instant::now();
         let answer = resolve(&[address], Transport::Udp, query(1, "example.org", 1)).await;
-        assert_eq!(rcode(&answer), 2);
-        assert!(started.elapsed() < Duration::from_secs(4));
+        assert_eq!(rcode(&answer), 0);
     }
 
     #[tokio::test]
@@ -320,16 +408,12 @@ mod tests {
         let (silent, dead) = server().await;
         let (socket, alive) = server().await;
         tokio::spawn(serve(socket, |query| vec![respond(query, 0)]));
-        let list = [dead, alive].map(Nameserver::from).to_vec();
-        let forwarder = Forwarder::new(Servers::fixed(list), Sources::default());
+        let forwarder = forwarder(&[dead, alive]);
         let took = async || {
-            let query = query(1, "example.org", 1);
-            let Inspected::Question(question) = inspect(&query) else {
-                panic!("not a query");
-            };
             let started = Instant::now();
-            let (_, answer) = forwarder.resolve(Transport::Udp, query, question).await;
-            assert_eq!(rcode(&answer), 0);
+            let query = query(1, "example.org", 1);
+            let resolved = ask(&forwarder, Transport::Udp, query).await;
+            assert!(matches!(resolved, Resolved::Answer(_)));
             started.elapsed()
         };
         assert!(took().await >= HEAD_START);
@@ -396,15 +480,44 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_becomes_servfail_in_time() {
+    async fn silence_ends_after_timeout_times_attempts() {
         let (_a, first) = server().await;
         let (_b, second) = server().await;
-        let started = Instant::now();
-        for transport in [Transport::Udp, Transport::Tcp] {
-            let answer = resolve(&[first, second], transport, query(3, "example.org", 1)).await;
-            assert_eq!((rcode(&answer), &answer[..2]), (2, &[0, 3][..]));
+        let took = fails(&[first, second], Transport::Udp).await;
+        assert_eq!(took.as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_after_six_seconds_arrives_and_the_question_was_repeated_once() {
+        let (socket, slow) = server().await;
+        let serve = async {
+            let mut buf = [0; 512];
+            let (length, from) = socket.recv_from(&mut buf).await.unwrap();
+            let first = buf[..length].to_vec();
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            socket
+                .send_to(&respond(first.clone(), 0), from)
+                .await
+                .unwrap();
+            let (length, _) = socket.recv_from(&mut buf).await.unwrap();
+            assert_eq!(buf[2..length], first[2..]);
+            assert!(socket.try_recv_from(&mut buf).is_err());
+        };
+        let servers = [slow];
+        let asking = resolve(&servers, Transport::Udp, query(1, "example.org", 1));
+        let (answer, ()) = tokio::join!(asking, serve);
+        assert_eq!(rcode(&answer), 0);
+    }
+
+    #[tokio::test]
+    async fn refusals_of_all_hosts_are_known_at_once() {
+        let mut gone = Vec::new();
+        for _ in 0..3 {
+            gone.push(server().await.1);
         }
-        assert!(started.elapsed() < Duration::from_secs(10));
+        for transport in [Transport::Udp, Transport::Tcp] {
+            assert!(fails(&gone, transport).await < Duration::from_millis(500));
+        }
     }
 
     #[tokio::test]
@@ -428,23 +541,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_server_is_servfail_at_once() {
-        let answer = resolve(&[], Transport::Udp, query(1, "example.org", 1)).await;
-        assert_eq!(rcode(&answer), 2);
+    async fn without_servers_there_is_no_answer() {
+        assert!(fails(&[], Transport::Udp).await < HEAD_START);
     }
 
-    #[test]
-    fn rounds_and_rotation() {
-        let forwarder = Forwarder::new(Servers::fixed(vec![]), Sources::default());
+    #[tokio::test]
+    async fn rotation() {
+        let forwarder = forwarder(&[]);
         let mut conf = ResolvConf::parse("nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
         let last_octets = |conf: &ResolvConf| -> Vec<String> {
             let order = forwarder.order(conf);
             let text = |s: &Nameserver| s.address().to_string()[8..].to_owned();
             order.iter().map(text).collect()
         };
-        assert_eq!(last_octets(&conf), ["1", "2", "1", "2"]);
+        assert_eq!(last_octets(&conf), ["1", "2"]);
         conf.rotate = true;
-        conf.attempts = 1;
         assert_eq!(last_octets(&conf), ["1", "2"]);
         assert_eq!(last_octets(&conf), ["2", "1"]);
     }

@@ -4,57 +4,68 @@
 //!
 //! The worker hands over every query that reaches port 53 of the DNS address, UDP and TCP alike
 //! (over TCP one message at a time, its length taken off). [`Service::handle`] checks its header
-//! and its one question, answers the few names it owns itself ([`names`]), and sends the rest to
-//! the host's resolvers ([`forward`]) over the transport that the client chose, so that truncation
-//! stays between client and server. Message bytes pass through untouched, apart from the id:
-//! unknown types, EDNS and the AD and CD bits are none of our business (RFC 5625).
+//! and its one question ([`message`]) and answers the names that it owns itself ([`names`]). For the
+//! rest it decides who is to be asked ([`mod@routes`]), and answers from what these servers have said
+//! before ([`cache`]), or joins those who wait for the same answer ([`flights`]). Otherwise it sends
+//! the query on ([`forward`], [`upstream`]) over the transport that the client chose, so that
+//! truncation stays between client and server. Message bytes pass through untouched, apart from the
+//! id: unknown types, EDNS and the AD and CD bits are none of our business (RFC 5625).
 //!
 //! # Invariants
 //!
 //! - A query gets one answer or none; none only if it is no query at all (shorter than a header,
-//!   or itself a response).
-//! - The number of queries in flight is bounded, in all ([`MAX_IN_FLIGHT`]) and for one client
-//!   ([`MAX_PER_CLIENT`]). One over the bound gets SERVFAIL at once; those in flight are kept.
-//! - Each query is over within [`forward::DEADLINE`].
-//! - A service of an internal network ([`Service::internal`]) asks no server. What it does not
-//!   answer itself does not exist (NXDOMAIN): the network is all there is, and only this answer
-//!   ends a lookup at once everywhere. The C library musl waits for its timeout after REFUSED and
+//!   or itself a response), or if its port has thousands of later ones that wait.
+//! - No query is refused for want of a place ([`flights`]): a port's own oldest query gives way, with
 //!   SERVFAIL.
+//! - Each query is over within [`resolv_conf::Patience::deadline`].
+//! - A network that asks no server ([`Config::servers`]) has NXDOMAIN for what it does not answer
+//!   itself: the network is all there is, and only this answer ends a lookup at once everywhere. The
+//!   C library musl waits for its timeout after REFUSED and SERVFAIL. A client that is on another
+//!   network as well, which does ask, is served as it would be there.
 //!
 //! # Limits
 //!
-//! No cache. Zone transfers are refused: their answers are several messages.
+//! Zone transfers are refused: their answers are several messages.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+mod cache;
+mod flights;
 pub mod forward;
 pub(crate) mod member_names;
 pub mod message;
 pub mod names;
 pub(crate) mod other_networks;
 pub mod resolv_conf;
+mod routes;
 mod upstream;
 
 pub use cnet_dataplane::Transport;
+pub use flights::{MAX_OF_PORT, MAX_WAITERS};
 pub use names::{Host, LocalNames, Names, Zone};
-pub use resolv_conf::{Nameserver, Servers};
+pub use other_networks::OtherNetwork;
+pub use resolv_conf::{HostConf, Nameserver, Servers};
 pub use upstream::Sources;
 
 use hickory_proto::op::ResponseCode;
-use message::Inspected;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
-use cnet_dataplane::{Control, DnsQuery};
+use cache::Found;
+use cnet::definition::DnsServer;
+use cnet_dataplane::{Control, DnsQuery, PortId};
+use flights::{FlightId, Flights, Given, Waiter};
+use forward::Resolved;
+use message::{Inspected, Question};
+use routes::{Route, Routes};
+use upstream::Asked;
 
-/// Queries in flight, over all clients. Each may hold a few sockets, for which
-/// `cnet_dataplane` keeps descriptors free.
-pub const MAX_IN_FLIGHT: usize = 128;
-
-/// Queries in flight for one client address.
-pub const MAX_PER_CLIENT: usize = 96;
+/// How long a client waits for a fresh answer where there is a stale one (RFC 8767 section 5).
+const STALE_WAIT: Duration = Duration::from_millis(1800);
 
 /// What came of a query.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,11 +75,16 @@ pub enum Outcome {
     Local,
     /// A server was asked, and its answer passed on.
     Forwarded,
+    /// It was answered by what a server had said before.
+    Cached,
+    /// No server answered in time, and an answer that is out of date was given.
+    Stale,
     /// No server answered in time, or none could be reached: SERVFAIL.
     Failed,
-    /// On an internal network, a name that it does not have: NXDOMAIN.
+    /// It asked for a name that the network does not have and that no server may be asked for:
+    /// NXDOMAIN.
     Unknown,
-    /// Too many queries were in flight: SERVFAIL.
+    /// It gave way to a later query, since too many waited: SERVFAIL.
     OverLimit,
     /// It could not be understood, or is of a kind that is refused.
     Refused,
@@ -78,12 +94,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// How many there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
 
     /// All, with the names that people see.
     const ALL: [(Outcome, &'static str); Outcome::COUNT] = [
         (Outcome::Local, "local"),
         (Outcome::Forwarded, "forwarded"),
+        (Outcome::Cached, "cached"),
+        (Outcome::Stale, "stale"),
         (Outcome::Failed, "failed"),
         (Outcome::Unknown, "unknown"),
         (Outcome::OverLimit, "over_limit"),
@@ -92,44 +110,78 @@ impl Outcome {
     ];
 }
 
+/// What is known of the clients of the service.
+pub trait Clients: fmt::Debug + Send + Sync {
+    /// The other networks that the client at this address is on. Called for each query that nothing
+    /// else here answers; it must not wait.
+    fn other_networks(&self, client: IpAddr) -> Vec<OtherNetwork>;
+
+    /// The servers that are asked for the client at this address; with none, the network's.
+    fn servers(&self, client: IpAddr) -> Arc<[DnsServer]>;
+}
+
+/// What a DNS service is to be.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// The names that it answers itself.
+    pub names: LocalNames,
+    /// The servers that it asks for all others: none for the host's, and `None` to ask nowhere.
+    pub servers: Option<Vec<DnsServer>>,
+    /// How the host's `resolv.conf` is read.
+    pub host: HostConf,
+    /// The addresses that it asks from.
+    pub sources: Sources,
+    /// How long an answer serves beyond its time where no server answers; zero for never.
+    pub stale: Duration,
+    /// What is known of its clients.
+    pub clients: Option<Arc<dyn Clients>>,
+}
+
 /// The DNS service of one network.
-#[derive(Debug)]
 pub struct Service {
     outcomes: [AtomicU64; Outcome::COUNT],
     names: LocalNames,
-    /// `None` on an internal network.
-    forwarder: Option<forward::Forwarder>,
-    in_flight: Mutex<InFlight>,
+    servers: Option<Vec<DnsServer>>,
+    clients: Option<Arc<dyn Clients>>,
+    routes: Routes,
+    flights: Mutex<Flights>,
 }
 
-#[derive(Debug, Default)]
-struct InFlight {
-    total: usize,
-    per_client: HashMap<IpAddr, usize>,
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Service");
+        shown.field("names", &self.names);
+        shown
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a query came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker {
+    /// How it came.
+    pub transport: Transport,
+    /// The port that it came from.
+    pub port: PortId,
+    /// The client's address.
+    pub address: IpAddr,
 }
 
 impl Service {
-    /// A service that answers `names` itself and asks `servers` for the rest, from the source
-    /// addresses in `sources`.
+    /// A service as `config` says.
     ///
     /// A server may have the very address that this service is reached at, as on a host that is a
     /// guest of QEMU, or of another such network, with the same subnet. That one is meant then:
     /// what the host sends never comes to this service.
-    pub fn new(names: LocalNames, servers: Servers, sources: Sources) -> Arc<Service> {
-        Service::with(names, Some(forward::Forwarder::new(servers, sources)))
-    }
-
-    /// A service that answers `names` and asks no server for the rest.
-    pub fn internal(names: LocalNames) -> Arc<Service> {
-        Service::with(names, None)
-    }
-
-    fn with(names: LocalNames, forwarder: Option<forward::Forwarder>) -> Arc<Service> {
+    pub fn new(config: Config) -> Arc<Service> {
         Arc::new(Service {
             outcomes: Default::default(),
-            names,
-            forwarder,
-            in_flight: Mutex::default(),
+            names: config.names,
+            servers: config.servers,
+            clients: config.clients,
+            routes: Routes::new(config.host, config.sources, config.stale),
+            flights: Mutex::default(),
         })
     }
 
@@ -137,8 +189,7 @@ impl Service {
     /// current tokio runtime; it is dropped uncalled if there is nothing to answer.
     pub fn handle(
         self: &Arc<Self>,
-        transport: Transport,
-        client: IpAddr,
+        asker: Asker,
         query: Vec<u8>,
         reply: impl FnOnce(Vec<u8>) + Send + 'static,
     ) {
@@ -150,33 +201,48 @@ impl Service {
             }
             Inspected::Nothing => return self.count(Outcome::NoQuery),
         };
-        let own = self.names.answer(&query, &question, transport);
-        let elsewhere = || {
-            self.names
-                .answer_of_others(client, &query, &question, transport)
-        };
-        if let Some(answer) = own.or_else(elsewhere) {
+        if let Some(answer) = self.names.answer(&query, &question, asker.transport) {
             self.count(Outcome::Local);
             return reply(answer);
         }
-        if self.forwarder.is_none() {
+        let clients = self.clients.as_ref();
+        let others = clients.map_or(Vec::new(), |c| c.other_networks(asker.address));
+        let elsewhere = others.iter().find_map(|other| {
+            let other = LocalNames::default().with_containers(other.names.clone());
+            other.answer(&query, &question, asker.transport)
+        });
+        if let Some(answer) = elsewhere {
+            self.count(Outcome::Local);
+            return reply(answer);
+        }
+        let nowhere = self
+            .names
+            .nowhere(others.iter().map(|o| &o.names), &question);
+        let route = self.route(asker.address, &others, &question);
+        let (None, Some(route)) = (nowhere, route) else {
             self.count(Outcome::Unknown);
             return reply(message::error(&query, &question, ResponseCode::NXDomain));
-        }
-        let Some(ticket) = self.admit(client) else {
-            self.count(Outcome::OverLimit);
-            tracing::debug!(%client, "too many DNS queries in flight");
-            return reply(message::error(&query, &question, ResponseCode::ServFail));
         };
-        let service = self.clone();
-        tokio::spawn(async move {
-            if let Some(forwarder) = &service.forwarder {
-                let (outcome, answer) = forwarder.resolve(transport, query, question).await;
-                service.count(outcome);
-                reply(answer);
-            }
-            drop(ticket);
+        let key = question.plain.then(|| question.key(&query));
+        let found = key.as_ref().map_or(Found::Nothing, |key| {
+            route.with_cache(|cache| cache.find(key, &query, &question))
         });
+        let stale = match found {
+            Found::Fresh(answer) => {
+                self.count(Outcome::Cached);
+                return reply(answer);
+            }
+            Found::Stale(answer) => Some(answer),
+            Found::Nothing => None,
+        };
+        let waiter = Waiter {
+            port: asker.port,
+            query,
+            question,
+            stale,
+            reply: Box::new(reply),
+        };
+        self.wait(route, asker.transport, waiter, key);
     }
 
     /// How often each outcome was, by its name.
@@ -191,24 +257,102 @@ impl Service {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    fn admit(self: &Arc<Self>, client: IpAddr) -> Option<Ticket> {
-        let mut in_flight = self.in_flight();
-        let of_client = in_flight.per_client.get(&client).copied().unwrap_or(0);
-        if in_flight.total >= MAX_IN_FLIGHT || of_client >= MAX_PER_CLIENT {
-            return None;
-        }
-        in_flight.total += 1;
-        in_flight.per_client.insert(client, of_client + 1);
-        Some(Ticket {
-            service: self.clone(),
-            client,
+    /// Who is asked for a name; `None` if no server is, for this client.
+    fn route(
+        &self,
+        client: IpAddr,
+        others: &[OtherNetwork],
+        question: &Question,
+    ) -> Option<Arc<Route>> {
+        let name = question.name.as_deref();
+        let Some(servers) = &self.servers else {
+            let elsewhere = others.iter().find_map(|other| other.servers.as_ref())?;
+            return Some(self.routes.find(elsewhere, name));
+        };
+        let of_client = self.clients.as_ref().map(|c| c.servers(client));
+        Some(match of_client {
+            Some(of_client) if !of_client.is_empty() => self.routes.find(&of_client, name),
+            _ => self.routes.find(servers, name),
         })
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
-        self.in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Has a query wait for the answer of a server. What may be kept is kept under `key`.
+    fn wait(
+        self: &Arc<Self>,
+        route: Arc<Route>,
+        transport: Transport,
+        waiter: Waiter,
+        key: Option<Vec<u8>>,
+    ) {
+        let asked = Asked {
+            message: waiter.query.clone(),
+            question_end: waiter.question.end,
+        };
+        let question = waiter.question.clone();
+        let entered = self.flights().enter(route.id, transport, waiter);
+        if let Some(waiter) = entered.gave_way {
+            tracing::debug!(port = ?waiter.port, "too many DNS queries wait");
+            waiter.give(&Resolved::Failure(None));
+            self.count(Outcome::OverLimit);
+        }
+        let Some(id) = entered.started else {
+            return;
+        };
+        let service = Arc::clone(self);
+        let flight = async move {
+            let asking = service.ask(id, &route, transport, asked, key.as_deref());
+            let resolved = asking.await;
+            if let Some(key) = key {
+                route.with_cache(|cache| match &resolved {
+                    Resolved::Answer(answer) => cache.keep(key, answer, &question),
+                    Resolved::Failure(_) => cache.failed(&key),
+                });
+            }
+            let waiters = service.flights().land(id);
+            service.give(waiters, &resolved);
+        };
+        let task = tokio::spawn(flight).abort_handle();
+        self.flights().set_task(id, task);
+    }
+
+    /// Asks the servers. Those who can be given a stale answer meanwhile are, after a while.
+    async fn ask(
+        &self,
+        id: FlightId,
+        route: &Route,
+        transport: Transport,
+        asked: Asked,
+        key: Option<&[u8]>,
+    ) -> Resolved {
+        let servers = route.forwarder.servers();
+        let resolving = route
+            .forwarder
+            .resolve(&servers, transport, Arc::new(asked));
+        tokio::pin!(resolving);
+        tokio::select! {
+            resolved = &mut resolving => return resolved,
+            () = sleep(STALE_WAIT), if self.routes.serves_stale() => {}
+        }
+        if let Some(key) = key {
+            route.with_cache(|cache| cache.failed(key));
+        }
+        let impatient = self.flights().take_impatient(id);
+        self.give(impatient, &Resolved::Failure(None));
+        resolving.await
+    }
+
+    fn give(&self, waiters: Vec<Waiter>, resolved: &Resolved) {
+        for waiter in waiters {
+            self.count(match waiter.give(resolved) {
+                Given::Answer => Outcome::Forwarded,
+                Given::Stale => Outcome::Stale,
+                Given::Failure => Outcome::Failed,
+            });
+        }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -224,132 +368,16 @@ pub async fn serve(service: Arc<Service>, control: Control, mut queries: mpsc::R
         }
         for query in some.drain(..) {
             let (id, control) = (query.id, control.clone());
+            let asker = Asker {
+                transport: query.transport,
+                port: query.port,
+                address: query.client.ip(),
+            };
             let reply = move |answer| control.answer_dns(id, answer);
-            service.handle(query.transport, query.client.ip(), query.message, reply);
-        }
-    }
-}
-
-/// The right to have one query in flight, given back when dropped.
-struct Ticket {
-    service: Arc<Service>,
-    client: IpAddr,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut in_flight = self.service.in_flight();
-        in_flight.total -= 1;
-        if let Some(count) = in_flight.per_client.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                in_flight.per_client.remove(&self.client);
-            }
+            service.handle(asker, query.message, reply);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
-
-    use tokio::net::UdpSocket;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::dns::message::tests::{query, rcode};
-
-    async fn service_towards(server: SocketAddr) -> Arc<Service> {
-        let servers = Servers::fixed(vec![Nameserver::from(server)]);
-        Service::new(LocalNames::default(), servers, Sources::default())
-    }
-
-    #[tokio::test]
-    async fn the_number_in_flight_is_bounded_and_given_back() {
-        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let service = service_towards(server.local_addr().unwrap()).await;
-        let client = IpAddr::from([10, 0, 2, 100]);
-        let other = IpAddr::from([10, 0, 2, 101]);
-        let (answers, mut answered) = mpsc::unbounded_channel();
-        let ask = |client, id: u16| {
-            let answers = answers.clone();
-            let reply = move |answer: Vec<u8>| answers.send((client, answer)).unwrap();
-            service.handle(Transport::Udp, client, query(id, "example.org", 1), reply);
-        };
-
-        for id in 0..MAX_PER_CLIENT as u16 {
-            ask(client, id);
-        }
-        assert!(answered.try_recv().is_err());
-        ask(client, 999);
-        let (who, refused) = answered.try_recv().unwrap();
-        assert_eq!((who, rcode(&refused)), (client, 2));
-        for id in 0..(MAX_IN_FLIGHT - MAX_PER_CLIENT) as u16 {
-            ask(other, id);
-        }
-        assert!(answered.try_recv().is_err());
-        ask(other, 999);
-        assert_eq!(answered.try_recv().unwrap().0, other);
-
-        // The server answers everything, and there is room again.
-        let mut buf = [0; 512];
-        for _ in 0..MAX_IN_FLIGHT {
-            let (length, from) = server.recv_from(&mut buf).await.unwrap();
-            buf[2] |= 0x80;
-            server.send_to(&buf[..length], from).await.unwrap();
-            assert_eq!(rcode(&answered.recv().await.unwrap().1), 0);
-        }
-        tokio::task::yield_now().await;
-        assert_eq!(service.in_flight().total, 0);
-        assert!(service.in_flight().per_client.is_empty());
-    }
-
-    #[test]
-    fn an_internal_network_asks_nobody() {
-        let names = Names::new(Zone::default());
-        names.join(
-            "1",
-            Host {
-                name: "web".into(),
-                ipv4: Some([10, 0, 2, 9].into()),
-                ..Host::default()
-            },
-        );
-        let service = Service::internal(LocalNames::default().with_containers(names));
-        let ask = |name| {
-            let (answers, answered) = std::sync::mpsc::channel();
-            let reply = move |answer| answers.send(answer).unwrap();
-            let client = IpAddr::from([10, 0, 2, 100]);
-            // There is no runtime that it could ask from.
-            service.handle(Transport::Udp, client, query(5, name, 1), reply);
-            rcode(&answered.try_recv().unwrap())
-        };
-        assert_eq!((ask("web"), ask("example.org")), (0, 3));
-        assert_eq!(service.in_flight().total, 0);
-    }
-
-    #[tokio::test]
-    async fn what_is_no_query_gets_no_answer_and_a_broken_one_formerr() {
-        let service = service_towards("127.0.0.1:9".parse().unwrap()).await;
-        let (answers, mut answered) = mpsc::unbounded_channel();
-        let ask = |message: Vec<u8>| {
-            let answers = answers.clone();
-            let reply = move |answer| answers.send(answer).unwrap();
-            service.handle(
-                Transport::Udp,
-                IpAddr::from([10, 0, 2, 100]),
-                message,
-                reply,
-            );
-        };
-        ask(vec![1, 2, 3]);
-        let mut response = query(7, "example.org", 1);
-        response[2] |= 0x80;
-        ask(response);
-        assert!(answered.try_recv().is_err());
-        let mut broken = query(7, "example.org", 1);
-        broken.truncate(20);
-        ask(broken);
-        assert_eq!(rcode(&answered.try_recv().unwrap()), 1);
-    }
-}
+mod tests;

@@ -12,37 +12,41 @@
 //! the network's name (`web.cnet`, as with Docker) and before the network's search domains. A name
 //! that several share has all their addresses, another one first each time. The address of a
 //! container leads back to its name before the network's. What a network does not have, the other
-//! networks that the client is on may have ([`LocalNames::with_others`]).
+//! networks that the client is on may have ([`super::Clients`]).
 //!
 //! # Invariants
 //!
-//! - A name that is not in the table is not ours, whatever it ends in: a network may be called
-//!   `com`, and a search domain has other hosts. The service asks elsewhere then.
+//! - Addresses of single labels are asked for here and nowhere else: what no container is called does
+//!   not exist (NXDOMAIN), as with dnsmasq's `domain-needed`. So are names before the network's name,
+//!   unless that is, or may be, a top-level domain of the Internet (a network may be called `com`);
+//!   then only those that a container of the network has had. A search domain has other hosts, which
+//!   are asked for elsewhere.
 //! - The addresses of the network's subnets are ours alone: one that no container has, has no name,
 //!   and no server elsewhere is asked for it.
-//! - Over UDP an answer has at most [`MAX_UDP`] bytes. One that needs more carries what fits and
-//!   says so (TC), so that the client comes back over TCP.
+//! - `localhost` is the loopback address, and names in `invalid` and `onion` do not exist (RFC 6761,
+//!   RFC 7686), whatever the type.
+//! - Over UDP an answer has at most as many bytes as the client takes. One that needs more carries
+//!   what fits and says so (TC), so that the client comes back over TCP.
 //!
 //! # Limits
 //!
 //! No SOA stands with an answer that a name does not exist, so no resolver keeps it (RFC 2308
 //! section 5): it is true only until the next container joins.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use hickory_proto::serialize::binary::BinEncodable;
 use ipnet::IpNet;
 
 use cnet::definition::{Definition, SHORT_ID};
 
 use super::Transport;
-use super::message::{self, Question};
+use super::message::{CLASS_IN, OwnAnswer, Question, kind};
 use crate::journal;
 
 const GATEWAY: &str = "gateway.containers.internal";
@@ -57,8 +61,23 @@ const HOST_TTL: u32 = 60;
 /// of connections be served by one answer.
 const CONTAINER_TTL: u32 = 5;
 
-/// The bytes of an answer over UDP that any client takes (RFC 1035 section 2.3.4).
-const MAX_UDP: usize = 512;
+/// The largest message over TCP.
+const MAX_TCP: usize = 65535;
+
+/// Names of containers that have left which are remembered.
+const MAX_DEPARTED: usize = 256;
+
+/// Domains in which no name exists (RFC 6761 section 6.4, RFC 7686 section 2).
+const EMPTY_DOMAINS: [&str; 2] = ["invalid", "onion"];
+
+/// Top-level domains of the Internet that a network might be called, beside all of two letters.
+const TOP_LEVEL: [&str; 44] = [
+    "academy", "agency", "app", "art", "biz", "blog", "business", "center", "cloud", "club", "com",
+    "company", "design", "dev", "digital", "edu", "email", "games", "global", "gov", "group",
+    "host", "info", "int", "live", "media", "mil", "mobi", "net", "network", "news", "one",
+    "online", "org", "page", "pro", "services", "shop", "site", "software", "store", "systems",
+    "tech", "world",
+];
 
 /// What a network's names are about.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -117,6 +136,8 @@ struct Shared {
     subnets: Vec<IpNet>,
     table: RwLock<Table>,
     turn: AtomicUsize,
+    /// Whether the network's name may be a domain of the Internet.
+    is_domain: bool,
 }
 
 /// All names are in lower case (RFC 4343).
@@ -126,6 +147,8 @@ struct Table {
     /// The ids of those a name stands for, in the order of their joining.
     by_name: HashMap<String, Vec<String>>,
     by_address: HashMap<IpAddr, String>,
+    /// Names of containers that have left, the oldest first.
+    departed: VecDeque<String>,
 }
 
 impl Host {
@@ -158,7 +181,12 @@ impl Table {
                     self.by_name.remove(&name);
                 }
             }
+            if !self.departed.contains(&name) {
+                self.departed.push_back(name);
+            }
         }
+        let too_many = self.departed.len().saturating_sub(MAX_DEPARTED);
+        self.departed.drain(..too_many);
         for address in host.addresses() {
             if self.by_address.get(&address).is_some_and(|has| has == id) {
                 self.by_address.remove(&address);
@@ -175,7 +203,11 @@ impl Names {
         let suffixes = domains
             .map(|domain| format!(".{}", domain.trim_matches('.').to_ascii_lowercase()))
             .collect();
+        let lower = zone.network.to_ascii_lowercase();
         Names(Arc::new(Shared {
+            is_domain: lower.len() == 2
+                || lower.contains('.')
+                || TOP_LEVEL.contains(&lower.as_str()),
             network: zone.network,
             suffixes,
             subnets: zone.subnets,
@@ -206,11 +238,15 @@ impl Names {
 
     /// The addresses of `name`, another one first each time; `None` if no container has it.
     pub fn addresses(&self, name: &str) -> Option<Vec<IpAddr>> {
-        let asked = name.trim_end_matches('.').to_ascii_lowercase();
+        self.lookup(&name.trim_end_matches('.').to_ascii_lowercase())
+    }
+
+    /// As [`Names::addresses`], for a name in lower case.
+    fn lookup(&self, asked: &str) -> Option<Vec<IpAddr>> {
         let suffixes = self.0.suffixes.iter();
         let stripped = suffixes.filter_map(|suffix| asked.strip_suffix(suffix.as_str()));
         let table = self.0.table.read().unwrap_or_else(PoisonError::into_inner);
-        let ids = std::iter::once(asked.as_str())
+        let ids = std::iter::once(asked)
             .chain(stripped)
             .find_map(|name| table.by_name.get(name))?;
         let hosts = ids.iter().filter_map(|id| table.by_id.get(id));
@@ -236,6 +272,18 @@ impl Names {
         Some(format!("{}.{}", host.name, self.0.network))
     }
 
+    /// Whether `name`, in lower case, is before the network's name, and so could be a container's of
+    /// this network alone.
+    fn is_own(&self, name: &str) -> bool {
+        // The first suffix is the network's name; the others are domains to search.
+        let suffix = self.0.suffixes.first();
+        let Some(before) = suffix.and_then(|suffix| name.strip_suffix(suffix.as_str())) else {
+            return false;
+        };
+        let table = || self.0.table.read().unwrap_or_else(PoisonError::into_inner);
+        !self.0.is_domain || table().departed.iter().any(|departed| departed == before)
+    }
+
     /// Whether all of `network` is within the subnets.
     fn covers(&self, network: &IpNet) -> bool {
         self.0.subnets.iter().any(|subnet| subnet.contains(network))
@@ -248,24 +296,19 @@ pub struct LocalNames {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
     containers: Option<Names>,
-    others: Others,
-}
-
-/// Tells, for a client's address, the names of its other networks.
-#[derive(Clone, Default)]
-struct Others(Option<Arc<dyn Fn(IpAddr) -> Vec<Names> + Send + Sync>>);
-
-impl fmt::Debug for Others {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Others").field(&self.0.is_some()).finish()
-    }
 }
 
 /// What is known of a name.
 struct Found {
     code: ResponseCode,
     ttl: u32,
-    records: Vec<RData>,
+    records: Vec<Data>,
+}
+
+/// What a record says.
+enum Data {
+    Address(IpAddr),
+    Name(Name),
 }
 
 impl LocalNames {
@@ -275,7 +318,6 @@ impl LocalNames {
             ipv4,
             ipv6,
             containers: None,
-            others: Others::default(),
         }
     }
 
@@ -287,34 +329,6 @@ impl LocalNames {
         }
     }
 
-    /// With the names that `of_client` gives for the address of the client that asks: those of the
-    /// other networks that it is on. Called for each query that nothing else here answers; it must
-    /// not wait.
-    pub fn with_others(
-        self,
-        of_client: impl Fn(IpAddr) -> Vec<Names> + Send + Sync + 'static,
-    ) -> LocalNames {
-        LocalNames {
-            others: Others(Some(Arc::new(of_client))),
-            ..self
-        }
-    }
-
-    /// As [`LocalNames::answer`], for a name on another network of `client`.
-    pub fn answer_of_others(
-        &self,
-        client: IpAddr,
-        query: &[u8],
-        question: &Question,
-        transport: Transport,
-    ) -> Option<Vec<u8>> {
-        let others = self.others.0.as_ref()?(client);
-        others.into_iter().find_map(|names| {
-            let other = LocalNames::default().with_containers(names);
-            other.answer(query, question, transport)
-        })
-    }
-
     /// The answer to `query` if it asks for a name of ours, to be sent over `transport`. A type
     /// that a name does not have gets an answer without records.
     pub fn answer(
@@ -323,97 +337,124 @@ impl LocalNames {
         question: &Question,
         transport: Transport,
     ) -> Option<Vec<u8>> {
-        let asked = &question.query;
-        if asked.query_class() != DNSClass::IN {
+        if question.class != CLASS_IN {
             return None;
         }
-        let found = self.find(asked.name(), asked.query_type())?;
-        let empty = message::error(query, question, found.code);
-        let mut answer = Message::from_vec(&empty).ok()?;
-        answer.metadata.authoritative = true;
-        let records = found.records.into_iter();
-        let records = records.map(|data| Record::from_rdata(asked.name().clone(), found.ttl, data));
-        answer.add_answers(records);
-        let whole = answer.to_vec().ok()?;
-        if transport == Transport::Tcp || whole.len() <= MAX_UDP {
-            return Some(whole);
-        }
-        // All records are of one size, or nearly: the name is a pointer to the question.
-        let (all, room) = (answer.answers.len(), MAX_UDP.saturating_sub(empty.len()));
-        answer
-            .answers
-            .truncate(room * all / (whole.len() - empty.len()));
-        answer.metadata.truncation = true;
-        answer.to_vec().ok()
-    }
-
-    fn find(&self, name: &Name, query_type: RecordType) -> Option<Found> {
-        let text = name.to_ascii();
-        let text = text.trim_end_matches('.');
-        let own = self.ipv4.is_some() || self.ipv6.is_some();
-        if own && HOST.iter().any(|host| host.eq_ignore_ascii_case(text)) {
-            let gateway = self.ipv4.map(IpAddr::V4).into_iter();
-            let gateway = gateway.chain(self.ipv6.map(IpAddr::V6)).collect();
-            return Some(Found::addresses(gateway, query_type, HOST_TTL));
-        }
-        let containers = self.containers.as_ref()?;
-        if let Some(addresses) = containers.addresses(text) {
-            return Some(Found::addresses(addresses, query_type, CONTAINER_TTL));
-        }
-        let network = name.parse_arpa_name().ok()?;
-        containers
-            .covers(&network)
-            .then(|| self.find_reverse(containers, network, query_type))
-    }
-
-    fn find_reverse(&self, names: &Names, network: IpNet, query_type: RecordType) -> Found {
-        let nothing = |code| Found {
-            code,
-            ttl: CONTAINER_TTL,
-            records: Vec::new(),
+        let found = self.find(question.name.as_deref()?, question.kind)?;
+        let limit = match transport {
+            Transport::Udp => usize::from(question.udp_size()),
+            Transport::Tcp => MAX_TCP,
         };
-        if network.prefix_len() < network.max_prefix_len() {
-            // A node on the way to addresses: it exists, and has no records.
-            return nothing(ResponseCode::NoError);
+        let mut answer = OwnAnswer::new(query, question, found.code, limit);
+        for data in found.records {
+            match data {
+                Data::Address(IpAddr::V4(a)) => answer.push(kind::A, found.ttl, &a.octets()),
+                Data::Address(IpAddr::V6(a)) => answer.push(kind::AAAA, found.ttl, &a.octets()),
+                Data::Name(name) => answer.push(kind::PTR, found.ttl, &name.to_bytes().ok()?),
+            }
         }
+        Some(answer.finish())
+    }
+
+    /// What is to be said of a name that neither this network nor `others`, the client's other ones,
+    /// have, if no server may be asked for it.
+    pub fn nowhere<'a>(
+        &'a self,
+        others: impl Iterator<Item = &'a Names>,
+        question: &Question,
+    ) -> Option<ResponseCode> {
+        let name = question.name.as_deref()?;
+        let last = name.rsplit_once('.').map_or(name, |(_, last)| last);
+        if EMPTY_DOMAINS.contains(&last) {
+            return Some(ResponseCode::NXDomain);
+        }
+        let mut networks = self.containers.iter().chain(others);
+        let mut is_ours = || !name.contains('.') || networks.any(|names| names.is_own(name));
+        (question.asks_for_addresses() && !name.is_empty() && is_ours())
+            .then_some(ResponseCode::NXDomain)
+    }
+
+    fn find(&self, name: &str, kind: u16) -> Option<Found> {
+        if name == "localhost" || name.ends_with(".localhost") {
+            let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return Some(Found::addresses(both, kind, HOST_TTL));
+        }
+        let own = self.ipv4.is_some() || self.ipv6.is_some();
+        if own && HOST.contains(&name) {
+            let gateway = self.ipv4.map(IpAddr::V4).into_iter();
+            let gateway = gateway.chain(self.ipv6.map(IpAddr::V6));
+            return Some(Found::addresses(gateway, kind, HOST_TTL));
+        }
+        if let Some(addresses) = self.containers.as_ref().and_then(|c| c.lookup(name)) {
+            return Some(Found::addresses(addresses, kind, CONTAINER_TTL));
+        }
+        if !name.ends_with(".arpa") {
+            return None;
+        }
+        let network = Name::from_ascii(format!("{name}.")).ok()?;
+        let network = network.parse_arpa_name().ok()?;
+        self.find_reverse(network, kind)
+    }
+
+    fn find_reverse(&self, network: IpNet, kind: u16) -> Option<Found> {
         let address = network.addr();
+        let whole = network.prefix_len() == network.max_prefix_len();
+        if whole && address.is_loopback() {
+            return Some(Found::name("localhost", kind, HOST_TTL));
+        }
+        let names = self.containers.as_ref()?;
+        if !names.covers(&network) {
+            return None;
+        }
+        if !whole {
+            // A node on the way to addresses: it exists, and has no records.
+            return Some(Found::nothing(ResponseCode::NoError));
+        }
         let is_gateway = match address {
             IpAddr::V4(address) => self.ipv4 == Some(address),
             IpAddr::V6(address) => self.ipv6 == Some(address),
         };
-        let name = match is_gateway {
-            true => Some(GATEWAY.to_owned()),
-            false => names.name_of(address),
-        };
-        let Some(name) = name.and_then(|name| Name::from_ascii(format!("{name}.")).ok()) else {
-            return nothing(ResponseCode::NXDomain);
-        };
-        match query_type {
-            RecordType::PTR | RecordType::ANY => Found {
-                records: vec![RData::PTR(PTR(name))],
-                ..nothing(ResponseCode::NoError)
-            },
-            _ => nothing(ResponseCode::NoError),
-        }
+        Some(match (is_gateway, names.name_of(address)) {
+            (true, _) => Found::name(GATEWAY, kind, CONTAINER_TTL),
+            (false, Some(name)) => Found::name(&name, kind, CONTAINER_TTL),
+            (false, None) => Found::nothing(ResponseCode::NXDomain),
+        })
     }
 }
 
 impl Found {
-    fn addresses(addresses: Vec<IpAddr>, query_type: RecordType, ttl: u32) -> Found {
-        let (ipv4, ipv6) = match query_type {
-            RecordType::A => (true, false),
-            RecordType::AAAA => (false, true),
-            RecordType::ANY => (true, true),
-            _ => (false, false),
-        };
-        let records = addresses.into_iter().filter_map(|address| match address {
-            IpAddr::V4(a) => ipv4.then_some(RData::A(A(a))),
-            IpAddr::V6(a) => ipv6.then_some(RData::AAAA(AAAA(a))),
-        });
+    fn nothing(code: ResponseCode) -> Found {
+        Found {
+            code,
+            ttl: CONTAINER_TTL,
+            records: Vec::new(),
+        }
+    }
+
+    fn name(name: &str, kind: u16, ttl: u32) -> Found {
+        let wanted = matches!(kind, kind::PTR | kind::ANY);
+        let name = Name::from_ascii(format!("{name}.")).ok();
         Found {
             code: ResponseCode::NoError,
             ttl,
-            records: records.collect(),
+            records: name
+                .filter(|_| wanted)
+                .map(Data::Name)
+                .into_iter()
+                .collect(),
+        }
+    }
+
+    fn addresses(addresses: impl IntoIterator<Item = IpAddr>, kind: u16, ttl: u32) -> Found {
+        let wanted = |address: &IpAddr| match address {
+            IpAddr::V4(_) => matches!(kind, kind::A | kind::ANY),
+            IpAddr::V6(_) => matches!(kind, kind::AAAA | kind::ANY),
+        };
+        let addresses = addresses.into_iter().filter(wanted);
+        Found {
+            code: ResponseCode::NoError,
+            ttl,
+            records: addresses.map(Data::Address).collect(),
         }
     }
 }

@@ -15,21 +15,20 @@
 //! replaced may be the same for two that follow each other at once. That holds for one that tells
 //! nothing as well, of which the log hears once.
 //!
-//! # Limits
-//!
-//! What no network of the container has is asked for where this network asks: on an internal one
-//! nowhere, even if another one has a way out.
+//! What no network of the container has is asked for where this network asks. If that is nowhere, as
+//! on an internal network, it is asked for where the first of the others asks that asks anywhere: the
+//! container could ask there itself.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Host, Names, Zone};
 use crate::journal::{self, JournalError, Liveness, Record};
-use cnet::definition::{Store, StoreError, check_network_name};
+use cnet::definition::{DnsServer, Store, StoreError, check_network_name};
 
 /// How old what was seen may be when it is used.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -52,12 +51,21 @@ pub(crate) struct OtherNetworks {
 #[derive(Debug, Default)]
 struct Seen {
     at: Option<Instant>,
-    networks: BTreeMap<String, OtherNetwork>,
+    networks: BTreeMap<String, Read>,
 }
 
-/// What is known of one network.
+/// Another network of a client.
+#[derive(Clone, Debug)]
+pub struct OtherNetwork {
+    /// The names of its containers.
+    pub names: Names,
+    /// The servers that it asks; `None` if it asks nowhere, and none for the host's.
+    pub servers: Option<Arc<[DnsServer]>>,
+}
+
+/// What was read of one network.
 #[derive(Debug)]
-struct OtherNetwork {
+struct Read {
     version: Version,
     read: Instant,
     /// `None` if it cannot be understood.
@@ -77,7 +85,7 @@ enum ReadError {
 #[derive(Debug)]
 struct Told {
     present: HashSet<Namespace>,
-    names: Names,
+    network: OtherNetwork,
 }
 
 /// Another one for each content of a file: inode, length, and when it was changed.
@@ -101,8 +109,8 @@ impl OtherNetworks {
         }
     }
 
-    /// The names of the other networks that the container in `namespace` is on.
-    pub(crate) fn of(&self, namespace: Namespace) -> Vec<Names> {
+    /// The other networks that the container in `namespace` is on.
+    pub(crate) fn of(&self, namespace: Namespace) -> Vec<OtherNetwork> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if seen.at.is_none_or(|at| now - at >= LOOK_INTERVAL) {
@@ -111,10 +119,10 @@ impl OtherNetworks {
         }
         let networks = seen.networks.values().filter_map(|n| n.told.as_ref());
         let shared = networks.filter(|told| told.present.contains(&namespace));
-        shared.map(|told| told.names.clone()).collect()
+        shared.map(|told| told.network.clone()).collect()
     }
 
-    fn look(&self, networks: &mut BTreeMap<String, OtherNetwork>, now: Instant) {
+    fn look(&self, networks: &mut BTreeMap<String, Read>, now: Instant) {
         let mut before = std::mem::take(networks);
         let runtime = fs::read_dir(&self.store.directories().runtime);
         let entries = runtime.into_iter().flatten().flatten();
@@ -133,7 +141,7 @@ impl OtherNetworks {
                     if let (Err(error), None) = (&told, known) {
                         tracing::warn!(network = name, %error, "its names are not told");
                     }
-                    OtherNetwork {
+                    Read {
                         version,
                         read: now,
                         told: told.ok(),
@@ -156,7 +164,12 @@ impl OtherNetworks {
             }
             names.join(&record.id, Host::from(record));
         }
-        Ok(Told { present, names })
+        let asks = !definition.internal;
+        let servers = asks.then(|| definition.dns.clone().into());
+        Ok(Told {
+            present,
+            network: OtherNetwork { names, servers },
+        })
     }
 }
 
@@ -197,6 +210,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             ipv4: Some([10, 89, 0, digit].into()),
             ipv6: None,
+            dns: Vec::new(),
             ports: Vec::new(),
             filter: cnet::Filter::new(),
         }
@@ -207,8 +221,8 @@ mod tests {
     }
 
     fn finds(others: &OtherNetworks, namespace: Namespace, name: &str) -> bool {
-        let names = others.of(namespace);
-        names.iter().any(|names| names.addresses(name).is_some())
+        let networks = others.of(namespace);
+        networks.iter().any(|n| n.names.addresses(name).is_some())
     }
 
     #[test]

@@ -59,7 +59,7 @@ const LAST_CHANCE: Duration = Duration::from_secs(2);
 pub const MAX_FILE: u64 = 64 * 1024;
 
 /// One server.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Nameserver {
     address: IpAddr,
     port: u16,
@@ -225,6 +225,11 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// Rounds over the servers.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
     /// How long a server is waited for before the next one is asked as well. All of a round are
     /// asked within it.
     pub fn head_start(&self) -> Duration {
@@ -262,40 +267,40 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Where the servers in force are said.
-enum Source {
-    /// They never change.
-    Fixed,
-    /// The file at this path.
-    File(PathBuf),
-    /// What this reads: a file that is out of sight, for a process in the sandbox.
-    Reader(Box<dyn Fn() -> io::Result<String> + Send + Sync>),
-}
+/// How the host's file is read: a process in the sandbox cannot see it, and asks for its text.
+#[derive(Clone)]
+pub struct HostConf(Arc<dyn Fn() -> io::Result<String> + Send + Sync>);
 
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Source::Fixed => f.write_str("Fixed"),
-            Source::File(path) => f.debug_tuple("File").field(path).finish(),
-            Source::Reader(_) => f.write_str("Reader"),
-        }
+impl HostConf {
+    /// By `read`.
+    pub fn read_by(read: impl Fn() -> io::Result<String> + Send + Sync + 'static) -> HostConf {
+        HostConf(Arc::new(read))
+    }
+
+    /// From `path`.
+    pub fn at(path: impl Into<PathBuf>) -> HostConf {
+        let path = path.into();
+        HostConf::read_by(move || read_text(&path))
     }
 }
 
-impl Source {
-    fn read(&self) -> Option<io::Result<String>> {
-        match self {
-            Source::Fixed => None,
-            Source::File(path) => Some(read_text(path)),
-            Source::Reader(read) => Some(read()),
-        }
+impl Default for HostConf {
+    fn default() -> HostConf {
+        HostConf::at(PATH)
+    }
+}
+
+impl std::fmt::Debug for HostConf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostConf")
     }
 }
 
 /// The servers in force.
 #[derive(Debug)]
 pub struct Servers {
-    source: Source,
+    /// `None` when they never change.
+    source: Option<HostConf>,
     state: Mutex<State>,
 }
 
@@ -307,14 +312,9 @@ struct State {
 }
 
 impl Servers {
-    /// Those of the file at `path`, followed as it changes.
-    pub fn from_file(path: impl Into<PathBuf>) -> Servers {
-        Servers::with(Source::File(path.into()), ResolvConf::parse(""))
-    }
-
-    /// Those of a file that `read` reads, followed as it changes.
-    pub fn read_by(read: impl Fn() -> io::Result<String> + Send + Sync + 'static) -> Servers {
-        Servers::with(Source::Reader(Box::new(read)), ResolvConf::parse(""))
+    /// Those of the host's file, followed as it changes.
+    pub fn of_host(host: &HostConf) -> Servers {
+        Servers::with(Some(host.clone()), ResolvConf::parse(""))
     }
 
     /// These, for good.
@@ -323,10 +323,10 @@ impl Servers {
             nameservers,
             ..ResolvConf::default()
         };
-        Servers::with(Source::Fixed, conf)
+        Servers::with(None, conf)
     }
 
-    fn with(source: Source, conf: ResolvConf) -> Servers {
+    fn with(source: Option<HostConf>, conf: ResolvConf) -> Servers {
         let state = State {
             checked: None,
             text: String::new(),
@@ -342,9 +342,9 @@ impl Servers {
     pub fn current(&self) -> Arc<ResolvConf> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = state.checked.is_some_and(|at| at.elapsed() < RECHECK);
-        if !fresh && let Some(read) = self.source.read() {
+        if !fresh && let Some(HostConf(read)) = &self.source {
             state.checked = Some(Instant::now());
-            match read {
+            match read() {
                 Ok(text) if text != state.text => {
                     state.conf = Arc::new(ResolvConf::parse(&text));
                     state.text = text;
@@ -461,7 +461,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("cnet-resolv-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("resolv.conf");
-        let servers = Servers::from_file(&path);
+        let servers = Servers::of_host(&HostConf::at(&path));
         assert_eq!(addresses(&servers.current()), ["127.0.0.1"]);
 
         std::fs::write(&path, "nameserver 192.0.2.1\n").unwrap();

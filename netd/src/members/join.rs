@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cnet::PublishSpec;
 use cnet::control::{Attach, Attached, Event, Kind, Refusal};
-use cnet::definition::{SHORT_ID, check_name, is_id, random_id};
+use cnet::definition::{Definition, DefinitionError, SHORT_ID, check_name, is_id, random_id};
 use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::helper::TapRequest;
 use cnet_tap::{Tap, TapQueue};
@@ -87,6 +87,19 @@ fn check(attach: &Attach) -> Result<String, Refusal> {
     }
 }
 
+/// Checks the DNS servers of a container that is to join this network.
+fn check_dns(definition: &Definition, attach: &Attach) -> Result<(), Refusal> {
+    if definition.internal && !attach.dns.is_empty() {
+        let text =
+            "an internal network asks no DNS servers, so a container on it cannot have its own";
+        return Err(Refusal::new(Kind::Impossible, text));
+    }
+    match definition.own_dns_server(&attach.dns) {
+        Some(address) => Err(invalid(DefinitionError::Dns(address))),
+        None => Ok(()),
+    }
+}
+
 /// Takes name and addresses.
 pub(super) fn reserve(
     members: &Members,
@@ -95,6 +108,7 @@ pub(super) fn reserve(
     namespace: (u64, u64),
 ) -> Result<MemberKey, Refusal> {
     let id = check(attach)?;
+    check_dns(&members.definition, attach)?;
     publish::check_way_in(&members.definition, attach.publish.len())?;
     let short = || id[..SHORT_ID].to_owned();
     let name = attach.name.clone().unwrap_or_else(short);
@@ -127,6 +141,7 @@ pub(super) fn reserve(
         mac: addresses.mac,
         ipv4: addresses.v4,
         ipv6: addresses.v6,
+        dns: attach.dns.clone(),
         ports: Vec::new(),
         filter: attach.filter.clone(),
     }))

@@ -302,6 +302,7 @@ mod tests {
             mac: MacAddr([2; 6]),
             ipv4: None,
             ipv6: None,
+            dns: Vec::new(),
             ports: Vec::new(),
             filter: cnet::Filter::new(),
         }

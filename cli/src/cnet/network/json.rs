@@ -5,13 +5,12 @@
 //! `Cnet`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use cnet::control::{Counters, StatisticsReport};
-use cnet::definition::Definition;
+use cnet::definition::{Definition, DnsServer};
 
 /// Where Docker's bridge driver has the MTU.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
@@ -136,7 +135,7 @@ pub(crate) struct Own {
     pub(crate) gateway_mac: String,
     /// The DNS servers that are asked, if not the host's.
     #[serde(rename = "DNS")]
-    pub(crate) dns: Vec<IpAddr>,
+    pub(crate) dns: Vec<DnsServer>,
     /// The domains that containers search, if not the host's.
     #[serde(rename = "DNSSearch")]
     pub(crate) dns_search: Vec<String>,

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::filter::FilterOptions;
-use cnet::definition::{BRIDGE, MTU_RANGE, Request};
+use cnet::definition::{BRIDGE, DnsServer, MTU_RANGE, Request};
 
 /// The options of `cnet network create`.
 #[derive(Args, Debug)]
@@ -45,9 +45,10 @@ pub(crate) struct CreateOptions {
     )]
     pub(super) mtu: Option<u16>,
 
-    /// Ask this DNS server instead of the host's; may be given several times.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(super) dns: Vec<IpAddr>,
+    /// Ask this DNS server instead of the host's, or, with a domain, for the names in that domain
+    /// alone; may be given several times.
+    #[arg(long, value_name = "[DOMAIN=]ADDRESS")]
+    pub(super) dns: Vec<DnsServer>,
 
     /// A domain that containers search; may be given several times.
     #[arg(long, value_name = "DOMAIN")]

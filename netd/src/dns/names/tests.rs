@@ -1,7 +1,11 @@
 //! Names as they are asked for on the wire.
 
+use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{RData, Record};
+
 use super::*;
-use crate::dns::message::tests::query;
+use crate::dns::message::tests::{query, with_opt};
 use crate::dns::message::{Inspected, inspect};
 
 fn ask_of(names: &LocalNames, name: &str, query_type: u16, over: Transport) -> Option<Message> {
@@ -11,7 +15,7 @@ fn ask_of(names: &LocalNames, name: &str, query_type: u16, over: Transport) -> O
     };
     let answer = names.answer(&query, &question, over)?;
     assert!(
-        over == Transport::Tcp || answer.len() <= MAX_UDP,
+        over == Transport::Tcp || answer.len() <= 512,
         "{}",
         answer.len()
     );
@@ -244,4 +248,101 @@ fn a_crowd_behind_one_name_is_cut_over_udp_and_whole_over_tcp() {
             if query_type == 255 { 200 } else { 100 }
         );
     }
+}
+
+#[test]
+fn forty_containers_behind_one_name_fit_into_an_edns_answer() {
+    let (local, names) = network();
+    for last in 2..42 {
+        names.join(&format!("{last}{ID}"), web(last));
+    }
+    for (kind, count) in [(1, 40), (28, 40)] {
+        let query = with_opt(query(9, "www.front", kind), 0, 1232, &[]);
+        let Inspected::Question(question) = inspect(&query) else {
+            panic!("a question");
+        };
+        let answer = local.answer(&query, &question, Transport::Udp).unwrap();
+        assert!(answer.len() <= 1232, "{}", answer.len());
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(
+            (answer.answers.len(), answer.metadata.truncation),
+            (count, false)
+        );
+        assert!(answer.edns.is_some());
+    }
+}
+
+#[test]
+fn names_of_special_use_are_answered_here() {
+    let names = LocalNames::default();
+    let ask = |name: &str, kind| ask_of(&names, name, kind, Transport::Udp).unwrap();
+    for name in ["localhost", "a.LOCALHOST"] {
+        assert_eq!(
+            ask(name, 1).answers[0].data,
+            RData::A(A(Ipv4Addr::LOCALHOST))
+        );
+        assert_eq!(
+            ask(name, 28).answers[0].data,
+            RData::AAAA(AAAA(Ipv6Addr::LOCALHOST))
+        );
+        assert!(ask(name, 15).answers.is_empty());
+    }
+    let six = format!("1{}.ip6.arpa", ".0".repeat(31));
+    for name in ["1.0.0.127.in-addr.arpa", &six] {
+        assert_eq!(ask(name, 12).answers[0].data.to_string(), "localhost.");
+    }
+}
+
+#[test]
+fn what_no_server_may_be_asked_for() {
+    let (local, names) = network();
+    let (_, other) = network();
+    let nowhere = |local: &LocalNames, name: &str, kind| {
+        let query = query(9, name, kind);
+        let Inspected::Question(question) = inspect(&query) else {
+            panic!("{name}");
+        };
+        local.nowhere([&other].into_iter(), &question).is_some()
+    };
+    for name in [
+        "web",
+        "WEB",
+        "com",
+        "web.front",
+        "a.b.FRONT",
+        "x.invalid",
+        "x.onion",
+    ] {
+        assert!(
+            nowhere(&local, name, 1) && nowhere(&local, name, 28),
+            "{name}"
+        );
+    }
+    for (name, kind) in [("com", 2), ("web", 15), ("web.front", 16)] {
+        assert!(!nowhere(&local, name, kind), "{name}");
+    }
+    assert!(nowhere(&local, "x.invalid", 15));
+    for name in ["front.example", "x.corp.example", "example.org", "xfront.x"] {
+        assert!(!nowhere(&local, name, 1), "{name}");
+    }
+    // A network may be called like a domain of the Internet.
+    let com = Names::new(Zone {
+        network: "com".into(),
+        ..Zone::default()
+    });
+    let local = LocalNames::default().with_containers(com.clone());
+    assert!(!nowhere(&local, "example.com", 1));
+    com.join(ID, web(2));
+    com.leave(ID);
+    assert!(nowhere(&local, "web_2.com", 1) && !nowhere(&local, "example.com", 1));
+    for n in 0..2 * MAX_DEPARTED {
+        let host = Host {
+            name: format!("n{n}"),
+            ..Host::default()
+        };
+        com.join(&n.to_string(), host);
+        com.leave(&n.to_string());
+    }
+    assert!(com.0.table.read().unwrap().departed.len() <= MAX_DEPARTED);
+    drop(names);
 }
