@@ -310,7 +310,7 @@ mod tests {
             mac: MacAddr([2, 0x42, 10, 88, 0, 2]),
             ipv4: Some([10, 88, 0, 2].into()),
             ipv6: None,
-            dns: vec!["corp.example=192.0.2.1".parse().unwrap()],
+            dns: Vec::new(),
             ports: vec![PublishedPort::new(
                 cnet_wire::Protocol::Tcp,
                 "0.0.0.0:8080".parse().unwrap(),

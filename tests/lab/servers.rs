@@ -8,7 +8,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::namespace::{Namespace, limit_stalls};
 use super::traffic::{Payload, read_digest};
@@ -173,6 +173,50 @@ impl UdpServer {
                 while !stop.load(Ordering::Relaxed) {
                     receive_one(&socket, &log, &answer);
                 }
+            }
+        });
+        Self {
+            address,
+            log,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// As [`UdpServer::start`], but each answer is sent `delay` after its datagram came.
+    pub fn start_slow(
+        namespace: &Namespace,
+        address: SocketAddr,
+        delay: Duration,
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+    ) -> Self {
+        let later = namespace.udp(address, Duration::from_millis(50));
+        let address = later.local_addr().expect("it is bound");
+        let (socket, log) = (later.try_clone().expect("a copy"), Log::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (queue, queued) = std::sync::mpsc::channel::<(Instant, Vec<u8>, SocketAddr)>();
+        let sender = thread::spawn(move || {
+            for (at, answer, peer) in queued {
+                thread::sleep(at.saturating_duration_since(Instant::now()));
+                // A peer that has gone meanwhile is no failure of the server's.
+                let _ = later.send_to(&answer, peer);
+            }
+        });
+        let thread = thread::spawn({
+            let (log, stop) = (log.clone(), Arc::clone(&stop));
+            move || {
+                let mut buffer = vec![0; 65536];
+                while !stop.load(Ordering::Relaxed) {
+                    let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
+                        continue;
+                    };
+                    log.add(peer);
+                    if let Some(answer) = answer(&buffer[..length]) {
+                        let _ = queue.send((Instant::now() + delay, answer, peer));
+                    }
+                }
+                drop(queue);
+                let _ = sender.join();
             }
         });
         Self {

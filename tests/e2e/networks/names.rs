@@ -11,7 +11,7 @@ use hickory_proto::serialize::binary::BinDecodable;
 use super::{Member, Place, upstream, wait_for_leave};
 use crate::lab::run::SHORT;
 use crate::lab::servers::TcpServer;
-use crate::lab::{Lab, REMOTE_V4, REMOTES, any};
+use crate::lab::{Lab, REMOTE_V4, REMOTES, any, wait_until};
 
 const ABSENT: ResponseCode = ResponseCode::NXDomain;
 
@@ -156,4 +156,87 @@ fn assert_no_way_in(lab: &Lab, place: &Place<'_>) {
     let connected = lab.host.connect(at, Duration::from_secs(1));
     assert!(connected.is_err(), "the port is open");
     assert!(!place.done("ps").stdout.contains(" c "));
+}
+
+/// A container on an internal and an ordinary network may ask by the one, whichever gateway it asks;
+/// one on the internal network alone may not.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_container_on_an_internal_and_an_ordinary_network_resolves_outside_names() {
+    let lab = Lab::direct();
+    let known = Ipv4Addr::new(203, 0, 113, 77);
+    let upstream = upstream(&lab, known);
+    for place in Place::each(&lab) {
+        place.done("network create back --internal");
+        place.done(&format!("network create front --dns {REMOTE_V4}"));
+        let both = place.join("back", "both", "");
+        let alone = place.join("back", "alone", "");
+        assert_eq!(ask(&both, "known.example", RecordType::A), (ABSENT, vec![]));
+        let process = both.process.as_ref().expect("it runs").pid();
+        place.done(&format!("attach --network front {process}"));
+        let found = (ResponseCode::NoError, vec![known.to_string()]);
+        wait_until("it is known to be on both", SHORT, || {
+            match ask(&both, "known.example", RecordType::A) {
+                answer if answer == found => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        assert_eq!(
+            ask(&alone, "known.example", RecordType::A),
+            (ABSENT, vec![])
+        );
+    }
+    assert!(!upstream.log.peers().is_empty());
+}
+
+/// Names of containers are asked for nowhere else, nor are names of one label.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn names_of_containers_leave_the_network_neither_before_nor_after_their_time() {
+    let lab = Lab::direct();
+    let upstream = upstream(&lab, Ipv4Addr::LOCALHOST);
+    let place = Place::ordinary(&lab);
+    place.done(&format!("network create lan --dns {REMOTE_V4}"));
+    let asker = place.join("lan", "asker", "");
+    let web = place.join("lan", "web", "");
+    for name in ["web", "web.lan"] {
+        assert_eq!(ask(&asker, name, RecordType::A).0, ResponseCode::NoError);
+    }
+    drop(web);
+    wait_for_leave(&place, "web");
+    for name in ["web", "web.lan", "never", "never.lan"] {
+        for kind in [RecordType::A, RecordType::AAAA] {
+            assert_eq!(ask(&asker, name, kind), (ABSENT, vec![]), "{name}");
+        }
+    }
+    assert_eq!(upstream.log.peers(), Vec::<IpAddr>::new());
+    ask(&asker, "com", RecordType::NS);
+    assert_eq!(upstream.log.peers().len(), 1);
+}
+
+/// A container may have servers of its own, by `attach` and by `run`; the gateway is none.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_container_on_a_network_may_have_dns_servers_of_its_own() {
+    let lab = Lab::direct();
+    let known = Ipv4Addr::new(203, 0, 113, 77);
+    let _upstream = upstream(&lab, known);
+    let place = Place::ordinary(&lab);
+    place.done("network create lan --dns 192.0.2.1 --subnet 10.77.0.0/24");
+    let own = place.join("lan", "own", &format!("--dns {REMOTE_V4}"));
+    let domain = place.run("lan", "domain", &format!("--dns known.example={REMOTE_V4}"));
+    let found = (ResponseCode::NoError, vec![known.to_string()]);
+    for container in [&own, &domain] {
+        assert_eq!(ask(container, "known.example", RecordType::A), found);
+    }
+    let (process, _) = place.container();
+    for arguments in [
+        format!("attach --network lan --dns 10.77.0.1 {}", process.pid()),
+        "network create other --subnet 10.78.0.0/24 --dns 10.78.0.1".to_owned(),
+    ] {
+        assert!(place.refused(&arguments).contains("own gateway"));
+    }
+    place.done("network create inner --internal");
+    let attach = format!("attach --network inner --dns 192.0.2.1 {}", process.pid());
+    assert!(place.refused(&attach).contains("internal network"));
 }
