@@ -96,6 +96,11 @@ impl Race {
         (self.asked < all).then_some(server)
     }
 
+    /// Whether the server that is next is the first of a round.
+    fn starts_round(&self) -> bool {
+        (self.asked as usize).is_multiple_of(self.round.len())
+    }
+
     /// Counts the server that was next as asked, or passed over. The one after it follows when its
     /// head start is over; the first of a round, when the round before is.
     fn step(&mut self, asked: bool) {
@@ -107,7 +112,7 @@ impl Race {
             self.ahead = Some((server, now));
             self.next_at = now + self.patience.head_start();
         }
-        if self.asked as usize % self.round.len() == 0 {
+        if self.starts_round() {
             self.next_at = (self.started + self.patience.turn(self.asked)).max(now);
         }
     }
@@ -115,8 +120,7 @@ impl Race {
     /// A server will not answer: the next one of the round need not wait.
     fn failed(&mut self, server: usize) {
         self.failed[server] = true;
-        let within_round = self.asked as usize % self.round.len() != 0;
-        if within_round && self.ahead.is_none_or(|(ahead, _)| ahead == server) {
+        if !self.starts_round() && self.ahead.is_none_or(|(ahead, _)| ahead == server) {
             self.next_at = Instant::now();
         }
         self.ahead = self.ahead.filter(|(ahead, _)| *ahead != server);
