@@ -10,4 +10,8 @@ use cnet_tests::lab;
 
 mod descriptors;
 mod disk;
+mod ends;
 mod memory;
+mod output;
+mod taken;
+mod upstream;

@@ -109,6 +109,8 @@ pub struct Options {
     pub tun_mode: Option<u32>,
     /// What it sees as `/etc/resolv.conf`; the machine's own if none.
     pub resolv_conf: Option<PathBuf>,
+    /// Where its standard streams lead, as the shell has it: `>/dev/full 2>&1`.
+    pub redirection: Option<&'static str>,
     /// How many descriptors it may have; as many as usual if none.
     pub descriptors: Option<u64>,
     /// The door of a control group that limits its memory ([`super::cgroup::MemoryGroup::door`]).
@@ -139,7 +141,14 @@ impl Options {
 
     /// The program, yet without arguments.
     pub fn launch(&self, lab: &Lab) -> Launch {
-        let mut launch = lab.program(&program(), self.user);
+        let mut launch = match self.redirection {
+            None => lab.program(&program(), self.user),
+            Some(redirection) => {
+                let script = format!("exec \"$0\" \"$@\" {redirection}");
+                let shell = lab.command("sh").args(["-c", script.as_str()]);
+                shell.arg(program())
+            }
+        };
         if let Some(mode) = self.tun_mode {
             launch = launch.tun_mode(mode);
         }
