@@ -22,4 +22,5 @@ mod icmp;
 mod ip;
 mod link;
 mod services;
+mod shares;
 mod transport;

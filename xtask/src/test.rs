@@ -3,7 +3,7 @@
 //!
 //! The stages stand in [`PARTS`], each part with the minutes that it may take on two cores; a new
 //! stage is an entry there and nowhere else. What needs longer has a short form here and a long one
-//! by name.
+//! ([`LONG`]) that is run by its name alone.
 //!
 //! A failed stage does not keep the next from running. A test that cannot run is a failure.
 
@@ -181,6 +181,34 @@ const HOSTILE_AND_FAULTS: &[Stage] = &[
     },
 ];
 
+/// The long forms, each run by its name alone.
+const LONG: Part = Part {
+    name: "long forms",
+    minutes: 15,
+    stages: &[
+        Stage {
+            name: "shares",
+            about: "what a neighbour costs that is hostile in any way (as root, alone on the machine)",
+            minutes: 10,
+            run: |limit| only_in_namespaces(limit, "hostile", "long_"),
+        },
+        Stage {
+            name: "repeats",
+            about: "the faults of the host, five times (as root)",
+            minutes: 5,
+            run: |limit| {
+                for _ in 0..5 {
+                    let done = in_namespaces(limit, "faults")?;
+                    if done != Outcome::Passed {
+                        return Ok(done);
+                    }
+                }
+                Ok(Outcome::Passed)
+            },
+        },
+    ],
+};
+
 fn cargo(limit: Duration, arguments: &str) -> anyhow::Result<Outcome> {
     cargo::run::<&str>(limit, &[], arguments)
 }
@@ -189,8 +217,14 @@ fn build(limit: Duration) -> anyhow::Result<Outcome> {
     cargo(limit, "build --locked --release --package cnet-cli --bins")
 }
 
-/// The tests of a target of cnet-tests that run the programs between real namespaces.
+/// The tests of a target of cnet-tests that run the programs between real namespaces, but for its
+/// long ones.
 fn in_namespaces(limit: Duration, target: &str) -> anyhow::Result<Outcome> {
+    only_in_namespaces(limit, target, "--skip long_")
+}
+
+/// As [`in_namespaces`], for those tests that `filter` means.
+fn only_in_namespaces(limit: Duration, target: &str, filter: &str) -> anyhow::Result<Outcome> {
     if !machine::is_root() {
         bail!("makes network namespaces and their uplinks: run as root, cargo xtask test {target}");
     }
@@ -202,14 +236,14 @@ fn in_namespaces(limit: Duration, target: &str) -> anyhow::Result<Outcome> {
     }
     let binaries = [("CNET_BIN_DIR", cargo::release_directory()?)];
     let arguments = format!(
-        "test --locked --release --package cnet-tests --test {target} -- --ignored --test-threads=1"
+        "test --locked --release --package cnet-tests --test {target} -- --ignored --test-threads=1 {filter}"
     );
     cargo::run(limit, &binaries, &arguments)
 }
 
 /// Prints the stages, what each shows, and the minutes planned for it.
 pub fn list() {
-    for part in PARTS {
+    for part in PARTS.iter().chain([&LONG]) {
         for stage in part.stages {
             println!("{:8} {:3} min  {}", stage.name, stage.minutes, stage.about);
         }
@@ -224,27 +258,34 @@ type Report = (&'static str, Duration, Outcome);
 /// # Errors
 /// A name that is no stage's.
 pub fn run(names: &[&str]) -> anyhow::Result<bool> {
-    let stages = || PARTS.iter().flat_map(|part| part.stages);
+    let stages = || PARTS.iter().chain([&LONG]).flat_map(|part| part.stages);
     for name in names {
         if !stages().any(|stage| stage.name == *name) {
             bail!("no stage is called {name}; cargo xtask test --list names them");
         }
     }
     let mut reports: Vec<Report> = Vec::new();
-    for stage in stages().filter(|stage| names.is_empty() || names.contains(&stage.name)) {
+    let is_usual = |stage: &Stage| LONG.stages.iter().all(|long| long.name != stage.name);
+    let is_wanted = |stage: &&Stage| match names.is_empty() {
+        true => is_usual(stage),
+        false => names.contains(&stage.name),
+    };
+    for stage in stages().filter(is_wanted) {
         println!("\n==== {}: {}", stage.name, stage.about);
         let started = Instant::now();
         let outcome = (stage.run)(stage.limit());
         let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
         reports.push((stage.name, started.elapsed(), outcome));
     }
-    print!("\n{}", summary(PARTS, &reports));
+    let long = LONG.stages.iter().any(|stage| names.contains(&stage.name));
+    let parts: Vec<&Part> = PARTS.iter().chain(long.then_some(&LONG)).collect();
+    print!("\n{}", summary(&parts, &reports));
     let failed = |(_, _, outcome): &Report| matches!(outcome, Outcome::Failed(_));
     Ok(!reports.iter().any(failed))
 }
 
 /// The minutes of each stage and each part, taken and planned, and the verdict.
-fn summary(parts: &[Part], reports: &[Report]) -> String {
+fn summary(parts: &[&Part], reports: &[Report]) -> String {
     let mut lines = vec!["==== summary: minutes taken, minutes planned".to_owned()];
     let mut line = |name: &str, taken: Duration, planned: u64, verdict: &str| {
         let taken = taken.as_secs_f64() / 60.0;
@@ -308,7 +349,7 @@ mod tests {
 
     #[test]
     fn the_stages_of_a_part_fit_into_its_minutes() {
-        for part in PARTS {
+        for part in PARTS.iter().chain([&LONG]) {
             let planned: u64 = part.stages.iter().map(|stage| stage.minutes).sum();
             assert!(planned <= part.minutes, "{}", part.name);
         }
@@ -344,6 +385,7 @@ several hosts and CNI         0.0    6  no stage yet
 all                           7.1   64
 test result: FAILED. 2 stages passed, 1 failed
 ";
-        assert_eq!(summary(PARTS, &reports), expected);
+        let parts: Vec<&Part> = PARTS.iter().collect();
+        assert_eq!(summary(&parts, &reports), expected);
     }
 }

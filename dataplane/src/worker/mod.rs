@@ -605,9 +605,9 @@ mod tests {
             worker.driver.read_batch(now(), sender.0),
             Turn::More
         ));
-        assert_eq!(arrived(&receiver.1), 3, "three times a hundred are enough");
+        assert_eq!(arrived(&receiver.1), 1, "one to a hundred is enough");
         while matches!(worker.driver.read_batch(now(), sender.0), Turn::More) {}
-        assert_eq!(arrived(&receiver.1), BATCH_FRAMES - 3);
+        assert_eq!(arrived(&receiver.1), BATCH_FRAMES - 1);
         // To one port a whole batch goes in a turn.
         send(mac(2));
         assert!(matches!(
