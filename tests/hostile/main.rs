@@ -21,6 +21,8 @@ mod frames;
 mod icmp;
 mod ip;
 mod link;
+mod segments;
 mod services;
 mod shares;
+mod tcp;
 mod transport;
