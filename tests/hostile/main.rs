@@ -16,6 +16,8 @@
 use cnet_tests::lab;
 
 mod arena;
+mod control;
+mod dns;
 mod fragments;
 mod frames;
 mod icmp;
