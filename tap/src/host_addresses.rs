@@ -21,6 +21,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
 };
 
+use crate::error::TapError;
+
 /// Multicast groups as the bits of `nl_groups` (`RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` in
 /// `<linux/rtnetlink.h>`).
 const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
@@ -77,6 +79,26 @@ impl HostAddresses {
     ///
     /// What netlink(7) says; `TimedOut` if the answer has no end.
     pub fn list(&mut self) -> io::Result<Vec<IpAddr>> {
+        let all = self.ask()?;
+        Ok(all.into_iter().map(|(_, address)| address).collect())
+    }
+
+    /// The addresses that the interface of this name has now, in the kernel's order.
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](HostAddresses::list); [`TapError::NoSuchInterface`](crate::TapError::NoSuchInterface).
+    pub fn of_interface(&mut self, name: &str) -> Result<Vec<IpAddr>, TapError> {
+        let index = crate::netif::index_of(name)?;
+        let all = self
+            .ask()
+            .map_err(TapError::io("cannot ask for the host's addresses"))?;
+        let its = all.into_iter().filter(|(of, _)| *of == index);
+        Ok(its.map(|(_, address)| address).collect())
+    }
+
+    /// All addresses, each with the index of its interface.
+    fn ask(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -98,7 +120,7 @@ impl HostAddresses {
     }
 
     /// Adds the addresses in one datagram to `found`; whether it was the last.
-    fn take(&self, mut rest: &[u8], found: &mut Vec<IpAddr>) -> io::Result<bool> {
+    fn take(&self, mut rest: &[u8], found: &mut Vec<(u32, IpAddr)>) -> io::Result<bool> {
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
             let message = message.map_err(io::Error::other)?;
@@ -112,7 +134,8 @@ impl HostAddresses {
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
-                    found.extend(own_address(&address));
+                    let own = own_address(&address);
+                    found.extend(own.map(|own| (address.header.index, own)));
                 }
                 _ => {}
             }
@@ -152,5 +175,15 @@ mod tests {
             assert!(found.contains(&"127.0.0.1".parse().unwrap()), "{found:?}");
         }
         addresses.forget_changes();
+    }
+
+    #[test]
+    fn an_interface_has_its_own_addresses_alone() {
+        let mut addresses = HostAddresses::open().unwrap();
+        let of_loopback = addresses.of_interface("lo").unwrap();
+        assert_eq!(of_loopback.first(), Some(&"127.0.0.1".parse().unwrap()));
+        assert!(of_loopback.iter().all(IpAddr::is_loopback));
+        let error = addresses.of_interface("no-such-if").unwrap_err();
+        assert!(matches!(error, TapError::NoSuchInterface { .. }), "{error}");
     }
 }

@@ -4,5 +4,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cnet_cli::slirp::main(std::env::args_os().skip(1))
+    cnet_cli::slirp::main(std::env::args_os())
 }

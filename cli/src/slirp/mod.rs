@@ -14,7 +14,7 @@
 //!
 //! # How it ends
 //!
-//! With 0 on any event of the exit descriptor, on SIGTERM and SIGINT, and when the target is gone:
+//! With 0 when the exit descriptor hangs up ([`exit`]), on SIGTERM and SIGINT, and when the target is gone:
 //! its process has ended, or its path was removed or stands for another file. With 1 on any error,
 //! and when the TAP was taken away under it. Each time connections are reset, ports closed and the
 //! API socket removed. slirp4netns itself knows nothing of its target's end, and dies of SIGTERM
@@ -26,38 +26,48 @@
 //! file in place fires no event until something else happens in its directory.
 
 use std::ffi::OsString;
-use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::{SocketHelper, Tap};
-use tokio::io::Interest;
+use cnet_tap::InterfaceConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::{self, report};
 use crate::program::{event_loop, write_err, write_out};
-use cnet_dataplane::{NetworkConfig, PortDevice, PortPlan, Quirks};
+use cnet_dataplane::{NetworkConfig, PortPlan, Quirks};
 use cnet_netd::Instance;
 use cnet_netd::outside::{Host, HostFiles};
-use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::inherited_fd;
 use cnet_tap::sandbox::{Mode, Policy, Role};
 use cnet_wire::prefixes::{IPV6_CONTAINER, ipv6_plan};
 
 mod api;
 mod args;
+mod exit;
+mod link;
+mod source;
 mod target;
 
 use api::{Api, ApiSocket};
 use args::{Invocation, Options};
+use exit::{ExitEvent, ExitFd};
+use link::Link;
 use target::Target;
 
-/// The program: reads the command line, runs until the end, tells the exit code.
+/// The smallest MTU of a link with IPv6 (RFC 8200 section 5).
+const IPV6_MIN_MTU: u16 = 1280;
+
+/// The program: reads the command line, whose first word is the name that it was called by, runs until
+/// the end, tells the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter();
+    let program = args.next().unwrap_or_else(|| "cnet-slirp".into());
+    let program = program.to_string_lossy();
     match args::parse(args) {
         Ok(Invocation::Help) => {
-            print(args::HELP);
+            print(&args::usage(&program));
             ExitCode::SUCCESS
         }
         Ok(Invocation::Version) => {
@@ -67,13 +77,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Run(options)) => match run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                write_err(&format!("cnet-slirp: {}\n", report(&error)));
+                write_err(&format!("{program}: {}\n", report(&error)));
                 ExitCode::FAILURE
             }
         },
         Err(error) => {
-            write_err(&format!("{error}\n"));
-            print(args::HELP);
+            write_err(&format!("{program}: {error}\n"));
+            print(&args::usage(&program));
             ExitCode::FAILURE
         }
     }
@@ -95,39 +105,37 @@ fn print(text: &str) {
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
-    let take = |option: &str, number: Option<i32>| -> anyhow::Result<Option<OwnedFd>> {
-        number
-            .map(inherited_fd::take)
-            .transpose()
-            .with_context(|| format!("{option} is not an open descriptor"))
-    };
-    let exit_fd = take("exit-fd", options.exit_fd)?;
-    let ready_fd = take("ready-fd", options.ready_fd)?;
+    // Before anything is opened: what they name is what the caller has left open.
+    let exit = ExitFd::take(options.exit_fd);
+    // A descriptor that is not open, or not any more, is nobody's who waits.
+    let ready_fd = options.ready_fd.and_then(|fd| inherited_fd::take(fd).ok());
+    let tap = link::take_tap(&options.target);
     for warning in &options.warnings {
         write_err(&format!("WARNING: {warning}\n"));
     }
     log::start(tracing::Level::WARN);
     cnet_dataplane::check_descriptors()?;
-    let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
-    let (config, port) = network(options);
-    let interface = options.configure.then(|| config.interface(&port));
-    let queues = options.workers;
-    let tap = cnet_tap::open_tap_in(&namespaces, &options.tap_name, queues, interface.as_ref())?;
-    // Only the API publishes ports.
-    let published = options.api_socket.is_some();
-    let socket_helper = published
-        .then(|| cnet_dataplane::start_socket_helper(&namespaces))
-        .flatten();
-    drop(namespaces);
-    let host = host(options, &target)?;
-    event_loop()?.block_on(serve(
-        options,
-        (config, port, host),
-        (tap, socket_helper),
-        target,
-        exit_fd,
-        ready_fd,
-    ))
+    let (config, port) = network(options)?;
+    let interface = options.configure.then(|| interface(&config, &port));
+    let Some(link) = Link::open(options, tap, interface.as_ref(), &exit)? else {
+        return Ok(());
+    };
+    let host = host(options, link.target.as_ref())?;
+    event_loop()?.block_on(serve(options, (config, port, host), link, exit, ready_fd))
+}
+
+/// The container's interface. Its IPv6 route leads to the gateway's link-local address, as the one that
+/// comes with router advertisements does.
+fn interface(config: &NetworkConfig, port: &PortPlan) -> InterfaceConfig {
+    let mut interface = config.interface(port);
+    if let (Some(plan), Some(link_local)) = (config.ipv6, config.quirks.link_local) {
+        for gateway in &mut interface.gateways {
+            if *gateway == IpAddr::V6(plan.gateway) {
+                *gateway = link_local.into();
+            }
+        }
+    }
+    interface
 }
 
 /// The variable of the environment that refuses the cloud's instance metadata: callers of slirp4netns
@@ -140,10 +148,10 @@ fn metadata_is_denied(value: Option<OsString>) -> bool {
 }
 
 /// What is asked of the host while the program runs, which no file is in sight of then.
-fn host(options: &Options, target: &Target) -> anyhow::Result<Host> {
+fn host(options: &Options, target: Option<&Target>) -> anyhow::Result<Host> {
     let absolute = options.api_socket.as_ref().map(std::path::absolute);
     let files = HostFiles {
-        watched: target.watched(),
+        watched: target.and_then(Target::watched),
         socket: absolute
             .transpose()
             .context("cannot use the API socket's path")?,
@@ -163,9 +171,19 @@ fn sandbox(options: &Options) -> Policy {
 }
 
 /// The network, and the container's port on it.
-fn network(options: &Options) -> (NetworkConfig, PortPlan) {
+///
+/// # Errors
+///
+/// When an interface to send from is not there, or has no address.
+fn network(options: &Options) -> anyhow::Result<(NetworkConfig, PortPlan)> {
     let ipv4 = options.subnet.plan();
-    let ipv6 = options.ipv6.then(ipv6_plan);
+    let ipv6 = (options.ipv6 && options.mtu >= IPV6_MIN_MTU).then(ipv6_plan);
+    if options.ipv6 && ipv6.is_none() {
+        let mtu = options.mtu;
+        write_err(&format!(
+            "WARNING: IPv6 is left out: it needs an MTU of {IPV6_MIN_MTU}, not of {mtu}\n"
+        ));
+    }
     let mut config = NetworkConfig::new(options.mtu, Some(ipv4), ipv6);
     if !options.disable_host_loopback {
         config.allow_host_loopback();
@@ -181,8 +199,14 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
             "the cloud's instance metadata can be reached; {DENY_METADATA}=1 refuses it"
         );
     }
-    config.outbound_v4 = options.outbound_v4;
-    config.outbound_v6 = options.outbound_v6;
+    config.outbound_v4 = match &options.outbound_v4 {
+        Some(source) => Some(source::ipv4(source)?),
+        None => None,
+    };
+    config.outbound_v6 = match &options.outbound_v6 {
+        Some(source) => Some(source::ipv6(source)?),
+        None => None,
+    };
     config.busy_poll = options.busy_poll;
     config.workers = options.workers;
     let port = PortPlan {
@@ -191,34 +215,42 @@ fn network(options: &Options) -> (NetworkConfig, PortPlan) {
         ipv6: ipv6.map(|_| IPV6_CONTAINER),
         ..PortPlan::default()
     };
-    (config, port)
+    Ok((config, port))
 }
 
 async fn serve(
     options: &Options,
     (config, port, host): (NetworkConfig, PortPlan, Host),
-    (tap, socket_helper): (Tap, Option<SocketHelper>),
-    target: Target,
-    exit_fd: Option<OwnedFd>,
+    link: Link,
+    exit: ExitFd,
     ready_fd: Option<OwnedFd>,
 ) -> anyhow::Result<()> {
     // Before readiness is told, so that none of these is lost.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let gone = target.watch(host.clone())?;
-    let exit = ExitEvent::new(exit_fd)?;
+    let target = link.target.map(|target| target.watch(host.clone()));
+    let target = target.transpose()?;
+    let gone = async {
+        match target {
+            Some(gone) => gone.await,
+            None => std::future::pending().await,
+        }
+    };
+    let exit = ExitEvent::new(exit)?;
+    let text = summary(options, &config);
 
     let (guest_v4, guest_v6) = (options.subnet.container(), port.ipv6);
     let bind = |path| ApiSocket::bind(path, host.clone());
     let socket = options.api_socket.as_deref().map(bind).transpose()?;
     let builder = Instance::builder(config).sandbox(sandbox(options), host.clone());
     let instance = builder.start()?;
-    let joined = instance.join(port, PortDevice::Tap(tap), socket_helper);
+    let joined = instance.join(port, link.device, link.socket_helper);
     let (_, port_end) = joined.await?;
     let api = Api::new(instance.control(), guest_v4, guest_v6);
-    print(&summary(options));
+    print(&text);
     if let Some(fd) = ready_fd {
-        rustix::io::write(&fd, b"1").context("cannot write to ready-fd")?;
+        // A caller that has gone does not wait for it.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::write(&fd, b"1"));
     }
     let serving = async {
         match &socket {
@@ -243,27 +275,38 @@ async fn serve(
     }
 }
 
-fn summary(options: &Options) -> String {
+/// In slirp4netns's form, which people look for.
+fn summary(options: &Options, config: &NetworkConfig) -> String {
     use std::fmt::Write;
 
     let plan = options.subnet.plan();
+    let mask = Ipv4Addr::from(!(u32::MAX >> plan.prefix_len));
     let mut text = format!(
         "Starting cnet-slirp\n* MTU:             {}\n* Network:         {}\n\
-         * Gateway:         {}\n",
-        options.mtu, options.subnet, plan.gateway
+         * Netmask:         {mask}\n* Gateway:         {}\n",
+        options.mtu, plan.network, plan.gateway
     );
     if let (Some(dns), false) = (plan.dns, options.disable_dns) {
         let _ = writeln!(text, "* DNS:             {dns}");
     }
     let _ = writeln!(
         text,
-        "* DHCP:            {} to {}\n* Recommended IP:  {}",
+        "* DHCP begin:      {}\n* DHCP end:        {}\n* Recommended IP:  {}",
         plan.dhcp_range.0,
         plan.dhcp_range.1,
         options.subnet.container()
     );
     if let Some(path) = &options.api_socket {
         let _ = writeln!(text, "* API Socket:      {}", path.display());
+    }
+    if let Some(source) = config.outbound_v4 {
+        let _ = writeln!(text, "* Outbound IPv4:   {source}");
+    }
+    if let Some(source) = config.outbound_v6 {
+        let _ = writeln!(text, "* Outbound IPv6:   {source}");
+    }
+    if let Some(mac) = options.mac {
+        let _ = writeln!(text, "* MAC address:     {mac}");
     }
     if !options.disable_host_loopback {
         let _ = writeln!(
@@ -274,34 +317,6 @@ fn summary(options: &Options) -> String {
         );
     }
     text
-}
-
-/// The exit descriptor.
-struct ExitEvent(Option<AsyncOwnedFd>);
-
-/// Data, end of file, or an error such as a pipe without readers.
-const ANY_EVENT: Interest = Interest::READABLE.add(Interest::ERROR);
-
-impl ExitEvent {
-    fn new(fd: Option<OwnedFd>) -> anyhow::Result<ExitEvent> {
-        let Some(fd) = fd else {
-            return Ok(ExitEvent(None));
-        };
-        match AsyncOwnedFd::new(fd, ANY_EVENT) {
-            Ok(fd) => Ok(ExitEvent(Some(fd))),
-            // A file, or /dev/null: nothing ever happens to those.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(ExitEvent(None)),
-            Err(error) => Err(error).context("cannot wait for exit-fd"),
-        }
-    }
-
-    async fn wait(&self) {
-        match &self.0 {
-            // An error is the event loop's own end.
-            Some(fd) => drop(fd.ready().await),
-            None => std::future::pending().await,
-        }
-    }
 }
 
 #[cfg(test)]

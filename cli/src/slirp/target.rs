@@ -32,6 +32,9 @@ impl Target {
         }
         match target {
             args::Target::Process(pid) => Target::pin_process(*pid, userns),
+            args::Target::TapFd(_) | args::Target::Bess(_) => {
+                bail!("there are no namespaces to enter")
+            }
             args::Target::Path(path) => {
                 path.metadata()
                     .with_context(|| format!("existing path expected, not {}", path.display()))?;

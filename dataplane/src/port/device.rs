@@ -26,6 +26,11 @@ pub enum PortDevice {
     /// A virtual machine behind a connected Unix datagram socket, each frame a datagram: QEMU's
     /// `-netdev dgram`. The port ends when a frame finds the machine's socket gone.
     Datagram(OwnedFd),
+    /// A virtual machine behind a connected Unix socket of sequenced packets, each frame a packet:
+    /// User Mode Linux's `transport=bess`. The port ends when the machine closes it.
+    Packets(OwnedFd),
+    /// A TAP without virtio-net headers, which another program has opened.
+    PlainTap(OwnedFd),
 }
 
 /// A device as the worker uses it.
@@ -70,6 +75,8 @@ impl Device {
             _ if workers > 1 => return Err(PortError::TooFewQueues { queues: 1, workers }),
             PortDevice::Stream(fd) => VmSocket::stream(fd),
             PortDevice::Datagram(fd) => VmSocket::datagram(fd),
+            PortDevice::Packets(fd) => VmSocket::packets(fd),
+            PortDevice::PlainTap(fd) => Ok(VmSocket::tap(fd)),
         };
         Ok(OpenedDevice {
             device: Device::Vm(socket.map_err(not_socket)?),
@@ -89,7 +96,7 @@ impl Device {
     pub(crate) fn failure_reason(&self, error: &io::Error) -> String {
         match self {
             Device::Tap { .. } => format!("the TAP is gone: {error}"),
-            Device::Vm(_) => format!("the virtual machine is gone: {error}"),
+            Device::Vm(socket) => format!("{} is gone: {error}", socket.name()),
         }
     }
 }

@@ -1,10 +1,12 @@
-//! The socket of a virtual machine: plain Ethernet frames instead of a TAP's.
+//! Devices of plain Ethernet frames, without virtio-net headers: the socket of a virtual machine, or a
+//! TAP that another program has opened so.
 //!
 //! # On the wire
 //!
 //! A Unix stream socket carries each frame behind its length, four bytes in network order (QEMU's
-//! `-netdev stream`); a Unix datagram socket one frame a datagram (`-netdev dgram`). Neither has
-//! virtio-net headers.
+//! `-netdev stream`); a Unix datagram socket one frame a datagram (`-netdev dgram`), and a Unix socket
+//! of sequenced packets one a packet (`transport=bess` of User Mode Linux). A TAP gives and takes one a
+//! read(2) and write(2).
 //!
 //! # Into the network
 //!
@@ -40,10 +42,20 @@ const INBOX: usize = 128 << 10;
 /// Bytes that wait for the machine to read, lengths included: some super-frames.
 const OUTBOX: usize = 256 << 10;
 
+/// How frames are told apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Stream,
+    Datagram,
+    Packets,
+    Tap,
+}
+
 /// A virtual machine's end of the network.
 #[derive(Debug)]
 pub struct VmSocket {
     fd: OwnedFd,
+    kind: Kind,
     /// Of a stream alone.
     inbox: Option<Inbox>,
     outbox: Outbox,
@@ -72,7 +84,7 @@ impl VmSocket {
             start: 0,
             end: 0,
         };
-        VmSocket::new(fd, SocketType::STREAM, Some(inbox))
+        VmSocket::new(fd, (Kind::Stream, SocketType::STREAM), Some(inbox))
     }
 
     /// A connected datagram socket.
@@ -81,19 +93,52 @@ impl VmSocket {
     ///
     /// When it is something else.
     pub fn datagram(fd: OwnedFd) -> io::Result<VmSocket> {
-        VmSocket::new(fd, SocketType::DGRAM, None)
+        VmSocket::new(fd, (Kind::Datagram, SocketType::DGRAM), None)
     }
 
-    fn new(fd: OwnedFd, kind: SocketType, inbox: Option<Inbox>) -> io::Result<VmSocket> {
-        if sockopt::socket_type(&fd)? != kind {
+    /// A connected socket of sequenced packets.
+    ///
+    /// # Errors
+    ///
+    /// When it is something else.
+    pub fn packets(fd: OwnedFd) -> io::Result<VmSocket> {
+        VmSocket::new(fd, (Kind::Packets, SocketType::SEQPACKET), None)
+    }
+
+    /// A TAP without virtio-net headers, non-blocking ([`cnet_tap::device::adopt`]).
+    pub fn tap(fd: OwnedFd) -> VmSocket {
+        VmSocket {
+            fd,
+            kind: Kind::Tap,
+            inbox: None,
+            outbox: Outbox::default(),
+            failed: None,
+        }
+    }
+
+    fn new(
+        fd: OwnedFd,
+        (kind, socket_type): (Kind, SocketType),
+        inbox: Option<Inbox>,
+    ) -> io::Result<VmSocket> {
+        if sockopt::socket_type(&fd)? != socket_type {
             return Err(io::Error::other("a socket of another type"));
         }
         Ok(VmSocket {
             fd,
+            kind,
             inbox,
             outbox: Outbox::default(),
             failed: None,
         })
+    }
+
+    /// What a failed device was.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Tap => "the TAP",
+            Kind::Stream | Kind::Datagram | Kind::Packets => "the virtual machine",
+        }
     }
 
     /// Reads one frame into `buf`, a virtio-net header of zeros first. Never blocks, and asks the
@@ -112,8 +157,12 @@ impl VmSocket {
         *header = [0; VNET_HDR_LEN];
         let length = match &mut self.inbox {
             Some(inbox) => inbox.next(&self.fd, frame)?,
+            None if self.kind == Kind::Tap => rustix::io::read(&self.fd, frame)?,
             // One that is too long comes cut, and is too long still.
-            None => recv(&self.fd, frame, RecvFlags::DONTWAIT)?.0,
+            None => match recv(&self.fd, frame, RecvFlags::DONTWAIT)?.0 {
+                0 if self.kind == Kind::Packets => return Err(closed()),
+                length => length,
+            },
         };
         Ok(VNET_HDR_LEN + length)
     }
@@ -150,8 +199,9 @@ impl VmSocket {
                 Ok(length) => self.outbox.advance(length),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => return,
-                // One datagram over what the socket's buffer was set to.
-                Err(Errno::MSGSIZE) if self.inbox.is_none() => {
+                // One datagram over what the socket's buffer was set to; a TAP that is down (EIO), or
+                // whose MTU is smaller (EINVAL).
+                Err(Errno::MSGSIZE | Errno::IO | Errno::INVAL) if self.inbox.is_none() => {
                     self.outbox.advance(LENGTH + self.outbox.first().len());
                 }
                 Err(error) => self.failed = Some(error.into()),
@@ -160,7 +210,10 @@ impl VmSocket {
     }
 
     fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        match self.kind {
+            Kind::Tap => rustix::io::write(&self.fd, bytes),
+            _ => send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+        }
     }
 
     /// Whether frames wait until the socket has room.
@@ -178,6 +231,13 @@ impl AsFd for VmSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "it closed its end of the socket",
+    )
 }
 
 /// What a stream has brought and no whole frame was made of yet.
@@ -199,10 +259,7 @@ impl Inbox {
         self.end -= self.start;
         self.start = 0;
         match recv(fd, &mut self.buffer[self.end..], RecvFlags::DONTWAIT)?.0 {
-            0 => {
-                let gone = "it closed its end of the socket";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, gone));
-            }
+            0 => return Err(closed()),
             read => self.end += read,
         }
         self.take(frame)?.ok_or(io::ErrorKind::WouldBlock.into())

@@ -11,4 +11,4 @@ pub mod tap;
 
 pub use ioctl::VNET_HDR_LEN;
 pub use offloads::{Limit, Offloads};
-pub use tap::{MAX_QUEUES, Tap, TapInfo, TapQueue};
+pub use tap::{Adopted, MAX_QUEUES, Tap, TapInfo, TapQueue, adopt};

@@ -254,6 +254,47 @@ impl Tap {
     }
 }
 
+/// A TAP that another program has opened and attached.
+#[derive(Debug)]
+pub enum Adopted {
+    /// Its frames have virtio-net headers. Its `ifindex` is 0: which namespace it is in is not known.
+    WithHeaders(Tap),
+    /// Its frames are plain Ethernet.
+    Plain(OwnedFd),
+}
+
+/// Finds out what kind of TAP a descriptor is that another program has opened, and makes it
+/// non-blocking. `IFF_VNET_HDR` is chosen when a descriptor is attached, once (`drivers/net/tun.c`:
+/// a second TUNSETIFF is EEXIST), so that it cannot be asked for here.
+///
+/// # Errors
+///
+/// [`TapError::NotATap`] if it is none, or one with packet information (no `IFF_NO_PI`).
+pub fn adopt(fd: OwnedFd) -> Result<Adopted, TapError> {
+    let none = |name: String| TapError::NotATap { name };
+    let (name, flags) =
+        attached_name(fd.as_fd(), "").map_err(|_| none("the descriptor".to_owned()))?;
+    if flags & libc::IFF_TAP == 0 || flags & libc::IFF_NO_PI == 0 {
+        return Err(none(name));
+    }
+    rustix::io::ioctl_fionbio(&fd, true).map_err(TapError::io(
+        "cannot make the TAP's descriptor non-blocking",
+    ))?;
+    if flags & libc::IFF_VNET_HDR == 0 {
+        return Ok(Adopted::Plain(fd));
+    }
+    let offloads = set_offloads(fd.as_fd(), &name, Limit::default())?;
+    let mac = hardware_address(fd.as_fd(), &name)?;
+    set_header_size(fd.as_fd(), &name)?;
+    Ok(Adopted::WithHeaders(Tap {
+        queues: vec![fd.into()],
+        name,
+        offloads,
+        mac,
+        ifindex: 0,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +321,13 @@ mod tests {
             TapInfo::from_bytes(&[0, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0xff]),
             None
         );
+    }
+
+    #[test]
+    fn what_is_no_tap_is_not_adopted() {
+        let (pipe, _) = io::pipe().unwrap();
+        let error = adopt(pipe.into()).unwrap_err();
+        assert!(matches!(error, TapError::NotATap { .. }), "{error}");
     }
 
     #[test]

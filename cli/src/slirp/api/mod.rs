@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! One connection carries one request: the client writes JSON and shuts down its side, the server
-//! answers and closes. Connections are served beside each other, a bounded
-//! number at a time. A client that is silent for [`CLIENT_TIMEOUT`] is dropped without an answer.
+//! One connection carries one request: the client writes a JSON object, the server answers and closes
+//! as soon as that is whole; the client may keep its side open, as `nc -U` does. Connections are served beside each other, a bounded
+//! number at a time. A client that says nothing for [`CLIENT_TIMEOUT`] is dropped without an answer.
 //!
 //! The error texts are slirp4netns's. The cause of a forward that could not be opened goes to the
 //! log, because the protocol has no place for it.
@@ -136,15 +136,24 @@ impl<F: Forwards> Api<F> {
     pub(super) async fn serve_one(&self, mut stream: UnixStream) -> io::Result<()> {
         let mut request = Vec::new();
         let reading = async {
-            let limit = MAX_REQUEST as u64;
-            (&mut stream).take(limit).read_to_end(&mut request).await?;
+            while request.len() < MAX_REQUEST && !is_whole(&request) {
+                let room = (MAX_REQUEST - request.len()) as u64;
+                if (&mut stream).take(room).read_buf(&mut request).await? == 0 {
+                    break;
+                }
+            }
             if request.len() == MAX_REQUEST {
                 let mut rest = (&mut stream).take(MAX_SKIPPED);
                 tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
             }
             Ok::<(), io::Error>(())
         };
-        timeout(CLIENT_TIMEOUT, reading).await??;
+        match timeout(CLIENT_TIMEOUT, reading).await {
+            Ok(read) => read?,
+            // A client that keeps its side open after what is no JSON is told so.
+            Err(_) if request.is_empty() => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => {}
+        }
         let answer = self.answer(&request).await;
         timeout(CLIENT_TIMEOUT, async {
             stream.write_all(&answer).await?;
@@ -258,6 +267,17 @@ impl<F: Forwards> Api<F> {
         Ok(Answer::Done {
             done: serde_json::json!({}),
         })
+    }
+}
+
+/// Whether a request needs no further bytes: it holds a JSON value, or what cannot become one.
+fn is_whole(request: &[u8]) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(request).into_iter::<Value>();
+    match values.next() {
+        None => false,
+        // A number may go on.
+        Some(Ok(value)) => !value.is_number(),
+        Some(Err(error)) => !error.is_eof(),
     }
 }
 

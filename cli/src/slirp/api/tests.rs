@@ -263,17 +263,29 @@ async fn over_the_socket() {
     let (api, _) = api(false);
     let server = tokio::spawn(async move { socket.serve(api).await });
 
-    // A silent client delays no other, and is dropped after its second.
+    // A client that stops in the middle delays no other, and is told after its second.
     let started = Instant::now();
     let mut silent = UnixStream::connect(&path).await.unwrap();
     silent.write_all(b"{").await.unwrap();
     let list = br#"{"execute":"list_hostfwd"}"#;
     assert!(call(&path, list).await.starts_with(br#"{"entries""#));
     assert!(started.elapsed() < Duration::from_millis(500));
-    let mut nothing = Vec::new();
-    silent.read_to_end(&mut nothing).await.unwrap();
-    assert!(nothing.is_empty());
+    let mut answer = Vec::new();
+    silent.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, bad("cannot parse JSON").into_bytes());
     assert!(started.elapsed() < Duration::from_secs(2));
+
+    // A request in pieces is answered as soon as it is whole, by the client's word or the JSON's.
+    let started = Instant::now();
+    let mut open = UnixStream::connect(&path).await.unwrap();
+    let (first, second) = list.split_at(9);
+    open.write_all(first).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    open.write_all(second).await.unwrap();
+    let mut answer = Vec::new();
+    open.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(br#"{"entries""#));
+    assert!(started.elapsed() < Duration::from_millis(500));
 
     let padded = |length: usize| {
         let mut request = vec![b' '; length - list.len()];

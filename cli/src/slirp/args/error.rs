@@ -1,17 +1,32 @@
 //! What is wrong with a command line. The texts are slirp4netns's where it has one.
 
 use cnet_dataplane::{MAX_BUSY_POLL_MICROS, MAX_WORKERS};
-use cnet_wire::prefixes::SubnetError;
+use cnet_wire::prefixes::{Subnet, SubnetError};
 
 /// What is wrong with a command line.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum ArgsError {
     /// getopt_long(3) refuses it.
-    #[error("cnet-slirp: {0}")]
+    #[error("{0}")]
     Syntax(String),
     /// Neither PID nor PATH.
-    #[error("cnet-slirp: a PID or a PATH is needed")]
+    #[error("a PID or a PATH is needed")]
     NoTarget,
+    /// A PID or PATH alone.
+    #[error("the name of the TAP is needed after the PID or PATH")]
+    NoTapName,
+    /// A pattern, of which the kernel would make the name.
+    #[error("\"{0}\" is no name of an interface; give one without '%'")]
+    TapName(String),
+    /// More than a path with `--target-type=bess`.
+    #[error("too many arguments")]
+    TooMany,
+    /// The descriptor of `--netns-type=tapfd` is none.
+    #[error("TAPFD must be a file descriptor")]
+    TapFd,
+    /// An option that `--target-type=bess` has no use for.
+    #[error("{0} conflicts with --target-type=bess")]
+    BessConflict(&'static str),
     /// The PID argument is not a valid PID.
     #[error("PID must be a positive integer")]
     Pid,
@@ -30,8 +45,11 @@ pub(crate) enum ArgsError {
     /// An unusable `--cidr`.
     #[error(transparent)]
     Cidr(#[from] SubnetError),
+    /// A `--cidr` in 127.0.0.0/8.
+    #[error("CIDR needs to be a network outside of the loopback network, not {0}")]
+    LoopbackCidr(Subnet),
     /// An unknown `--netns-type`.
-    #[error("--netns-type must be either \"path\" or \"pid\"")]
+    #[error("--netns-type must be \"path\", \"pid\" or \"tapfd\"")]
     NetnsType,
     /// An unknown `--target-type`.
     #[error("--target-type must be either \"netns\" or \"bess\"")]
@@ -45,28 +63,4 @@ pub(crate) enum ArgsError {
          string, 6 bytes, each byte separated by a ':', not a multicast address)."
     )]
     Mac(String),
-    /// Not an address of the family.
-    #[error(
-        "{option}: \"{value}\" is not a valid {family} address; interface names are not \
-         supported yet, give the interface's address"
-    )]
-    Outbound {
-        /// The option's name.
-        option: &'static str,
-        /// What was given.
-        value: String,
-        /// `IPv4` or `IPv6`.
-        family: &'static str,
-    },
-    /// `--outbound-addr6` without `--enable-ipv6`.
-    #[error("--outbound-addr6 needs --enable-ipv6")]
-    OutboundWithoutIpv6,
-    /// An option whose function is missing in this version.
-    #[error("{option} is not supported by this version of cnet-slirp: {missing}")]
-    Missing {
-        /// As it was written.
-        option: &'static str,
-        /// What is missing, and what to do.
-        missing: &'static str,
-    },
 }

@@ -12,6 +12,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,9 +29,13 @@ mod getopt;
 pub(crate) use error::ArgsError;
 use getopt::{Key, Word, Words};
 
-/// The text of `--help`.
-pub(crate) const HELP: &str = "\
-Usage: cnet-slirp [OPTION]... PID|PATH [TAPNAME]
+/// The usage line, for a program that was called as `program`.
+pub(crate) fn usage(program: &str) -> String {
+    format!("Usage: {program} [OPTION]... PID|PATH|FD [TAPNAME]\n{HELP}")
+}
+
+/// The text of `--help` below the usage line.
+const HELP: &str = "\
 User-mode networking for unprivileged network namespaces, as slirp4netns does it.
 
 -c, --configure          bring up the interface
@@ -41,17 +46,17 @@ User-mode networking for unprivileged network namespaces, as slirp4netns does it
 -a, --api-socket=PATH    specify API socket path
 --cidr=CIDR              specify network address CIDR (default=10.0.2.0/24)
 --disable-host-loopback  prohibit connecting to 127.0.0.1:* on the host namespace
---netns-type=TYPE        specify network namespace type ([path|pid], default=pid)
+--netns-type=TYPE        specify network namespace type ([path|pid|tapfd], default=pid)
 --userns-path=PATH       specify user namespace path
---outbound-addr=IPv4     specify the IPv4 address to send from
---outbound-addr6=IPv6    specify the IPv6 address to send from
+--outbound-addr=IPv4     specify the IPv4 address to send from, or the interface that has it
+--outbound-addr6=IPv6    specify the IPv6 address to send from, or the interface that has it
 --enable-sandbox         stay in a sandbox (always so, unless --no-sandbox is given)
 --enable-seccomp         keep few system calls (always so, unless --no-sandbox is given)
 --require-sandbox        refuse to run where the host lacks a stage of the sandbox
 --no-sandbox             stay outside the sandbox (for debugging only)
 --disable-dns            do not answer DNS on 10.0.2.3 (or where --cidr puts it)
 --macaddress=MAC         specify the MAC address of the TAP (only valid with -c)
---target-type=TYPE       specify the target type (netns)
+--target-type=TYPE       specify the target type ([netns|bess], default=netns)
 --busy-poll=MICROSECONDS poll this long after the last packet before sleeping (default=50, 0=never)
 --workers=N              carry TCP on N threads, each with a queue of the TAP (default=1, max=64)
 -h, --help               show this help and exit
@@ -64,8 +69,9 @@ pub(crate) const MAX_MTU: u16 = 65521;
 /// The MTU without `--mtu`.
 pub(crate) const DEFAULT_MTU: u16 = 1500;
 
-/// The interface's name without TAPNAME.
-pub(crate) const DEFAULT_TAP: &str = "tap0";
+/// Bytes of an interface's name (`IFNAMSIZ`, without the terminating zero). A longer one is cut, as
+/// slirp4netns does it.
+const MAX_TAP_NAME: usize = 15;
 
 /// What the command line asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +91,28 @@ pub(crate) enum Target {
     Process(i32),
     /// A network namespace's file.
     Path(PathBuf),
+    /// A TAP that the caller has opened: the number of its descriptor.
+    TapFd(i32),
+    /// Where a machine of User Mode Linux connects to (`transport=bess`).
+    Bess(PathBuf),
+}
+
+/// An address to send from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Source<A> {
+    /// This one.
+    Address(A),
+    /// The first one of an interface.
+    Interface(String),
+}
+
+impl<A: FromStr> From<&str> for Source<A> {
+    fn from(text: &str) -> Source<A> {
+        match text.parse() {
+            Ok(address) => Source::Address(address),
+            Err(_) => Source::Interface(text.to_owned()),
+        }
+    }
 }
 
 /// The options of a run.
@@ -94,7 +122,7 @@ pub(crate) struct Options {
     pub(crate) target: Target,
     /// The user namespace to enter, when it is not the target process's own.
     pub(crate) userns: Option<PathBuf>,
-    /// The interface's name.
+    /// The interface's name; empty where the caller or the machine has it.
     pub(crate) tap_name: String,
     /// Configure the interface.
     pub(crate) configure: bool,
@@ -115,9 +143,9 @@ pub(crate) struct Options {
     /// Do not answer DNS.
     pub(crate) disable_dns: bool,
     /// The IPv4 address to send from.
-    pub(crate) outbound_v4: Option<Ipv4Addr>,
+    pub(crate) outbound_v4: Option<Source<Ipv4Addr>>,
     /// The IPv6 address to send from.
-    pub(crate) outbound_v6: Option<Ipv6Addr>,
+    pub(crate) outbound_v6: Option<Source<Ipv6Addr>>,
     /// The interface's hardware address.
     pub(crate) mac: Option<MacAddr>,
     /// How long to poll on after the last packet; zero for never. Not an option of slirp4netns.
@@ -166,10 +194,11 @@ struct Given {
     api_socket: Option<PathBuf>,
     subnet: Option<Subnet>,
     disable_host_loopback: bool,
-    by_path: bool,
+    netns_type: Option<NetnsType>,
+    bess: bool,
     userns: Option<PathBuf>,
-    outbound_v4: Option<Ipv4Addr>,
-    outbound_v6: Option<Ipv6Addr>,
+    outbound_v4: Option<Source<Ipv4Addr>>,
+    outbound_v6: Option<Source<Ipv6Addr>>,
     disable_dns: bool,
     mac: Option<MacAddr>,
     busy_poll: Option<Duration>,
@@ -190,7 +219,7 @@ impl Given {
             Key::Mtu => self.mtu = Some(between(&text, 1, MAX_MTU).ok_or(ArgsError::Mtu)?),
             Key::Ipv6 => self.ipv6 = true,
             Key::ApiSocket => self.api_socket = Some(value.into()),
-            Key::Cidr => self.subnet = Some(text.parse()?),
+            Key::Cidr => self.subnet = Some(subnet(&text)?),
             Key::DisableHostLoopback => self.disable_host_loopback = true,
             Key::NoHostLoopback => {
                 self.disable_host_loopback = true;
@@ -199,7 +228,7 @@ impl Given {
                         .to_owned(),
                 );
             }
-            Key::NetnsType => self.by_path = netns_type(&text)?,
+            Key::NetnsType => self.netns_type = Some(netns_type(&text)?),
             Key::UsernsPath => self.userns = Some(value.into()),
             // What is so by default.
             Key::EnableSandbox | Key::CreateSandbox | Key::EnableSeccomp => {
@@ -209,18 +238,14 @@ impl Given {
             }
             Key::RequireSandbox => self.sandbox = Mode::Required,
             Key::NoSandbox => self.sandbox = Mode::Off,
-            Key::OutboundV4 => {
-                self.outbound_v4 = Some(outbound("--outbound-addr", &text, "IPv4")?);
-            }
-            Key::OutboundV6 => {
-                self.outbound_v6 = Some(outbound("--outbound-addr6", &text, "IPv6")?);
-            }
+            Key::OutboundV4 => self.outbound_v4 = Some(Source::from(&*text)),
+            Key::OutboundV6 => self.outbound_v6 = Some(Source::from(&*text)),
             Key::DisableDns => self.disable_dns = true,
             Key::Mac => {
                 let mac = mac_address(&text).ok_or_else(|| ArgsError::Mac(text.to_string()))?;
                 self.mac = Some(mac);
             }
-            Key::TargetType => target_type(&text)?,
+            Key::TargetType => self.bess = is_bess(&text)?,
             Key::BusyPoll => {
                 let micros = between(&text, 0, MAX_BUSY_POLL_MICROS);
                 let micros = micros.ok_or(ArgsError::BusyPoll)?;
@@ -234,25 +259,51 @@ impl Given {
         Ok(None)
     }
 
+    fn target(&mut self, operand: OsString) -> Result<Target, ArgsError> {
+        if self.bess {
+            let conflict = [
+                ("--configure", self.configure),
+                ("--netns-type", self.netns_type.is_some()),
+                ("--userns-path", self.userns.is_some()),
+            ];
+            return match conflict.iter().find(|(_, given)| *given) {
+                Some((option, _)) => Err(ArgsError::BessConflict(option)),
+                None => Ok(Target::Bess(operand.into())),
+            };
+        }
+        match self.netns_type.unwrap_or(NetnsType::Pid) {
+            NetnsType::Pid => process_id(&operand)
+                .map(Target::Process)
+                .ok_or(ArgsError::Pid),
+            NetnsType::Path => Ok(Target::Path(operand.into())),
+            NetnsType::TapFd => {
+                if self.configure {
+                    let text = "--configure does nothing for a TAP of the caller's".to_owned();
+                    self.warnings.push(text);
+                }
+                let number = operand.to_str().and_then(number).filter(|&fd| fd >= 0);
+                number.map(Target::TapFd).ok_or(ArgsError::TapFd)
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<Options, ArgsError> {
         if self.mac.is_some() && !self.configure {
             return Err(ArgsError::MacWithoutConfigure);
         }
-        if self.outbound_v6.is_some() && !self.ipv6 {
-            return Err(ArgsError::OutboundWithoutIpv6);
-        }
-        let mut operands = self.operands.into_iter();
+        let mut operands = std::mem::take(&mut self.operands).into_iter();
         let target = operands.next().ok_or(ArgsError::NoTarget)?;
-        let target = match self.by_path {
-            true => Target::Path(target.into()),
-            false => Target::Process(process_id(&target).ok_or(ArgsError::Pid)?),
+        let target = self.target(target)?;
+        let tap_name = match target {
+            Target::Process(_) | Target::Path(_) => {
+                tap_name(&operands.next().ok_or(ArgsError::NoTapName)?)?
+            }
+            Target::TapFd(_) | Target::Bess(_) => String::new(),
         };
-        let tap_name = operands.next().map_or_else(
-            || DEFAULT_TAP.to_owned(),
-            |name| name.to_string_lossy().into_owned(),
-        );
-        if operands.next().is_some() {
-            self.warnings.push("too many arguments".to_owned());
+        match (&target, operands.next()) {
+            (Target::Bess(_), Some(_)) => return Err(ArgsError::TooMany),
+            (_, Some(_)) => self.warnings.push("too many arguments".to_owned()),
+            (_, None) => {}
         }
         Ok(Options {
             target,
@@ -278,8 +329,12 @@ impl Given {
     }
 }
 
+/// A number as strtol(3) reads it: blanks before it and a sign are skipped, nothing may follow it.
 fn number(text: &str) -> Option<i32> {
-    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let blank = |c: char| c.is_ascii_whitespace() || c == '\u{b}';
+    let text = text.trim_start_matches(blank);
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
 }
 
@@ -289,46 +344,57 @@ fn between<N: TryFrom<i32> + PartialOrd>(text: &str, first: N, last: N) -> Optio
     (first <= number && number <= last).then_some(number)
 }
 
-fn outbound<A: FromStr>(
-    option: &'static str,
-    text: &str,
-    family: &'static str,
-) -> Result<A, ArgsError> {
-    text.parse().map_err(|_| ArgsError::Outbound {
-        option,
-        value: text.to_owned(),
-        family,
-    })
-}
-
 fn descriptor(option: &'static str, text: &str) -> Result<i32, ArgsError> {
-    number(text).ok_or(ArgsError::Descriptor(option))
+    let number = number(text).filter(|&number| number >= 0);
+    number.ok_or(ArgsError::Descriptor(option))
 }
 
 fn process_id(text: &OsStr) -> Option<i32> {
     number(text.to_str()?).filter(|&pid| pid > 0)
 }
 
-fn netns_type(text: &str) -> Result<bool, ArgsError> {
+/// What the first operand names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NetnsType {
+    Pid,
+    Path,
+    TapFd,
+}
+
+fn netns_type(text: &str) -> Result<NetnsType, ArgsError> {
     match text {
-        "pid" => Ok(false),
-        "path" => Ok(true),
-        "tapfd" => Err(ArgsError::Missing {
-            option: "--netns-type=tapfd",
-            missing: "it cannot take over a TAP opened by somebody else; use \"pid\" or \"path\"",
-        }),
+        "pid" => Ok(NetnsType::Pid),
+        "path" => Ok(NetnsType::Path),
+        "tapfd" => Ok(NetnsType::TapFd),
         _ => Err(ArgsError::NetnsType),
     }
 }
 
-fn target_type(text: &str) -> Result<(), ArgsError> {
+fn is_bess(text: &str) -> Result<bool, ArgsError> {
     match text {
-        "netns" => Ok(()),
-        "bess" => Err(ArgsError::Missing {
-            option: "--target-type=bess",
-            missing: "it does not serve User Mode Linux; use \"netns\"",
-        }),
+        "netns" => Ok(false),
+        "bess" => Ok(true),
         _ => Err(ArgsError::TargetType),
+    }
+}
+
+/// A subnet; not one of the loopback network, whose addresses no interface but `lo` can use.
+fn subnet(text: &str) -> Result<Subnet, ArgsError> {
+    let subnet: Subnet = text.parse()?;
+    match subnet.container().is_loopback() {
+        true => Err(ArgsError::LoopbackCidr(subnet)),
+        false => Ok(subnet),
+    }
+}
+
+/// An interface's name, cut to what the kernel takes.
+fn tap_name(text: &OsStr) -> Result<String, ArgsError> {
+    let bytes = text.as_bytes();
+    let cut = &bytes[..bytes.len().min(MAX_TAP_NAME)];
+    let name = String::from_utf8_lossy(cut).into_owned();
+    match name.contains('%') {
+        true => Err(ArgsError::TapName(name)),
+        false => Ok(name),
     }
 }
 

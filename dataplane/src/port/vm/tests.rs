@@ -3,6 +3,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use cnet_wire::vnet::{self, VnetHeader};
 
+use rustix::net::{AddressFamily, SocketFlags, socketpair};
+
 use super::*;
 
 const MTU: usize = 1500;
@@ -58,6 +60,26 @@ fn super_frame(length: u16, gso_size: u16) -> Vec<u8> {
     packet.extend((0..length).map(|i| (i / 7) as u8));
     let link = [2, 0, 0, 0, 0, 6, 2, 0, 0, 0, 0, 5, 8, 0];
     [&vnet.encode()[..], &link, &packet].concat()
+}
+
+#[test]
+fn a_socket_of_packets_carries_a_frame_a_packet_and_ends_when_it_is_closed() {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let (ours, machine) = pair.unwrap();
+    assert!(VmSocket::datagram(ours.try_clone().unwrap()).is_err());
+    let mut vm = VmSocket::packets(ours).unwrap();
+    let mut buf = vec![0xff; 65_600];
+    assert_eq!(
+        vm.read(&mut buf).unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    rustix::io::write(&machine, &[7; 60]).unwrap();
+    assert_eq!(vm.read(&mut buf).unwrap(), VNET_HDR_LEN + 60);
+    assert_eq!(buf[..VNET_HDR_LEN], [0; VNET_HDR_LEN]);
+    drop(machine);
+    let error = vm.read(&mut buf).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }
 
 #[test]
