@@ -1,4 +1,5 @@
-//! The child: makes the namespaces, sets the network up in them, and becomes the command.
+//! The child: makes the namespaces, sets the network up in them, and becomes the command, or the init
+//! of the PID namespace that the command is in.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, anyhow};
-use cnet_tap::fork::{Parent, spawn};
+use cnet_tap::fork::{Parent, go_on_as_child, spawn};
 use cnet_tap::namespace::{NewNamespaces, unshare};
 use cnet_tap::signal::Mask;
 use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
@@ -16,10 +17,10 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::drain::TcpTables;
-use super::handshake::{self, Child};
+use super::handshake::{self, Child, Made};
 use super::mounts::OwnFiles;
 use super::plan::Spaces;
-use super::{INTERFACE, mounts, userns_restrictions};
+use super::{INTERFACE, init, mounts, process, userns_restrictions};
 use crate::log::report;
 use crate::program::{OWN_FAILURE, tell};
 
@@ -36,37 +37,85 @@ pub(super) struct Setup<'a> {
     pub(super) command: &'a [OsString],
     /// What the command is to have blocked.
     pub(super) signal_mask: Mask,
+    /// Whether the command is to have a PID namespace. One on the host's network has none.
+    pub(super) pid_namespace: bool,
 }
 
-/// Forks the child, which sets itself up and reports.
-pub(super) fn start(setup: &Setup<'_>) -> anyhow::Result<Child> {
+/// Forks the child, which sets itself up and reports. Where it cannot have a PID namespace, another
+/// one is forked that has none.
+pub(super) fn start(setup: &mut Setup<'_>) -> anyhow::Result<(Child, Made)> {
     let (id, socket) = spawn("cannot fork", |parent, socket| {
         live(setup, handshake::Parent::new(socket), parent)
     })?;
-    Ok(Child::new(id, socket))
+    let mut child = Child::new(id, socket);
+    match child.receive() {
+        Ok(Some(made)) => Ok((child, made)),
+        Ok(None) => {
+            process::kill_child(child.id());
+            tracing::warn!(
+                "/proc cannot be mounted anew here, so the command has no PID namespace: if cnet is killed, processes that the command has started stay"
+            );
+            setup.pid_namespace = false;
+            start(setup)
+        }
+        Err(error) => {
+            // It has noticed our end of the socket close, and ends.
+            process::kill_child(child.id());
+            Err(error)
+        }
+    }
 }
 
 /// The child's life. Returns only if it does not become the command.
 fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
-    match set_up(setup, parent) {
-        Ok((tap, tables)) => {
-            if let Err(error) = socket.send_ready(tap, &tables) {
-                socket.send_failed(&report(&error));
-                return OWN_FAILURE;
-            }
+    let ready = || -> anyhow::Result<bool> {
+        let (tap, tables) = set_up(setup, parent)?;
+        let is_init = match setup.pid_namespace {
+            true => become_init(&socket)?,
+            false => false,
+        };
+        if setup.pid_namespace && !is_init {
+            return Ok(false);
+        }
+        socket.send_ready(tap, &tables)?;
+        Ok(true)
+    };
+    match ready() {
+        Ok(true) => {}
+        Ok(false) => {
+            socket.send_no_proc();
+            return OWN_FAILURE;
         }
         Err(error) => {
             socket.send_failed(&report(&error));
             return OWN_FAILURE;
         }
     }
-    match socket.wait_for_go() {
-        true => {
-            setup.signal_mask.restore();
-            become_command(setup.command)
-        }
-        false => OWN_FAILURE,
+    if !socket.wait_for_go() {
+        return OWN_FAILURE;
     }
+    if setup.pid_namespace {
+        return init::live(setup, &socket).unwrap_or_else(|error| {
+            tell(&report(&error));
+            OWN_FAILURE
+        });
+    }
+    setup.signal_mask.restore();
+    become_command(setup.command)
+}
+
+/// Goes on as the first process of a new PID namespace, with a /proc that shows it; `false` where the
+/// one or the other is not to be had. The command's processes end with that process.
+fn become_init(socket: &handshake::Parent) -> anyhow::Result<bool> {
+    let new = NewNamespaces {
+        pid: true,
+        ..NewNamespaces::default()
+    };
+    if unshare(new).is_err() {
+        return Ok(false);
+    }
+    go_on_as_child("cannot fork the init", |pid| socket.send_goes_on_as(pid))?;
+    Ok(mounts::proc().is_ok())
 }
 
 fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, TcpTables)> {
@@ -149,6 +198,7 @@ fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
     let inner = NewNamespaces {
         net: true,
         mount: true,
+        pid: false,
         uts,
         user: false,
     };
@@ -218,7 +268,7 @@ fn allow_ping() {
     }
 }
 
-fn become_command(command: &[OsString]) -> u8 {
+pub(super) fn become_command(command: &[OsString]) -> u8 {
     let Some((program, arguments)) = command.split_first() else {
         return OWN_FAILURE;
     };

@@ -1,8 +1,10 @@
 //! The handshake between parent and child before the command starts.
 //!
-//! One message each way over the socket pair of [`spawn`](cnet_tap::fork::spawn). The child reports:
-//! its TAP, if it made one, and the tables of its TCP sockets as descriptors, or the text of an
-//! error. The parent answers with one byte: go. A side that finds the other gone ends.
+//! Over the socket pair of [`spawn`](cnet_tap::fork::spawn). The child reports: the PID of the process
+//! that it goes on as, if it has a PID namespace; its TAP, if it made one, and the tables of its TCP
+//! sockets as descriptors, or the text of an error. The parent answers with one byte: go. With a PID
+//! namespace the two talk on: the parent sends signals to be passed on to the command, the child tells
+//! that the command has stopped. A side that finds the other gone ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,7 +12,7 @@ use anyhow::{Context, bail};
 use cnet_tap::{Tap, TapInfo, unix};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use super::drain::TcpTables;
 use cnet_dataplane::MAX_WORKERS;
@@ -22,29 +24,57 @@ const FAILED: u8 = 1;
 /// The first byte of a report without a TAP.
 const READY_WITHOUT_TAP: u8 = 2;
 
+/// The first byte of a report with the PID of the process that the child goes on as.
+const GOES_ON_AS: u8 = 3;
+/// A report that there can be no PID namespace, since /proc cannot be mounted anew.
+const NO_PROC: u8 = 4;
+/// Says that the command has stopped.
+const STOPPED: u8 = 5;
+
+/// The first byte of the permission to start the command.
+const GO: u8 = 1;
+/// The first byte of a request to pass a signal on, whose number is the second.
+const SIGNAL: u8 = 2;
+
 /// The longest report: an error's text.
 const MAX_REPORT: usize = 16 * 1024;
 
 /// The TAP's queues and the tables of two address families.
 const MAX_DESCRIPTORS: usize = MAX_WORKERS as usize + 2;
 
+/// What the child has made: its TAP, if it made one, and the tables of its TCP sockets.
+pub(super) type Made = (Option<Tap>, TcpTables);
+
 /// The child, seen from the parent.
 pub(super) struct Child {
     id: Pid,
     socket: OwnedFd,
+    /// Whether it is the first process of a PID namespace.
+    is_init: bool,
+}
+
+/// What a running child may be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Request {
+    /// To pass a signal on to the command.
+    Signal(Signal),
 }
 
 impl Child {
     pub(super) fn new(id: Pid, socket: OwnedFd) -> Child {
-        Child { id, socket }
+        Child {
+            id,
+            socket,
+            is_init: false,
+        }
     }
 
     pub(super) fn id(&self) -> Pid {
         self.id
     }
 
-    /// Waits for the child's report.
-    pub(super) fn receive(&mut self) -> anyhow::Result<(Option<Tap>, TcpTables)> {
+    /// Waits for the child's report; `None` if it cannot have a PID namespace, and ends.
+    pub(super) fn receive(&mut self) -> anyhow::Result<Option<Made>> {
         let mut bytes = vec![0; MAX_REPORT];
         let most = MAX_DESCRIPTORS;
         let (length, mut fds) = unix::receive(&self.socket, &mut bytes, most, RecvFlags::empty())
@@ -54,22 +84,53 @@ impl Child {
                 let info = TapInfo::from_bytes(info).context("the child sent no TAP")?;
                 let tables = fds.split_off(usize::from(*queues));
                 let tap = Tap::from_fds(fds, info);
-                Ok((Some(tap), TcpTables::new(tables)))
+                Ok(Some((Some(tap), TcpTables::new(tables))))
             }
-            Some((&READY_WITHOUT_TAP, [])) => Ok((None, TcpTables::new(fds))),
+            Some((&READY_WITHOUT_TAP, [])) => Ok(Some((None, TcpTables::new(fds)))),
+            Some((&NO_PROC, [])) => Ok(None),
+            Some((&GOES_ON_AS, number)) => {
+                let number = number.try_into().context("the child told no PID")?;
+                let pid = Pid::from_raw(i32::from_ne_bytes(number));
+                let between = std::mem::replace(&mut self.id, pid.context("no process is 0")?);
+                self.is_init = true;
+                // It ends at once. Our next child takes its place.
+                let _ = waitpid(Some(between), WaitOptions::empty());
+                self.receive()
+            }
             Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
             _ => bail!("the child ended before the network was set up"),
         }
     }
 
-    /// Lets the child become the command.
-    pub(super) fn go(self) -> anyhow::Result<()> {
-        match rustix::net::send(&self.socket, &[1], SendFlags::NOSIGNAL) {
+    /// Lets the child start the command. Gives the socket to go on talking by, if it is an init.
+    pub(super) fn go(self) -> anyhow::Result<Option<OwnedFd>> {
+        match rustix::net::send(&self.socket, &[GO], SendFlags::NOSIGNAL) {
             // A child that was killed meanwhile is the supervisor's to report.
-            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            Err(error) => Err(error).context("cannot start the command"),
+            Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(error) => return Err(error).context("cannot start the command"),
         }
+        Ok(self.is_init.then_some(self.socket))
     }
+}
+
+/// Asks an init to pass a signal on.
+pub(super) fn request_signal(init: impl AsFd, signal: Signal) {
+    let number = u8::try_from(signal.as_raw()).unwrap_or_default();
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    // One that is gone has no use for it.
+    let _ = rustix::net::send(init, &[SIGNAL, number], flags);
+}
+
+/// Takes what an init tells, without waiting: whether the command has stopped. `None` once the init
+/// is gone.
+///
+/// # Errors
+///
+/// `EAGAIN` when there is nothing.
+pub(super) fn has_stopped(init: impl AsFd) -> rustix::io::Result<Option<bool>> {
+    let mut byte = [0];
+    let (_, length) = rustix::net::recv(init, &mut byte, RecvFlags::DONTWAIT)?;
+    Ok((length > 0).then_some(byte == [STOPPED]))
 }
 
 /// The parent, seen from the child.
@@ -96,6 +157,37 @@ impl Parent {
         self.send(READY, &report, &fds)
     }
 
+    /// Reports that the child goes on as another process. A parent that is gone ends that one.
+    pub(super) fn send_goes_on_as(&self, pid: Pid) {
+        let number = pid.as_raw_nonzero().get().to_ne_bytes();
+        let _ = self.send(GOES_ON_AS, &number, &[]);
+    }
+
+    /// Reports that there can be no PID namespace.
+    pub(super) fn send_no_proc(&self) {
+        let _ = self.send(NO_PROC, &[], &[]);
+    }
+
+    /// Says that the command has stopped.
+    pub(super) fn send_stopped(&self) {
+        let _ = self.send(STOPPED, &[], &[]);
+    }
+
+    /// The next request; `None` once the parent is gone. Waits for one.
+    pub(super) fn request(&self) -> Option<Request> {
+        let mut bytes = [0; 2];
+        loop {
+            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()) {
+                Ok((_, 2)) if bytes[0] == SIGNAL => {
+                    let signal = Signal::from_named_raw(bytes[1].into())?;
+                    return Some(Request::Signal(signal));
+                }
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+
     /// Reports an error. If that fails too, the parent sees the child end.
     pub(super) fn send_failed(&self, text: &str) {
         let bytes = text.as_bytes();
@@ -111,7 +203,7 @@ impl Parent {
     }
 
     /// Waits to be let go; `false` if the parent has ended instead.
-    pub(super) fn wait_for_go(self) -> bool {
+    pub(super) fn wait_for_go(&self) -> bool {
         let mut byte = [0];
         loop {
             match rustix::net::recv(&self.socket, &mut byte, RecvFlags::empty()) {
@@ -120,6 +212,12 @@ impl Parent {
                 Err(_) => return false,
             }
         }
+    }
+}
+
+impl AsFd for Parent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -154,17 +252,42 @@ mod tests {
         parent
             .send_ready(Some(tap), &TcpTables::new(vec![null(), null()]))
             .unwrap();
-        let (tap, tables) = child.receive().unwrap();
+        let (tap, tables) = child.receive().unwrap().unwrap();
         let (queues, received) = tap.unwrap().into_fds();
         assert_eq!((queues.len(), received), (usize::from(MAX_WORKERS), info));
         assert_eq!(tables.descriptors().count(), 2);
         let one = TcpTables::new(vec![null()]);
         parent.send_ready(None, &one).unwrap();
-        let (tap, tables) = child.receive().unwrap();
+        let (tap, tables) = child.receive().unwrap().unwrap();
         assert!(tap.is_none());
         assert_eq!(tables.descriptors().count(), 1);
-        child.go().unwrap();
+        assert!(child.go().unwrap().is_none(), "it becomes the command");
         assert!(parent.wait_for_go());
+    }
+
+    #[test]
+    fn a_child_goes_on_as_an_init_that_is_talked_with() {
+        let (mut child, parent) = ends();
+        let pid = Pid::from_raw(4321).unwrap();
+        parent.send_goes_on_as(pid);
+        parent
+            .send_ready(None, &TcpTables::new(Vec::new()))
+            .unwrap();
+        assert!(child.receive().unwrap().is_some());
+        assert_eq!(child.id(), pid);
+        let init = child.go().unwrap().unwrap();
+        assert!(parent.wait_for_go());
+        request_signal(&init, Signal::HUP);
+        assert_eq!(parent.request(), Some(Request::Signal(Signal::HUP)));
+        assert_eq!(has_stopped(&init), Err(Errno::AGAIN));
+        parent.send_stopped();
+        assert_eq!(has_stopped(&init), Ok(Some(true)));
+        drop(init);
+        assert_eq!(parent.request(), None);
+
+        let (mut child, parent) = ends();
+        parent.send_no_proc();
+        assert!(child.receive().unwrap().is_none());
     }
 
     #[test]

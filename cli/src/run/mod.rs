@@ -16,16 +16,18 @@
 //!
 //! # What is left behind
 //!
-//! Nothing. Namespaces, mounts and the TAP live as long as the command's processes. Those that
-//! outlive the command are killed. If the parent is killed, the kernel kills the command
-//! (`PR_SET_PDEATHSIG`). Data that the command had handed to its kernel before it ended still goes
-//! out ([`drain`]).
+//! Nothing. Namespaces, mounts and the TAP live as long as the command's processes, and those no
+//! longer than the command: they are in a PID namespace, whose first process ([`init`]) ends with the
+//! command and with this program, however that ends. Data that the command had handed to its kernel
+//! before it ended still goes out ([`drain`]).
 //!
 //! # Limits
 //!
-//! There is no PID namespace: when cnet itself is killed by SIGKILL, processes that the command
-//! had started stay, without a network. So does a command that has changed its credentials, as `su`
-//! does when root runs it: the kernel takes that for a withdrawal (`PR_SET_PDEATHSIG`, prctl(2)).
+//! Where /proc cannot be mounted anew, as in many containers, and on the host's network
+//! (`--network host`), there is no PID namespace: when cnet itself is killed by SIGKILL, the kernel
+//! kills the command (`PR_SET_PDEATHSIG`), but processes that the command had started stay, and so
+//! does a command that has changed its credentials: the kernel takes that for a withdrawal (prctl(2)).
+//! A command in a PID namespace sees its own processes alone.
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -45,6 +47,7 @@ mod child;
 mod connectivity;
 mod drain;
 mod handshake;
+mod init;
 mod joined;
 mod mounts;
 pub(crate) mod network_mode;
@@ -60,8 +63,8 @@ use args::RunOptions;
 use child::Setup;
 use connectivity::Connectivity;
 use drain::TcpTables;
-use handshake::Child;
-use plan::{ConnectivityPlan, Identity};
+use handshake::{Child, Made};
+use plan::{ConnectivityPlan, Identity, Spaces};
 use private::Started;
 use supervise::Supervisor;
 
@@ -90,16 +93,24 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     let identity = Identity::new(options)?;
     let plan = plan::make(options, &host_conf, &identity)?;
     let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
-    let setup = Setup {
+    let pid_namespace = !matches!(plan.spaces, Spaces::Inherited);
+    let mut setup = Setup {
+        pid_namespace,
         spaces: plan.spaces,
         own_files: plan.own_files,
         command: &options.command,
         signal_mask,
     };
     become_subreaper().context("cannot look after the command's children")?;
-    let child = child::start(&setup)?;
+    let (child, made) = child::start(&mut setup)?;
     let id = child.id();
-    let done = bring_up(options, &identity, plan.connectivity, child, signals);
+    let done = bring_up(
+        options,
+        &identity,
+        plan.connectivity,
+        (child, made),
+        signals,
+    );
     if done.is_err() {
         // It has noticed our end of the socket close, and ends. A network's process that we have
         // started may be our child too, and goes on: it has others to serve.
@@ -113,10 +124,9 @@ fn bring_up(
     options: &RunOptions,
     identity: &Identity,
     connectivity: ConnectivityPlan,
-    mut child: Child,
+    (child, (tap, tables)): (Child, Made),
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
-    let (tap, tables) = child.receive()?;
     let private = match &connectivity {
         ConnectivityPlan::Private(private) => {
             let (config, port) = (**private).clone();
@@ -162,9 +172,11 @@ async fn attend(
 ) -> anyhow::Result<u8> {
     let network = Connectivity::bring(connectivity, private, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
-    child.go()?;
+    supervisor.talk_with(child.go()?)?;
     let waited = supervisor.wait().await;
-    process::kill_all_children(&network.spared());
+    if !supervisor.has_init() {
+        process::kill_all_children(&network.spared());
+    }
     let code = waited?;
     drain::wait(tables, network.private(), &mut supervisor).await;
     network.end().await?;

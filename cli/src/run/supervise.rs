@@ -20,16 +20,20 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Context;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, getsid};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid};
 use tokio::io::Interest;
 
-use super::process;
+use super::init::exit_code;
+use super::{handshake, process};
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::signal::{self, Received};
 
 /// Looks after the command.
 pub(super) struct Supervisor {
+    /// The command, or the init whose child it is.
     command: Pid,
+    /// What the init is talked with by, if there is one.
+    init: Option<AsyncOwnedFd>,
     signals: AsyncOwnedFd,
     /// Whether a shell would notice, and undo, that we stop.
     job: bool,
@@ -53,10 +57,23 @@ impl Supervisor {
         let job = !session_leader && fs::File::open("/dev/tty").is_ok();
         Ok(Supervisor {
             command,
+            init: None,
             signals,
             job,
             end_was_asked: false,
         })
+    }
+
+    /// Talks with the command's init from here on, if it has one.
+    pub(super) fn talk_with(&mut self, init: Option<OwnedFd>) -> anyhow::Result<()> {
+        let init = init.map(|init| AsyncOwnedFd::new(init, Interest::READABLE));
+        self.init = init.transpose().context("cannot talk with the init")?;
+        Ok(())
+    }
+
+    /// Whether nothing of the command's is left once it has ended.
+    pub(super) fn has_init(&self) -> bool {
+        self.init.is_some()
     }
 
     /// Waits until the command has ended, and gives the exit code for it.
@@ -84,7 +101,13 @@ impl Supervisor {
 
     async fn next(&mut self) -> anyhow::Result<Event> {
         loop {
-            let received = self.receive().await.context("cannot read signals")?;
+            let received = tokio::select! {
+                received = self.receive() => received.context("cannot read signals")?,
+                () = self.stopped() => {
+                    self.stop_as_well();
+                    continue;
+                }
+            };
             if let Some(event) = self.handle(received)? {
                 self.end_was_asked |= matches!(event, Event::EndAsked);
                 return Ok(event);
@@ -99,6 +122,32 @@ impl Supervisor {
                 Some(received) => return Ok(received),
                 None => ready.clear_ready(),
             }
+        }
+    }
+
+    /// Waits until the init tells that the command has stopped.
+    async fn stopped(&self) {
+        let Some(init) = &self.init else {
+            return std::future::pending().await;
+        };
+        while let Ok(mut ready) = init.ready().await {
+            match handshake::has_stopped(init.fd()) {
+                Ok(Some(true)) => return,
+                Ok(Some(false)) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                // Its end is told by a signal as well.
+                Ok(None) | Err(_) => break,
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Sends the command a signal.
+    fn pass_on(&self, signal: Signal) {
+        match &self.init {
+            Some(init) => handshake::request_signal(init.fd(), signal),
+            // A command that is gone has no use for it.
+            None => drop(rustix::process::kill_process(self.command, signal)),
         }
     }
 
@@ -118,8 +167,7 @@ impl Supervisor {
                 signal = received.signal.as_raw(),
                 "passed on to the command"
             );
-            // A command that is gone has no use for it.
-            let _ = rustix::process::kill_process(self.command, received.signal);
+            self.pass_on(received.signal);
         }
         let ends = matches!(
             received.signal,
@@ -153,15 +201,6 @@ impl Supervisor {
         }
         // Returns once the shell has continued us.
         let _ = rustix::process::kill_process(getpid(), Signal::STOP);
-        let _ = rustix::process::kill_process(self.command, Signal::CONT);
-    }
-}
-
-/// As a shell tells it: 128 and the signal's number for a command that a signal ended.
-fn exit_code(status: WaitStatus) -> u8 {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
-        (None, None) => crate::program::OWN_FAILURE,
+        self.pass_on(Signal::CONT);
     }
 }

@@ -17,6 +17,8 @@ pub struct NewNamespaces {
     pub mount: bool,
     /// A copy of the host and domain name.
     pub uts: bool,
+    /// A PID namespace, which the next child is the first process of. This process stays outside.
+    pub pid: bool,
 }
 
 /// Moves this process into new namespaces.
@@ -31,6 +33,7 @@ pub fn unshare(new: NewNamespaces) -> Result<(), TapError> {
     flags.set(UnshareFlags::NEWUSER, new.user);
     flags.set(UnshareFlags::NEWNET, new.net);
     flags.set(UnshareFlags::NEWNS, new.mount);
+    flags.set(UnshareFlags::NEWPID, new.pid);
     flags.set(UnshareFlags::NEWUTS, new.uts);
     // SAFETY: unshare(2) is a danger only with CLONE_FILES, which takes descriptors from other
     // threads; it is not among the flags.

@@ -28,7 +28,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
 use rustix::fs::OFlags;
@@ -262,15 +262,7 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
 /// What fails is not told: a helper has no log.
 pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     learn_auxiliary_vector();
-    let null = OFlags::RDWR | OFlags::CLOEXEC;
-    if let Ok(null) = rustix::fs::open("/dev/null", null, rustix::fs::Mode::empty()) {
-        // A reader that waits for the end of the parent's output must not wait for the helper.
-        let _ = rustix::stdio::dup2_stdin(&null);
-        let _ = rustix::stdio::dup2_stdout(&null);
-        if role != Role::Unconfined {
-            let _ = rustix::stdio::dup2_stderr(&null);
-        }
-    }
+    leave_streams(role != Role::Unconfined);
     descriptors::keep_only(kept);
     environment::keep(&[]);
     if role != Role::Unconfined {
@@ -286,6 +278,34 @@ pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
 pub fn begin(title: &str, kept: &[RawFd]) {
     descriptors::keep_only(kept);
     environment::rename(title);
+}
+
+/// The stages of the init of a container, which stays in the container's namespaces: it keeps `kept`
+/// and the calls of [`Role::Init`]. It stays dumpable, since its namespaces are what other programs
+/// find the container by. What fails is not told: the container's processes have as much as it has.
+pub fn confine_init(title: &str, kept: &[BorrowedFd<'_>]) {
+    learn_auxiliary_vector();
+    let kept: Vec<RawFd> = kept.iter().map(AsRawFd::as_raw_fd).collect();
+    leave_streams(true);
+    begin(title, &kept);
+    environment::keep(&[]);
+    let _ = rustix::process::chdir("/");
+    let _ = privileges::drop_capabilities(false);
+    let _ = no_new_privileges();
+    let _ = seccomp::apply(Role::Init);
+}
+
+/// Has the standard streams lead nowhere: a reader that waits for the end of the parent's output must
+/// not wait for this process. Standard error is kept unless `error` is said.
+fn leave_streams(error: bool) {
+    let null = OFlags::RDWR | OFlags::CLOEXEC;
+    if let Ok(null) = rustix::fs::open("/dev/null", null, rustix::fs::Mode::empty()) {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        if error {
+            let _ = rustix::stdio::dup2_stderr(&null);
+        }
+    }
 }
 
 /// Has `rustix` learn what the kernel tells a program at its start (getauxval(3)), which it does at the
