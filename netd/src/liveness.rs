@@ -178,8 +178,11 @@ fn process_of(pidfd: &OwnedFd) -> Option<i32> {
 }
 
 impl End {
-    /// Waits until the container is gone.
-    pub(crate) async fn wait(self) {
+    /// Waits until the container is gone. `identity` tells what is at its path.
+    pub(crate) async fn wait(
+        self,
+        identity: impl Fn(&Path) -> std::io::Result<Option<(u64, u64)>>,
+    ) {
         let fd = match &self {
             End::Process(pidfd) => pidfd.try_clone(),
             End::Path(path) => std::os::fd::AsFd::as_fd(path).try_clone_to_owned(),
@@ -197,7 +200,11 @@ impl End {
             ready.clear_ready();
             let gone = match &self {
                 End::Process(pidfd) => watch::has_ended(pidfd).unwrap_or(true),
-                End::Path(path) => path.is_gone(),
+                End::Path(path) => {
+                    path.take_events();
+                    let found = identity(path.path());
+                    found.is_ok_and(|found| found != Some(path.identity()))
+                }
             };
             if gone {
                 return;
@@ -225,7 +232,7 @@ mod tests {
         };
         assert_eq!(liveness, expected);
         drop(child.stdin.take());
-        end.wait().await;
+        end.wait(|_| Ok(None)).await;
         child.wait().unwrap();
         let late = by_process(std::fs::File::open("/dev/null").unwrap().into(), None);
         assert!(late.unwrap_err().message.contains("no pidfd"));

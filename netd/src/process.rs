@@ -27,13 +27,16 @@
 //!
 //! A definition is read at the start. Changing it needs the network to be stopped.
 
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::process::{self, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cnet::definition::file::make_directory;
 use cnet::definition::{
     Definition, Directories, DirectoriesError, HostRoutes, Store, StoreError, runtime,
 };
@@ -43,8 +46,10 @@ use cnet::start::READY;
 use cnet_dataplane::{NetworkConfig, check_descriptors};
 use cnet_tap::fork::fork;
 use cnet_tap::helper::NsHelper;
+use cnet_tap::sandbox::{Mode, Policy, Role, spawn_isolated};
 use cnet_tap::{TapError, inherited_fd};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::WaitOptions;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -53,8 +58,10 @@ use crate::dns::member_names::MemberNames;
 use crate::dns::other_networks::OtherNetworks;
 use crate::instance::{Instance, InstanceError, peer_filter};
 use crate::ipam::{Ipam, IpamError};
+use crate::journal::Record;
 use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
+use crate::outside::Host;
 use crate::serve::{self, BindError, Busy};
 
 /// How long it waits for a first container.
@@ -146,19 +153,19 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ProcessError {
     move |source| ProcessError::System { what, source }
 }
 
-/// The program. `network` is the network's name; `start_log` has what is traced from then on go to
+/// The program. `network` is the network's name; `mode` says how much of the sandbox is insisted upon;
+/// `start_log` has what is traced from then on go to
 /// the log, if standard error is the network's log, or else to standard error.
-pub fn main(network: &str, start_log: impl FnOnce(Option<log::Bounded>)) -> ExitCode {
+pub fn main(network: &str, mode: Mode, start_log: impl FnOnce(Option<log::Bounded>)) -> ExitCode {
     match detach() {
         Ok(true) => {}
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error),
     }
     start_log(own_log(network));
-    match live(network) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+    keep_client()
+        .and_then(|()| live(network, mode))
+        .unwrap_or_else(|error| fail(&error))
 }
 
 /// Standard error, if that is the network's log. One that is closed is no log.
@@ -171,8 +178,7 @@ fn own_log(network: &str) -> Option<log::Bounded> {
 fn fail(error: &ProcessError) -> ExitCode {
     let text = in_one_line(error);
     tracing::error!("{text}");
-    // The client that waits for us to be ready reads this; later it goes nowhere.
-    let _ = io::stdout().write_all(text.as_bytes());
+    tell_client(&text);
     ExitCode::FAILURE
 }
 
@@ -219,7 +225,9 @@ fn detach() -> Result<bool, ProcessError> {
     Ok(forked?.is_none())
 }
 
-fn live(network: &str) -> Result<(), ProcessError> {
+/// Prepares the network and forks the process that runs it into its sandbox; this one stays outside,
+/// and answers what that one asks of the host, until its end.
+fn live(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
     check_descriptors().map_err(InstanceError::from)?;
     // Before anything is opened that it should not have.
     let helper = NsHelper::start()?;
@@ -230,16 +238,99 @@ fn live(network: &str) -> Result<(), ProcessError> {
         path: directory.clone(),
         source,
     })?;
-    let Some(_lock) = lock else {
+    let Some(lock) = lock else {
         return Err(ProcessError::Served(network.to_owned()));
     };
     let store = Store::open(directories.clone());
     let definition = store.settle(network, &HostRoutes::read())?;
+    make_directories(&directories, network)?;
+    let prepared = Prepared {
+        directories,
+        definition,
+        helper,
+    };
+    match mode {
+        Mode::Off => {
+            let host = Host::network_here();
+            run(
+                prepared,
+                Policy::new(Role::Network, mode),
+                host,
+                process::id(),
+            )?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Mode::Offered | Mode::Required => match in_sandbox(prepared, mode, &lock)? {},
+    }
+}
+
+/// What the network's process needs at its start.
+struct Prepared {
+    directories: Directories,
+    definition: Definition,
+    helper: NsHelper,
+}
+
+/// Makes the directories that are written to while the network runs: they are what the sandbox shows.
+fn make_directories(directories: &Directories, network: &str) -> Result<(), ProcessError> {
+    let leases = directories.leases(network);
+    let needed = [leases.parent(), Some(&directories.networks())];
+    for path in needed.into_iter().flatten() {
+        make_directory(path).map_err(|source| ProcessError::Directory {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Forks the process that runs the network, and serves it from outside its sandbox.
+fn in_sandbox(prepared: Prepared, mode: Mode, lock: &File) -> Result<Infallible, ProcessError> {
+    let (host, server) = Host::network_outside()?;
+    let mut policy = Policy::new(Role::Network, mode);
+    // Which ports will be published is not known yet.
+    policy.binds_low_ports = true;
+    policy.environment = cnet_dataplane::ENVIRONMENT.to_vec();
+    let directories = &prepared.directories;
+    policy.writable = vec![directories.runtime.clone(), directories.state.clone()];
+    policy.readable = vec![directories.config.clone()];
+    let mut moved = Some((prepared, policy, host));
+    let what = "cannot fork the network's process";
+    let (child, socket) = spawn_isolated(what, true, |isolated, _socket| {
+        let Some((prepared, mut policy, host)) = moved.take() else {
+            return 1;
+        };
+        policy.isolation = Some(isolated.isolation);
+        match run(prepared, policy, host, isolated.pid.cast_unsigned()) {
+            Ok(()) => 0,
+            Err(error) => {
+                fail(&error);
+                1
+            }
+        }
+    })?;
+    // The namespace helper is that process's from here on.
+    drop(moved);
+    // Who ends the network tells the process that runs it.
+    let ignored = [rustix::process::Signal::TERM, rustix::process::Signal::INT];
+    let _signals = cnet_tap::signal::block(&ignored).map_err(system("cannot block signals"))?;
+    server.serve(&[socket.as_fd(), lock.as_fd()]);
+    let ended = rustix::process::waitpid(Some(child), WaitOptions::empty());
+    let status = ended
+        .ok()
+        .flatten()
+        .and_then(|(_, status)| status.exit_status());
+    // Not by returning: what is still owned here was closed by the server.
+    process::exit(status.unwrap_or(1))
+}
+
+/// Runs the network. `pid` is the number of this process where its clients are.
+fn run(prepared: Prepared, policy: Policy, host: Host, pid: u32) -> Result<(), ProcessError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("cannot start the event loop"))?;
-    runtime.block_on(serve(directories, definition, helper))
+    runtime.block_on(serve(prepared, policy, host, pid))
 }
 
 /// What the dataplane is to be for this definition.
@@ -268,14 +359,19 @@ async fn start_network(
     directories: &Directories,
     definition: Definition,
     helper: &NsHelperClient,
+    (policy, host, pid): (Policy, Host, u32),
 ) -> Result<Arc<Members>, ProcessError> {
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
     let names = MemberNames::new(&definition);
-    let others = OtherNetworks::new(Store::open(directories.clone()), &definition.name);
+    let asked = host.clone();
+    let lives = Box::new(move |records: &[Record]| asked.lives(records));
+    let store = Store::open(directories.clone());
+    let others = OtherNetworks::new(store, &definition.name, lives);
     let config = config(&definition);
     let instance = Instance::builder(config.clone())
         .names(names.local(&definition))
-        .dns_clients(names.clients(others));
+        .dns_clients(names.clients(others))
+        .sandbox(policy, host.clone());
     let instance = match definition.internal {
         true => instance.without_dns_upstreams(),
         false => instance.dns_servers(definition.dns.clone()),
@@ -286,6 +382,8 @@ async fn start_network(
         config,
         instance: Arc::new(instance.start()?),
         ns_helper: helper.clone(),
+        host,
+        pid,
         names,
         ipam,
     });
@@ -294,21 +392,30 @@ async fn start_network(
 }
 
 async fn serve(
-    directories: Directories,
-    definition: Definition,
-    helper: NsHelper,
+    prepared: Prepared,
+    policy: Policy,
+    host: Host,
+    pid: u32,
 ) -> Result<(), ProcessError> {
+    let Prepared {
+        directories,
+        definition,
+        helper,
+    } = prepared;
     // Before a client is told that we are ready, so that none of these is lost.
     let [mut terminate, mut interrupt] = signals()?;
     let helper = NsHelperClient::new(helper);
     let helper = helper.map_err(system("cannot talk to the process that enters namespaces"))?;
     let network = definition.name.clone();
     let directory = directories.network_runtime(&network);
-    let members = start_network(&directories, definition, &helper).await?;
-    let instance = Arc::clone(&members.instance);
     let socket = directories.socket(&network);
+    // Both are out of reach in the sandbox, which is entered when the network starts. Clients that
+    // connect before it has started wait in the socket's queue.
     let listener = serve::bind(&socket)?;
-    tell_ready()?;
+    let started = start_network(&directories, definition, &helper, (policy, host, pid)).await;
+    let members = started.inspect_err(|_| drop(fs::remove_file(&socket)))?;
+    let instance = Arc::clone(&members.instance);
+    tell_client(READY);
     tracing::info!(network, "serves");
     let busy = Busy::default();
     let service = Service {
@@ -338,15 +445,27 @@ async fn serve(
     }
 }
 
-/// Lets the client go on. What is written to standard output from here on goes nowhere.
-fn tell_ready() -> Result<(), ProcessError> {
+/// Where the client that waits reads whether the network is ready, until it has been told.
+static CLIENT: Mutex<Option<File>> = Mutex::new(None);
+
+/// Has standard output lead nowhere, and keeps where it led until now for the client that waits.
+fn keep_client() -> Result<(), ProcessError> {
     let failed = "cannot let go of standard output";
-    let mut out = io::stdout();
-    // A client that is gone is no reason not to serve the next one.
-    let _ = out.write_all(READY.as_bytes()).and_then(|()| out.flush());
+    let client = io::stdout().as_fd().try_clone_to_owned();
+    let client = File::from(client.map_err(system(failed))?);
+    *CLIENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
     let null = File::options().write(true).open("/dev/null");
     let null = null.map_err(system(failed))?;
     rustix::stdio::dup2_stdout(&null).map_err(|errno| system(failed)(errno.into()))
+}
+
+/// Tells the client that waits, and lets go of it. One that is gone, or was told before, is no reason
+/// not to serve the next one.
+fn tell_client(text: &str) {
+    let client = CLIENT.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(mut client) = client {
+        let _ = client.write_all(text.as_bytes());
+    }
 }
 
 /// The network, served to clients until no container needs it.

@@ -35,14 +35,15 @@ pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerRep
     report
 }
 
-/// The network `definition`, and the containers on it.
+/// The network `definition`, whose process is `pid`, and the containers on it.
 pub(crate) fn network<'a>(
     definition: &Definition,
     config: &NetworkConfig,
+    pid: u32,
     containers: impl Iterator<Item = &'a Record>,
 ) -> NetworkReport {
     let (name, id) = (definition.name.clone(), definition.id.clone());
-    let mut report = NetworkReport::new(name, id, std::process::id());
+    let mut report = NetworkReport::new(name, id, pid);
     report.containers = containers.map(|record| container(config, record)).collect();
     report
 }

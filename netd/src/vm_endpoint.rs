@@ -42,20 +42,48 @@ const BACKLOG: i32 = 4;
 /// How long to wait before looking again for QEMU's datagram socket.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What tells one file at a path from the next: device, inode, and the time of its making, as
+/// inodes are used again.
+pub type SocketIdentity = (u64, u64, i64, i64);
+
+/// Who makes, looks at and removes Unix sockets: the process itself, or one outside its sandbox.
+pub trait Sockets: std::fmt::Debug + Send + Sync {
+    /// Listens at `path`.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if a process serves that path, or it is another file's; what the system says.
+    fn listen(&self, path: &Path) -> io::Result<OwnedFd>;
+
+    /// A datagram socket at `local` that is connected to the one at `remote`, and which one that is.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` and `ConnectionRefused` when `remote` is not served; as [`Sockets::listen`].
+    fn meet(&self, local: &Path, remote: &Path) -> io::Result<(OwnedFd, Option<SocketIdentity>)>;
+
+    /// Which datagram socket is at `path`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not served.
+    fn served(&self, path: &Path) -> io::Result<SocketIdentity>;
+
+    /// Removes a socket that was made by the same.
+    fn remove(&self, path: &Path);
+}
+
 /// The network's end of it, until it is dropped.
 #[derive(Debug)]
 pub struct Endpoint {
     address: VmAddress,
+    sockets: Box<dyn Sockets>,
     listener: Option<tokio::net::UnixListener>,
     /// Our socket's path is there, and was made by us.
     made: bool,
     /// QEMU's datagram socket, as it was met.
-    met: Option<Identity>,
+    met: Option<SocketIdentity>,
 }
-
-/// What tells one file at a path from the next: device, inode, and the time of its making, as
-/// inodes are used again.
-type Identity = (u64, u64, i64, i64);
 
 impl Endpoint {
     /// Makes the socket. To be called inside a tokio runtime.
@@ -63,11 +91,10 @@ impl Endpoint {
     /// # Errors
     ///
     /// `AddrInUse` if another process serves that path, and what the file system says.
-    pub fn open(address: VmAddress) -> io::Result<Endpoint> {
+    pub fn open(address: VmAddress, sockets: Box<dyn Sockets>) -> io::Result<Endpoint> {
         let listener = match &address {
             VmAddress::Stream(path) => {
-                clear(path, || UnixStream::connect(path).map(drop))?;
-                let socket = unix::listen_private(path, BACKLOG)?;
+                let socket = sockets.listen(path)?;
                 Some(tokio::net::UnixListener::from_std(socket.into())?)
             }
             // Made anew for each QEMU.
@@ -76,6 +103,7 @@ impl Endpoint {
         Ok(Endpoint {
             made: listener.is_some(),
             address,
+            sockets,
             listener,
             met: None,
         })
@@ -89,11 +117,9 @@ impl Endpoint {
     pub async fn next(&mut self) -> io::Result<PortDevice> {
         match (&self.address, &self.listener) {
             (VmAddress::Datagram { local, remote }, _) => loop {
-                // Looked at first: if it is another one by then, it counts as departed.
-                let there = identity(remote);
-                match meet(local, remote) {
-                    Ok(socket) => {
-                        (self.made, self.met) = (true, there.ok());
+                match self.sockets.meet(local, remote) {
+                    Ok((socket, there)) => {
+                        (self.made, self.met) = (true, there);
                         return Ok(PortDevice::Datagram(socket));
                     }
                     Err(error) if is_absent(&error) => tokio::time::sleep(LOOK_INTERVAL).await,
@@ -115,11 +141,7 @@ impl Endpoint {
         let VmAddress::Datagram { remote, .. } = &self.address else {
             return std::future::pending().await;
         };
-        let is_there = || {
-            UnixDatagram::unbound()?.connect(remote)?;
-            identity(remote)
-        };
-        while is_there().ok() == self.met && self.met.is_some() {
+        while self.met.is_some() && self.sockets.served(remote).ok() == self.met {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
@@ -129,24 +151,37 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         let (VmAddress::Stream(ours) | VmAddress::Datagram { local: ours, .. }) = &self.address;
         if self.made {
-            // It may be gone, with its directory.
-            let _ = std::fs::remove_file(ours);
+            self.sockets.remove(ours);
         }
     }
 }
 
-/// A socket at `local` that is connected to the one at `remote`.
-fn meet(local: &Path, remote: &Path) -> io::Result<OwnedFd> {
+/// Listens at `path`.
+pub(crate) fn listen(path: &Path) -> io::Result<OwnedFd> {
+    clear(path, || UnixStream::connect(path).map(drop))?;
+    Ok(unix::listen_private(path, BACKLOG)?)
+}
+
+/// The datagram socket at `path`, if a process serves it.
+pub(crate) fn served(path: &Path) -> io::Result<SocketIdentity> {
+    UnixDatagram::unbound()?.connect(path)?;
+    identity(path)
+}
+
+/// A socket at `local` that is connected to the one at `remote`, and what there was at `remote`. That
+/// is looked at first: if it is another one by then, it counts as departed.
+pub(crate) fn meet(local: &Path, remote: &Path) -> io::Result<(OwnedFd, Option<SocketIdentity>)> {
+    let found = identity(remote).ok();
     // Asked first, so that our socket is there only once it is of use.
     let there = |path: &Path| UnixDatagram::unbound()?.connect(path);
     there(remote)?;
     clear(local, || there(local))?;
     let socket = unix::bind_private(SocketType::DGRAM, local)?;
     connect(&socket, &SocketAddrUnix::new(remote)?)?;
-    Ok(socket)
+    Ok((socket, found))
 }
 
-fn identity(path: &Path) -> io::Result<Identity> {
+fn identity(path: &Path) -> io::Result<SocketIdentity> {
     let file = std::fs::metadata(path)?;
     Ok((file.dev(), file.ino(), file.ctime(), file.ctime_nsec()))
 }
@@ -175,6 +210,30 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    #[derive(Debug)]
+    struct Here;
+
+    impl Sockets for Here {
+        fn listen(&self, path: &Path) -> io::Result<OwnedFd> {
+            listen(path)
+        }
+
+        fn meet(
+            &self,
+            local: &Path,
+            remote: &Path,
+        ) -> io::Result<(OwnedFd, Option<SocketIdentity>)> {
+            meet(local, remote)
+        }
+
+        fn served(&self, path: &Path) -> io::Result<SocketIdentity> {
+            served(path)
+        }
+
+        fn remove(&self, path: &Path) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 
     #[tokio::test]
     async fn stream_machines_come_one_after_the_other() {
@@ -183,10 +242,10 @@ mod tests {
         // Left behind by a process that is gone.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let at = VmAddress::Stream(path.clone());
-        let mut endpoint = Endpoint::open(at.clone()).unwrap();
+        let mut endpoint = Endpoint::open(at.clone(), Box::new(Here)).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let taken = Endpoint::open(at.clone()).unwrap_err();
+        let taken = Endpoint::open(at.clone(), Box::new(Here)).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         // That was the other endpoint, which looked whether we are there.
         endpoint.next().await.unwrap();
@@ -199,7 +258,7 @@ mod tests {
         drop(endpoint);
         assert!(!path.exists());
         std::fs::write(&path, "a user's file").unwrap();
-        assert!(Endpoint::open(at).is_err());
+        assert!(Endpoint::open(at, Box::new(Here)).is_err());
         assert!(path.exists());
     }
 
@@ -207,10 +266,13 @@ mod tests {
     async fn datagram_machines_are_waited_for() {
         let place = tempfile::tempdir().unwrap();
         let [local, remote] = ["ours", "theirs"].map(|name| place.path().join(name));
-        let mut endpoint = Endpoint::open(VmAddress::Datagram {
-            local: local.clone(),
-            remote: remote.clone(),
-        })
+        let mut endpoint = Endpoint::open(
+            VmAddress::Datagram {
+                local: local.clone(),
+                remote: remote.clone(),
+            },
+            Box::new(Here),
+        )
         .unwrap();
         for _ in 0..2 {
             let early = tokio::time::timeout(4 * LOOK_INTERVAL, endpoint.next()).await;

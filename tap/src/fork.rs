@@ -168,7 +168,7 @@ pub fn before_exec(
 const PANICKED: u8 = 101;
 
 /// The two ends of a conversation between parent and child.
-fn pair() -> Result<(OwnedFd, OwnedFd), TapError> {
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), TapError> {
     let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
     rustix::net::socketpair(family, SocketType::SEQPACKET, flags, None)
         .map_err(TapError::io("cannot make a socket pair"))

@@ -121,6 +121,20 @@ impl PathWatch {
         identity(&self.path) != Some(self.identity)
     }
 
+    /// Takes it apart: the descriptor, the path and the file's identity.
+    pub fn into_parts(self) -> (OwnedFd, PathBuf, (u64, u64)) {
+        (self.inotify, self.path, self.identity)
+    }
+
+    /// Puts one together that was taken apart, by another process maybe.
+    pub fn from_parts(inotify: OwnedFd, path: PathBuf, identity: (u64, u64)) -> PathWatch {
+        PathWatch {
+            inotify,
+            path,
+            identity,
+        }
+    }
+
     /// The path that is watched, with no symbolic link in it.
     pub fn path(&self) -> &Path {
         &self.path

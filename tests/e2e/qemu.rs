@@ -113,7 +113,9 @@ fn serve(
             .build()
             .expect("an event loop");
         runtime.block_on(async {
-            let mut endpoint = Endpoint::open(address).expect("a path of the test's own");
+            let mut endpoint =
+                Endpoint::open(address, Box::new(cnet_netd::outside::Host::network_here()))
+                    .expect("a path of the test's own");
             open.send(()).expect("the test waits for it");
             let machines = async {
                 loop {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 use serde_json::Value;
@@ -151,24 +151,29 @@ impl<'a> Place<'a> {
         Member::read(&row, Some(process), namespace)
     }
 
-    /// A network's process: the one that has a child, the namespace helper, which looks the same.
+    /// A network's process: the one in the sandbox, which is the first process of its PID namespace. It
+    /// is known by the lock that it holds; the process outside, which looks the same, does so too.
     pub fn process(&self, network: &str) -> Option<Pid> {
-        let runtime = format!("XDG_RUNTIME_DIR={}", self.runtime.display());
+        let lock = self.runtime.join("cnet").join(network).join("lock");
         let found = processes().find(|pid| {
-            let read =
-                |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-            let words = |name: &str| {
-                read(name)
-                    .split('\0')
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            };
-            words("cmdline").ends_with(&["network-process", network, ""].map(str::to_owned))
-                && words("environ").contains(&runtime)
-                && !read(&format!("task/{pid}/children")).trim().is_empty()
+            let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let status = String::from_utf8_lossy(&read("status")).into_owned();
+            let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            let is_first = numbers.is_some_and(|numbers| numbers.trim().ends_with("\t1"));
+            let command_line = format!("network-process\0{network}\0");
+            is_first && read("cmdline").ends_with(command_line.as_bytes()) && holds(*pid, &lock)
         });
         found.and_then(|pid| Pid::from_raw(pid.cast_signed()))
     }
+}
+
+/// Whether a process has the file at `path` open.
+fn holds(pid: u32, path: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    open.flatten()
+        .any(|entry| fs::read_link(entry.path()).is_ok_and(|link| link == path))
 }
 
 /// Sets the loopback up, as those who make containers do, tells the namespace it is in, and stays.

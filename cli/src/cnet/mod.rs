@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::log::{self, report};
 use crate::program::{OWN_FAILURE, event_loop, tell, write_out};
 use crate::run::args::RunOptions;
+use crate::sandbox::SandboxOptions;
 
 mod attach;
 mod inspect;
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     NetworkProcess {
         /// The network.
         name: String,
+        /// What its process gives up.
+        #[command(flatten)]
+        sandbox: SandboxOptions,
     },
 }
 
@@ -68,7 +72,9 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(options) => return crate::run::main(&options),
         Command::Network(command) => network::main(command),
-        Command::NetworkProcess { name } => return cnet_netd::main(&name, log::start_to),
+        Command::NetworkProcess { name, sandbox } => {
+            return cnet_netd::main(&name, sandbox.mode(), log::start_to);
+        }
         Command::Attach(options) => attended(attach::attach(*options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),

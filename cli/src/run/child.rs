@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -95,7 +96,11 @@ fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
         return OWN_FAILURE;
     }
     if setup.pid_namespace {
-        return init::live(setup, &socket).unwrap_or_else(|error| {
+        let become_command = || {
+            setup.signal_mask.restore();
+            become_command(setup.command)
+        };
+        return init::live(socket.as_fd(), become_command).unwrap_or_else(|error| {
             tell(&report(&error));
             OWN_FAILURE
         });
@@ -268,7 +273,7 @@ fn allow_ping() {
     }
 }
 
-pub(super) fn become_command(command: &[OsString]) -> u8 {
+fn become_command(command: &[OsString]) -> u8 {
     let Some((program, arguments)) = command.split_first() else {
         return OWN_FAILURE;
     };

@@ -3,8 +3,7 @@
 //! Over the socket pair of [`spawn`](cnet_tap::fork::spawn). The child reports: the PID of the process
 //! that it goes on as, if it has a PID namespace; its TAP, if it made one, and the tables of its TCP
 //! sockets as descriptors, or the text of an error. The parent answers with one byte: go. With a PID
-//! namespace the two talk on: the parent sends signals to be passed on to the command, the child tells
-//! that the command has stopped. A side that finds the other gone ends.
+//! namespace the two talk on ([`super::init_messages`]). A side that finds the other gone ends.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +11,7 @@ use anyhow::{Context, bail};
 use cnet_tap::{Tap, TapInfo, unix};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::drain::TcpTables;
 use cnet_dataplane::MAX_WORKERS;
@@ -28,14 +27,8 @@ const READY_WITHOUT_TAP: u8 = 2;
 const GOES_ON_AS: u8 = 3;
 /// A report that there can be no PID namespace, since /proc cannot be mounted anew.
 const NO_PROC: u8 = 4;
-/// Says that the command has stopped.
-const STOPPED: u8 = 5;
-
 /// The first byte of the permission to start the command.
 const GO: u8 = 1;
-/// The first byte of a request to pass a signal on, whose number is the second.
-const SIGNAL: u8 = 2;
-
 /// The longest report: an error's text.
 const MAX_REPORT: usize = 16 * 1024;
 
@@ -51,13 +44,6 @@ pub(super) struct Child {
     socket: OwnedFd,
     /// Whether it is the first process of a PID namespace.
     is_init: bool,
-}
-
-/// What a running child may be asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Request {
-    /// To pass a signal on to the command.
-    Signal(Signal),
 }
 
 impl Child {
@@ -113,26 +99,6 @@ impl Child {
     }
 }
 
-/// Asks an init to pass a signal on.
-pub(super) fn request_signal(init: impl AsFd, signal: Signal) {
-    let number = u8::try_from(signal.as_raw()).unwrap_or_default();
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    // One that is gone has no use for it.
-    let _ = rustix::net::send(init, &[SIGNAL, number], flags);
-}
-
-/// Takes what an init tells, without waiting: whether the command has stopped. `None` once the init
-/// is gone.
-///
-/// # Errors
-///
-/// `EAGAIN` when there is nothing.
-pub(super) fn has_stopped(init: impl AsFd) -> rustix::io::Result<Option<bool>> {
-    let mut byte = [0];
-    let (_, length) = rustix::net::recv(init, &mut byte, RecvFlags::DONTWAIT)?;
-    Ok((length > 0).then_some(byte == [STOPPED]))
-}
-
 /// The parent, seen from the child.
 pub(super) struct Parent {
     socket: OwnedFd,
@@ -166,26 +132,6 @@ impl Parent {
     /// Reports that there can be no PID namespace.
     pub(super) fn send_no_proc(&self) {
         let _ = self.send(NO_PROC, &[], &[]);
-    }
-
-    /// Says that the command has stopped.
-    pub(super) fn send_stopped(&self) {
-        let _ = self.send(STOPPED, &[], &[]);
-    }
-
-    /// The next request; `None` once the parent is gone. Waits for one.
-    pub(super) fn request(&self) -> Option<Request> {
-        let mut bytes = [0; 2];
-        loop {
-            match rustix::net::recv(&self.socket, &mut bytes, RecvFlags::empty()) {
-                Ok((_, 2)) if bytes[0] == SIGNAL => {
-                    let signal = Signal::from_named_raw(bytes[1].into())?;
-                    return Some(Request::Signal(signal));
-                }
-                Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => return None,
-            }
-        }
     }
 
     /// Reports an error. If that fails too, the parent sees the child end.
@@ -277,13 +223,7 @@ mod tests {
         assert_eq!(child.id(), pid);
         let init = child.go().unwrap().unwrap();
         assert!(parent.wait_for_go());
-        request_signal(&init, Signal::HUP);
-        assert_eq!(parent.request(), Some(Request::Signal(Signal::HUP)));
-        assert_eq!(has_stopped(&init), Err(Errno::AGAIN));
-        parent.send_stopped();
-        assert_eq!(has_stopped(&init), Ok(Some(true)));
         drop(init);
-        assert_eq!(parent.request(), None);
 
         let (mut child, parent) = ends();
         parent.send_no_proc();

@@ -19,7 +19,7 @@
 //! - It has given up its capabilities and nearly all system calls ([`cnet_tap::sandbox::Role::Init`]),
 //!   after the command was forked: the command has what it had.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::Context;
 use cnet_tap::fork::fork;
@@ -27,10 +27,10 @@ use cnet_tap::sandbox;
 use cnet_tap::signal::{self, Received};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
-use super::child::{Setup, become_command};
-use super::handshake::{Parent, Request};
+use super::init_messages::{next_signal, tell_stopped};
+use super::process::exit_code;
 use super::signals;
 use crate::program::OWN_FAILURE;
 
@@ -39,18 +39,20 @@ const TITLE: &str = "cnet: init";
 
 /// Starts the command and lives until its end; gives the exit status. In the child that is the
 /// command, what it gives if there is no such program.
-pub(super) fn live(setup: &Setup<'_>, socket: &Parent) -> anyhow::Result<u8> {
+pub(super) fn live(
+    socket: BorrowedFd<'_>,
+    become_command: impl FnOnce() -> u8,
+) -> anyhow::Result<u8> {
     let (signals, _) = signals::block().context("cannot take over the signals")?;
     let Some(command) = fork("cannot fork the command")? else {
-        setup.signal_mask.restore();
-        return Ok(become_command(setup.command));
+        return Ok(become_command());
     };
-    sandbox::confine_init(TITLE, &[signals.as_fd(), socket.as_fd()]);
+    sandbox::confine_init(TITLE, &[signals.as_fd(), socket]);
     Ok(wait(command, &signals, socket))
 }
 
 /// Waits for the command's end.
-fn wait(command: Pid, signals: &OwnedFd, socket: &Parent) -> u8 {
+fn wait(command: Pid, signals: &OwnedFd, socket: BorrowedFd<'_>) -> u8 {
     loop {
         // First: the command may have ended already.
         while let Ok(Some(received)) = signal::next(signals) {
@@ -63,7 +65,7 @@ fn wait(command: Pid, signals: &OwnedFd, socket: &Parent) -> u8 {
         }
         let mut fds = [
             PollFd::new(signals, PollFlags::IN),
-            PollFd::new(socket, PollFlags::IN),
+            PollFd::new(&socket, PollFlags::IN),
         ];
         match rustix::event::poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
@@ -71,8 +73,8 @@ fn wait(command: Pid, signals: &OwnedFd, socket: &Parent) -> u8 {
             Ok(_) => {}
         }
         if !fds[1].revents().is_empty() {
-            match socket.request() {
-                Some(Request::Signal(signal)) => pass_on(command, signal),
+            match next_signal(socket) {
+                Some(signal) => pass_on(command, signal),
                 // The program has ended.
                 None => return OWN_FAILURE,
             }
@@ -92,7 +94,7 @@ fn pass_on(command: Pid, signal: Signal) {
 }
 
 /// Takes the news of all children; gives the exit status once the command has ended.
-fn reap(command: Pid, socket: &Parent) -> Option<u8> {
+fn reap(command: Pid, socket: BorrowedFd<'_>) -> Option<u8> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
     loop {
         match waitpid(None, options) {
@@ -100,19 +102,10 @@ fn reap(command: Pid, socket: &Parent) -> Option<u8> {
                 if !status.stopped() {
                     return Some(exit_code(status));
                 }
-                socket.send_stopped();
+                tell_stopped(socket);
             }
             Ok(Some(_)) | Err(Errno::INTR) => {}
             Ok(None) | Err(_) => return None,
         }
-    }
-}
-
-/// As a shell tells it: 128 and the signal's number for a command that a signal ended.
-pub(super) fn exit_code(status: WaitStatus) -> u8 {
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
-        (None, None) => OWN_FAILURE,
     }
 }

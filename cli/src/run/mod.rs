@@ -48,6 +48,7 @@ mod connectivity;
 mod drain;
 mod handshake;
 mod init;
+mod init_messages;
 mod joined;
 mod mounts;
 pub(crate) mod network_mode;

@@ -1,11 +1,13 @@
-//! Processes: ending those that are left.
+//! Processes: ending those that are left, and how one has ended.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::program::OWN_FAILURE;
 
 /// How long children may take to die of SIGKILL. Only one that hangs in the kernel takes longer
 /// than a moment, and then waiting does not help.
@@ -97,6 +99,15 @@ fn parent_of(pid: Pid) -> Option<Pid> {
 fn parent_in_stat(stat: &str) -> Option<Pid> {
     let (_, rest) = stat.rsplit_once(')')?;
     Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
+}
+
+/// As a shell tells it: 128 and the signal's number for a command that a signal ended.
+pub(super) fn exit_code(status: WaitStatus) -> u8 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),
+        (None, None) => OWN_FAILURE,
+    }
 }
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid};
 use tokio::io::Interest;
 
-use super::init::exit_code;
-use super::{handshake, process};
+use super::init_messages;
+use super::process::{self, exit_code};
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::signal::{self, Received};
 
@@ -131,7 +131,7 @@ impl Supervisor {
             return std::future::pending().await;
         };
         while let Ok(mut ready) = init.ready().await {
-            match handshake::has_stopped(init.fd()) {
+            match init_messages::has_stopped(init.fd()) {
                 Ok(Some(true)) => return,
                 Ok(Some(false)) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => ready.clear_ready(),
@@ -145,7 +145,7 @@ impl Supervisor {
     /// Sends the command a signal.
     fn pass_on(&self, signal: Signal) {
         match &self.init {
-            Some(init) => handshake::request_signal(init.fd(), signal),
+            Some(init) => init_messages::request_signal(init.fd(), signal),
             // A command that is gone has no use for it.
             None => drop(rustix::process::kill_process(self.command, signal)),
         }

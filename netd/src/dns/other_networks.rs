@@ -39,10 +39,22 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// A network namespace: device and inode.
 pub(crate) type Namespace = (u64, u64);
 
+/// Says which containers live.
+pub(crate) type Lives = Box<dyn Fn(&[Record]) -> Vec<bool> + Send + Sync>;
+
+impl std::fmt::Debug for OtherNetworks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OtherNetworks")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The other networks of this user.
-#[derive(Debug)]
 pub(crate) struct OtherNetworks {
     store: Store,
+    /// Says of each whether it lives: the processes are out of sight in the sandbox.
+    lives: Lives,
     /// The network that asks.
     own: String,
     seen: Mutex<Seen>,
@@ -101,9 +113,10 @@ impl Version {
 }
 
 impl OtherNetworks {
-    pub(crate) fn new(store: Store, own: &str) -> OtherNetworks {
+    pub(crate) fn new(store: Store, own: &str, lives: Lives) -> OtherNetworks {
         OtherNetworks {
             store,
+            lives,
             own: own.to_owned(),
             seen: Mutex::default(),
         }
@@ -155,10 +168,10 @@ impl OtherNetworks {
     fn read(&self, name: &str, path: &Path) -> Result<Told, ReadError> {
         let definition = self.store.get(name)?;
         let (names, mut present) = (Names::new(Zone::from(&definition)), HashSet::new());
-        for record in journal::read(path)?
-            .iter()
-            .filter(|record: &&Record| record.lives())
-        {
+        let records = journal::read(path)?;
+        let alive = (self.lives)(&records);
+        let living = records.iter().zip(alive).filter(|(_, alive)| *alive);
+        for (record, _) in living {
             if !matches!(record.liveness, Liveness::Vm { .. }) {
                 present.insert(record.namespace);
             }
@@ -178,6 +191,10 @@ mod tests {
     use super::*;
     use cnet::definition::{Directories, HostRoutes, Request};
     use cnet_wire::MacAddr;
+
+    fn alive() -> Lives {
+        Box::new(|records| records.iter().map(Record::lives).collect())
+    }
 
     /// Networks of these names, and a place where namespaces can be bound.
     fn networks(names: &[&str]) -> (Store, tempfile::TempDir) {
@@ -240,7 +257,7 @@ mod tests {
         write(&store, "front", vec![proxy.clone(), own.clone()]);
         write(&store, "back", vec![proxy.clone(), db.clone(), vm]);
         write(&store, "other", vec![record("secret", 3)]);
-        let others = OtherNetworks::new(store.clone(), "front");
+        let others = OtherNetworks::new(store.clone(), "front", alive());
         let finds = |namespace: Namespace, name: &str| finds(&others, namespace, name);
         for name in ["db", "db.back", "vm", "proxy.back"] {
             assert!(finds(proxy.namespace, name), "{name}");
@@ -277,7 +294,7 @@ mod tests {
             ..record("ended", 3)
         };
         write(&store, "back", vec![ended.clone(), db, lives.clone()]);
-        let others = OtherNetworks::new(store, "front");
+        let others = OtherNetworks::new(store, "front", alive());
         assert!(!finds(&others, ended.namespace, "db"));
         assert!(finds(&others, lives.namespace, "db"));
         assert!(!finds(&others, lives.namespace, "ended"));
@@ -289,7 +306,7 @@ mod tests {
         let proxy = record(root.path(), "proxy", 1);
         let path = store.directories().state_file("back");
         fs::write(&path, "{").unwrap();
-        let others = OtherNetworks::new(store.clone(), "front");
+        let others = OtherNetworks::new(store.clone(), "front", alive());
         let read = || others.seen.lock().unwrap().networks["back"].read;
         assert!(!finds(&others, proxy.namespace, "proxy"));
         let first = read();

@@ -78,7 +78,7 @@ fn inspect(members: &Members) -> NetworkReport {
     let table = members.table();
     let joined = table.members().filter(|member| member.has_joined());
     let records = joined.map(|member| &member.record);
-    report::network(&members.definition, &members.config, records)
+    report::network(&members.definition, &members.config, members.pid, records)
 }
 
 async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {

@@ -37,7 +37,9 @@ pub(super) async fn join(
     attach: Attach,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Attached, Refusal> {
-    let pinned = Pinned::received(descriptors, attach.path.as_deref(), attach.member)?;
+    let pinned = members
+        .host
+        .pin(descriptors, attach.path.as_deref(), attach.member)?;
     let key = reserve(members, &attach, pinned.liveness.clone(), pinned.namespace)?;
     let joined = plug_in(members, &key, pinned, Interface::Make, &attach.publish).await;
     if let Err(refusal) = joined {
@@ -242,7 +244,7 @@ async fn open_tap(
 /// Takes the container out when it has ended, or its device is lost.
 async fn wait_for_end(members: Arc<Members>, key: MemberKey, end: End, lost: PortEnd) {
     let why = tokio::select! {
-        () = end.wait() => "it has ended".to_owned(),
+        () = end.wait(|path| members.host.identity(path)) => "it has ended".to_owned(),
         reason = lost => reason,
     };
     // The next process of the network takes up those that are there when this one stops.

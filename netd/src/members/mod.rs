@@ -59,6 +59,7 @@ use crate::instance::Instance;
 use crate::ipam::Ipam;
 use crate::journal::Journal;
 use crate::ns_helper::NsHelperClient;
+use crate::outside::Host;
 
 mod handler;
 mod join;
@@ -101,6 +102,10 @@ pub(crate) struct Parts {
     pub(crate) config: NetworkConfig,
     pub(crate) instance: Arc<Instance>,
     pub(crate) ns_helper: NsHelperClient,
+    /// What is asked of the host.
+    pub(crate) host: Host,
+    /// The PID of this process where its clients are.
+    pub(crate) pid: u32,
     pub(crate) names: MemberNames,
     pub(crate) ipam: Ipam,
 }
@@ -112,6 +117,8 @@ pub(crate) struct Members {
     pub(crate) instance: Arc<Instance>,
     pub(crate) events: EventSource,
     ns_helper: NsHelperClient,
+    host: Host,
+    pid: u32,
     names: MemberNames,
     journal: Journal,
     table: Mutex<Table>,
@@ -134,6 +141,8 @@ impl Members {
             instance: parts.instance,
             events: EventSource::default(),
             ns_helper: parts.ns_helper,
+            host: parts.host,
+            pid: parts.pid,
             names: parts.names,
             journal: Journal::new(parts.journal),
             table: Mutex::new(Table::new(parts.ipam)),

@@ -8,7 +8,6 @@ use super::join::{self, Interface};
 use super::{MemberKey, Members, leave, publish, vm};
 use crate::ipam::AddressRequest;
 use crate::journal::{self, Liveness, Record};
-use crate::liveness::Pinned;
 
 /// Takes up all that the journal lists and that are still there.
 pub(crate) async fn restore(members: &Arc<Members>) {
@@ -54,7 +53,7 @@ async fn restore_one(members: &Arc<Members>, record: Record) -> Result<(), Strin
             (key, joined)
         }
         _ => {
-            let pinned = Pinned::again(&record)?;
+            let pinned = members.host.pin_again(&record)?;
             let key = reenter(members, record)?;
             let joined = join::plug_in(members, &key, pinned, Interface::TakeOver, &[]).await;
             (key, joined)

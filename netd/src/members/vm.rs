@@ -66,10 +66,11 @@ pub(super) async fn plug_in(
     address: &VmAddress,
     specs: &[PublishSpec],
 ) -> Result<(), Refusal> {
-    let endpoint = Endpoint::open(address.clone()).map_err(|error| {
-        let text = format!("cannot make the socket of {address}: {error}");
-        Refusal::new(Kind::Impossible, text)
-    })?;
+    let endpoint =
+        Endpoint::open(address.clone(), Box::new(members.host.clone())).map_err(|error| {
+            let text = format!("cannot make the socket of {address}: {error}");
+            Refusal::new(Kind::Impossible, text)
+        })?;
     let addresses = {
         let mut table = members.table();
         let member = table.member(key).ok_or_else(gone)?;

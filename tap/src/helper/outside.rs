@@ -15,15 +15,16 @@
 //!   environment.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{SendFlags, sockopt};
+use rustix::process::Pid;
 
 use super::{MAX_ANSWER, Output, receive};
 use crate::error::TapError;
-use crate::fork::spawn;
+use crate::fork::{pair, spawn};
 use crate::sandbox::{Role, begin, confine_helper};
 use crate::unix;
 
@@ -75,6 +76,24 @@ impl Outside {
             serve(&socket, handle);
             0
         })?;
+        Outside::new(socket, pid)
+    }
+
+    /// The two ends of a conversation, for a process that answers by itself and forks the one that
+    /// asks.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Io`] at a limit of descriptors.
+    pub fn pair() -> Result<(Outside, Server), TapError> {
+        let (asks, answers) = pair()?;
+        Ok((
+            Outside::new(asks, rustix::process::getpid())?,
+            Server(answers),
+        ))
+    }
+
+    fn new(socket: OwnedFd, pid: Pid) -> Result<Outside, TapError> {
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_TIMEOUT))
             .map_err(TapError::io("cannot talk to a helper process"))?;
         Ok(Outside {
@@ -117,6 +136,25 @@ impl Outside {
                 return Ok((descriptors, answer.to_vec()));
             }
         }
+    }
+}
+
+/// The end that answers.
+#[derive(Debug)]
+pub struct Server(OwnedFd);
+
+impl Server {
+    /// Becomes the helper: gives up all that it does not need, as [`Reach::Processes`] says, and
+    /// answers until the other end is closed. `kept` stays open.
+    pub fn serve(
+        self,
+        kept: &[BorrowedFd<'_>],
+        handle: impl FnMut(Option<(Vec<OwnedFd>, &[u8])>) -> Output,
+    ) {
+        let kept = kept.iter().map(AsRawFd::as_raw_fd);
+        let kept: Vec<RawFd> = kept.chain([self.0.as_raw_fd()]).collect();
+        confine_helper(Role::Unconfined, &kept);
+        serve(&self.0, handle);
     }
 }
 

@@ -48,6 +48,10 @@ pub(super) fn empty(
     let mut trees = Vec::new();
     for (paths, read_only) in [(writable, false), (readable, true)] {
         for path in paths {
+            // It is there already, to be written to.
+            if read_only && writable.iter().any(|above| path.starts_with(above)) {
+                continue;
+            }
             match copy_of(path, read_only) {
                 Ok(tree) => trees.push((path, tree)),
                 Err(Errno::NOENT) => {}

@@ -69,6 +69,7 @@ pub fn fork(work: impl FnOnce() -> i32) -> Pid {
 pub fn become_container() {
     let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
     unshare(NewNamespaces {
+        pid: false,
         user: true,
         net: true,
         mount: false,

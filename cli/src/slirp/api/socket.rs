@@ -96,6 +96,6 @@ impl ApiSocket {
 
 impl Drop for ApiSocket {
     fn drop(&mut self) {
-        self.host.remove_socket(self.identity);
+        self.host.remove_api_socket(self.identity);
     }
 }

@@ -88,7 +88,6 @@ const CALLS: &[Call] = calls![
     ALL SYS_ppoll "waiting for one descriptor",
     PACKETS SYS_eventfd2 "waking a worker",
     PACKETS SYS_clock_gettime "the time, where the vDSO has to ask the kernel",
-    PACKETS SYS_sched_yield "a contended lock",
     // Threads and memory.
     PACKETS SYS_futex "locks between threads",
     PACKETS SYS_clone(CLONE) "workers, and threads that write files",
@@ -114,6 +113,7 @@ const CALLS: &[Call] = calls![
     READS_FILES SYS_openat "state, leases and definitions, below the directories of its root",
     READS_FILES SYS_statx "whether a file has changed",
     FILES SYS_lseek "files that are read again",
+    NETWORK SYS_newfstatat "the C library, when a directory is listed",
     NETWORK SYS_getdents64 "which other networks there are",
     #[cfg(target_arch = "x86_64")]
     NETWORK SYS_rename "files are replaced whole",
