@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use cnet_tap::SocketHelper;
+use cnet_tap::socket::Diagnostics;
 use tokio::sync::oneshot;
 
 use crate::forward::Replaced;
@@ -71,6 +72,13 @@ impl Control {
     /// a helper, and when it ends, they go through the container's device as others do.
     pub fn use_socket_helper(&self, port: PortId, helper: SocketHelper) {
         self.send(Command::UseSocketHelper(port, helper));
+    }
+
+    /// Has the kernel of `port`'s container be asked where the container listens, by `diagnostics`,
+    /// which was made in its network namespace: its published TCP ports then listen while it does.
+    /// A socket helper sends such itself. Without, they listen always.
+    pub fn use_diagnostics(&self, port: PortId, diagnostics: Diagnostics) {
+        self.send(Command::UseDiagnostics(port, diagnostics));
     }
 
     // ---- published ports ----

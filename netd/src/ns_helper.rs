@@ -19,6 +19,7 @@ use cnet_tap::Tap;
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::helper::ns_helper::Answer;
 use cnet_tap::helper::{NsHelper, TapRequest};
+use cnet_tap::socket::Diagnostics;
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -138,13 +139,18 @@ impl NsHelperClient {
         })
     }
 
-    /// Makes a TAP in the network namespace `net`, or takes one over. It goes with its descriptors
+    /// Makes a TAP in the network namespace `net`, or takes one over, and gives it with what the
+    /// namespace's sockets can be asked by. It goes with its descriptors
     /// until [`cnet_tap::TapQueue::set_persistent`] says otherwise.
     ///
     /// # Errors
     ///
     /// See [`OpenError`].
-    pub async fn open(&self, net: BorrowedFd<'_>, request: &TapRequest) -> Result<Tap, OpenError> {
+    pub async fn open(
+        &self,
+        net: BorrowedFd<'_>,
+        request: &TapRequest,
+    ) -> Result<(Tap, Option<Diagnostics>), OpenError> {
         let _room = self.room.acquire().await.map_err(|_| OpenError::Ended)?;
         let (number, answer) = self.waiting.add();
         if *self.ended.borrow() {

@@ -9,7 +9,8 @@
 //! that an address may change hands within one list. Each rule has a result of its own; a caller that
 //! wants all or none closes what was opened.
 //!
-//! [`listener`] opens the socket of a rule. A TCP listener is the table's; a UDP socket becomes the
+//! [`listener`] opens the socket of a rule. One of TCP is the table's. It holds its port from the
+//! start, and listens while a program in the container does ([`presence`]). A UDP socket becomes the
 //! core's, which maps its clients (`cnet_nat::datagram`).
 //!
 //! # The way of a TCP client
@@ -31,6 +32,7 @@ use cnet_wire::Protocol;
 
 mod counters;
 mod listener;
+mod presence;
 pub(crate) mod splice;
 mod table;
 

@@ -22,6 +22,7 @@ use cnet_nat::datagram::UdpForward;
 use cnet_nat::forward::ClientPath;
 use cnet_nat::host::{DatagramKind, HostSockets, Readiness, Token, TokenKind};
 use cnet_tap::socket as sys;
+use cnet_tap::socket::Diagnostics;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{PortId, Protocol};
 use rustix::event::epoll;
@@ -30,13 +31,17 @@ use rustix::net::SocketFlags;
 use rustix::process::{Resource, getrlimit};
 
 use super::listener::{self, Bound};
+use super::presence::Presence;
 use super::splice::{Client, Splices};
-use super::{ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, canonical};
+use super::{ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, canonical};
 use crate::budget::ACCEPTS_A_ROUND;
 use crate::driver::Driver;
 
 /// Wait before accepting again when the process has no descriptor left.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Marks the tokens that tell of containers' listeners; a place in the table never has this bit.
+const PRESENCE: u32 = 1 << 23;
 
 /// Which open forwards a list of rules takes the place of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +79,9 @@ pub(crate) struct Forwards {
     /// No listener is accepted from until then.
     paused: Option<Instant>,
     splices: Splices,
+    /// The containers that can be asked where they listen.
+    presences: Vec<Presence>,
+    last_presence: u32,
     counters: ForwardCounters,
 }
 
@@ -87,8 +95,8 @@ struct Forward {
 /// What clients come to.
 #[derive(Debug)]
 enum ForwardSocket {
-    /// A TCP listener, the table's own.
-    Listener(OwnedFd),
+    /// A TCP socket, the table's own. It holds its port, and listens or not.
+    Listener { fd: OwnedFd, listens: bool },
     /// A UDP socket, the core's.
     Datagram,
 }
@@ -104,6 +112,8 @@ impl Forwards {
             limit: most_forwards(),
             last_id: 0,
             paused: None,
+            presences: Vec::new(),
+            last_presence: 0,
             counters: ForwardCounters::default(),
         }
     }
@@ -168,6 +178,10 @@ impl Forwards {
             self.close(gone, driver);
         }
         self.splices.remove_port(port, addresses);
+        for gone in self.presences.extract_if(.., |presence| presence.port == port) {
+            forget(&self.epoll, &gone);
+        }
+        driver.hosts.forget_diagnostics(port);
     }
 
     fn open(&mut self, rule: Rule, driver: &mut Driver) -> Result<OpenForward, ForwardError> {
@@ -179,7 +193,7 @@ impl Forwards {
         let id = ForwardId(self.last_id + 1);
         let token = Token::new(TokenKind::Forward, slot as u32, id.0);
         let socket = match rule.protocol {
-            Protocol::Tcp => self.watch_listener(fd, token),
+            Protocol::Tcp => self.hold(fd, token, &rule),
             Protocol::Udp => publish_datagrams(fd, token, &rule, at, driver),
         };
         let socket = socket.map_err(|reason| ForwardError::other(&rule, reason))?;
@@ -197,11 +211,17 @@ impl Forwards {
         Ok(open)
     }
 
-    fn watch_listener(&self, fd: OwnedFd, token: Token) -> Result<ForwardSocket, String> {
-        let data = epoll::EventData::new_u64(token.to_bits());
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&*self.epoll, fd.as_fd(), data, flags).map_err(|errno| errno.to_string())?;
-        Ok(ForwardSocket::Listener(fd))
+    /// A TCP port that listens as soon as its container does; at once if that cannot be known.
+    fn hold(&mut self, fd: OwnedFd, token: Token, rule: &Rule) -> Result<ForwardSocket, String> {
+        let mut socket = ForwardSocket::Listener { fd, listens: false };
+        match self.presences.iter_mut().find(|p| p.is_behind(rule)) {
+            Some(presence) => presence.expect(crate::worker::now()),
+            None => {
+                let started = socket.set_listening(&self.epoll, token, true);
+                started.map_err(|errno| errno.to_string())?;
+            }
+        }
+        Ok(socket)
     }
 
     /// Closes the forward in the place `slot`.
@@ -237,11 +257,21 @@ impl Forwards {
         ready: Readiness,
         driver: &mut Driver,
     ) {
+        if token.index() & PRESENCE != 0 {
+            let generation = token.generation();
+            let told = self.presences.iter_mut().find(|p| p.generation == generation);
+            if let Some(presence) = told
+                && presence.diagnostics().is_some_and(|d| d.take_ends())
+            {
+                presence.expect(now);
+            }
+            return;
+        }
         let slot = token.index() as usize;
         match self.slots.get(slot).and_then(Option::as_ref) {
             Some(forward) if forward.open.id.0 != token.generation() => {}
             Some(Forward {
-                socket: ForwardSocket::Listener(_),
+                socket: ForwardSocket::Listener { .. },
                 ..
             }) => self.accept_from(now, slot, driver),
             Some(_) => driver.with_core(|core, io| core.handle_socket(now, token, ready, io)),
@@ -249,8 +279,9 @@ impl Forwards {
         }
     }
 
-    /// Accepts again from all listeners, if it is time to.
-    pub(crate) fn resume_accepting(&mut self, now: Instant, driver: &mut Driver) {
+    /// Accepts again from all listeners, if it is time to, and asks containers where they listen.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, driver: &mut Driver) {
+        self.ask_containers(now);
         if self.paused.is_some_and(|until| until <= now) {
             self.paused = None;
             for slot in 0..self.slots.len() {
@@ -265,7 +296,11 @@ impl Forwards {
         for round in 0.. {
             let Some(Some(Forward {
                 open,
-                socket: ForwardSocket::Listener(listener),
+                socket:
+                    ForwardSocket::Listener {
+                        fd: listener,
+                        listens: true,
+                    },
             })) = self.slots.get(slot)
             else {
                 return;
@@ -287,7 +322,7 @@ impl Forwards {
                     let Some(address) = address.map(canonical) else {
                         continue;
                     };
-                    let Some(container) = end.in_order(address.ip()).next() else {
+                    let Some(container) = self.end_for(now, end, address.ip()) else {
                         continue;
                     };
                     let client = Client {
@@ -306,6 +341,21 @@ impl Forwards {
                 Err(_) => {}
             }
         }
+    }
+
+    /// The container's end that a client is brought to: that of its own family, unless the container
+    /// is known to listen at the other one alone.
+    fn end_for(&mut self, now: Instant, end: ContainerEnd, client: IpAddr) -> Option<SocketAddr> {
+        let near = end.in_order(client).next()?;
+        let presence = self.presences.iter_mut();
+        let mut asked = presence.filter(|presence| presence.diagnostics().is_some());
+        let Some(presence) = asked.find(|presence| presence.addresses.contains(&near.ip())) else {
+            return Some(near);
+        };
+        if end.has_both() && !presence.serves(near) {
+            presence.refresh(now);
+        }
+        end.choose(client, |end| Some(presence.serves(end)))
     }
 
     /// Does with an accepted client what the core decides.
@@ -341,14 +391,100 @@ impl Forwards {
     // ---- spliced connections ----
 
     /// Splices connections from the host's loopback to a port's `addresses`, with sockets that
-    /// `helper` makes.
+    /// `helper` makes, and asks the container where it listens by what the helper sends.
     pub(crate) fn use_socket_helper(
         &mut self,
+        now: Instant,
         port: PortId,
         addresses: Vec<IpAddr>,
         helper: cnet_tap::SocketHelper,
     ) {
+        self.last_presence += 1;
+        let awaited = Presence::awaited(now, port, addresses.clone(), self.last_presence);
+        self.presences.push(awaited);
         self.splices.use_helper(port, addresses, helper);
+    }
+
+    // ---- where containers listen ----
+
+    /// Asks the container of `port`, which has `addresses`, where it listens.
+    pub(crate) fn use_diagnostics(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        addresses: Vec<IpAddr>,
+        diagnostics: Diagnostics,
+        driver: &mut Driver,
+    ) {
+        let diagnostics = Rc::new(diagnostics);
+        let at = self.presences.iter().position(|p| p.port == port);
+        let at = at.unwrap_or_else(|| {
+            self.last_presence += 1;
+            let awaited = Presence::awaited(now, port, addresses, self.last_presence);
+            self.presences.push(awaited);
+            self.presences.len() - 1
+        });
+        let presence = &mut self.presences[at];
+        let token = Token::new(TokenKind::Forward, PRESENCE, presence.generation);
+        let data = epoll::EventData::new_u64(token.to_bits());
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        // Unwatched, an end would be noticed by no one: better to listen always.
+        if epoll::add(&*self.epoll, diagnostics.as_fd(), data, flags).is_err() {
+            return;
+        }
+        let addresses = presence.addresses.clone();
+        presence.use_kernel(now, Rc::clone(&diagnostics));
+        driver.hosts.use_diagnostics(port, addresses, diagnostics);
+    }
+
+    /// Asks the containers that it is time to ask, and has their ports listen or not.
+    fn ask_containers(&mut self, now: Instant) {
+        let is_due = |p: &Presence| p.poll_timeout().is_some_and(|due| due <= now);
+        for index in (0..self.presences.len()).rev() {
+            if !is_due(&self.presences[index]) {
+                continue;
+            }
+            let presence = &mut self.presences[index];
+            if presence.is_late(now) || !presence.ask(now) {
+                let gone = self.presences.swap_remove(index);
+                forget(&self.epoll, &gone);
+                self.listen_as_told(&gone, |_| true);
+                continue;
+            }
+            let presence = self.presences.swap_remove(index);
+            let missed = self.listen_as_told(&presence, |end| presence.serves(end));
+            self.presences.push(presence);
+            if let Some(presence) = self.presences.last_mut() {
+                presence.set_next(now, missed);
+            }
+        }
+    }
+
+    /// Has the TCP ports that lead to a container listen where `serves` says that it does; whether
+    /// there is one that does not listen.
+    fn listen_as_told(&mut self, to: &Presence, serves: impl Fn(SocketAddr) -> bool) -> bool {
+        let mut missed = false;
+        for (slot, forward) in self.slots.iter_mut().enumerate() {
+            let Some(Forward { open, socket }) = forward else {
+                continue;
+            };
+            let ForwardSocket::Listener { listens, .. } = *socket else {
+                continue;
+            };
+            if !to.is_behind(&open.rule) {
+                continue;
+            }
+            let mut ends = open.rule.container.in_order(open.bound.ip());
+            let wanted = ends.any(&serves);
+            let token = Token::new(TokenKind::Forward, slot as u32, open.id.0);
+            if wanted != listens
+                && let Err(error) = socket.set_listening(&self.epoll, token, wanted)
+            {
+                tracing::warn!(%error, port = %open.bound, "a published port cannot listen now");
+            }
+            missed |= !matches!(socket, ForwardSocket::Listener { listens: true, .. });
+        }
+        missed
     }
 
     /// Acts on an event of a spliced connection or of a socket helper.
@@ -359,6 +495,9 @@ impl Forwards {
     /// Gives spliced connections their turns, and those that cannot be spliced to the core.
     pub(crate) fn serve_splices(&mut self, now: Instant, driver: &mut Driver) {
         self.splices.serve(now);
+        while let Some((port, diagnostics)) = self.splices.take_diagnostics() {
+            self.use_diagnostics(now, port, Vec::new(), diagnostics, driver);
+        }
         while let Some(client) = self.splices.take_refused() {
             self.bring_by_frames(now, client, driver);
         }
@@ -374,10 +513,45 @@ impl Forwards {
         self.splices.is_delivered()
     }
 
-    /// When listeners are to be accepted from again, or a client has waited long enough for a socket.
+    /// When listeners are to be accepted from again, a client has waited long enough for a socket, or
+    /// a container is to be asked where it listens.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let due = [self.paused, self.splices.poll_timeout()];
-        due.into_iter().flatten().min()
+        let presences = self.presences.iter().filter_map(Presence::poll_timeout);
+        due.into_iter().flatten().chain(presences).min()
+    }
+}
+
+impl ForwardSocket {
+    /// Has a TCP port listen, with its clients told under `token`, or hold its port alone.
+    fn set_listening(
+        &mut self,
+        epoll: &OwnedFd,
+        token: Token,
+        wanted: bool,
+    ) -> rustix::io::Result<()> {
+        let ForwardSocket::Listener { fd, listens } = self else {
+            return Ok(());
+        };
+        if wanted {
+            listener::start_listening(fd)?;
+            let data = epoll::EventData::new_u64(token.to_bits());
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(epoll, fd.as_fd(), data, flags)?;
+        } else {
+            epoll::delete(epoll, fd.as_fd())?;
+            listener::stop_listening(fd)?;
+        }
+        *listens = wanted;
+        Ok(())
+    }
+}
+
+/// Hears no more of a container's listeners.
+fn forget(epoll: &OwnedFd, presence: &Presence) {
+    if let Some(diagnostics) = presence.diagnostics() {
+        // Closing it is not enough: others may hold it.
+        let _ = epoll::delete(epoll, diagnostics.as_fd());
     }
 }
 
@@ -386,7 +560,7 @@ impl Forwards {
 pub fn most_forwards() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current;
     let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
-    (descriptors / 8 * 5).min(Token::MAX_INDEX as usize)
+    (descriptors / 8 * 5).min(PRESENCE as usize)
 }
 
 /// Gives the core a bound UDP socket, whose readiness is reported under `token`.

@@ -18,6 +18,7 @@ use cnet_nat::host::{
     SocketId, Token,
 };
 use cnet_tap::socket as sys;
+use cnet_wire::PortId;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
@@ -68,6 +69,8 @@ pub(crate) struct HostTable {
     outbound_v6: Option<Ipv6Addr>,
     /// That the host refuses ping sockets was told.
     told_of_ping: bool,
+    /// What tells where containers' programs receive datagrams, by port and addresses.
+    diagnostics: Vec<(PortId, Vec<IpAddr>, Rc<sys::Diagnostics>)>,
 }
 
 impl HostTable {
@@ -89,7 +92,24 @@ impl HostTable {
             outbound_v4,
             outbound_v6,
             told_of_ping: false,
+            diagnostics: Vec::new(),
         }
+    }
+
+    /// Asks `diagnostics` where programs in the container with `addresses` receive datagrams.
+    pub(crate) fn use_diagnostics(
+        &mut self,
+        port: PortId,
+        addresses: Vec<IpAddr>,
+        diagnostics: Rc<sys::Diagnostics>,
+    ) {
+        self.forget_diagnostics(port);
+        self.diagnostics.push((port, addresses, diagnostics));
+    }
+
+    /// The container of `port` is gone.
+    pub(crate) fn forget_diagnostics(&mut self, port: PortId) {
+        self.diagnostics.retain(|(other, ..)| *other != port);
     }
 
     /// Why there is no ping socket; told once where it is the host's rule.

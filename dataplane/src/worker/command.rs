@@ -7,6 +7,7 @@ use std::sync::{Arc, mpsc};
 use cnet_nat::host::Token;
 use cnet_nat::policy::PeerFilter;
 use cnet_tap::SocketHelper;
+use cnet_tap::socket::Diagnostics;
 use cnet_vswitch::port::PortConfig;
 use tokio::sync::oneshot;
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Statistics(oneshot::Sender<Statistics>),
     /// Use this process to make sockets inside the namespace of the port's container.
     UseSocketHelper(PortId, SocketHelper),
+    /// Ask the kernel of the port's container, by this, where the container listens.
+    UseDiagnostics(PortId, Diagnostics),
     /// Answer once all that containers have sent is delivered.
     Delivered(oneshot::Sender<()>),
     SetForwards {

@@ -242,7 +242,7 @@ impl Worker {
         if driver.core.poll_timeout().is_some_and(|due| due <= now) {
             driver.with_core(|core, io| core.handle_timeout(now, io));
         }
-        forwards.resume_accepting(now, driver);
+        forwards.handle_timeout(now, driver);
     }
 
     /// Gives the ports that may be read from their turns, until the round is over.
@@ -331,7 +331,16 @@ impl Worker {
             Command::UseSocketHelper(port, helper) => {
                 // A port that is gone again needs none.
                 if let Some(addresses) = self.driver.ports.addresses(port) {
-                    self.forwards.use_socket_helper(port, addresses, helper);
+                    self.forwards
+                        .use_socket_helper(now, port, addresses, helper);
+                }
+            }
+            Command::UseDiagnostics(port, diagnostics) => {
+                if let Some(addresses) = self.driver.ports.addresses(port) {
+                    let Worker {
+                        driver, forwards, ..
+                    } = self;
+                    forwards.use_diagnostics(now, port, addresses, diagnostics, driver);
                 }
             }
             Command::Delivered(reply) => self.deliveries.push(reply),

@@ -10,6 +10,7 @@ use cnet::control::{Attach, Attached, Event, Kind, Refusal};
 use cnet::definition::{Definition, DefinitionError, SHORT_ID, check_name, is_id, random_id};
 use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::helper::TapRequest;
+use cnet_tap::socket::Diagnostics;
 use cnet_tap::{Tap, TapQueue};
 
 use super::{MemberKey, Members, TapLink, leave, publish};
@@ -162,7 +163,8 @@ pub(super) async fn plug_in(
         table.member(key).ok_or_else(gone)?.record.clone()
     };
     let plan = port_plan(members, &record);
-    let (tap, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
+    let (tap, copy, diagnostics) =
+        open_tap(members, &record, &plan, &pinned, interface).await?;
     let name = tap.name.clone();
     let added = members
         .instance
@@ -173,6 +175,11 @@ pub(super) async fn plug_in(
         let _ = copy.set_persistent(false);
         Refusal::new(Kind::Impossible, e.to_string())
     })?;
+    if let Some(diagnostics) = diagnostics {
+        // Before its ports are opened.
+        let control = members.instance.control();
+        control.use_diagnostics(port, diagnostics);
+    }
     let end = wait_for_end(Arc::clone(members), key.clone(), pinned.end, lost);
     let watch = tokio::spawn(end);
     let link = TapLink {
@@ -218,14 +225,14 @@ pub(super) fn announce(members: &Members, key: &MemberKey) -> Result<(), Refusal
     Ok(())
 }
 
-/// The TAP, and a copy of its descriptor.
+/// The TAP, a copy of its descriptor, and what tells of the container's sockets.
 async fn open_tap(
     members: &Members,
     record: &Record,
     plan: &PortPlan,
     pinned: &Pinned,
     interface: Interface,
-) -> Result<(Tap, TapQueue), Refusal> {
+) -> Result<(Tap, TapQueue, Option<Diagnostics>), Refusal> {
     let internal = |text: String| Refusal::new(Kind::Internal, text);
     let mut config = members.config.interface(plan);
     if members.definition.internal {
@@ -233,12 +240,13 @@ async fn open_tap(
     }
     let mut request = TapRequest::new(record.interface.clone(), record.mac.0, config);
     request.take_over = interface == Interface::TakeOver;
-    let tap = members.ns_helper.open(pinned.net.as_fd(), &request).await?;
+    let opened = members.ns_helper.open(pinned.net.as_fd(), &request);
+    let (tap, diagnostics) = opened.await?;
     let copy = tap.queues.first().map(|queue| queue.as_fd());
     let copy = copy.ok_or_else(|| internal("the TAP has no queue".to_owned()))?;
     let copy = copy.try_clone_to_owned();
     let copy = copy.map_err(|e| internal(e.to_string()))?;
-    Ok((tap, TapQueue::from(copy)))
+    Ok((tap, TapQueue::from(copy), diagnostics))
 }
 
 /// Takes the container out when it has ended, or its device is lost.

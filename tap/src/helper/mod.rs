@@ -44,7 +44,10 @@ pub use socket_helper::SocketHelper;
 /// The most bytes that one answer may have, besides its descriptors.
 pub const MAX_ANSWER: usize = 64 * 1024;
 
-/// What work inside namespaces gives: descriptors, at most [`MAX_QUEUES`], and bytes, at most
+/// Descriptors of an answer beside those of a TAP's queues, at most.
+const MAX_FURTHER: usize = 2;
+
+/// What work inside namespaces gives: descriptors, at most [`MAX_QUEUES`] and two, and bytes, at most
 /// [`MAX_ANSWER`].
 pub type Output = (Vec<OwnedFd>, Vec<u8>);
 
@@ -98,7 +101,7 @@ fn answer(
 /// socket does.
 fn receive(socket: BorrowedFd<'_>) -> rustix::io::Result<Option<Output>> {
     let mut bytes = vec![0; size_of::<u64>() + 1 + MAX_ANSWER];
-    let most = usize::from(MAX_QUEUES);
+    let most = usize::from(MAX_QUEUES) + MAX_FURTHER;
     let (length, descriptors) = unix::receive(socket, &mut bytes, most, RecvFlags::empty())?;
     bytes.truncate(length);
     Ok((length > 0).then_some((descriptors, bytes)))

@@ -8,6 +8,8 @@
 //! number. Requests therefore run beside each other, and a namespace in which something hangs
 //! delays no other: its child is killed after [`REQUEST_TIMEOUT`].
 //!
+//! With the TAP comes what the namespace's sockets can be asked by ([`Diagnostics`]).
+//!
 //! A TAP that a network process left behind when it was killed is taken over as it is: nothing in
 //! it is configured again, since the container may have changed its routes since.
 //!
@@ -35,6 +37,7 @@ use crate::error::TapError;
 use crate::fork::{Parent, spawn, spawn_sharing};
 use crate::namespace::Namespaces;
 use crate::netif::{self, InterfaceConfig};
+use crate::socket::Diagnostics;
 use crate::sandbox::{Role, confine_helper};
 use crate::unix;
 
@@ -112,14 +115,18 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The TAP, which has the `queues` queues that were asked for.
+    /// The TAP, which has the `queues` queues that were asked for, and what tells of the sockets in
+    /// its namespace, where the kernel has it.
     ///
     /// # Errors
     ///
     /// [`TapError::Helper`] with the reason why there is none.
-    pub fn into_tap(self, queues: u16) -> Result<Tap, TapError> {
-        tap_of(self.outcome?, queues)
-            .ok_or_else(|| TapError::Helper("the helper process sent no TAP".to_owned()))
+    pub fn into_tap(self, queues: u16) -> Result<(Tap, Option<Diagnostics>), TapError> {
+        let (mut descriptors, bytes) = self.outcome?;
+        let further = descriptors.split_off(descriptors.len().min(queues.into()));
+        let tap = tap_of((descriptors, bytes), queues)
+            .ok_or_else(|| TapError::Helper("the helper process sent no TAP".to_owned()))?;
+        Ok((tap, Diagnostics::from_fds(further)))
     }
 }
 
@@ -220,7 +227,13 @@ fn begin(socket: BorrowedFd<'_>, (descriptors, bytes): Output) -> Option<Running
         let net = descriptors.into_iter().next().ok_or_else(no_descriptor)?;
         let namespaces = Namespaces::of_net(net)?;
         spawn_sharing("cannot fork a helper process", |parent| {
-            let outcome = work_in(&namespaces, parent, || make(&request));
+            let outcome = work_in(&namespaces, parent, || {
+                let (mut descriptors, bytes) = make(&request)?;
+                // Without it published ports listen always.
+                let diagnostics = Diagnostics::open().map(Diagnostics::into_fds);
+                descriptors.extend(diagnostics.unwrap_or_default());
+                Ok((descriptors, bytes))
+            });
             u8::from(answer(socket, number, outcome).is_err())
         })
     };

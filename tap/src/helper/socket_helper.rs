@@ -37,6 +37,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use crate::error::TapError;
 use crate::fork::{Parent, spawn};
 use crate::namespace::Namespaces;
+use crate::socket::Diagnostics;
 use crate::sandbox::{Role, confine_helper};
 use crate::unix;
 
@@ -46,6 +47,8 @@ pub const MAX_SOCKETS: u8 = 64;
 /// The first byte of a request and of its answer: the family.
 const V4: u8 = 4;
 const V6: u8 = 6;
+/// The first byte of the answer that carries [`Diagnostics`].
+const DIAGNOSTICS: u8 = b'd';
 
 /// Sockets that came together in one answer.
 #[derive(Debug)]
@@ -55,6 +58,16 @@ pub struct Supply {
     /// Unconnected TCP sockets, non-blocking and close-on-exec. Fewer than were asked for where a
     /// limit of descriptors is reached.
     pub sockets: Vec<OwnedFd>,
+}
+
+/// What a helper sends.
+#[derive(Debug)]
+pub enum Answer {
+    /// Sockets that were asked for.
+    Sockets(Supply),
+    /// What tells of the sockets in the namespace. It comes once and by itself, at the start, where
+    /// the kernel has it.
+    Diagnostics(Diagnostics),
 }
 
 /// A running helper. Dropping it ends it.
@@ -124,15 +137,20 @@ impl SocketHelper {
     /// # Errors
     ///
     /// `UnexpectedEof` when the helper has ended, and as recvmsg(2).
-    pub fn take(&self) -> io::Result<Option<Supply>> {
+    pub fn take(&self) -> io::Result<Option<Answer>> {
         let mut family = [0];
         let most = usize::from(MAX_SOCKETS);
         match unix::receive(&self.socket, &mut family, most, RecvFlags::DONTWAIT) {
             Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok((_, sockets)) => Ok(Some(Supply {
+            Ok((_, fds)) if family == [DIAGNOSTICS] => {
+                let diagnostics = Diagnostics::from_fds(fds);
+                let diagnostics = diagnostics.ok_or(io::ErrorKind::InvalidData)?;
+                Ok(Some(Answer::Diagnostics(diagnostics)))
+            }
+            Ok((_, sockets)) => Ok(Some(Answer::Sockets(Supply {
                 v6: family == [V6],
                 sockets,
-            })),
+            }))),
             Err(Errno::AGAIN) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -164,6 +182,13 @@ fn live(ns: &Namespaces, socket: &OwnedFd, parent: Parent) -> Result<(), TapErro
     parent.die_together()?;
     ns.enter()?;
     parent.die_together()?;
+    // Before the sandbox, which permits no such socket. Without it the ports listen always.
+    if let Ok(diagnostics) = Diagnostics::open() {
+        let fds = diagnostics.into_fds();
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        unix::send(socket, &[&[DIAGNOSTICS]], &fds, SendFlags::empty())
+            .map_err(TapError::io("cannot send from the socket helper"))?;
+    }
     confine(socket).map_err(TapError::io("cannot confine the socket helper"))?;
     while serve(socket).is_ok() {}
     Ok(())

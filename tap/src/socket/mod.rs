@@ -12,12 +12,14 @@
 
 mod ancillary;
 pub mod batch;
+pub mod diagnostics;
 pub mod error_queue;
 pub mod options;
 pub mod tcp;
 pub mod udp;
 
 pub use batch::{BatchSpace, MAX_BATCH, Outgoing, recv_datagrams, send_datagrams};
+pub use diagnostics::{BoundSocket, Diagnostics};
 pub use error_queue::{ErrorOrigin, SocketErrorReport, enable_recverr, recv_error};
 pub use options::{
     bind_address_no_port, default_route_mtu, deliver_on_close, ping_socket, reset_on_close,

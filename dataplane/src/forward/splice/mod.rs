@@ -38,7 +38,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use cnet_nat::host::{Token, TokenKind};
+use cnet_tap::helper::socket_helper::Answer;
 use cnet_tap::socket as sys;
+use cnet_tap::socket::Diagnostics;
 use cnet_tap::{Namespaces, SocketHelper};
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
@@ -137,6 +139,8 @@ pub(crate) struct Splices {
     ready: VecDeque<u32>,
     pipes: Pipes,
     refused: Vec<Client>,
+    /// What helpers have sent to ask their containers by.
+    diagnostics: Vec<(PortId, Diagnostics)>,
     /// Connections that there were.
     opened: u64,
     /// Bytes that they carried: to containers, and from them.
@@ -161,6 +165,7 @@ impl Splices {
             ready: VecDeque::new(),
             pipes: Pipes::default(),
             refused: Vec::new(),
+            diagnostics: Vec::new(),
             opened: 0,
             carried: [0; 2],
             may_wait: false,
@@ -384,7 +389,11 @@ impl Splices {
         }
         match helper.process.take() {
             Ok(None) => return,
-            Ok(Some(came)) => {
+            Ok(Some(Answer::Diagnostics(diagnostics))) => {
+                self.diagnostics.push((helper.port, diagnostics));
+                return;
+            }
+            Ok(Some(Answer::Sockets(came))) => {
                 let pool = &mut helper.pools[usize::from(came.v6)];
                 pool.asked = 0;
                 let short = came.sockets.is_empty();
@@ -471,6 +480,11 @@ impl Splices {
     /// Bytes that connections have carried so far: to containers, and from them.
     pub(crate) fn carried(&self) -> [u64; 2] {
         self.carried
+    }
+
+    /// What a helper has sent to ask the container of its port by.
+    pub(crate) fn take_diagnostics(&mut self) -> Option<(PortId, Diagnostics)> {
+        self.diagnostics.pop()
     }
 
     /// A client that is to go through the TAP after all.
