@@ -24,6 +24,7 @@ mod networks;
 mod protection;
 mod publish;
 mod publish_addresses;
+mod publish_listen;
 mod qemu;
 mod reach;
 mod run;

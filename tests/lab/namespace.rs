@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cnet_tap::namespace::{NewNamespaces, unshare};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -24,6 +24,9 @@ use super::process::Launch;
 
 /// Where a thread finds the network namespace it is in.
 const OWN: &str = "/proc/thread-self/ns/net";
+
+/// How much later than the container a published port may listen, and more.
+const PRESENCE_TIME: Duration = Duration::from_millis(400);
 
 /// A network namespace; clones are the same one.
 #[derive(Clone, Debug)]
@@ -118,8 +121,25 @@ impl Namespace {
         written.unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
     }
 
-    /// Connects to `to` from inside, with the error that the kernel gives.
+    /// Connects to `to` from inside, with the error that the kernel gives. Who is refused tries again
+    /// for a moment, since a published port listens a moment later than the container does.
     pub fn connect(&self, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+        let started = Instant::now();
+        loop {
+            match self.connect_once(to, limit) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::ConnectionRefused
+                        && started.elapsed() < PRESENCE_TIME =>
+                {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Connects to `to` from inside, without a second try.
+    pub fn connect_once(&self, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
         self.enter(|| connect_here(to, limit))
     }
 

@@ -38,9 +38,7 @@ use cnet_tap::{Namespaces, SocketHelper};
 
 use crate::log::{self, report};
 use crate::program::{OWN_FAILURE, event_loop, tell};
-use cnet::PublishSpec;
 use cnet_netd::dns::resolv_conf::{self, ResolvConf};
-use cnet_wire::Protocol;
 
 pub(crate) mod args;
 mod child;
@@ -151,8 +149,7 @@ fn bring_up(
 
 /// What makes the sockets for published ports, if there are any.
 fn socket_helper(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
-    let tcp = |spec: &PublishSpec| spec.protocol() == Protocol::Tcp;
-    if !options.publish.iter().any(tcp) {
+    if options.publish.is_empty() {
         return None;
     }
     // The child waits to be let go, so it is there, and still has the number.

@@ -24,7 +24,7 @@ use cnet_tap::socket::{BoundSocket, Diagnostics};
 use cnet_wire::PortId;
 use cnet_wire::time::{Duration, Instant};
 
-use super::Rule;
+use super::{ContainerEnd, Rule};
 
 /// How often a container is asked that is expected to listen soon: short of what a person notices.
 const EAGER_INTERVAL: Duration = Duration::from_millis(100);
@@ -37,7 +37,7 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a container's helper may take to send what answers. Its ports listen then.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How old an answer may be by which a client is brought to the family that is not its own.
-const CHOICE_AGE: Duration = Duration::from_millis(100);
+const CHOICE_AGE: Duration = Duration::from_millis(5);
 
 /// Who can be asked.
 #[derive(Debug)]
@@ -159,20 +159,58 @@ impl Presence {
         of_port.is_some_and(|all| all.iter().any(|listener| listener.takes(end.ip())))
     }
 
-    /// Asks again if the last answer is too old to bring a client to the other family by.
-    pub(super) fn refresh(&mut self, now: Instant) {
+    /// The one of two ends, the client's own family's first, that a client is to be brought to. Asks
+    /// again if a listener has ended, or if the last answer is too old to bring a client to the other
+    /// family by.
+    pub(super) fn choose(
+        &mut self,
+        now: Instant,
+        end: ContainerEnd,
+        client: IpAddr,
+    ) -> Option<SocketAddr> {
+        let near = end.in_order(client).next()?;
         let fresh = |asked: Instant| now.saturating_since(asked) < CHOICE_AGE;
-        if !self.asked.is_some_and(fresh) && !self.ask(now) {
-            self.listeners.clear();
+        let ended = self.diagnostics().is_some_and(|d| d.take_ends());
+        if ended {
+            self.expect(now);
         }
+        if end.has_both()
+            && (ended || !self.serves(near) && !self.asked.is_some_and(fresh))
+            && !self.ask(now)
+        {
+            return Some(near);
+        }
+        end.choose(client, |end| Some(self.serves(end)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
     use super::*;
+
+    #[test]
+    fn a_client_is_brought_to_the_family_that_listens_now() {
+        let at = |millis: u64| Instant::from_millis(1000 + millis);
+        let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        let addresses = vec![v4.into(), v6.into()];
+        let mut presence = Presence::awaited(at(0), PortId(1), addresses, 1);
+        presence.use_kernel(at(0), Rc::new(Diagnostics::open().unwrap()));
+        let listener = TcpListener::bind((v4, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let end = ContainerEnd {
+            ipv4: Some(v4),
+            ipv6: Some(v6),
+            port,
+        };
+        let mut is_v4 = |now, client: IpAddr| presence.choose(now, end, client).unwrap().is_ipv4();
+        let clients: [IpAddr; 2] = [[192, 0, 2, 1].into(), v6.into()];
+        assert_eq!(clients.map(|client| is_v4(at(10), client)), [true, true]);
+        drop(listener);
+        let _listener = TcpListener::bind((v6, port)).unwrap();
+        assert_eq!(clients.map(|client| is_v4(at(20), client)), [false, false]);
+    }
 
     #[test]
     fn a_container_is_asked_often_at_first_and_not_once_it_listens() {
@@ -194,9 +232,7 @@ mod tests {
         presence.set_next(at(12_000), false);
         assert_eq!(presence.poll_timeout(), None);
         drop(listener);
-        presence.refresh(at(50));
-        assert!(presence.serves(end), "the answer is fresh");
-        presence.refresh(at(200));
+        presence.ask(at(50));
         assert!(!presence.serves(end));
         presence.expect(at(20_000));
         assert_eq!(presence.poll_timeout(), Some(at(20_010)));

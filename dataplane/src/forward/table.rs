@@ -178,7 +178,10 @@ impl Forwards {
             self.close(gone, driver);
         }
         self.splices.remove_port(port, addresses);
-        for gone in self.presences.extract_if(.., |presence| presence.port == port) {
+        for gone in self
+            .presences
+            .extract_if(.., |presence| presence.port == port)
+        {
             forget(&self.epoll, &gone);
         }
         driver.hosts.forget_diagnostics(port);
@@ -259,7 +262,10 @@ impl Forwards {
     ) {
         if token.index() & PRESENCE != 0 {
             let generation = token.generation();
-            let told = self.presences.iter_mut().find(|p| p.generation == generation);
+            let told = self
+                .presences
+                .iter_mut()
+                .find(|p| p.generation == generation);
             if let Some(presence) = told
                 && presence.diagnostics().is_some_and(|d| d.take_ends())
             {
@@ -352,10 +358,7 @@ impl Forwards {
         let Some(presence) = asked.find(|presence| presence.addresses.contains(&near.ip())) else {
             return Some(near);
         };
-        if end.has_both() && !presence.serves(near) {
-            presence.refresh(now);
-        }
-        end.choose(client, |end| Some(presence.serves(end)))
+        presence.choose(now, end, client)
     }
 
     /// Does with an accepted client what the core decides.

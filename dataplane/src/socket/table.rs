@@ -440,6 +440,13 @@ impl HostSockets for HostTable {
         })
     }
 
+    fn udp_is_bound(&mut self, container: SocketAddr) -> Option<bool> {
+        let has = |addresses: &[IpAddr]| addresses.contains(&container.ip());
+        let mut known = self.diagnostics.iter();
+        let (.., diagnostics) = known.find(|(_, addresses, _)| has(addresses))?;
+        diagnostics.udp_is_bound(container).ok()
+    }
+
     fn close(&mut self, socket: SocketId) {
         if let Some(s) = self.take(socket)
             && s.tcp

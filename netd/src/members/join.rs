@@ -163,8 +163,7 @@ pub(super) async fn plug_in(
         table.member(key).ok_or_else(gone)?.record.clone()
     };
     let plan = port_plan(members, &record);
-    let (tap, copy, diagnostics) =
-        open_tap(members, &record, &plan, &pinned, interface).await?;
+    let (tap, copy, diagnostics) = open_tap(members, &record, &plan, &pinned, interface).await?;
     let name = tap.name.clone();
     let added = members
         .instance

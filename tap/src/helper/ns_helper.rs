@@ -37,8 +37,8 @@ use crate::error::TapError;
 use crate::fork::{Parent, spawn, spawn_sharing};
 use crate::namespace::Namespaces;
 use crate::netif::{self, InterfaceConfig};
-use crate::socket::Diagnostics;
 use crate::sandbox::{Role, confine_helper};
+use crate::socket::Diagnostics;
 use crate::unix;
 
 /// How long one request may take before its child is killed. What it does takes milliseconds; the

@@ -37,8 +37,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use crate::error::TapError;
 use crate::fork::{Parent, spawn};
 use crate::namespace::Namespaces;
-use crate::socket::Diagnostics;
 use crate::sandbox::{Role, confine_helper};
+use crate::socket::Diagnostics;
 use crate::unix;
 
 /// The most sockets asked for at once; fewer than [`unix::MAX_DESCRIPTORS`].

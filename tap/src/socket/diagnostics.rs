@@ -173,10 +173,16 @@ impl Diagnostics {
     ///
     /// As [`Diagnostics::listeners`].
     pub fn udp_is_bound(&self, at: SocketAddr) -> io::Result<bool> {
-        let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let family = if at.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
         let mut is_bound = false;
         let protocol = libc::IPPROTO_UDP as u8;
-        let asked = self.ask(family as u8, protocol, u32::MAX, Some(at), |_| is_bound = true);
+        let asked = self.ask(family as u8, protocol, u32::MAX, Some(at), |_| {
+            is_bound = true
+        });
         match asked {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(false),
             other => other.map(|()| is_bound),
@@ -248,7 +254,12 @@ fn open() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let family = AddressFamily::NETLINK;
     let protocol = Some(netlink::SOCK_DIAG);
-    Ok(rustix::net::socket_with(family, SocketType::DGRAM, flags, protocol)?)
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::DGRAM,
+        flags,
+        protocol,
+    )?)
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -257,7 +268,12 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
-fn question(family: u8, protocol: u8, states: u32, at: Option<SocketAddr>) -> [u8; HEADER + REQUEST] {
+fn question(
+    family: u8,
+    protocol: u8,
+    states: u32,
+    at: Option<SocketAddr>,
+) -> [u8; HEADER + REQUEST] {
     let mut bytes = [0; HEADER + REQUEST];
     let flags = match at {
         Some(_) => NLM_F_REQUEST,
@@ -325,7 +341,9 @@ fn read_socket(message: &[u8]) -> Option<BoundSocket> {
         if kind == ATTRIBUTE_V6ONLY.to_ne_bytes() {
             v6_only = value.first() == Some(&1);
         }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        attributes = attributes
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     Some(BoundSocket {
         at: SocketAddr::new(ip, port),
@@ -346,7 +364,12 @@ fn only_those_without_a_far_end(fd: BorrowedFd<'_>) -> io::Result<()> {
     };
     // linux/filter.h: load a half word, return all if it is 0, else nothing.
     let mut program = [
-        instruction(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, REMOTE_PORT, 0, 0),
+        instruction(
+            libc::BPF_LD | libc::BPF_H | libc::BPF_ABS,
+            REMOTE_PORT,
+            0,
+            0,
+        ),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 0, 1),
         instruction(libc::BPF_RET | libc::BPF_K, u32::MAX, 0, 0),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
