@@ -93,6 +93,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
     let mut child = Command::new(program)
         .arg0("cnet")
         .arg(SUBCOMMAND)
+        .args(sandbox_option())
         .arg(network)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -120,6 +121,19 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
             runtime::log(&path).display()
         ))),
         false => Err(StartError::Failed(said)),
+    }
+}
+
+/// The variable of the environment that says how much of the sandbox a network's process insists upon:
+/// `required` refuses to run where the host lacks a stage of it, `off` is for debugging.
+pub const SANDBOX: &str = "CNET_SANDBOX";
+
+/// What the variable asks for, as an option of the process.
+fn sandbox_option() -> Option<&'static str> {
+    match std::env::var(SANDBOX).as_deref() {
+        Ok("required") => Some("--require-sandbox"),
+        Ok("off") => Some("--no-sandbox"),
+        _ => None,
     }
 }
 

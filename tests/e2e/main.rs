@@ -28,6 +28,7 @@ mod publish_listen;
 mod qemu;
 mod reach;
 mod run;
+mod sandbox;
 mod splice;
 mod switch;
 mod throughput;

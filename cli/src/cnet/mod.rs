@@ -11,6 +11,7 @@ use crate::run::args::RunOptions;
 use crate::sandbox::SandboxOptions;
 
 mod attach;
+mod doctor;
 mod inspect;
 mod network;
 mod ps;
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectOptions),
     /// Show what passes, by container.
     Top(top::TopOptions),
+    /// Tell what this host offers, and what to do about what it does not.
+    Doctor,
     /// Serve a network; started by the other commands.
     #[command(name = cnet::start::SUBCOMMAND, hide = true)]
     NetworkProcess {
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
+        Command::Doctor => doctor::doctor(),
         Command::Top(options) => attended(top::top(options)),
     };
     match done {

@@ -132,6 +132,13 @@ pub(super) fn make(
         });
     };
     let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
+    if options.sandbox.is_given() {
+        bail!(
+            "--require-sandbox and --no-sandbox are for a network of the command's own; the process of a named network is told by the environment variable {}=required or {}=off when it is started",
+            cnet::start::SANDBOX,
+            cnet::start::SANDBOX
+        );
+    }
     let on_network = matches!(mode, NetworkMode::Network(_));
     let filtered = !options.filter.filter().is_empty();
     if !on_network && (addressed || filtered || !options.publish.is_empty()) {

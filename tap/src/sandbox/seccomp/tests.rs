@@ -226,3 +226,16 @@ fn each_call_has_a_reason_and_stands_once() {
     let count = |role| calls_of(role).count();
     assert!(count(Role::Network) <= 60, "{}", count(Role::Network));
 }
+
+/// SECURITY.md publishes how many calls each role has.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_counts_are_as_published() {
+    let published = include_str!("../../../../SECURITY.md");
+    for role in Role::LISTED {
+        let line = format!("| {role:?} | {} |", calls_of(role).count());
+        assert!(published.contains(&line), "{line}");
+    }
+    let fatal = format!("only an intruder makes ({}, from", FATAL.len());
+    assert!(published.contains(&fatal), "{fatal}");
+}
