@@ -33,8 +33,8 @@ use tokio::io::Interest;
 
 use crate::control::client::{self, AskError};
 use crate::control::{
-    Action, Attach, Attached, Detach, Events, Kind, NetworkReport, Nothing, PublishPorts,
-    Published, Refusal, StatisticsReport, Stop,
+    Action, Attach, Attached, Detach, DnsLog, DnsLogReport, Events, Kind, NetworkReport, Nothing,
+    PublishPorts, Published, Refusal, StatisticsReport, Stop,
 };
 use crate::definition::{
     Definition, Directories, DirectoriesError, HostRoutes, Request, Store, StoreError,
@@ -311,6 +311,28 @@ impl Network {
     /// As for all calls.
     pub async fn statistics(&self) -> Result<Option<StatisticsReport>, NetworkError> {
         self.ask_if_running(&Action::Statistics(Nothing {})).await
+    }
+
+    /// What a container has asked for by DNS, from behind the query of number `after` on; `None` if
+    /// the network does not run. With `wait` the next query is waited for, some seconds, where there
+    /// is none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Refused`] if there is no such container; and as for all calls.
+    pub async fn dns_log(
+        &self,
+        container: &str,
+        after: u64,
+        wait: bool,
+    ) -> Result<Option<DnsLogReport>, NetworkError> {
+        let container = container.to_owned();
+        let asked = DnsLog {
+            container,
+            after,
+            wait,
+        };
+        self.ask_if_running(&Action::DnsLog(asked)).await
     }
 
     /// What happens on the network from now on: which containers join, which leave, and why. `None`

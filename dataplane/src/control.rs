@@ -203,9 +203,10 @@ impl Control {
         }
     }
 
-    /// Answers a query that came out of [`Dataplane::start`](crate::Dataplane::start)'s receiver.
-    pub fn answer_dns(&self, id: QueryId, message: Vec<u8>) {
-        self.send(Command::AnswerDns(id, message));
+    /// Answers queries that came out of [`Dataplane::start`](crate::Dataplane::start)'s receiver. The
+    /// worker is woken once for all of them.
+    pub fn answer_dns(&self, answers: Vec<(QueryId, Vec<u8>)>) {
+        self.send(Command::AnswerDns(answers));
     }
 
     /// Tells that there is room again for queries in [`Dataplane::start`](crate::Dataplane::start)'s

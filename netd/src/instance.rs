@@ -220,6 +220,8 @@ impl Instance {
             self.watch_host_addresses().await?;
         }
         let (port, end) = self.control.add_port(plan, device).await?;
+        // Those of a container that had the port's number before.
+        self.dns.forget(port);
         if let Some(helper) = socket_helper {
             self.control.use_socket_helper(port, helper);
         }
@@ -237,7 +239,9 @@ impl Instance {
     ///
     /// [`PortError::Unknown`] if its port has ended by itself.
     pub async fn leave(&self, port: PortId) -> Result<(), PortError> {
-        self.control.remove_port(port).await
+        let left = self.control.remove_port(port).await;
+        self.dns.forget(port);
+        left
     }
 
     /// The published ports.
@@ -257,6 +261,16 @@ impl Instance {
     /// What came of the DNS queries so far, by name.
     pub fn dns_outcomes(&self) -> [(&'static str, u64); Outcome::COUNT] {
         self.dns.outcomes()
+    }
+
+    /// What came of the DNS queries of a port, by name.
+    pub fn dns_outcomes_of(&self, port: PortId) -> [(&'static str, u64); Outcome::COUNT] {
+        self.dns.outcomes_of(port)
+    }
+
+    /// The last DNS queries of a port; see [`Service::log`].
+    pub async fn dns_log(&self, port: PortId, after: u64, wait: Duration) -> Vec<dns::Entry> {
+        self.dns.log(port, after, wait).await
     }
 
     /// Waits until the host's kernel has all that containers have sent over TCP; see

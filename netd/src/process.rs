@@ -371,6 +371,7 @@ async fn start_network(
     let instance = Instance::builder(config.clone())
         .names(names.local(&definition))
         .dns_clients(names.clients(others))
+        .dns_stale(Duration::from_secs(definition.dns_stale.into()))
         .sandbox(policy, host.clone());
     let instance = match definition.internal {
         true => instance.without_dns_upstreams(),

@@ -3,13 +3,16 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet::control::{
-    ContainerReport, ContainerStatistics, Counters, NetworkReport, StatisticsReport,
+    ContainerReport, ContainerStatistics, Counters, DnsLogReport, LoggedQuery, NetworkReport,
+    StatisticsReport,
 };
 use cnet::definition::Definition;
 use cnet_dataplane::{NetworkConfig, PortId, PortStatistics, Statistics};
 use cnet_wire::DropCounters;
+use hickory_proto::rr::RecordType;
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::dns::{Entry, Outcome, Transport};
 use crate::journal::{Liveness, Record};
 
 /// The host refuses ping sockets to users whose group is not in this range (icmp(7)).
@@ -57,11 +60,45 @@ fn by_reason(drops: &DropCounters) -> Counters {
     counters(drops.iter().map(|(reason, n)| (reason.name(), n)))
 }
 
+/// How often each outcome of DNS queries was.
+type DnsOutcomes = [(&'static str, u64); Outcome::COUNT];
+
+/// What a container has asked for by DNS.
+pub(crate) fn dns_log(queries: &[Entry]) -> DnsLogReport {
+    let told = |query: &Entry| LoggedQuery {
+        number: query.number,
+        time: humantime::format_rfc3339_millis(query.at).to_string(),
+        transport: match query.transport {
+            Transport::Udp => "udp".to_owned(),
+            Transport::Tcp => "tcp".to_owned(),
+        },
+        name: match query.name.as_deref() {
+            Some("") => ".".to_owned(),
+            Some(name) => name.to_owned(),
+            None => "?".to_owned(),
+        },
+        kind: RecordType::from(query.kind).to_string(),
+        outcome: query.outcome.name().to_owned(),
+        code: code_name(query.code),
+        millis: u64::try_from(query.took.as_millis()).unwrap_or(u64::MAX),
+    };
+    DnsLogReport::new(queries.iter().map(told).collect())
+}
+
+/// The mnemonics of answers' codes (RFC 1035 section 4.1.1).
+fn code_name(code: u8) -> String {
+    const NAMES: [&str; 6] = [
+        "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED",
+    ];
+    let name = NAMES.get(usize::from(code));
+    name.map_or_else(|| format!("RCODE{code}"), |name| (*name).to_owned())
+}
+
 /// What passed the network of that name, whose containers have these ports.
 pub(crate) fn statistics<'a>(
     network: &str,
     statistics: &Statistics,
-    dns: impl IntoIterator<Item = (&'static str, u64)>,
+    (dns, dns_of): (DnsOutcomes, impl Fn(PortId) -> DnsOutcomes),
     containers: impl Iterator<Item = (&'a str, PortId)>,
 ) -> StatisticsReport {
     let mut report = StatisticsReport::new(network);
@@ -80,13 +117,13 @@ pub(crate) fn statistics<'a>(
         .map(|_| PING_UNAVAILABLE.to_owned());
     let containers = containers.filter_map(|(name, port)| {
         let counted = statistics.ports.iter().find(|p| p.port == port)?;
-        Some(of_container(name, counted))
+        Some(of_container(name, counted, dns_of(port)))
     });
     report.containers = containers.collect();
     report
 }
 
-fn of_container(name: &str, counted: &PortStatistics) -> ContainerStatistics {
+fn of_container(name: &str, counted: &PortStatistics, dns: DnsOutcomes) -> ContainerStatistics {
     let mut container = ContainerStatistics::new(name);
     container.bytes_sent = counted.bytes_in;
     container.frames_sent = counted.frames_in;
@@ -98,5 +135,6 @@ fn of_container(name: &str, counted: &PortStatistics) -> ContainerStatistics {
         ("udp", counted.flows.udp as u64),
         ("ping", counted.flows.ping as u64),
     ]);
+    container.dns = counters(dns);
     container
 }

@@ -55,6 +55,7 @@ fn every_example_reads_and_is_written_like_that() {
             "network" => check::<NetworkReport>(text, true),
             "attached" => check::<Attached>(text, true),
             "published" => check::<Published>(text, true),
+            "dns_log" => check::<DnsLogReport>(text, true),
             "statistics" => check::<StatisticsReport>(text, true),
             "done" => check::<Nothing>(text, true),
             "event" => check::<Event>(text, true),
@@ -73,6 +74,7 @@ fn every_example_reads_and_is_written_like_that() {
     let all = [
         "attach",
         "detach",
+        "dns_log",
         "inspect",
         "publish",
         "statistics",

@@ -85,6 +85,9 @@ pub enum Action {
     Unpublish(PublishPorts),
     /// Tells what passed and what was dropped. Answered with a [`StatisticsReport`].
     Statistics(Nothing),
+    /// Tells what a container has asked for by DNS. 404 if there is no such container. Answered with
+    /// a [`DnsLogReport`].
+    DnsLog(DnsLog),
     /// Ends the network process. 409 while containers are on the network, unless `force` is given,
     /// which detaches them. Answered with [`Nothing`], then done.
     Stop(Stop),
@@ -234,6 +237,56 @@ pub struct PublishPorts {
     pub container: String,
     /// The ports, in JSON as `-p` has them.
     pub ports: Vec<PublishSpec>,
+}
+
+/// The DNS queries of a container that are asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsLog {
+    /// Its name, its id or the start of it, or the number of its process.
+    pub container: String,
+    /// The number of the last query that is known: only later ones are told.
+    #[serde(default)]
+    pub after: u64,
+    /// Whether the next one is waited for, some seconds, where there is none yet.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// The DNS queries of a container.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DnsLogReport {
+    /// The queries, the oldest first. Only the last few hundred are kept.
+    pub queries: Vec<LoggedQuery>,
+}
+
+impl DnsLogReport {
+    /// With these.
+    pub fn new(queries: Vec<LoggedQuery>) -> DnsLogReport {
+        DnsLogReport { queries }
+    }
+}
+
+/// A DNS query of a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LoggedQuery {
+    /// Counted from 1, from the container's joining on.
+    pub number: u64,
+    /// When it was answered (RFC 3339, UTC).
+    pub time: String,
+    /// `udp` or `tcp`.
+    pub transport: String,
+    /// The name in lower case; `?` if it could not be read.
+    pub name: String,
+    /// The type, such as `A`.
+    pub kind: String,
+    /// What came of it: one of the counters `dns` of [`StatisticsReport`].
+    pub outcome: String,
+    /// The code of the answer, such as `NOERROR`.
+    pub code: String,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
 }
 
 /// How to end.
@@ -440,6 +493,9 @@ pub struct ContainerStatistics {
     /// What it has open now: `tcp` connections, `udp` and `ping` mappings.
     #[serde(default)]
     pub flows: Counters,
+    /// What came of its DNS queries, as in [`StatisticsReport::dns`].
+    #[serde(default)]
+    pub dns: Counters,
 }
 
 impl ContainerStatistics {
@@ -465,6 +521,8 @@ pub enum Answer {
     Published(Published),
     /// To [`Action::Statistics`].
     Statistics(StatisticsReport),
+    /// To [`Action::DnsLog`].
+    DnsLog(DnsLogReport),
     /// To the rest.
     Done(Nothing),
 }

@@ -54,6 +54,10 @@ pub struct Definition {
     /// The DNS servers to ask, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<DnsServer>,
+    /// Seconds that an answer of a DNS server serves beyond its time where no server answers
+    /// (RFC 8767); 0 for never.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dns_stale: u32,
     /// The domains that containers search, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_search: Vec<String>,
@@ -69,6 +73,11 @@ pub struct Definition {
     /// What its maker noted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// As serde asks it.
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// What is asked for of a network that is to be made. A network without a subnet gets one of each
@@ -94,6 +103,8 @@ pub struct Request {
     pub mtu: u16,
     /// See [`Definition::dns`].
     pub dns: Vec<DnsServer>,
+    /// See [`Definition::dns_stale`].
+    pub dns_stale: u32,
     /// See [`Definition::dns_search`].
     pub dns_search: Vec<String>,
     /// See [`Definition::filter`].
@@ -115,6 +126,7 @@ impl Request {
             isolate: false,
             mtu: default_mtu(),
             dns: Vec::new(),
+            dns_stale: 0,
             dns_search: Vec::new(),
             filter: Filter::new(),
             labels: BTreeMap::new(),
@@ -174,6 +186,7 @@ impl Definition {
             isolate: false,
             mtu: default_mtu(),
             dns: Vec::new(),
+            dns_stale: 0,
             dns_search: Vec::new(),
             filter: Filter::new(),
             ipv4: None,
@@ -356,6 +369,7 @@ mod tests {
             isolate: true,
             mtu: 1500,
             dns: vec!["192.0.2.53".parse().unwrap()],
+            dns_stale: 3600,
             dns_search: vec!["corp.example".into()],
             filter: Filter {
                 deny: vec!["10.0.0.0/8".parse().unwrap()],

@@ -266,6 +266,7 @@ impl Store {
             isolate: request.isolate,
             mtu: request.mtu,
             dns: request.dns,
+            dns_stale: request.dns_stale,
             dns_search: request.dns_search,
             filter: request.filter,
             ipv4,

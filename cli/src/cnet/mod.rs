@@ -11,6 +11,7 @@ use crate::run::args::RunOptions;
 use crate::sandbox::SandboxOptions;
 
 mod attach;
+mod dns;
 mod doctor;
 mod inspect;
 mod network;
@@ -39,6 +40,9 @@ pub(crate) enum Command {
     Attach(Box<attach::AttachOptions>),
     /// Take a container off a network.
     Detach(attach::DetachOptions),
+    /// Show what containers ask for by name.
+    #[command(subcommand)]
+    Dns(dns::DnsCommand),
     /// List the containers on networks.
     Ps(ps::PsOptions),
     /// Show all about containers or networks, as JSON.
@@ -80,6 +84,7 @@ pub fn main() -> ExitCode {
         }
         Command::Attach(options) => attended(attach::attach(*options)),
         Command::Detach(options) => attended(attach::detach(options)),
+        Command::Dns(dns::DnsCommand::Log(options)) => attended(dns::log(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
         Command::Doctor => doctor::doctor(),

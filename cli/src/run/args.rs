@@ -85,6 +85,16 @@ pub struct RunOptions {
     #[command(flatten)]
     pub(crate) filter: FilterOptions,
 
+    /// Give out answers of DNS servers for so many seconds beyond their time where no server answers
+    /// (RFC 8767).
+    #[arg(
+        long,
+        conflicts_with = "network",
+        value_name = "SECONDS",
+        default_value_t = 0
+    )]
+    pub dns_stale: u32,
+
     /// Names of the command's own.
     #[command(flatten)]
     pub names: NameOptions,

@@ -191,6 +191,7 @@ async fn bring(
     };
     let instance = Instance::builder(parts.config)
         .dns_servers(options.names.dns.clone())
+        .dns_stale(Duration::from_secs(options.dns_stale.into()))
         .sandbox(policy, host)
         .start()?;
     let device = PortDevice::Tap(parts.tap);

@@ -38,7 +38,7 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Vec<Result<OpenForward, ForwardError>>>,
     },
     ListForwards(oneshot::Sender<Vec<OpenForward>>),
-    AnswerDns(QueryId, Vec<u8>),
+    AnswerDns(Vec<(QueryId, Vec<u8>)>),
     /// The DNS service has room for queries again.
     TakeDnsQueries,
     /// To all workers: the host has these addresses now.

@@ -354,9 +354,11 @@ impl Worker {
             Command::ListForwards(reply) => {
                 let _ = reply.send(self.forwards.list().collect());
             }
-            Command::AnswerDns(id, message) => {
-                self.driver
-                    .with_core(|core, io| core.answer_dns(now, id, &message, io));
+            Command::AnswerDns(answers) => {
+                for (id, message) in answers {
+                    self.driver
+                        .with_core(|core, io| core.answer_dns(now, id, &message, io));
+                }
             }
             Command::SetHostAddresses(addresses) => self.driver.core.set_host_addresses(addresses),
             Command::TakeDnsQueries | Command::Stop => {}

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use cnet_dataplane::{PortId, Transport};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::forward::Resolved;
 use super::message::{self, HEADER_LEN, Question};
@@ -38,6 +39,8 @@ pub(super) struct Waiter {
     pub(super) question: Question,
     /// An answer that serves if no server has one.
     pub(super) stale: Option<Vec<u8>>,
+    pub(super) transport: Transport,
+    pub(super) since: Instant,
     pub(super) reply: Reply,
 }
 
@@ -63,12 +66,12 @@ impl Waiter {
         bytes
     }
 
-    /// Gives it what came of its question.
-    pub(super) fn give(self, resolved: &Resolved) -> Given {
+    /// Gives it what came of its question, and tells the answer's code.
+    pub(super) fn give(self, resolved: &Resolved) -> (Given, u8) {
         let (answer, given) = match resolved {
             Resolved::Answer(answer) => (self.own(answer), Given::Answer),
             Resolved::Failure(_) if self.stale.is_some() => {
-                (self.stale.unwrap_or_default(), Given::Stale)
+                (self.stale.clone().unwrap_or_default(), Given::Stale)
             }
             // A server that failed has answered all the same, and says how.
             Resolved::Failure(Some(answer)) => (self.own(answer), Given::Answer),
@@ -78,8 +81,9 @@ impl Waiter {
                 (answer, Given::Failure)
             }
         };
+        let code = message::code_of(&answer);
         (self.reply)(answer);
-        given
+        (given, code)
     }
 
     /// `answer` under the query's id, with its question as it is spelled there.
@@ -131,10 +135,10 @@ pub(super) struct Entered {
 }
 
 impl Flights {
-    /// Takes in a query for the servers `route`, that came by `transport`.
-    pub(super) fn enter(&mut self, route: u64, transport: Transport, waiter: Waiter) -> Entered {
+    /// Takes in a query for the servers `route`.
+    pub(super) fn enter(&mut self, route: u64, waiter: Waiter) -> Entered {
         let gave_way = self.make_room(waiter.port);
-        let key = (route, transport, waiter.sameness());
+        let key = (route, waiter.transport, waiter.sameness());
         let number = self.next;
         self.next += 1;
         let known = self.by_key.get(&key).copied();

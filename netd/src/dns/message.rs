@@ -355,6 +355,11 @@ pub fn id_of(message: &[u8]) -> u16 {
     message.first_chunk().copied().map_or(0, u16::from_be_bytes)
 }
 
+/// The lower four bits of the message's code; 0 where there is none.
+pub fn code_of(message: &[u8]) -> u8 {
+    message.get(3).map_or(0, |byte| byte & 0xf)
+}
+
 /// What a message from a server is worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {

@@ -31,11 +31,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 mod cache;
 mod flights;
 pub mod forward;
+mod log;
 pub(crate) mod member_names;
 pub mod message;
 pub mod names;
@@ -46,6 +47,7 @@ mod upstream;
 
 pub use cnet_dataplane::Transport;
 pub use flights::{MAX_OF_PORT, MAX_WAITERS};
+pub use log::Entry;
 pub use names::{Host, LocalNames, Names, Zone};
 pub use other_networks::OtherNetwork;
 pub use resolv_conf::{HostConf, Nameserver, Servers};
@@ -53,13 +55,14 @@ pub use upstream::Sources;
 
 use hickory_proto::op::ResponseCode;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use cache::Found;
 use cnet::definition::DnsServer;
-use cnet_dataplane::{Control, DnsQuery, PortId};
+use cnet_dataplane::{Control, DnsQuery, PortId, QueryId};
 use flights::{FlightId, Flights, Given, Waiter};
 use forward::Resolved;
+use log::QueryLog;
 use message::{Inspected, Question};
 use routes::{Route, Routes};
 use upstream::Asked;
@@ -96,7 +99,12 @@ impl Outcome {
     /// How many there are.
     pub const COUNT: usize = 9;
 
-    /// All, with the names that people see.
+    /// The name that people see.
+    pub fn name(self) -> &'static str {
+        Outcome::ALL[self as usize].1
+    }
+
+    /// All in their order, with the names that people see.
     const ALL: [(Outcome, &'static str); Outcome::COUNT] = [
         (Outcome::Local, "local"),
         (Outcome::Forwarded, "forwarded"),
@@ -145,6 +153,7 @@ pub struct Service {
     clients: Option<Arc<dyn Clients>>,
     routes: Routes,
     flights: Mutex<Flights>,
+    log: QueryLog,
 }
 
 impl fmt::Debug for Service {
@@ -155,6 +164,15 @@ impl fmt::Debug for Service {
             .field("servers", &self.servers)
             .finish_non_exhaustive()
     }
+}
+
+/// What the service can do about a query by itself.
+enum Here {
+    /// Answer it.
+    Answer(Outcome, Vec<u8>),
+    /// Ask these servers, with the key that their answer may be kept under, and an answer that
+    /// serves where they have none.
+    Ask(Arc<Route>, Option<Vec<u8>>, Option<Vec<u8>>),
 }
 
 /// Where a query came from.
@@ -182,6 +200,7 @@ impl Service {
             clients: config.clients,
             routes: Routes::new(config.host, config.sources, config.stale),
             flights: Mutex::default(),
+            log: QueryLog::default(),
         })
     }
 
@@ -196,53 +215,63 @@ impl Service {
         let question = match message::inspect(&query) {
             Inspected::Question(question) => question,
             Inspected::Answer(answer) => {
-                self.count(Outcome::Refused);
+                self.done(&asker, None, Outcome::Refused, &answer);
                 return reply(answer);
             }
-            Inspected::Nothing => return self.count(Outcome::NoQuery),
+            Inspected::Nothing => {
+                self.outcomes[Outcome::NoQuery as usize].fetch_add(1, Ordering::Relaxed);
+                return;
+            }
         };
-        if let Some(answer) = self.names.answer(&query, &question, asker.transport) {
-            self.count(Outcome::Local);
-            return reply(answer);
-        }
-        let clients = self.clients.as_ref();
-        let others = clients.map_or(Vec::new(), |c| c.other_networks(asker.address));
-        let elsewhere = others.iter().find_map(|other| {
-            let other = LocalNames::default().with_containers(other.names.clone());
-            other.answer(&query, &question, asker.transport)
-        });
-        if let Some(answer) = elsewhere {
-            self.count(Outcome::Local);
-            return reply(answer);
-        }
-        let nowhere = self
-            .names
-            .nowhere(others.iter().map(|o| &o.names), &question);
-        let route = self.route(asker.address, &others, &question);
-        let (None, Some(route)) = (nowhere, route) else {
-            self.count(Outcome::Unknown);
-            return reply(message::error(&query, &question, ResponseCode::NXDomain));
-        };
-        let key = question.plain.then(|| question.key(&query));
-        let found = key.as_ref().map_or(Found::Nothing, |key| {
-            route.with_cache(|cache| cache.find(key, &query, &question))
-        });
-        let stale = match found {
-            Found::Fresh(answer) => {
-                self.count(Outcome::Cached);
+        let (route, key, stale) = match self.answer_here(&asker, &query, &question) {
+            Here::Ask(route, key, stale) => (route, key, stale),
+            Here::Answer(outcome, answer) => {
+                self.done(&asker, Some(question), outcome, &answer);
                 return reply(answer);
             }
-            Found::Stale(answer) => Some(answer),
-            Found::Nothing => None,
         };
         let waiter = Waiter {
             port: asker.port,
             query,
             question,
             stale,
+            transport: asker.transport,
+            since: Instant::now(),
             reply: Box::new(reply),
         };
-        self.wait(route, asker.transport, waiter, key);
+        self.wait(route, waiter, key);
+    }
+
+    /// The answer to a query, if there is one without asking; or else who is to be asked.
+    fn answer_here(&self, asker: &Asker, query: &[u8], question: &Question) -> Here {
+        if let Some(answer) = self.names.answer(query, question, asker.transport) {
+            return Here::Answer(Outcome::Local, answer);
+        }
+        let clients = self.clients.as_ref();
+        let others = clients.map_or(Vec::new(), |c| c.other_networks(asker.address));
+        let elsewhere = others.iter().find_map(|other| {
+            let other = LocalNames::default().with_containers(other.names.clone());
+            other.answer(query, question, asker.transport)
+        });
+        if let Some(answer) = elsewhere {
+            return Here::Answer(Outcome::Local, answer);
+        }
+        let others_names = others.iter().map(|other| &other.names);
+        let nowhere = self.names.nowhere(others_names, question);
+        let route = self.route(asker.address, &others, question);
+        let (None, Some(route)) = (nowhere, route) else {
+            let answer = message::error(query, question, ResponseCode::NXDomain);
+            return Here::Answer(Outcome::Unknown, answer);
+        };
+        let key = question.plain.then(|| question.key(query));
+        let found = key.as_ref().map_or(Found::Nothing, |key| {
+            route.with_cache(|cache| cache.find(key, query, question))
+        });
+        match found {
+            Found::Fresh(answer) => Here::Answer(Outcome::Cached, answer),
+            Found::Stale(answer) => Here::Ask(route, key, Some(answer)),
+            Found::Nothing => Here::Ask(route, key, None),
+        }
     }
 
     /// How often each outcome was, by its name.
@@ -253,8 +282,72 @@ impl Service {
         })
     }
 
-    fn count(&self, outcome: Outcome) {
+    /// How often each outcome was at a port, by its name.
+    pub fn outcomes_of(&self, port: PortId) -> [(&'static str, u64); Outcome::COUNT] {
+        let counted = self.log.outcomes(port);
+        Outcome::ALL.map(|(outcome, name)| (name, counted[outcome as usize]))
+    }
+
+    /// The last queries of a port, from behind number `after` on. Where there are none yet and
+    /// `wait` is longer than nothing, the next one is waited for so long.
+    pub async fn log(&self, port: PortId, after: u64, wait: Duration) -> Vec<Entry> {
+        let next = async {
+            loop {
+                // Before it is looked, so that none is missed in between.
+                let changed = self.log.changed();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                let entries = self.log.entries(port, after);
+                if !entries.is_empty() {
+                    return entries;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(wait, next).await;
+        waited.unwrap_or_default()
+    }
+
+    /// Forgets what a port has asked for.
+    pub fn forget(&self, port: PortId) {
+        self.log.forget(port);
+    }
+
+    /// Counts a query that was answered at once, and keeps it in the log.
+    fn done(&self, asker: &Asker, question: Option<Question>, outcome: Outcome, answer: &[u8]) {
+        let code = message::code_of(answer);
+        self.keep(
+            asker.port,
+            asker.transport,
+            question,
+            (outcome, code),
+            Duration::ZERO,
+        );
+    }
+
+    fn keep(
+        &self,
+        port: PortId,
+        transport: Transport,
+        question: Option<Question>,
+        (outcome, code): (Outcome, u8),
+        took: Duration,
+    ) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        let kind = question.as_ref().map_or(0, |question| question.kind);
+        let name = question.and_then(|question| question.name);
+        tracing::debug!(?port, ?name, kind, ?outcome, code, "DNS query");
+        let entry = Entry {
+            number: 0,
+            at: SystemTime::now(),
+            transport,
+            name,
+            kind,
+            outcome,
+            code,
+            took,
+        };
+        self.log.keep(port, entry);
     }
 
     /// Who is asked for a name; `None` if no server is, for this client.
@@ -277,23 +370,15 @@ impl Service {
     }
 
     /// Has a query wait for the answer of a server. What may be kept is kept under `key`.
-    fn wait(
-        self: &Arc<Self>,
-        route: Arc<Route>,
-        transport: Transport,
-        waiter: Waiter,
-        key: Option<Vec<u8>>,
-    ) {
+    fn wait(self: &Arc<Self>, route: Arc<Route>, waiter: Waiter, key: Option<Vec<u8>>) {
         let asked = Asked {
             message: waiter.query.clone(),
             question_end: waiter.question.end,
         };
-        let question = waiter.question.clone();
-        let entered = self.flights().enter(route.id, transport, waiter);
+        let (question, transport) = (waiter.question.clone(), waiter.transport);
+        let entered = self.flights().enter(route.id, waiter);
         if let Some(waiter) = entered.gave_way {
-            tracing::debug!(port = ?waiter.port, "too many DNS queries wait");
-            waiter.give(&Resolved::Failure(None));
-            self.count(Outcome::OverLimit);
+            self.give(vec![waiter], &Resolved::Failure(None), Outcome::OverLimit);
         }
         let Some(id) = entered.started else {
             return;
@@ -309,7 +394,7 @@ impl Service {
                 });
             }
             let waiters = service.flights().land(id);
-            service.give(waiters, &resolved);
+            service.give(waiters, &resolved, Outcome::Failed);
         };
         let task = tokio::spawn(flight).abort_handle();
         self.flights().set_task(id, task);
@@ -337,17 +422,28 @@ impl Service {
             route.with_cache(|cache| cache.failed(key));
         }
         let impatient = self.flights().take_impatient(id);
-        self.give(impatient, &Resolved::Failure(None));
+        self.give(impatient, &Resolved::Failure(None), Outcome::Failed);
         resolving.await
     }
 
-    fn give(&self, waiters: Vec<Waiter>, resolved: &Resolved) {
+    /// Gives waiters what came of their question. `failure` is the outcome where that is nothing.
+    fn give(&self, waiters: Vec<Waiter>, resolved: &Resolved, failure: Outcome) {
         for waiter in waiters {
-            self.count(match waiter.give(resolved) {
+            let (port, transport, since) = (waiter.port, waiter.transport, waiter.since);
+            let question = waiter.question.clone();
+            let (given, code) = waiter.give(resolved);
+            let outcome = match given {
                 Given::Answer => Outcome::Forwarded,
                 Given::Stale => Outcome::Stale,
-                Given::Failure => Outcome::Failed,
-            });
+                Given::Failure => failure,
+            };
+            self.keep(
+                port,
+                transport,
+                Some(question),
+                (outcome, code),
+                since.elapsed(),
+            );
         }
     }
 
@@ -359,23 +455,61 @@ impl Service {
 /// Queries that are taken at once. Where so many waited, others may wait at the gateway.
 const BATCH: usize = 64;
 
+/// The way of answers to the worker. Those of a batch of queries that are there at once go together,
+/// so that the worker is woken once for all of them.
+struct Answers {
+    control: Control,
+    /// Those of the batch that is handled; `None` while there is none.
+    batch: Mutex<Option<Vec<(QueryId, Vec<u8>)>>>,
+}
+
+impl Answers {
+    fn batch(&self) -> MutexGuard<'_, Option<Vec<(QueryId, Vec<u8>)>>> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, queries: usize) {
+        *self.batch() = Some(Vec::with_capacity(queries));
+    }
+
+    fn give(&self, id: QueryId, answer: Vec<u8>) {
+        match &mut *self.batch() {
+            Some(batch) => batch.push((id, answer)),
+            None => self.control.answer_dns(vec![(id, answer)]),
+        }
+    }
+
+    fn end(&self) {
+        let answers = self.batch().take().unwrap_or_default();
+        if !answers.is_empty() {
+            self.control.answer_dns(answers);
+        }
+    }
+}
+
 /// Has the service answer the queries of a running network, as long as there are any to come.
 pub async fn serve(service: Arc<Service>, control: Control, mut queries: mpsc::Receiver<DnsQuery>) {
     let mut some = Vec::with_capacity(BATCH);
+    let answers = Arc::new(Answers {
+        control: control.clone(),
+        batch: Mutex::default(),
+    });
     while queries.recv_many(&mut some, BATCH).await > 0 {
         if some.len() == BATCH {
             control.take_dns_queries();
         }
+        answers.begin(some.len());
         for query in some.drain(..) {
-            let (id, control) = (query.id, control.clone());
+            let (id, answers) = (query.id, Arc::clone(&answers));
             let asker = Asker {
                 transport: query.transport,
                 port: query.port,
                 address: query.client.ip(),
             };
-            let reply = move |answer| control.answer_dns(id, answer);
+            let reply = move |answer| answers.give(id, answer);
             service.handle(asker, query.message, reply);
         }
+        answers.end();
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use cnet::control::{Action, Answer, Kind, NetworkReport, Nothing, Refusal, StatisticsReport};
+use cnet::control::{
+    Action, Answer, DnsLog, DnsLogReport, Kind, NetworkReport, Nothing, Refusal, StatisticsReport,
+};
 
 use super::{Members, join, leave, publish, vm};
 use crate::events::Subscriber;
@@ -37,6 +40,7 @@ async fn act(
     match action {
         Action::Inspect(_) => Ok(Answer::Network(inspect(&members))),
         Action::Statistics(_) => statistics(&members).await.map(Answer::Statistics),
+        Action::DnsLog(asked) => dns_log(&members, &asked).await.map(Answer::DnsLog),
         Action::Attach(attach) => {
             let joined = match attach.vm.clone() {
                 Some(address) => vm::join(&members, *attach, address).await,
@@ -81,6 +85,23 @@ fn inspect(members: &Members) -> NetworkReport {
     report::network(&members.definition, &members.config, members.pid, records)
 }
 
+/// How long the next query of a container is waited for: short against the time that a client waits
+/// for an answer.
+const LOG_WAIT: Duration = Duration::from_secs(2);
+
+async fn dns_log(members: &Members, asked: &DnsLog) -> Result<DnsLogReport, Refusal> {
+    let port = members.table().find(&asked.container)?.port();
+    let wait = match asked.wait {
+        true => LOG_WAIT,
+        false => Duration::ZERO,
+    };
+    let queries = match port {
+        Some(port) => members.instance.dns_log(port, asked.after, wait).await,
+        None => Vec::new(),
+    };
+    Ok(report::dns_log(&queries))
+}
+
 async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
     let statistics = members.instance.statistics().await;
     let statistics = statistics.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?;
@@ -88,6 +109,12 @@ async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
     let ports = table.members();
     let ports = ports.filter_map(|member| Some((member.record.name.as_str(), member.port()?)));
     let dns = members.instance.dns_outcomes();
+    let dns_of = |port| members.instance.dns_outcomes_of(port);
     let network = &members.definition.name;
-    Ok(report::statistics(network, &statistics, dns, ports))
+    Ok(report::statistics(
+        network,
+        &statistics,
+        (dns, dns_of),
+        ports,
+    ))
 }

@@ -240,3 +240,44 @@ fn a_container_on_a_network_may_have_dns_servers_of_its_own() {
     let attach = format!("attach --network inner --dns 192.0.2.1 {}", process.pid());
     assert!(place.refused(&attach).contains("internal network"));
 }
+
+/// What a container asks for is told, as it is asked and afterwards, and counted by outcome.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn what_a_container_asks_for_is_logged_and_counted() {
+    let lab = Lab::direct();
+    let _upstream = upstream(&lab, Ipv4Addr::new(203, 0, 113, 77));
+    for place in Place::each(&lab) {
+        place.done(&format!(
+            "network create lan --dns {REMOTE_V4} --dns-stale 60"
+        ));
+        let web = place.join("lan", "web", "");
+        let other = place.join("lan", "other", "");
+        ask(&web, "known.example", RecordType::A);
+        let mut follows = place.cnet("dns log --follow web").spawn();
+        follows.wait_for_line(SHORT, |line| line.contains("known.example"));
+        ask(&web, "known.example", RecordType::A);
+        ask(&other, "other", RecordType::A);
+        ask(&web, "absent", RecordType::AAAA);
+        follows.wait_for_line(SHORT, |line| line.contains("absent"));
+        let log = place.done("dns log web").stdout;
+        let told: Vec<Vec<&str>> = log
+            .lines()
+            .map(|line| line.split(' ').skip(1).take(5).collect())
+            .collect();
+        let expected = [
+            "udp A known.example forwarded NOERROR",
+            "udp A known.example cached NOERROR",
+            "udp AAAA absent unknown NXDOMAIN",
+        ];
+        let expected = expected.map(|line| line.split(' ').collect::<Vec<_>>());
+        assert_eq!(told, expected, "{log}");
+        let counted = &place.json("inspect web")[0]["statistics"]["dns"];
+        let expected = serde_json::json!({"forwarded": 1, "cached": 1, "unknown": 1});
+        assert_eq!(counted, &expected);
+        drop(web);
+        // It ends with the container.
+        assert!(follows.wait(SHORT).is_some_and(|status| status.success()));
+        assert!(place.refused("dns log web").contains("no container `web`"));
+    }
+}

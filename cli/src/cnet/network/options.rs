@@ -50,6 +50,11 @@ pub(crate) struct CreateOptions {
     #[arg(long, value_name = "[DOMAIN=]ADDRESS")]
     pub(super) dns: Vec<DnsServer>,
 
+    /// Give out answers of DNS servers for so many seconds beyond their time where no server answers
+    /// (RFC 8767).
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub(super) dns_stale: u32,
+
     /// A domain that containers search; may be given several times.
     #[arg(long, value_name = "DOMAIN")]
     pub(super) dns_search: Vec<String>,
@@ -133,6 +138,7 @@ impl From<CreateOptions> for Request {
         request.isolate = options.isolate;
         request.mtu = options.mtu.unwrap_or(request.mtu);
         request.dns = options.dns;
+        request.dns_stale = options.dns_stale;
         request.dns_search = options.dns_search;
         request.filter = options.filter.filter();
         request.labels = options.label.into_iter().collect();
