@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Transport;
 use super::message::Verdict;
 use super::resolv_conf::{MAX_SERVERS, Nameserver, Patience, ResolvConf, Servers};
-use super::upstream::{Asked, Upstream};
+use super::upstream::{Answer, Asked, Upstream};
 
 /// How long a server that was silent is asked only after the others. Long against the second that
 /// one query in it loses, short against the time that a person waits for a server that came back.
@@ -167,18 +167,12 @@ impl Forwarder {
                             continue;
                         }
                     };
-                    match done {
-                        Ok((verdict, answer)) => {
-                            self.heard(&race.round[server]);
-                            if verdict == Verdict::Final {
-                                return Resolved::Answer(answer);
-                            }
+                    match self.judge(&race.round[server], done) {
+                        Some((Verdict::Final, answer)) => return Resolved::Answer(answer),
+                        Some((_, answer)) => {
                             failure.get_or_insert(answer);
                         }
-                        Err(error) => {
-                            let error: std::io::Error = error;
-                            tracing::debug!(%error, "a DNS server does not answer");
-                        }
+                        None => {}
                     }
                     race.failed(server);
                 },
@@ -211,6 +205,20 @@ impl Forwarder {
             }
         }
         Resolved::Failure(failure)
+    }
+
+    /// Notes what came of a try.
+    fn judge(&self, server: &Nameserver, done: std::io::Result<Answer>) -> Option<Answer> {
+        match done {
+            Ok(answer) => {
+                self.heard(server);
+                Some(answer)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a DNS server does not answer");
+                None
+            }
+        }
     }
 
     /// The servers in the order in which this query asks them in each round.

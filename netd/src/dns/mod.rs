@@ -460,11 +460,14 @@ const BATCH: usize = 64;
 struct Answers {
     control: Control,
     /// Those of the batch that is handled; `None` while there is none.
-    batch: Mutex<Option<Vec<(QueryId, Vec<u8>)>>>,
+    batch: Mutex<Option<Batch>>,
 }
 
+/// Answers, with the queries that they are for.
+type Batch = Vec<(QueryId, Vec<u8>)>;
+
 impl Answers {
-    fn batch(&self) -> MutexGuard<'_, Option<Vec<(QueryId, Vec<u8>)>>> {
+    fn batch(&self) -> MutexGuard<'_, Option<Batch>> {
         self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
