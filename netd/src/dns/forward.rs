@@ -177,34 +177,48 @@ impl Forwarder {
                     race.failed(server);
                 },
                 () = sleep_until(race.next_at), if next.is_some() => {
-                    if let Some((silent, since)) = race.ahead.take()
-                        && since.elapsed() >= race.patience.head_start()
-                    {
-                        self.unheard(race.round[silent].clone());
-                    }
-                    let Some(server) = next else { continue };
-                    if race.failed[server] {
-                        race.step(false);
-                        continue;
-                    }
-                    match race.round[server].socket_addr() {
-                        Ok(address) => {
-                            let (upstream, asked) = (Arc::clone(&self.upstream), Arc::clone(&asked));
-                            tries.spawn(async move {
-                                (server, upstream.ask(address, transport, asked).await)
-                            });
-                            race.step(true);
-                        }
-                        Err(error) => {
-                            tracing::debug!(%error, "a DNS server's interface is missing");
-                            race.step(true);
-                            race.failed(server);
-                        }
+                    self.note_silence(&mut race);
+                    if let Some(server) = next {
+                        self.ask(&mut race, server, (transport, &asked), &mut tries);
                     }
                 }
             }
         }
         Resolved::Failure(failure)
+    }
+
+    /// Notes that the server whose head start is over has not answered.
+    fn note_silence(&self, race: &mut Race) {
+        if let Some((silent, since)) = race.ahead.take()
+            && since.elapsed() >= race.patience.head_start()
+        {
+            self.unheard(race.round[silent].clone());
+        }
+    }
+
+    /// Asks the server that is next, unless it will not answer.
+    fn ask(
+        &self,
+        race: &mut Race,
+        server: usize,
+        (transport, asked): (Transport, &Arc<Asked>),
+        tries: &mut JoinSet<(usize, std::io::Result<Answer>)>,
+    ) {
+        if race.failed[server] {
+            return race.step(false);
+        }
+        match race.round[server].socket_addr() {
+            Ok(address) => {
+                let (upstream, asked) = (Arc::clone(&self.upstream), Arc::clone(asked));
+                tries.spawn(async move { (server, upstream.ask(address, transport, asked).await) });
+                race.step(true);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a DNS server's interface is missing");
+                race.step(true);
+                race.failed(server);
+            }
+        }
     }
 
     /// Notes what came of a try.
