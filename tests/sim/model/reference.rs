@@ -18,7 +18,7 @@ pub const DENIED_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub const DENIED_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 1);
 /// The UDP port of the first container that is published.
 pub const CLIENTS_PORT: u16 = 8053;
-/// Life of a UDP mapping and of a client of a published port after its last use.
+/// Life of a UDP mapping after its last use.
 const UDP_LIFE: Duration = Duration::from_secs(300);
 /// Life of an echo mapping.
 const PING_LIFE: Duration = Duration::from_secs(60);
@@ -252,8 +252,6 @@ pub struct Model {
     now: Instant,
     /// The mappings, in the order in which they were opened.
     pub mappings: Vec<Mapping>,
-    /// Clients of the published port, and when each was heard or answered last.
-    clients: BTreeMap<SocketAddr, Instant>,
     books: Books,
 }
 
@@ -273,7 +271,6 @@ impl Model {
             workers,
             now: Instant::ZERO,
             mappings: Vec::new(),
-            clients: BTreeMap::new(),
             books,
         }
     }
@@ -363,23 +360,10 @@ impl Model {
         }
     }
 
-    /// A client of the published port is heard.
-    pub fn hear(&mut self, client: SocketAddr) {
-        self.clients.insert(client, self.now);
-    }
-
-    /// Whether the container's answer goes to a client, which renews it.
-    pub fn answers(&mut self, client: SocketAddr) -> bool {
-        let now = self.now;
-        let known = self.clients.get_mut(&client);
-        known.map(|used| *used = now).is_some()
-    }
-
     /// Time passes, and mappings and clients with it.
     pub fn pass(&mut self, span: Duration) {
         self.now += span;
         let now = self.now;
-        self.clients.retain(|_, used| now - *used < UDP_LIFE);
         let life = |m: &Mapping| if m.inside.1 { PING_LIFE } else { UDP_LIFE };
         let (over, rest) = self
             .mappings
