@@ -17,8 +17,8 @@ use crate::forward::{ForwardCounters, Forwards};
 pub struct Statistics {
     /// Every port that there is, by number.
     pub ports: Vec<PortStatistics>,
-    /// What was dropped, of frames from containers and of datagrams from the host, by reason. What
-    /// ports that are gone lost is in it.
+    /// What was dropped, of frames from containers, of datagrams from the host and of frames that found
+    /// a port full, by reason. What ports that are gone lost is in it.
     pub drops: DropCounters,
     /// TCP flows, UDP mappings and ICMP mappings there are, of all ports and of none yet.
     pub flows: usize,
@@ -42,16 +42,17 @@ impl Statistics {
     pub(crate) fn of_worker(driver: &Driver, forwards: &Forwards) -> Statistics {
         let Report {
             ports,
-            drops,
+            mut drops,
             flows,
             tcp,
             gateway,
             ping_unavailable,
             ..
         } = driver.core.report();
+        // The core counts none of these: they are counted where the devices are written.
+        drops.set(DropReason::PortFull, driver.ports.full());
         let ports = ports.into_iter().filter_map(|counted| {
             let written = driver.ports.written(counted.port)?;
-            // The switch counts only what other ports found full; the device's count has it all.
             let mut drops = counted.counters.drops;
             drops.set(DropReason::PortFull, written.full);
             Some(PortStatistics {

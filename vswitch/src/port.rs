@@ -97,16 +97,15 @@ impl PortConfig {
     }
 }
 
-/// What came in by a port, as one worker saw it. What goes out, the devices count: they may make
-/// several frames of one.
+/// What came in by a port, as one worker saw it. What goes out, and what finds the port full, is counted
+/// where the device is written ([`cnet_wire::FrameSink`]): it may make several frames of one.
 #[derive(Clone, Debug, Default)]
 pub struct PortCounters {
     /// Frames that came in, dropped ones included; a super-frame counts as one.
     pub frames_in: u64,
     /// Their bytes, without virtio-net headers.
     pub bytes_in: u64,
-    /// Frames that came in and were dropped, by the switch or by the router, and frames of other
-    /// ports that found this one full.
+    /// Frames that came in and were dropped, by the switch or by the router.
     pub drops: DropCounters,
 }
 

@@ -217,7 +217,7 @@ impl Switch {
         match verdict {
             Verdict::Router => Ok(Delivery::Router),
             Verdict::Port(egress) => {
-                self.write(egress, raw, sink);
+                write(egress, raw, sink);
                 Ok(Delivery::Done)
             }
             Verdict::Flood { router } => {
@@ -255,18 +255,9 @@ impl Switch {
         let mut egresses = std::mem::take(&mut self.flooded);
         egresses.extend(self.flood_ports(ingress, dst));
         for egress in egresses.drain(..) {
-            self.write(egress, raw, sink);
+            write(egress, raw, sink);
         }
         self.flooded = egresses;
-    }
-
-    /// Writes a frame to a port. What is written is counted by the device, which may make several
-    /// frames of one; a frame that finds the port full is lost there.
-    #[inline]
-    fn write(&mut self, egress: PortId, raw: &[u8], sink: &mut impl FrameSink) {
-        if sink.emit(egress, raw).is_err() {
-            self.count_drop(egress, DropReason::PortFull);
-        }
     }
 
     /// Counts a frame of `bytes` (without its virtio-net header) that came in by `ingress` and
@@ -391,6 +382,13 @@ impl Switch {
     fn port(&self, id: PortId) -> Option<&Port> {
         self.ports.get(id.0 as usize)?.as_deref()
     }
+}
+
+/// Writes a frame to a port. The sink counts it, and what the port did not take: a device may make
+/// several frames of one.
+#[inline]
+fn write(egress: PortId, raw: &[u8], sink: &mut impl FrameSink) {
+    let _ = sink.emit(egress, raw);
 }
 
 fn port_mut(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {

@@ -43,7 +43,7 @@ drop_reasons! {
     RogueService = "rogue_service",
     /// Source and destination are the same port, or the port is isolated.
     NoSuchPort = "no_such_port",
-    /// The destination port's queue is full.
+    /// The destination port's queue is full. Counted where its device is written ([`crate::FrameSink`]).
     PortFull = "port_full",
     /// The worker that takes such frames has too many waiting.
     WorkerFull = "worker_full",

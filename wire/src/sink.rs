@@ -2,12 +2,14 @@
 
 use crate::addr::PortId;
 
-/// The port's queue is full or the port is gone: the frame is lost, as on any wire.
+/// The port's queue is full or the port is gone: the frame is lost, as on any wire. The sink has counted
+/// it ([`crate::DropReason::PortFull`]), and no other part counts it again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortFull;
 
 /// Takes frames and super-frames out to ports. The shell writes them to a TAP, the simulation puts
-/// them on its wire.
+/// them on its wire. All frames to a port pass it, those of other ports and those that the router made:
+/// so what was written to a port, and what found it full, is counted here alone.
 pub trait FrameSink {
     /// Sends one frame to `port`. `frame` starts with the virtio-net header
     /// ([`crate::vnet::VNET_HDR_LEN`] bytes) and the Ethernet header follows. The call does not

@@ -112,6 +112,8 @@ pub(crate) struct Ports {
     ready: VecDeque<Token>,
     /// Frames written or lost, of all ports that there ever were; wraps.
     emitted: u64,
+    /// Frames that a device did not take, or whose port was gone, of all ports that there ever were.
+    full: u64,
     /// Numbers that other workers still hold.
     leaving: Vec<(PortId, Weak<Lifetime>)>,
     outlet: Option<Outlet>,
@@ -128,6 +130,7 @@ impl Ports {
             next_generation: 0,
             ready: VecDeque::new(),
             emitted: 0,
+            full: 0,
             leaving: Vec::new(),
             outlet,
         }
@@ -136,6 +139,11 @@ impl Ports {
     /// Frames that were to be written so far: a difference tells what some work cost.
     pub(crate) fn emitted(&self) -> u64 {
         self.emitted
+    }
+
+    /// Frames that a device did not take, or whose port was gone, so far.
+    pub(crate) fn full(&self) -> u64 {
+        self.full
     }
 
     /// The next number that no port has, in no worker.
@@ -362,6 +370,7 @@ impl FrameSink for Ports {
     fn emit(&mut self, id: PortId, frame: &[u8]) -> Result<(), PortFull> {
         self.emitted = self.emitted.wrapping_add(1);
         let Some(Some(port)) = self.slots.get_mut(id.0 as usize) else {
+            self.full += 1;
             return Err(PortFull);
         };
         let socket = match &mut port.device {
@@ -374,6 +383,7 @@ impl FrameSink for Ports {
                     }
                     // Full, short of memory, down or gone. The last of these shows when it is read.
                     Err(_) => {
+                        self.full += 1;
                         port.written.full += 1;
                         Err(PortFull)
                     }
@@ -387,7 +397,10 @@ impl FrameSink for Ports {
                 port.written.frames += taken.frames;
                 port.written.bytes += taken.bytes;
             }
-            None => port.written.full += 1,
+            None => {
+                self.full += 1;
+                port.written.full += 1;
+            }
         }
         self.settle(id);
         taken.map(|_| ()).ok_or(PortFull)

@@ -11,7 +11,7 @@ use cnet_wire::headers::{IpOut, Link, l4_offset, write_link_header};
 use cnet_wire::icmp::IcmpMessage;
 use cnet_wire::udp::{UDP_HEADER_LEN, write_summed};
 use cnet_wire::vnet::VnetHeader;
-use cnet_wire::{DropReason, FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::{DropReason, FrameSink, MacAddr, PortId};
 
 use crate::fragment::emit_in_place;
 use crate::io::{Env, Io};
@@ -55,7 +55,8 @@ impl Emitter {
         let start = write_link_header(io.buf, VnetHeader::default(), link, ETHERTYPE_ARP);
         let body = io.buf[start..].first_chunk_mut::<ARP_LEN>();
         arp.write(body.ok_or(DropReason::FrameTooLong)?);
-        emit(io, link, start + ARP_LEN)
+        emit(io, link, start + ARP_LEN);
+        Ok(())
     }
 
     /// Sends a UDP datagram. `src` and `dst` are of one family.
@@ -77,7 +78,8 @@ impl Emitter {
             hop_limit: HOP_LIMIT,
             tos: 0,
         };
-        self.l4(io, link, &ip, len)
+        self.l4(io, link, &ip, len);
+        Ok(())
     }
 
     /// Sends an ICMP or ICMPv6 message. It is fragmented if it must be.
@@ -99,7 +101,8 @@ impl Emitter {
             hop_limit,
             tos: 0,
         };
-        self.l4(io, link, &ip, len)
+        self.l4(io, link, &ip, len);
+        Ok(())
     }
 
     /// Sends a finished IP packet, which is within the MTU.
@@ -116,7 +119,8 @@ impl Emitter {
         place
             .ok_or(DropReason::FrameTooLong)?
             .copy_from_slice(packet);
-        emit(io, link, end)
+        emit(io, link, end);
+        Ok(())
     }
 
     /// Sends `len` bytes of transport header and payload that stand in place.
@@ -126,9 +130,10 @@ impl Emitter {
         link: &Link,
         ip: &IpOut,
         len: usize,
-    ) -> Result<(), DropReason> {
+    ) {
         self.id = self.id.wrapping_add(1);
-        emit_in_place(io.sink, io.buf, link, ip, self.mtu, self.id, len).map_err(port_full)
+        // What the port does not take, the sink counts.
+        let _ = emit_in_place(io.sink, io.buf, link, ip, self.mtu, self.id, len);
     }
 }
 
@@ -138,11 +143,7 @@ fn room(buf: &mut [u8], v6: bool, len: usize) -> Result<&mut [u8], DropReason> {
     buf.get_mut(at..at + len).ok_or(DropReason::FrameTooLong)
 }
 
-/// Sends the frame that ends at `end`.
-fn emit(io: &mut Io<'_, impl Env>, link: &Link, end: usize) -> Result<(), DropReason> {
-    io.sink.emit(link.port, &io.buf[..end]).map_err(port_full)
-}
-
-fn port_full(_: PortFull) -> DropReason {
-    DropReason::PortFull
+/// Sends the frame that ends at `end`. What the port does not take, the sink counts.
+fn emit(io: &mut Io<'_, impl Env>, link: &Link, end: usize) {
+    let _ = io.sink.emit(link.port, &io.buf[..end]);
 }

@@ -1,5 +1,6 @@
 //! The network under test: a core a worker, each with a host of its own, as the dataplane has them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use cnet_core::Network as Core;
@@ -15,7 +16,7 @@ use cnet_vswitch::port::{Lease, PortConfig};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::host::{HostError, Readiness, SocketId, Token, TokenKind};
 use cnet_wire::time::{Duration, Instant};
-use cnet_wire::{DropCounters, FrameSink, PortFull, PortId};
+use cnet_wire::{DropCounters, DropReason, FrameSink, PortFull, PortId};
 
 use super::reference::{
     Books, CLIENTS_PORT, CONTAINERS, Container, DENIED_V4, DENIED_V6, MTU, Observed, PortBooks,
@@ -46,12 +47,14 @@ struct Sink<'a> {
     frames: &'a mut Vec<(PortId, Vec<u8>)>,
     handed: &'a mut Vec<(PortId, Vec<u8>)>,
     full: Option<PortId>,
+    lost: &'a mut BTreeMap<PortId, u64>,
     no_room_at_the_primary: bool,
 }
 
 impl FrameSink for Sink<'_> {
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
         if self.full == Some(port) {
+            *self.lost.entry(port).or_default() += 1;
             return Err(PortFull);
         }
         self.frames.push((port, frame.to_vec()));
@@ -79,6 +82,8 @@ pub struct Network {
     buf: Vec<u8>,
     /// This port takes no frame.
     pub full: Option<PortId>,
+    /// Frames that a port did not take: the devices count them, not the core.
+    lost: BTreeMap<PortId, u64>,
     /// The primary worker takes none of another worker's frames.
     pub no_room_at_the_primary: bool,
     frames: Vec<(PortId, Vec<u8>)>,
@@ -184,6 +189,7 @@ impl Network {
             now,
             buf: vec![0; FRAME_BUFFER_LEN],
             full: None,
+            lost: BTreeMap::new(),
             no_room_at_the_primary: false,
             frames: Vec::new(),
         }
@@ -201,6 +207,7 @@ impl Network {
             frames: &mut self.frames,
             handed: &mut handed,
             full: self.full,
+            lost: &mut self.lost,
             no_room_at_the_primary: self.no_room_at_the_primary,
         };
         let mut io = Io::new(&mut sink, &mut worker.host, &mut self.buf);
@@ -308,6 +315,7 @@ impl Network {
             books.sockets += worker.host.sockets.len();
         }
         books.gateway = gateway.iter().filter(|(_, n)| *n > 0).collect();
+        drops.set(DropReason::PortFull, self.lost.values().sum());
         books.drops = named(&drops);
         for container in &CONTAINERS {
             let mut sum = PortBooks::default();
@@ -322,6 +330,8 @@ impl Network {
                 sum.ping += flows.ping;
                 sum.tcp += flows.tcp;
             }
+            let lost = self.lost.get(&container.port);
+            drops.set(DropReason::PortFull, lost.copied().unwrap_or(0));
             sum.drops = named(&drops);
             books.ports.insert(container.port, sum);
         }
@@ -342,7 +352,7 @@ impl Network {
     }
 }
 
-fn named(drops: &DropCounters) -> std::collections::BTreeMap<&'static str, u64> {
+fn named(drops: &DropCounters) -> BTreeMap<&'static str, u64> {
     let named = drops.iter().map(|(reason, n)| (reason.name(), n));
     named.filter(|(_, n)| *n > 0).collect()
 }

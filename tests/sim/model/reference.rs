@@ -299,7 +299,7 @@ impl Model {
     }
 
     /// What the host delivered was dropped.
-    pub fn count_drop(&mut self, reason: DropReason) {
+    fn count_drop(&mut self, reason: DropReason) {
         *self.books.drops.entry(reason.name()).or_default() += 1;
     }
 

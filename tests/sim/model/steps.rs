@@ -331,7 +331,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
         } => {
             let (c, _, to) = mapping.inside;
             if full {
-                model.count_drop(DropReason::PortFull);
+                model.count_port_drop(c, DropReason::PortFull);
             } else {
                 let seen = Seen::Udp(far(to.is_ipv6(), remote), to, data(len));
                 expected.frames.push((CONTAINERS[c].port, seen));

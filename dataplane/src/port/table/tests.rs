@@ -128,6 +128,9 @@ fn a_full_port_costs_its_own_frames_only() {
     assert_eq!(ports.written(a), Some(of(sent, 1)));
     assert_eq!(ports.written(b), Some(of(1, 0)));
     assert_eq!(ports.written(PortId(77)), None);
+    assert_eq!(ports.full(), 2);
+    ports.remove(a);
+    assert_eq!(ports.full(), 2, "what a port that is gone lost is in it");
 }
 
 #[test]

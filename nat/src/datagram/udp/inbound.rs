@@ -66,17 +66,18 @@ pub(super) fn deliver<E: Env>(
         .map_or(len, usize::from)
         .clamp(1, len.max(1));
     if size < len && relay.config().uso && io.sink.takes_uso(link.port) && header + size <= mtu {
-        let sent = outbound.emit_unsummed(io.sink, io.buf, len, Some(size as u16));
-        return sent.map_err(|PortFull| DropReason::PortFull);
+        // What the port does not take, the sink counts.
+        let _ = outbound.emit_unsummed(io.sink, io.buf, len, Some(size as u16));
+        return Ok(());
     }
     let mut start = 0;
     loop {
         let n = size.min(len - start);
         let id = relay.fragment_id();
         let sent = outbound.emit(io.sink, &mut io.buf[start..], n, id);
-        sent.map_err(|PortFull| DropReason::PortFull)?;
         start += n;
-        if start >= len {
+        // A full port would not take the rest of the run either.
+        if start >= len || sent.is_err() {
             return Ok(());
         }
     }
