@@ -183,7 +183,9 @@ impl Router {
             L3::Arp => {
                 let from = (now, ingress);
                 let result = self.gateway.handle_arp(from, frame, stations, io);
-                self.meet_solicited(now, stations, io);
+                if !self.solicited.is_empty() {
+                    self.meet_solicited(now, stations, io);
+                }
                 result
             }
             L3::Ip(ip) if ip.fragment.is_some() => {
@@ -363,7 +365,9 @@ impl Router {
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let result = self.gateway.handle_packet(packet, stations, io);
-        self.meet_solicited(packet.now, stations, io);
+        if !self.solicited.is_empty() {
+            self.meet_solicited(packet.now, stations, io);
+        }
         if !matches!(
             result,
             Err(DropReason::NotServed | DropReason::UnknownProtocol)

@@ -40,6 +40,11 @@ impl Solicited {
         self.0.len()
     }
 
+    /// Whether no container's MAC address is waited for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// When [`Router::repeat_solicitations`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.0.iter().map(|s| s.again).min()
