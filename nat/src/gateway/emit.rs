@@ -124,13 +124,7 @@ impl Emitter {
     }
 
     /// Sends `len` bytes of transport header and payload that stand in place.
-    fn l4(
-        &mut self,
-        io: &mut Io<'_, impl Env>,
-        link: &Link,
-        ip: &IpOut,
-        len: usize,
-    ) {
+    fn l4(&mut self, io: &mut Io<'_, impl Env>, link: &Link, ip: &IpOut, len: usize) {
         self.id = self.id.wrapping_add(1);
         // What the port does not take, the sink counts.
         let _ = emit_in_place(io.sink, io.buf, link, ip, self.mtu, self.id, len);
