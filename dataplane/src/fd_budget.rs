@@ -75,6 +75,17 @@ fn left_to_flows(descriptors: usize) -> usize {
     descriptors.saturating_sub(spare)
 }
 
+/// What tokens of published ports can number.
+const MOST_FORWARDS: usize = 1 << 23;
+
+/// The most ports that can be published by a process with this one's limit of descriptors: five
+/// eighths of them. Flows, which are found wanting when there are none left, have the rest.
+pub fn most_forwards() -> usize {
+    let descriptors = getrlimit(Resource::Nofile).current;
+    let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
+    (descriptors / 8 * 5).min(MOST_FORWARDS)
+}
+
 #[cfg(test)]
 mod tests {
     use cnet_nat::flow::{FairShare, Limits};

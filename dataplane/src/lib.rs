@@ -44,10 +44,9 @@ pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;
 pub use error::{StartError, WorkerPanicked};
-pub use fd_budget::check_descriptors;
+pub use fd_budget::{check_descriptors, most_forwards};
 pub use forward::{
-    ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, most_forwards,
-    start_socket_helper,
+    ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
 };
 // For the fuzz targets alone.
 pub use memory_budget::available_memory;

@@ -242,7 +242,11 @@ fn live(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
         return Err(ProcessError::Served(network.to_owned()));
     };
     let store = Store::open(directories.clone());
-    let definition = store.settle(network, &HostRoutes::read())?;
+    let routes = HostRoutes::read();
+    let definition = store.settle(network, &routes)?;
+    for told in routes.within(&definition) {
+        tracing::warn!("{told}");
+    }
     make_directories(&directories, network)?;
     let prepared = Prepared {
         directories,

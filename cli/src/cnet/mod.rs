@@ -16,6 +16,7 @@ mod doctor;
 mod inspect;
 mod network;
 mod ps;
+mod publish;
 mod table;
 mod top;
 
@@ -43,6 +44,12 @@ pub(crate) enum Command {
     /// Show what containers ask for by name.
     #[command(subcommand)]
     Dns(dns::DnsCommand),
+    /// Open ports of the host that lead to a container on a network, while it runs.
+    Publish(publish::PublishOptions),
+    /// Close published ports of a container.
+    Unpublish(publish::PublishOptions),
+    /// List the published ports of a container.
+    Port(publish::PortOptions),
     /// List the containers on networks.
     Ps(ps::PsOptions),
     /// Show all about containers or networks, as JSON.
@@ -85,6 +92,9 @@ pub fn main() -> ExitCode {
         Command::Attach(options) => attended(attach::attach(*options)),
         Command::Detach(options) => attended(attach::detach(options)),
         Command::Dns(dns::DnsCommand::Log(options)) => attended(dns::log(options)),
+        Command::Publish(options) => attended(publish::publish(options)),
+        Command::Unpublish(options) => attended(publish::unpublish(options)),
+        Command::Port(options) => attended(publish::port(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
         Command::Doctor => doctor::doctor(),

@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::table::table;
 use crate::each_network::one_or_each;
-use crate::program::all_of;
+use crate::program::{all_of, tell};
 use crate::registry::{Registry, Running};
 use cnet::control::{ContainerReport, PublishedPort};
-use cnet::definition::Directories;
+use cnet::definition::{Directories, HostRoutes, Store};
 use cnet::network::Network;
 
 /// How results are printed.
@@ -49,7 +49,23 @@ pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
         Format::Table => table(&lines(&entries)),
     };
     super::print(&text)?;
+    warn_of_routes(&entries)?;
     all_of(failures.into_iter().map(Err))
+}
+
+/// Tells of routes of the host that came up within the subnets of networks that are in use.
+fn warn_of_routes(entries: &[Entry]) -> anyhow::Result<()> {
+    let routes = HostRoutes::read();
+    for definition in Store::open(Directories::of_this_user()?).each()? {
+        // What is wrong with a definition was told with the answers.
+        let Ok(definition) = definition else { continue };
+        if entries.iter().any(|e| e.network == definition.name) {
+            for told in routes.within(&definition) {
+                tell(&told);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The containers on the network of that name, or all; and what is wrong with the networks that do

@@ -38,7 +38,6 @@ mod table;
 
 pub use counters::ForwardCounters;
 pub use splice::start_socket_helper;
-pub use table::most_forwards;
 pub(crate) use table::{Forwards, Replaced};
 
 /// Names an open forward. The same number is never given twice by one network.

@@ -28,7 +28,6 @@ use cnet_wire::{PortId, Protocol};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use rustix::process::{Resource, getrlimit};
 
 use super::listener::{self, Bound};
 use super::presence::Presence;
@@ -36,6 +35,7 @@ use super::splice::{Client, Splices};
 use super::{ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, canonical};
 use crate::budget::ACCEPTS_A_ROUND;
 use crate::driver::Driver;
+use crate::fd_budget::most_forwards;
 
 /// Wait before accepting again when the process has no descriptor left.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
@@ -556,14 +556,6 @@ fn forget(epoll: &OwnedFd, presence: &Presence) {
         // Closing it is not enough: others may hold it.
         let _ = epoll::delete(epoll, diagnostics.as_fd());
     }
-}
-
-/// The most ports that can be published by a process with this one's limit of descriptors: five
-/// eighths of them. Flows, which are found wanting when there are none left, have the rest.
-pub fn most_forwards() -> usize {
-    let descriptors = getrlimit(Resource::Nofile).current;
-    let descriptors = descriptors.map_or(usize::MAX, |n| n.try_into().unwrap_or(usize::MAX));
-    (descriptors / 8 * 5).min(PRESENCE as usize)
 }
 
 /// Gives the core a bound UDP socket, whose readiness is reported under `token`.

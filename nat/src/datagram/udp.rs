@@ -28,7 +28,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cnet_wire::conversation::{Conversation, Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::{Datagram, UDP_HEADER_LEN};
@@ -42,7 +41,6 @@ use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
 use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
 use crate::flow::Handle;
-use crate::forward::ContainerEnd;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId, Token,
 };
@@ -51,8 +49,11 @@ use crate::policy::Policy;
 use cnet_wire::headers::{IPV6_HEADER_LEN, Link, MAX_IP_PACKET, l4_offset};
 
 mod inbound;
+mod incoming;
 
 use inbound::{deliver, shown_to};
+pub use incoming::Clients;
+use incoming::Incoming;
 
 /// Datagrams in one segmented send (`UDP_MAX_SEGMENTS` in `include/linux/udp.h` before 6.9).
 const MAX_SEGMENTS: usize = 64;
@@ -560,86 +561,6 @@ impl<'a> Datagrams<'a> {
             payload: datagram.payload,
             segment,
         })
-    }
-}
-
-/// What the network knows of containers and of those who come to their published ports.
-pub trait Clients {
-    /// The way to a container's address.
-    fn link_to(&self, container: IpAddr) -> Option<Link>;
-
-    /// How the container's end is shown a client; `None` if it cannot be.
-    fn shown_as(&self, client: SocketAddr, container: SocketAddr) -> Option<SocketAddr>;
-}
-
-/// A datagram that came to a published port.
-struct Incoming {
-    now: Instant,
-    end: ContainerEnd,
-    host: HostKey,
-}
-
-impl Incoming {
-    /// The client of the datagram as the container is to see it, and the way to the container.
-    /// `unresolved` is set to a container whose link is not known.
-    fn meet(
-        &self,
-        forwards: &mut Forwards,
-        clients: &impl Clients,
-        policy: &Policy,
-        hosts: &mut impl HostSockets,
-        unresolved: &mut Option<IpAddr>,
-    ) -> Result<(PeerKey, Link), DropReason> {
-        let Incoming { now, end, host } = self;
-        let known = forwards.known(*now, host);
-        let container = match known {
-            Some(key) => key.container,
-            None => {
-                let answers = |container| hosts.udp_is_bound(container);
-                let chosen = end.choose(host.client.ip(), answers);
-                chosen.ok_or(DropReason::NotServed)?
-            }
-        };
-        let Some(link) = clients.link_to(container.ip()) else {
-            *unresolved = Some(container.ip());
-            return Err(DropReason::NoFlow);
-        };
-        let client = SocketAddr::new(host.client.ip().to_canonical(), host.client.port());
-        if let Some(key) = known.filter(|key| key.port == link.port) {
-            admit_client(policy, &link, container, client, key.client)?;
-            return Ok((key, link));
-        }
-        let shown = clients.shown_as(client, container);
-        let shown = shown.ok_or(DropReason::MartianSource)?;
-        admit_client(policy, &link, container, client, shown)?;
-        let key = forwards.remember(*now, *host, link.port, container, shown);
-        Ok((key.ok_or(DropReason::Quota)?, link))
-    }
-}
-
-/// Asks policy about a datagram from `peer`, which the container is to see as `client`, to the published
-/// port of `container`. The client is told of no refusal: to it the port looks as if it lost the
-/// datagram.
-fn admit_client(
-    policy: &Policy,
-    link: &Link,
-    container: SocketAddr,
-    peer: SocketAddr,
-    client: SocketAddr,
-) -> Result<(), DropReason> {
-    let conversation = Conversation {
-        direction: Direction::Inwards,
-        port: Some(link.port),
-        protocol: protocol::UDP,
-        container,
-        remote: client,
-    };
-    if policy.filters_refuse(conversation.port, Direction::Inwards, peer.ip()) {
-        return Err(DropReason::Policy);
-    }
-    match policy.decide(&conversation) {
-        Decision::Refuse(_) => Err(DropReason::Policy),
-        _ => Ok(()),
     }
 }
 

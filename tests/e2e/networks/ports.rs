@@ -76,3 +76,44 @@ fn a_published_port_leads_to_its_container_until_that_leaves() {
         are_closed(&lab);
     }
 }
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn ports_are_opened_and_closed_while_the_container_runs() {
+    let lab = Lab::direct();
+    let place = Place::ordinary(&lab);
+    let joined = place.join("cnet", "web", "");
+    let opened = place.done("publish web 18080:80 127.0.0.1::81/udp").stdout;
+    assert!(opened.contains("80/tcp -> 0.0.0.0:18080"), "{opened}");
+    assert!(opened.contains("80/tcp -> [::]:18080"), "{opened}");
+    assert!(opened.contains("81/udp -> 127.0.0.1:"), "{opened}");
+    assert_eq!(place.done("port web").stdout, opened);
+    let _server = TcpServer::echo(&joined.namespace, any(HOST_V4.into(), PORT));
+    let at = SocketAddr::new(HOST_V4.into(), HOST_PORT);
+    connect_and_echo(&lab.remote, at, b"hello").expect("the published port");
+    // All or none, and the port that is taken is named.
+    let refused = place.refused("publish web 18081:81 18080:82");
+    assert!(refused.contains("18080"), "{refused}");
+    assert_eq!(place.done("port web").stdout, opened);
+    place.done("unpublish web 80 81/udp");
+    assert_eq!(place.done("port web").stdout, "");
+    are_closed(&lab);
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_route_that_comes_later_is_told() {
+    let lab = Lab::direct();
+    let place = Place::ordinary(&lab);
+    place.done("network create --subnet 10.44.0.0/24 v");
+    lab.host.ip("route add 10.44.0.0/24 dev eth0");
+    let _web = place.run("v", "web", "");
+    let told = "10.44.0.0/24 on eth0";
+    let listed = place.done("ps");
+    assert!(listed.stderr.contains(told), "{listed}");
+    assert!(listed.stdout.starts_with("NAME"), "{listed}");
+    let inspected = place.inspect("v")["Cnet"]["Warnings"].to_string();
+    assert!(inspected.contains(told), "{inspected}");
+    let log = std::fs::read_to_string(place.runtime.join("cnet/v/log")).expect("the log");
+    assert!(log.contains(told), "{log}");
+}

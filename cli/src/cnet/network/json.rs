@@ -142,6 +142,9 @@ pub(crate) struct Own {
     /// What it has counted, if its process runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) counters: Option<NetworkCounters>,
+    /// What is wrong with it: routes of the host within its subnets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What a network's process tells, if it runs.
@@ -237,6 +240,7 @@ impl Network {
                 dns: definition.dns.clone(),
                 dns_search: definition.dns_search.clone(),
                 counters: live.counters,
+                warnings: Vec::new(),
             },
             containers: live.containers,
         }

@@ -78,7 +78,7 @@ fn run(
             list(&options, &all, out)?;
             all_of(broken.into_iter().map(Err))
         }
-        NetworkCommand::Inspect(options) => inspect(&options.names, store, ask, out),
+        NetworkCommand::Inspect(options) => inspect(&options.names, (store, routes), ask, out),
         NetworkCommand::Rm(options) => {
             let each = |name: &String| remove(name, store, ask, &mut *out);
             all_of(options.names.iter().map(each))
@@ -126,14 +126,16 @@ fn list(options: &ListOptions, all: &[Definition], out: &mut dyn Write) -> anyho
 /// What is found is shown, whatever else is missing.
 fn inspect(
     names: &[String],
-    store: &Store,
+    (store, routes): (&Store, &HostRoutes),
     ask: Ask<'_>,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let one = |name: &String| {
         let definition = store.get(name)?;
         let live = ask(&definition)?;
-        anyhow::Ok(Network::new(&definition, live))
+        let mut network = Network::new(&definition, live);
+        network.cnet.warnings = routes.within(&definition);
+        anyhow::Ok(network)
     };
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for name in names {
