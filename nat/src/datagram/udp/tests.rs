@@ -6,7 +6,7 @@ use super::*;
 use crate::datagram::testing::{
     FakeHost, IP, Ip, LINK, Packet as Got, Wire, frame_from, reassemble, udp_datagram,
 };
-use crate::forward::{ForwardedClient, shown_as};
+use crate::forward::{ContainerEnd, ForwardedClient, shown_as};
 use crate::host::TokenKind;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut};
 use cnet_wire::time::Duration;
