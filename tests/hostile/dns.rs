@@ -167,7 +167,7 @@ fn cve_2024_8418_idle_tcp_clients() {
     let idle: Vec<TcpStream> = attacker.namespace.enter(|| {
         let connect = |number: u32| {
             let mut stream = crate::lab::namespace::connect_here(at, CONNECT).ok()?;
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 stream.write_all(&[0]).ok()?;
             }
             Some(stream)
@@ -201,7 +201,7 @@ fn a_flood_of_queries_leaves_the_neighbours_answers() {
                 question.extend(name.as_bytes());
                 question.extend(b"\x07invalid\x00\x00\x01\x00\x01");
                 let _ = socket.send_to(&message([1, 0, 0, 0], &question), at);
-                if number % 50 == 0 {
+                if number.is_multiple_of(50) {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
