@@ -168,9 +168,14 @@ fn enter_sandbox(policy: &Policy) -> Result<(), SandboxError> {
         );
         return Ok(());
     }
-    for Missing { stage, why } in sandbox::enter(policy)?.missing {
-        let text = "a stage of the sandbox is not there; `cnet doctor` tells more";
-        tracing::warn!(%stage, why, "{text}");
+    let missing = sandbox::enter(policy)?.missing;
+    if !missing.is_empty() {
+        let stages: Vec<String> = missing.iter().map(Missing::to_string).collect();
+        let stages = stages.join("; ");
+        tracing::warn!(
+            stages,
+            "the sandbox is incomplete; `cnet doctor` tells more"
+        );
     }
     Ok(())
 }

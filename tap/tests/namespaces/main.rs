@@ -7,5 +7,6 @@
 
 mod helper;
 mod offload;
+mod sandbox;
 mod stage;
 mod tap;
