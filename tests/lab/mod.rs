@@ -236,7 +236,8 @@ impl Lab {
         self.mark(Launch::new(program))
     }
 
-    fn mark(&self, launch: Launch) -> Launch {
+    /// Runs a program in the host's namespace, as one of this laboratory.
+    pub fn mark(&self, launch: Launch) -> Launch {
         launch
             .namespace(self.host.descriptor())
             .env(MARK, &self.name)

@@ -28,6 +28,17 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cpio", "cpio"),
 ];
 
+/// Other projects' programs, and the Debian package of each: the tests that need one that is missing say
+/// so and pass.
+const CLIENTS: &[(&str, &str)] = &[
+    ("slirp4netns", "slirp4netns"),
+    ("rootlesskit", "rootlesskit"),
+    ("bwrap", "bubblewrap"),
+    ("newuidmap", "uidmap"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+];
+
 /// The device that every TAP is opened through.
 const TUN: &str = "/dev/net/tun";
 
@@ -53,6 +64,26 @@ pub fn prepare() -> anyhow::Result<()> {
         bail!("{TUN} does not exist; as root: modprobe tun");
     }
     Ok(())
+}
+
+/// Installs the other projects' programs where that is possible, one by one, and tells of those that are
+/// not there then.
+pub fn offer_clients() {
+    for (program, package) in CLIENTS {
+        if find_program(program).is_some() || !is_root() || find_program("apt-get").is_none() {
+            continue;
+        }
+        let mut apt = Command::new("apt-get");
+        apt.args(["install", "--yes", "--no-install-recommends", package])
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        // What is missing then is told below.
+        let _ = stage::run(&mut apt, APT_LIMIT);
+    }
+    for (program, package) in CLIENTS {
+        if find_program(program).is_none() {
+            println!("note: tests with {program} are skipped; its package is {package}");
+        }
+    }
 }
 
 fn install_programs() -> anyhow::Result<()> {

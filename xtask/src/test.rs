@@ -63,7 +63,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "clients",
         minutes: 8,
-        stages: &[],
+        stages: CLIENTS,
     },
     Part {
         name: "several hosts and CNI",
@@ -208,6 +208,16 @@ const LONG: Part = Part {
         },
     ],
 };
+
+const CLIENTS: &[Stage] = &[Stage {
+    name: "clients",
+    about: "rootlesskit, podman, bubblewrap and slirp4netns from their packages (as root)",
+    minutes: 6,
+    run: |limit| {
+        machine::offer_clients();
+        in_namespaces(limit, "clients")
+    },
+}];
 
 fn cargo(limit: Duration, arguments: &str) -> anyhow::Result<Outcome> {
     cargo::run::<&str>(limit, &[], arguments)

@@ -216,7 +216,11 @@ impl HostTable {
         let Some(source) = source else { return Ok(()) };
         // Without it the kernel would search a free port now, for every destination at once.
         let _ = sys::bind_address_no_port(fd);
-        rustix::net::bind(fd, &SocketAddr::new(source, 0)).map_err(from_errno)
+        rustix::net::bind(fd, &SocketAddr::new(source, 0)).map_err(|errno| match errno {
+            // The host does not have the address: nothing can be reached from there.
+            Errno::ADDRNOTAVAIL => HostError::NetUnreachable,
+            other => from_errno(other),
+        })
     }
 }
 
