@@ -13,5 +13,6 @@ mod disk;
 mod ends;
 mod memory;
 mod output;
+mod survival;
 mod taken;
 mod upstream;

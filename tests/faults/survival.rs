@@ -1,0 +1,77 @@
+//! Processes of a network are killed, one by one and together, and no client comes: the network is
+//! started again by itself, and takes up its containers, their addresses and ports.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::lab::place::{Member, Place};
+use crate::lab::servers::TcpServer;
+use crate::lab::traffic::{connect_and_echo, echo};
+use crate::lab::{Lab, REMOTE_V4, any, wait_until};
+
+/// How long new flows may be refused, the start included; with binaries that were not optimised, on a
+/// machine that does much else, four times as long.
+const BACK: Duration = Duration::from_millis(if cfg!(debug_assertions) { 2000 } else { 500 });
+
+/// The parent of a process.
+fn parent(pid: Pid) -> Pid {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero()));
+    let status = status.expect("it lives");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let parent = parent.and_then(|parent| parent.trim().parse().ok());
+    parent.and_then(Pid::from_raw).expect("a parent")
+}
+
+/// Waits until `from` has opened a new connection to an echo server; gives how long after `since`.
+fn connected(from: &Member, to: SocketAddr, since: Instant) -> Duration {
+    wait_until("a new flow", BACK * 10, || {
+        let stream = from.namespace.connect(to, Duration::from_millis(50));
+        let echoed = stream.and_then(|mut stream| echo(&mut stream, b"again"));
+        echoed.map_err(|error| error.to_string())
+    });
+    since.elapsed()
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_network_outlives_its_processes_without_a_client() {
+    let lab = Lab::direct();
+    for place in Place::each(&lab) {
+        place.done("network create lan");
+        let web = place.join("lan", "web", "-p 127.0.0.1:18080:80");
+        let db = place.join("lan", "db", "");
+        let inside = TcpServer::echo(&web.namespace, any(web.v4, 80));
+        let server = TcpServer::echo(&lab.remote, SocketAddr::new(REMOTE_V4.into(), 0));
+        for what in ["the process", "the one outside", "both"] {
+            let process = place.process("lan").expect("a network process");
+            let outside = parent(process);
+            let doomed: &[Pid] = match what {
+                "the process" => &[process],
+                "the one outside" => &[outside],
+                _ => &[outside, process],
+            };
+            for pid in doomed {
+                kill_process(*pid, Signal::KILL).expect("a process to kill");
+            }
+            let took = connected(&web, server.address, Instant::now());
+            println!("{what}: a new flow after {took:?}");
+            assert!(took < BACK, "{what}: {took:?}");
+            let at = ([127, 0, 0, 1], 18080).into();
+            wait_until("a published port", BACK, || {
+                connect_and_echo(&lab.host, at, b"published").map_err(|error| error.to_string())
+            });
+            db.assert_pings(&lab, &web.v4.to_string());
+        }
+        let listed = place.done("ps --network lan").stdout;
+        assert!(listed.contains("web") && listed.contains("db"), "{listed}");
+        drop(inside);
+        let holders = [web.pid(), db.pid()];
+        for name in ["web", "db"] {
+            place.done(&format!("detach {name}"));
+        }
+        lab.assert_nothing_left(&holders, Duration::from_secs(5));
+    }
+}
