@@ -73,6 +73,20 @@ pub enum StartError {
 ///
 /// See [`StartError`].
 pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Result<(), StartError> {
+    ensure_with(directories, network, program, None)
+}
+
+/// As [`ensure`]; a process that is started has this variable in its environment besides.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn ensure_with(
+    directories: &Directories,
+    network: &str,
+    program: &Path,
+    variable: Option<(&str, &str)>,
+) -> Result<(), StartError> {
     let unusable = |(path, source)| StartError::Directory { path, source };
     let (path, _lock) = runtime::lock_directory(directories, network).map_err(unusable)?;
     let failed = |source| unusable((path.clone(), source));
@@ -95,6 +109,7 @@ pub fn ensure(directories: &Directories, network: &str, program: &Path) -> Resul
         .arg(SUBCOMMAND)
         .args(sandbox_option())
         .arg(network)
+        .envs(variable)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -22,6 +22,7 @@ pub mod process;
 mod report;
 pub mod serve;
 pub mod vm_endpoint;
+mod watcher;
 
 pub use events::Subscriber;
 pub use instance::{Forwards, Instance, InstanceBuilder, InstanceError, peer_filter};

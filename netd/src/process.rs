@@ -15,8 +15,10 @@
 //!   starting it, and serves on if one has come.
 //! - By the action `stop`, which takes all containers out, passes on what they have left behind for
 //!   [`STOP_DELIVERY_TIMEOUT`] at most, and locks the directory as well if it can.
-//! - By SIGTERM or SIGINT, or when its worker or its helper fails: what is needed to go on stays,
-//!   and the next process takes it up, as it does after SIGKILL.
+//! - By SIGTERM or SIGINT: what is needed to go on stays, and the next process takes it up.
+//! - When its worker or its helper fails, or by SIGKILL, of it or of the process outside its sandbox:
+//!   the same, and its watcher ([`crate::watcher`]) starts that next process at once if there is a
+//!   container that needs it.
 //!
 //! # Invariants
 //!
@@ -63,6 +65,7 @@ use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
 use crate::serve::{self, BindError, Busy};
+use crate::watcher::Watcher;
 
 /// How long it waits for a first container.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,6 +133,9 @@ pub enum ProcessError {
     /// The process that enters namespaces cannot be started.
     #[error(transparent)]
     Helper(#[from] TapError),
+    /// The process that watches over it cannot be started.
+    #[error("cannot start the process that watches over the network: {0}")]
+    Watcher(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The network does not run.
     #[error(transparent)]
     Instance(#[from] InstanceError),
@@ -164,8 +170,17 @@ pub fn main(network: &str, mode: Mode, start_log: impl FnOnce(Option<log::Bounde
     }
     start_log(own_log(network));
     keep_client()
-        .and_then(|()| live(network, mode))
+        .and_then(|()| watched(network, mode))
         .unwrap_or_else(|error| fail(&error))
+}
+
+/// Runs the network under the eyes of its watcher, which starts it again if it does not end in order.
+/// One that could not start has told why, and is left to the next client.
+fn watched(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
+    let directories = Directories::of_this_user()?;
+    let let_go = || drop(CLIENT.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let watcher = Watcher::start(&directories, network, let_go).map_err(ProcessError::Watcher)?;
+    live(network, mode, &watcher).inspect_err(|_| watcher.end())
 }
 
 /// Standard error, if that is the network's log. One that is closed is no log.
@@ -227,7 +242,7 @@ fn detach() -> Result<bool, ProcessError> {
 
 /// Prepares the network and forks the process that runs it into its sandbox; this one stays outside,
 /// and answers what that one asks of the host, until its end.
-fn live(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
+fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, ProcessError> {
     check_descriptors().map_err(InstanceError::from)?;
     // Before anything is opened that it should not have.
     let helper = NsHelper::start()?;
@@ -262,9 +277,10 @@ fn live(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
                 host,
                 process::id(),
             )?;
+            watcher.end();
             Ok(ExitCode::SUCCESS)
         }
-        Mode::Offered | Mode::Required => match in_sandbox(prepared, mode, &lock)? {},
+        Mode::Offered | Mode::Required => match in_sandbox(prepared, mode, &lock, watcher)? {},
     }
 }
 
@@ -289,7 +305,12 @@ fn make_directories(directories: &Directories, network: &str) -> Result<(), Proc
 }
 
 /// Forks the process that runs the network, and serves it from outside its sandbox.
-fn in_sandbox(prepared: Prepared, mode: Mode, lock: &File) -> Result<Infallible, ProcessError> {
+fn in_sandbox(
+    prepared: Prepared,
+    mode: Mode,
+    lock: &File,
+    watcher: &Watcher,
+) -> Result<Infallible, ProcessError> {
     let (host, server) = Host::network_outside()?;
     let mut policy = Policy::new(Role::Network, mode);
     // Which ports will be published is not known yet.
@@ -318,12 +339,15 @@ fn in_sandbox(prepared: Prepared, mode: Mode, lock: &File) -> Result<Infallible,
     // Who ends the network tells the process that runs it.
     let ignored = [rustix::process::Signal::TERM, rustix::process::Signal::INT];
     let _signals = cnet_tap::signal::block(&ignored).map_err(system("cannot block signals"))?;
-    server.serve(&[socket.as_fd(), lock.as_fd()]);
+    server.serve(&[socket.as_fd(), lock.as_fd(), watcher.as_fd()]);
     let ended = rustix::process::waitpid(Some(child), WaitOptions::empty());
     let status = ended
         .ok()
         .flatten()
         .and_then(|(_, status)| status.exit_status());
+    if status == Some(0) {
+        watcher.end();
+    }
     // Not by returning: what is still owned here was closed by the server.
     process::exit(status.unwrap_or(1))
 }

@@ -7,28 +7,28 @@
 //! before any right is given up. It waits for the end of the process that forked it, which outlives all
 //! others of the network. That one tells it when the network has ended in order
 //! ([`Watcher::end`]), and then the watcher just ends. Otherwise, and if the journal names a container
-//! that lives, it becomes the program that a client would have started, with the same command line and
-//! environment. It reads nothing that a container or a client sends.
+//! that lives, it starts the network as a client would, and ends: that one has a watcher of its own. It
+//! reads nothing that a container or a client sends.
 //!
 //! # Invariants
 //!
-//! - A client may start the network at the same moment: the lock of the runtime directory lets one of
-//!   the two go on, as between two clients.
-//! - A network that cannot run is not started for ever: after [`MAX_RESTARTS`] without a life of
-//!   [`LONG_LIFE`] between them it is left to the next client.
+//! - It starts the network as a client does ([`cnet::start::ensure`]), so that it and clients do not
+//!   start two.
+//! - A network that cannot start is not started again: there is no control socket then.
+//! - One that ends as soon as it runs is started once in [`RESTART_INTERVAL`], after a few times
+//!   ([`QUICK_RESTARTS`]) at once.
 //!
 //! # Limits
 //!
 //! A watcher that is killed is missed at the network's next start only.
 
-use std::convert::Infallible;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cnet::definition::{Directories, runtime};
+use cnet::start::ensure_with;
 use cnet_tap::fork::spawn_sharing;
 use cnet_tap::{TapError, watch};
 use rustix::event::{PollFd, PollFlags};
@@ -36,17 +36,20 @@ use rustix::io::Errno;
 
 use crate::journal::{self, Record};
 
+/// The program itself, also where its file was replaced or removed.
+const PROGRAM: &str = "/proc/self/exe";
+
 /// The variable of the environment that counts restarts which follow close on each other.
 const RESTARTS: &str = "CNET_RESTARTS";
 
-/// How many there may be.
-const MAX_RESTARTS: u32 = 5;
+/// How many of them are made at once.
+const QUICK_RESTARTS: u32 = 5;
+
+/// How long to wait before each after these.
+const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// After so long a life the count begins anew.
 const LONG_LIFE: Duration = Duration::from_secs(10);
-
-/// How long to wait before the second restart, and each after that.
-const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is written when the network has ended in order.
 const IN_ORDER: u8 = b'.';
@@ -56,23 +59,24 @@ const IN_ORDER: u8 = b'.';
 pub(crate) struct Watcher(io::PipeWriter);
 
 impl Watcher {
-    /// Forks the watcher of this process; `journal` tells whom it has to care for. `prepare` runs in
-    /// the watcher first, which lets go there of what it does not need.
+    /// Forks the watcher of this process, which is about to run `network`. `let_go` runs in the watcher
+    /// first, for what it does not need.
     ///
     /// # Errors
     ///
     /// At a limit of descriptors or processes, and if this process has more than one thread.
     pub(crate) fn start(
-        journal: PathBuf,
-        prepare: impl FnOnce(),
+        directories: &Directories,
+        network: &str,
+        let_go: impl FnOnce(),
     ) -> Result<Watcher, Box<dyn std::error::Error + Send + Sync>> {
         let own = watch::pidfd(std::process::id().cast_signed())?;
         let (told, teller) = io::pipe()?;
         let mut teller = Some(teller);
         let started: Result<_, TapError> = spawn_sharing("cannot fork the watcher", |_parent| {
             drop(teller.take());
-            prepare();
-            live(&own, told, &journal);
+            let_go();
+            live(&own, told, directories, network);
             0
         });
         started?;
@@ -81,42 +85,52 @@ impl Watcher {
     }
 
     /// Says that the network has ended in order: it is not to be started again.
-    pub(crate) fn end(&mut self) {
+    pub(crate) fn end(&self) {
         // A watcher that is gone starts nothing.
-        let _ = self.0.write_all(&[IN_ORDER]);
+        let _ = (&self.0).write_all(&[IN_ORDER]);
     }
 
     /// The descriptor by which it is told, which is to stay open.
-    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
 /// The watcher's life.
-fn live(watched: &OwnedFd, told: io::PipeReader, journal: &Path) {
+fn live(watched: &OwnedFd, told: io::PipeReader, directories: &Directories, network: &str) {
     let begun = Instant::now();
     let mut fds = [PollFd::new(watched, PollFlags::IN)];
     while let Err(Errno::INTR) = rustix::event::poll(&mut fds, None) {}
-    if was_in_order(told) {
+    if was_in_order(told) || !directories.socket(network).exists() {
         return;
     }
-    let close = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok());
-    let count = match begun.elapsed() < LONG_LIFE {
-        true => close.unwrap_or(0),
+    let before = std::env::var(RESTARTS).ok().and_then(|n| n.parse().ok());
+    let count: u32 = match begun.elapsed() < LONG_LIFE {
+        true => before.unwrap_or(0),
         false => 0,
     };
-    if count > 0 {
+    if count >= QUICK_RESTARTS {
         std::thread::sleep(RESTART_INTERVAL);
     }
-    if !journal::load(journal).iter().any(Record::lives) {
+    let left = journal::load(&directories.state_file(network));
+    if !left.iter().any(Record::lives) {
         return;
     }
-    if count >= MAX_RESTARTS {
-        return tracing::error!("the network ends again and again: it is left to the next client");
+    // The process in the sandbox ends a moment after the one outside; until then its socket answers.
+    match runtime::lock(&directories.network_runtime(network)) {
+        Ok(Some(lock)) => drop(lock),
+        // A client has started the next one already.
+        Ok(None) => return,
+        Err(error) => return tracing::error!(network, %error, "its lock cannot be taken"),
     }
-    tracing::warn!("the network has ended with containers on it, and is started again");
-    if let Err(error) = restart(count + 1) {
-        tracing::error!(%error, "the network cannot be started again");
+    tracing::warn!(
+        network,
+        "has ended with containers on it, and is started again"
+    );
+    let counted = count.saturating_add(1).to_string();
+    let variable = Some((RESTARTS, counted.as_str()));
+    if let Err(error) = ensure_with(directories, network, Path::new(PROGRAM), variable) {
+        tracing::error!(network, %error, "cannot be started again");
     }
 }
 
@@ -128,16 +142,4 @@ fn was_in_order(mut told: io::PipeReader) -> bool {
     }
     let mut word = [0];
     told.read(&mut word).is_ok_and(|length| length == 1) && word == [IN_ORDER]
-}
-
-/// Becomes the program again.
-fn restart(count: u32) -> io::Result<Infallible> {
-    let error = Command::new("/proc/self/exe")
-        .arg0("cnet")
-        .args(std::env::args_os().skip(1))
-        .env(RESTARTS, count.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .exec();
-    Err(error)
 }

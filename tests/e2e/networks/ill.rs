@@ -47,11 +47,11 @@ fn one_network_that_fails_leaves_the_others_in_sight() {
         both.then_some(()).ok_or(listed)
     });
 
-    // Killed, and not to be started again.
-    kill_process(process, Signal::KILL).expect("a process");
+    // Killed, and not to be started again: neither by its watcher nor by a client.
     let definition = place.runtime.join("cnet/networks/sick.toml");
     let text = fs::read_to_string(&definition).expect("a definition");
     fs::write(&definition, "nonsense").expect("it can be written");
+    kill_process(process, Signal::KILL).expect("a process");
     assert_listed_but(&place, &["sick.toml", "cannot be understood"]);
     let listed = place.cnet("network ls").run(SHORT);
     assert_eq!(listed.code(), Some(1), "{listed}");
