@@ -236,6 +236,12 @@ impl Flights {
     }
 
     #[cfg(test)]
+    pub(super) fn abort_all(&self) {
+        let tasks = self.flights.values().filter_map(|f| f.task.as_ref());
+        tasks.for_each(AbortHandle::abort);
+    }
+
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

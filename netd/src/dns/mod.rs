@@ -166,6 +166,21 @@ impl fmt::Debug for Service {
     }
 }
 
+/// The end of a flight, however it ends: even if its task fails, those who wait are told, and the
+/// next query like theirs starts another one.
+struct Landing<'a> {
+    service: &'a Service,
+    id: FlightId,
+    resolved: Resolved,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let waiters = self.service.flights().land(self.id);
+        self.service.give(waiters, &self.resolved, Outcome::Failed);
+    }
+}
+
 /// What the service can do about a query by itself.
 enum Here {
     /// Answer it.
@@ -385,16 +400,19 @@ impl Service {
         };
         let service = Arc::clone(self);
         let flight = async move {
+            let mut landing = Landing {
+                service: &service,
+                id,
+                resolved: Resolved::Failure(None),
+            };
             let asking = service.ask(id, &route, transport, asked, key.as_deref());
-            let resolved = asking.await;
+            landing.resolved = asking.await;
             if let Some(key) = key {
-                route.with_cache(|cache| match &resolved {
+                route.with_cache(|cache| match &landing.resolved {
                     Resolved::Answer(answer) => cache.keep(key, answer, &question),
                     Resolved::Failure(_) => cache.failed(&key),
                 });
             }
-            let waiters = service.flights().land(id);
-            service.give(waiters, &resolved, Outcome::Failed);
         };
         let task = tokio::spawn(flight).abort_handle();
         self.flights().set_task(id, task);

@@ -322,3 +322,18 @@ async fn what_is_no_query_gets_no_answer_and_a_broken_one_formerr() {
     bench.ask(1, broken);
     assert_eq!(rcode(&bench.answer().unwrap().1), 1);
 }
+
+/// A task that ends before its time leaves no flight behind that later queries would join.
+#[tokio::test]
+async fn a_flight_that_ends_early_is_over_for_those_who_wait() {
+    let (server, address) = server().await;
+    let mut bench = Bench::towards(address);
+    bench.ask(1, query(1, "example.org", 1));
+    receive(&server).await;
+    bench.service.flights().abort_all();
+    let (_, answer) = bench.answers.recv().await.unwrap();
+    assert_eq!(rcode(&answer), 2);
+    assert!(bench.service.flights().is_empty());
+    bench.ask(1, query(2, "example.org", 1));
+    receive(&server).await;
+}

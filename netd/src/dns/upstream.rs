@@ -469,6 +469,27 @@ mod tests {
         assert!(upstream.shared(address).unwrap().is_none());
     }
 
+    /// Only the address and port that were asked may answer.
+    #[tokio::test]
+    async fn an_answer_from_elsewhere_is_ignored() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = server.local_addr().unwrap();
+        let forger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let upstream = Arc::new(Upstream::with(Sources::default(), 4, 1));
+        let answer = async {
+            let mut buf = [0; 512];
+            let (length, from) = server.recv_from(&mut buf).await.unwrap();
+            buf[2] |= 0x80;
+            let mut forged = buf;
+            forged[3] |= 3;
+            forger.send_to(&forged[..length], from).await.unwrap();
+            server.send_to(&buf[..length], from).await.unwrap();
+        };
+        let ask = upstream.ask(address, Transport::Udp, asked(7));
+        let (answer, ()) = tokio::join!(ask, answer);
+        assert_eq!(rcode(&answer.unwrap().1), 0);
+    }
+
     #[tokio::test]
     async fn an_icmp_error_ends_all_questions_at_a_socket() {
         let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
