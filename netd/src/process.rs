@@ -3,9 +3,11 @@
 //! # Theory of operation
 //!
 //! A client that needs a network and finds no process at its control socket starts this one
-//! ([`cnet::start`]). It forks the namespace helper ([`crate::ns_helper`]), starts the network
-//! ([`crate::instance`]), takes up what a process before it has left behind ([`crate::journal`]),
-//! binds the control socket and says that it is ready. From then on it does what clients ask for
+//! ([`cnet::start`]). It forks the namespace helper ([`crate::ns_helper`]) and the process that runs the
+//! network, and stays outside that one's sandbox, to answer what it asks of the host
+//! ([`crate::outside`]). The other binds the control socket, enters the sandbox and starts the network
+//! ([`crate::instance`]), takes up what a process before it has left behind ([`crate::journal`]), and
+//! says that it is ready. From then on it does what clients ask for
 //! ([`crate::members`]) and notices when containers end ([`crate::liveness`]).
 //!
 //! # How it ends
