@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::{Frame, protocol};
 use cnet_wire::headers::{FRAME_BUFFER_LEN, IpOut, Link, write_headers};
+use cnet_wire::host::HeaderFields;
 use cnet_wire::tcp::{Flags, Route, SegmentOut, SynOptions, write_segment};
 use cnet_wire::{PortId, Segments, VnetHeader, checksum};
 use criterion::{BenchmarkId, Criterion, Throughput};
@@ -105,6 +106,7 @@ pub fn headers(c: &mut Criterion) {
         syn: None,
         payload_len: 0,
         mss: template::MSS,
+        fields: HeaderFields::default(),
     };
     let data = SegmentOut {
         payload_len: SUPER_PAYLOAD,

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_nat::datagram::UdpForward;
-use cnet_nat::host::{Received, SocketId, Token, TokenKind};
+use cnet_nat::host::{HeaderFields, Received, SocketId, Token, TokenKind};
 
 use super::world::{Inbox, Outbox, READABLE, World};
 use cnet_testkit::host::null::NullHosts;
@@ -159,7 +159,7 @@ impl Mappings {
                 len,
                 from,
                 segment,
-                tos: 0,
+                fields: HeaderFields::default(),
                 local: None,
             });
         };
@@ -251,7 +251,7 @@ impl Published {
             len: ECHO_LEN,
             from: SocketAddr::from((REMOTE, FIRST_PORT + self.at)),
             segment: None,
-            tos: 0,
+            fields: HeaderFields::default(),
             local: None,
         });
         self.world.event(self.token, READABLE);

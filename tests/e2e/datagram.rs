@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::lab::container::{Options, Slirp};
+use crate::lab::run::{Held, Options as RunOptions};
 use crate::lab::servers::UdpServer;
 use crate::lab::traffic::{echo_datagram, ping};
 use crate::lab::{GATEWAY_V4, GATEWAY_V6, Lab, REMOTES, any};
@@ -87,6 +88,37 @@ fn traceroute_shows_the_hop_by_udp() {
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn traceroute_shows_the_hop_by_echo() {
     traceroute_shows_the_hop(&["-I"]);
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn traceroute_shows_the_hop_by_tcp() {
+    traceroute_shows_the_hop(&["-T"]);
+}
+
+/// The container's link is as wide as the host's, and the path is narrower.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn the_mtu_of_the_hosts_route_is_the_default_and_a_narrower_path_is_told() {
+    let lab = Lab::routed();
+    lab.host.ip("link set eth0 mtu 1450");
+    lab.remote.ip("link set eth0 mtu 1400");
+    lab.router().ip("link set remote mtu 1400");
+    let held = Held::start(&lab, &RunOptions::default());
+    let link = held.namespace.ip("link show up");
+    assert!(link.contains("mtu 1450"), "{link}");
+    for remote in REMOTES {
+        for (size, told) in [(1500, "1450"), (1390, "1400")] {
+            let done = held
+                .namespace
+                .command("ping")
+                .args(["-n", "-c", "1", "-W", "2", "-M", "do", "-s"])
+                .args([size.to_string(), remote.to_string()])
+                .run(Duration::from_secs(10));
+            let said = done.to_string();
+            assert!(!done.success() && said.contains(told), "{done}");
+        }
+    }
 }
 
 fn traceroute_shows_the_hop(method: &[&str]) {

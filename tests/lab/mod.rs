@@ -84,7 +84,7 @@ pub struct Lab {
     /// The second host.
     pub remote: Namespace,
     /// Between the two, where the test asked for it: kept, since veth pairs go with it.
-    _router: Option<Namespace>,
+    router: Option<Namespace>,
     name: String,
     directory: PathBuf,
 }
@@ -145,7 +145,7 @@ impl Lab {
         Self {
             host: Namespace::create(),
             remote: Namespace::create(),
-            _router: router,
+            router,
             name,
             directory,
         }
@@ -190,6 +190,11 @@ impl Lab {
                 done.success().then_some(()).ok_or(done.to_string())
             });
         }
+    }
+
+    /// The router of a routed laboratory.
+    pub fn router(&self) -> &Namespace {
+        self.router.as_ref().expect("a routed laboratory")
     }
 
     /// A directory that any user may read and that goes with the laboratory.

@@ -16,11 +16,11 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_nat::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Readiness, Received,
-    SendOptions, SocketId, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets,
+    Readiness, Received, SendOptions, SocketId, Token,
 };
 use cnet_wire::drops::DropCounters;
-use cnet_wire::time::Instant;
+use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{FrameSink, PortFull, PortId};
 
 /// Bytes that a line spells out: all headers of a frame, with a few of its payload.
@@ -218,18 +218,54 @@ impl<T> Recorded<'_, T> {
 }
 
 impl<H: HostSockets> HostSockets for Recorded<'_, H> {
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        fields: HeaderFields,
+    ) -> Result<SocketId, HostError> {
         self.maybe_panic();
-        let result = self.inner.tcp_connect(token, to);
-        self.call(|| format!("connect {to} = {}", outcome(result, socket_name)));
+        let result = self.inner.tcp_connect(token, to, fields);
+        let HeaderFields { hop_limit, tos } = fields;
+        self.call(|| match fields == HeaderFields::default() {
+            true => format!("connect {to} = {}", outcome(result, socket_name)),
+            false => format!(
+                "connect {to} hops {hop_limit} tos {tos} = {}",
+                outcome(result, socket_name)
+            ),
+        });
         result
     }
 
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
         self.maybe_panic();
         let result = self.inner.tcp_adopt(token, socket);
-        self.call(|| format!("adopt {} = {}", socket.0, outcome(result, nothing)));
+        self.call(|| {
+            let told = outcome(result.map(|_| ()), nothing);
+            format!("adopt {} = {told}", socket.0)
+        });
         result
+    }
+
+    fn tcp_set_fields(&mut self, socket: SocketId, fields: HeaderFields) {
+        let HeaderFields { hop_limit, tos } = fields;
+        self.maybe_panic();
+        self.call(|| format!("fields {} hops {hop_limit} tos {tos}", socket.0));
+        self.inner.tcp_set_fields(socket, fields);
+    }
+
+    fn tcp_unacknowledged(&mut self, socket: SocketId) -> usize {
+        self.inner.tcp_unacknowledged(socket)
+    }
+
+    fn tcp_probe(&mut self, socket: SocketId) {
+        self.maybe_panic();
+        self.call(|| format!("probe {}", socket.0));
+        self.inner.tcp_probe(socket);
+    }
+
+    fn tcp_silence(&mut self, socket: SocketId) -> Duration {
+        self.inner.tcp_silence(socket)
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {
@@ -332,7 +368,7 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
             let received = outcome(result, |r| {
                 let (from, segment) = (r.from, r.segment.unwrap_or(0));
                 let data = bytes(&buf[..r.len]);
-                format!("{from} segment {segment} tos {} {data}", r.tos)
+                format!("{from} segment {segment} tos {} {data}", r.fields.tos)
             });
             format!("receive {} of {} = {received}", socket.0, buf.len())
         });

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::time::Duration;
+
 /// A socket of the host, as the implementor of [`HostSockets`] numbers them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct SocketId(pub u32);
@@ -125,6 +127,9 @@ pub enum HostError {
     Other,
 }
 
+/// A connection with a smaller hop limit is one that is to end on its way, as traceroute's are.
+pub const TRACED_HOP_LIMIT: u8 = 32;
+
 /// What happened on a socket since the last event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Readiness {
@@ -175,8 +180,8 @@ pub struct Received {
     pub from: SocketAddr,
     /// With `Some(n)` the buffer holds several datagrams of `n` bytes, the last possibly shorter.
     pub segment: Option<u16>,
-    /// DSCP and ECN bits it arrived with; 0 where the host does not tell.
-    pub tos: u8,
+    /// What it arrived with; the default where the host does not tell.
+    pub fields: HeaderFields,
     /// The host's address that an answer is to come from, where the host tells.
     pub local: Option<IpAddr>,
 }
@@ -210,14 +215,56 @@ pub enum DatagramErrorKind {
     Local(HostError, u32),
 }
 
+/// What the IP headers of packets say beside their addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HeaderFields {
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// DSCP and ECN bits.
+    pub tos: u8,
+}
+
+impl Default for HeaderFields {
+    /// What the kernel sends with where it is told nothing.
+    fn default() -> Self {
+        HeaderFields {
+            hop_limit: 64,
+            tos: 0,
+        }
+    }
+}
+
 /// Socket operations of the host.
 pub trait HostSockets {
-    /// Starts a TCP connection to `to`. Its end is told by readiness for `token`: writable or
-    /// error, and then [`HostSockets::tcp_connected`].
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError>;
+    /// Starts a TCP connection to `to`, whose packets say `fields`. Its end is told by readiness for
+    /// `token`: writable or error, and then [`HostSockets::tcp_connected`]. Where its hop limit is
+    /// below [`TRACED_HOP_LIMIT`], what ended it is told by [`HostSockets::datagram_error`] as well.
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        fields: HeaderFields,
+    ) -> Result<SocketId, HostError>;
 
     /// Takes over `socket`, which was accepted from a listener: readiness goes to `token` now.
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError>;
+    /// Returns what the client's SYN said, as far as the host tells.
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError>;
+
+    /// Has the packets of a connection say `fields` from now on.
+    fn tcp_set_fields(&mut self, _socket: SocketId, _fields: HeaderFields) {}
+
+    /// Bytes sent, and the end of the stream, that the far end has not acknowledged.
+    fn tcp_unacknowledged(&mut self, _socket: SocketId) -> usize {
+        0
+    }
+
+    /// Has the host ask the far end whether it is still there, if that was silent for a second.
+    fn tcp_probe(&mut self, _socket: SocketId) {}
+
+    /// The time since the far end last acknowledged anything, a probe included.
+    fn tcp_silence(&mut self, _socket: SocketId) -> Duration {
+        Duration::ZERO
+    }
 
     /// How the connect ended; `WouldBlock` if it has not. Also any later pending error.
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError>;

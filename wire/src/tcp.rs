@@ -13,6 +13,7 @@ use crate::ethernet::ETHERNET_HEADER_LEN;
 use crate::headers::{
     IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
 };
+use crate::host::HeaderFields;
 use crate::ip::protocol;
 use crate::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use crate::{DropReason, MacAddr, PortId, checksum};
@@ -31,8 +32,6 @@ const DATA_OFFSET: usize = 12;
 const FLAGS: usize = 13;
 /// Largest window shift that counts (RFC 7323, section 2.3).
 const MAX_WINDOW_SCALE: u8 = 14;
-/// Hop limit of segments that are sent to containers on behalf of remote hosts.
-const HOP_LIMIT: u8 = 64;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -281,6 +280,8 @@ pub struct SegmentOut {
     pub payload_len: usize,
     /// Payload bytes that a segment may carry on the link: longer ones become super-frames.
     pub mss: usize,
+    /// What the IP header says.
+    pub fields: HeaderFields,
 }
 
 /// Options of a SYN or SYN/ACK to be sent.
@@ -328,8 +329,8 @@ pub fn write_segment(buf: &mut [u8], link: &Link, route: &Route, seg: &SegmentOu
         src: route.src.ip(),
         dst: route.dst.ip(),
         protocol: protocol::TCP,
-        hop_limit: HOP_LIMIT,
-        tos: 0,
+        hop_limit: seg.fields.hop_limit,
+        tos: seg.fields.tos,
     };
     let pseudo = checksum::pseudo_header(ip.src, ip.dst, protocol::TCP, l4_len as u32);
     let start = l4_offset(v6);
@@ -390,6 +391,7 @@ pub fn quote_syn(out: &mut [u8; 60], container: SocketAddr, remote: SocketAddr, 
         syn: None,
         payload_len: 0,
         mss: usize::MAX,
+        fields: HeaderFields::default(),
     };
     let end = write_segment(&mut frame, &link, &route, &seg);
     let start = VNET_HDR_LEN + ETHERNET_HEADER_LEN;

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use cnet_wire::headers::{FRAME_BUFFER_LEN, Link};
+use cnet_wire::host::HeaderFields;
 use cnet_wire::tcp::{
     Flags, Route, Segment, SegmentOut, Seq, SynOptions, TCP_HEADER_LEN, is_opening, write_segment,
 };
@@ -289,6 +290,7 @@ proptest! {
             }),
             payload_len,
             mss: 1460,
+            fields: HeaderFields::default(),
         };
         let link = Link {
             port: PortId(1),

@@ -89,6 +89,10 @@ fn bind(rule: &Rule, host: SocketAddr) -> Result<OwnedFd, Errno> {
         sockopt::set_socket_reuseaddr(&fd, true)?;
     }
     rustix::net::bind(&fd, &host)?;
+    if rule.protocol == Protocol::Tcp {
+        // Containers see what a client's SYN said.
+        let _ = cnet_tap::socket::save_syn(&fd);
+    }
     Ok(fd)
 }
 

@@ -9,7 +9,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::BorrowedFd;
 
-use cnet_nat::host::{HostError, Received, SocketId};
+use cnet_nat::host::{HeaderFields, HostError, Received, SocketId};
 use cnet_tap::socket::{BatchSpace, Datagram, MAX_BATCH, recv_datagram, recv_datagrams};
 
 use super::errno::from_io;
@@ -90,7 +90,7 @@ impl ReceiveBatch {
             d.segment.is_none()
                 && !d.truncated
                 && d.from == first.from
-                && d.tos == first.tos
+                && (d.tos, d.ttl) == (first.tos, first.ttl)
                 && d.local == first.local
         };
         if !joinable(&first) || first.len == 0 {
@@ -122,12 +122,21 @@ impl ReceiveBatch {
     }
 }
 
+/// What its packet said.
+pub(super) fn fields(d: &Datagram) -> HeaderFields {
+    let usual = HeaderFields::default();
+    HeaderFields {
+        hop_limit: d.ttl.unwrap_or(usual.hop_limit),
+        tos: d.tos.unwrap_or(usual.tos),
+    }
+}
+
 fn received(d: &Datagram, len: usize, segment: Option<u16>) -> Received {
     Received {
         len,
         from: d.from,
         segment,
-        tos: d.tos.unwrap_or(0),
+        fields: fields(d),
         local: d.local,
     }
 }

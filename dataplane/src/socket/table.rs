@@ -14,18 +14,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use cnet_nat::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
-    SocketId, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets, Received,
+    SendOptions, SocketId, TRACED_HOP_LIMIT, Token,
 };
 use cnet_tap::socket as sys;
 use cnet_wire::PortId;
+use cnet_wire::time::Duration;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::errno::{from_connect, from_errno, from_io};
 use super::features::Features;
-use super::receive_batch::ReceiveBatch;
+use super::receive_batch::{ReceiveBatch, fields};
 
 /// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
 const SCRATCH_LEN: usize = 128 * 1024;
@@ -46,6 +47,8 @@ struct HostSocket {
     /// IPv6's, since a published socket may serve both.
     sent_with: [SentWith; 2],
     dont_fragment: bool,
+    /// TCP: ICMP errors about its connect are queued.
+    traced: bool,
 }
 
 /// What datagrams of one family are sent with.
@@ -136,6 +139,7 @@ impl HostTable {
             peek_off: None,
             sent_with: [SentWith::default(); 2],
             dont_fragment: false,
+            traced: false,
         };
         match self.free.pop() {
             Some(i) => {
@@ -240,11 +244,21 @@ fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
 }
 
 impl HostSockets for HostTable {
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        fields: HeaderFields,
+    ) -> Result<SocketId, HostError> {
         let fd = open(to.ip(), SocketType::STREAM)?;
         self.bind_outbound(&fd, to.ip())?;
         let socket = self.insert(fd, to.is_ipv6(), false);
         let connected = self.prepare_tcp(socket).and_then(|()| {
+            let s = self.get_mut(socket)?;
+            s.set_fields(fields);
+            if fields.hop_limit < TRACED_HOP_LIMIT {
+                s.traced = sys::enable_recverr(&s.fd, s.v6).is_ok();
+            }
             let connected = rustix::net::connect(&self.get(socket)?.fd, &to);
             match connected.map_err(|errno| from_connect(errno, to.ip())) {
                 Ok(()) | Err(HostError::WouldBlock) => self.watch(socket, token),
@@ -258,14 +272,48 @@ impl HostSockets for HostTable {
         Ok(socket)
     }
 
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
         self.prepare_tcp(socket)?;
-        self.watch(socket, token)
+        self.watch(socket, token)?;
+        let syn = sys::saved_syn(&self.get(socket)?.fd);
+        let fields = syn.map(|(hop_limit, tos)| HeaderFields { hop_limit, tos });
+        Ok(fields.unwrap_or_default())
+    }
+
+    fn tcp_set_fields(&mut self, socket: SocketId, fields: HeaderFields) {
+        if let Ok(s) = self.get_mut(socket) {
+            s.set_fields(fields);
+        }
+    }
+
+    fn tcp_unacknowledged(&mut self, socket: SocketId) -> usize {
+        let s = self.get(socket).ok();
+        s.map_or(0, |s| sys::unacknowledged(&s.fd).unwrap_or(0))
+    }
+
+    fn tcp_probe(&mut self, socket: SocketId) {
+        if let Ok(s) = self.get(socket) {
+            // Without it the container is answered for a far end that may be gone.
+            let _ = sys::probe_far_end(&s.fd);
+        }
+    }
+
+    fn tcp_silence(&mut self, socket: SocketId) -> Duration {
+        let info = self.get(socket).map(|s| sys::tcp_info(&s.fd));
+        let silence = info.map(|info| info.map_or(0, |info| info.last_ack_recv_ms));
+        Duration::from_millis(silence.unwrap_or(0).into())
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {
-        match sys::so_error(&self.get(socket)?.fd) {
-            Ok(None) => Ok(()),
+        let s = self.get_mut(socket)?;
+        match sys::so_error(&s.fd) {
+            Ok(None) => {
+                if std::mem::take(&mut s.traced) {
+                    // On an established connection it would turn every ICMP error into its end.
+                    let _ = sys::disable_recverr(&s.fd, s.v6);
+                }
+                Ok(())
+            }
             Ok(Some(errno)) => Err(from_errno(Errno::from_raw_os_error(errno))),
             Err(e) => Err(from_io(&e)),
         }
@@ -405,7 +453,7 @@ impl HostSockets for HostTable {
             len: d.len,
             from: d.from,
             segment: None,
-            tos: d.tos.unwrap_or(0),
+            fields: fields(&d),
             local: None,
         })
     }
@@ -471,6 +519,8 @@ impl HostTable {
     ) -> Result<(), HostError> {
         sys::enable_recverr(fd, v6).map_err(|e| from_io(&e))?;
         sys::set_dont_fragment(fd, v6, false).map_err(|e| from_io(&e))?;
+        // Containers see what the packets said; without it, what is usual.
+        let _ = sys::receive_fields(fd, v6);
         // The rest only makes it faster.
         let _ = sockopt::set_socket_recv_buffer_size(fd, UDP_RECEIVE_BUFFER);
         if kind == DatagramKind::Udp && self.features.udp_gro {
@@ -481,6 +531,30 @@ impl HostTable {
 }
 
 impl HostSocket {
+    /// What the packets of a TCP connection are to say. Where the host does not take it, the connection
+    /// is worth more.
+    fn set_fields(&mut self, fields: HeaderFields) {
+        // A socket that was told nothing sends what is usual.
+        let usual = HeaderFields::default();
+        let mut with = self.sent_with[usize::from(self.v6)];
+        let told = (with.hop_limit != 0).then_some(with.hop_limit);
+        if told.unwrap_or(usual.hop_limit) != fields.hop_limit {
+            let _ = match self.v6 {
+                true => sockopt::set_ipv6_unicast_hops(&self.fd, Some(fields.hop_limit)),
+                false => sockopt::set_ip_ttl(&self.fd, u32::from(fields.hop_limit)),
+            };
+            with.hop_limit = fields.hop_limit;
+        }
+        if with.tos != fields.tos {
+            let _ = match self.v6 {
+                true => sockopt::set_ipv6_tclass(&self.fd, u32::from(fields.tos)),
+                false => sockopt::set_ip_tos(&self.fd, fields.tos),
+            };
+            with.tos = fields.tos;
+        }
+        self.sent_with[usize::from(self.v6)] = with;
+    }
+
     /// Brings the socket to what the next datagram is to be sent with.
     fn apply(&mut self, options: &SendOptions) -> Result<(), HostError> {
         let as_ipv6 = self.v6 && !is_ipv4(options.to.ip());

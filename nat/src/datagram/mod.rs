@@ -15,8 +15,7 @@
 //! [`icmp_quote`] reads the ICMP errors that containers send. What is too long for the container's MTU
 //! leaves in fragments ([`crate::fragment`]).
 //!
-//! Limits. The host's kernel does not tell the hop limit a datagram arrived with: containers see
-//! 64. A datagram over IPv6 of more than 65,487 bytes of payload does not fit a frame buffer and is
+//! Limits. A datagram over IPv6 of more than 65,487 bytes of payload does not fit a frame buffer and is
 //! dropped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -141,6 +140,12 @@ fn must_stay_whole(ip: &IpHeader, l4_len: usize) -> bool {
         IPV4_HEADER_LEN
     };
     ip.dont_fragment && header + l4_len <= ORDINARY_MTU
+}
+
+/// The hop limit behind us of a packet that came with `hop_limit`: we are a router, but what the host
+/// has delivered does not end here.
+fn next_hop_limit(hop_limit: u8) -> u8 {
+    hop_limit.saturating_sub(1).max(1)
 }
 
 /// What became of a socket's event.

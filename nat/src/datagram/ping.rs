@@ -24,9 +24,9 @@ use cnet_wire::{DropReason, Packet, PortId};
 
 use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
-use super::relay::{HOP_LIMIT, Outward, Relay};
+use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
-use super::{DatagramConfig, MIN_PING_TIMEOUT, must_stay_whole};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, must_stay_whole, next_hop_limit};
 use crate::fragment::{IP_OFFSET, emit_in_place};
 use crate::host::{DatagramKind, HostError, Received};
 use crate::io::{Env, Io};
@@ -166,8 +166,8 @@ fn deliver<E: Env>(
         src,
         dst,
         protocol,
-        hop_limit: HOP_LIMIT,
-        tos: received.tos,
+        hop_limit: next_hop_limit(received.fields.hop_limit),
+        tos: received.fields.tos,
     };
     let (mtu, id) = (relay.config().mtu, relay.fragment_id());
     // What the port does not take, the sink counts.

@@ -16,9 +16,9 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, Packet, PortId};
 
-use super::DatagramConfig;
 use super::errors::{Errors, Inside, Sent, local_kind, too_big};
 use super::mapping::{Mappings, NoMapping};
+use super::{DatagramConfig, next_hop_limit};
 use crate::flow::Handle;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId,
@@ -29,8 +29,6 @@ use crate::policy::{Policy, is_routable};
 use cnet_wire::conversation::{Decision, Direction, Refusal};
 use cnet_wire::headers::Link;
 
-/// TTL and hop limit of what containers receive: the host does not tell the real one.
-pub(super) const HOP_LIMIT: u8 = 64;
 /// Receive calls on one socket in one round.
 const RECEIVE_BUDGET: usize = 64;
 /// Bytes received from one socket in one round.
@@ -192,7 +190,7 @@ impl Relay {
         let options = SendOptions {
             to: outward.to,
             segment: None,
-            hop_limit: sent.hop_limit.saturating_sub(1).max(1),
+            hop_limit: next_hop_limit(sent.hop_limit),
             tos: sent.tos,
             dont_fragment: outward.dont_fragment,
             source: outward.source,

@@ -39,7 +39,7 @@ use super::forward::{Answer, Forwards, HostKey, PeerKey, PublishError, UdpForwar
 use super::icmp_quote::Quote;
 use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
-use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole};
+use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole, next_hop_limit};
 use crate::flow::Handle;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId, Token,
@@ -479,7 +479,7 @@ impl UdpSessions {
             let options = SendOptions {
                 to: flow.to,
                 segment: u16::try_from(flow.size).ok(),
-                hop_limit: flow.hop_limit.saturating_sub(1).max(1),
+                hop_limit: next_hop_limit(flow.hop_limit),
                 tos: flow.tos,
                 dont_fragment: flow.dont_fragment,
                 source: flow.source,

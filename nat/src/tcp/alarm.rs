@@ -38,10 +38,11 @@ impl TcpFlow {
 
     /// When the flow wants [`TcpFlow::on_timeout`].
     pub(super) fn deadline(&self, config: &TcpConfig) -> Instant {
-        match self.alarm {
+        let at = match self.alarm {
             Some((_, at)) => at,
             None => self.last_heard + self.idle_limit(config),
-        }
+        };
+        at.min(self.held.deadline())
     }
 
     /// Will wait for acknowledgements no longer than the shortest timeout.
@@ -51,16 +52,24 @@ impl TcpFlow {
 
     /// Waits for an acknowledgement, and not a moment longer than the shortest timeout.
     pub(super) fn awaits_shortest_rto(&self) -> bool {
-        self.has_shortest_rto() && matches!(self.alarm, Some((Alarm::Retransmit, _)))
+        self.has_shortest_rto()
+            && matches!(self.alarm, Some((Alarm::Retransmit, _)))
+            && !self.is_pressed()
     }
 
-    /// Waits for the port: the one deadline that may come before the shortest timeout.
-    pub(super) fn is_stalled(&self) -> bool {
-        matches!(self.alarm, Some((Alarm::Resume, _)))
+    /// Waits for the port, or for the far end's acknowledgement: the deadlines that may come before the
+    /// shortest timeout.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.held.is_set() || matches!(self.alarm, Some((Alarm::Resume, _)))
     }
 
     /// Acts on a deadline that has passed. Returns whether the flow wants service.
     pub(super) fn on_timeout<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> bool {
+        let acknowledge = self.look_at_held(cx);
+        self.on_alarm(cx) || acknowledge
+    }
+
+    fn on_alarm<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> bool {
         let Some((alarm, at)) = self.alarm else {
             if cx.now >= self.last_heard + self.idle_limit(cx.config) {
                 self.on_idle(cx);

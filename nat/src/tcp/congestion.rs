@@ -24,9 +24,11 @@ pub(super) struct Congestion {
     window: u32,
     /// Slow start ends at this window, in bytes.
     threshold: u32,
-    /// While set, a loss is being repaired: it ends when everything sent before is acknowledged.
-    recover: Option<Seq>,
+    /// A loss is being repaired.
+    recovering: bool,
     dup_acks: u8,
+    /// That ends when everything sent before this is acknowledged.
+    recover: Seq,
 }
 
 impl Default for Congestion {
@@ -34,8 +36,9 @@ impl Default for Congestion {
         Congestion {
             window: INITIAL_WINDOW,
             threshold: INITIAL_WINDOW,
-            recover: None,
+            recovering: false,
             dup_acks: 0,
+            recover: Seq(0),
         }
     }
 }
@@ -49,14 +52,14 @@ impl Congestion {
     /// Whether a loss is being repaired.
     #[cfg(test)]
     pub(super) fn is_recovering(&self) -> bool {
-        self.recover.is_some()
+        self.recovering
     }
 
     /// A duplicate ACK came for `una` while `max` was the highest byte sent. Returns whether it means
     /// a new loss: the hole at `una` is to be repaired.
     pub(super) fn on_duplicate_ack(&mut self, una: Seq, max: Seq) -> bool {
         self.dup_acks = self.dup_acks.saturating_add(1);
-        let lost = self.dup_acks == DUP_ACK_THRESHOLD && self.recover.is_none();
+        let lost = self.dup_acks == DUP_ACK_THRESHOLD && !self.recovering;
         if lost {
             self.on_loss(una, max);
         }
@@ -70,7 +73,8 @@ impl Congestion {
     }
 
     fn on_loss(&mut self, una: Seq, max: Seq) {
-        self.recover = Some(max);
+        self.recover = max;
+        self.recovering = true;
         let flight = max.bytes_since(una) as u32;
         self.threshold = (flight / 2).max(MIN_WINDOW);
         self.window = self.threshold;
@@ -80,14 +84,15 @@ impl Congestion {
     /// (a partial ACK, RFC 6582).
     pub(super) fn on_new_ack(&mut self, una: Seq, acked: u32, mss: u16) -> bool {
         self.dup_acks = 0;
-        match self.recover {
-            Some(recover) if una.before(recover) => return true,
-            Some(_) => self.recover = None,
-            None if self.window < self.threshold => self.grow(acked),
-            None => {
-                let window = u64::from(self.window.max(1));
-                self.grow((u64::from(acked) * u64::from(mss) * INCREASE / window) as u32);
-            }
+        if self.recovering {
+            self.recovering = una.before(self.recover);
+            return self.recovering;
+        }
+        if self.window < self.threshold {
+            self.grow(acked);
+        } else {
+            let window = u64::from(self.window.max(1));
+            self.grow((u64::from(acked) * u64::from(mss) * INCREASE / window) as u32);
         }
         false
     }

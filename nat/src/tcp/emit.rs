@@ -12,6 +12,7 @@ use cnet_wire::time::{Duration, Instant};
 use super::alarm::HANDSHAKE_TRIES;
 use super::flow::{Alarm, Cx, State, TcpFlow};
 use crate::flow::Ends;
+use crate::host::HeaderFields;
 use crate::io::{Env, Io};
 
 /// Window shift we announce: 16 MiB can be expressed, of which [`MAX_GRANT`](super::flow::MAX_GRANT) is used.
@@ -27,8 +28,9 @@ pub(super) const HANDSHAKE_RTO: Duration = Duration::from_secs(1);
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 impl TcpFlow {
-    /// The window field to send, and the edge it announces. `room` is what the unsent buffer could take.
-    fn window_field(&mut self, room: usize) -> u16 {
+    /// The window field to send behind `ack`, and the edge it announces. `room` is what the unsent buffer
+    /// could take.
+    fn window_field(&mut self, ack: Seq, room: usize) -> u16 {
         let open = self.rcv_adv.bytes_since(self.rcv_nxt) as u32;
         let window = if self.unsent.is_empty() {
             let room = u32::try_from(room).unwrap_or(u32::MAX);
@@ -36,6 +38,8 @@ impl TcpFlow {
         } else {
             open
         };
+        // What is held back is received, and yet in the window.
+        let window = window + self.rcv_nxt.bytes_since(ack) as u32;
         // Rounded up: the announced edge must not move back (RFC 9293, section 3.8.6), and there
         // are stacks that never repeat what a window has closed over. So the edge of a window that
         // stands still may yet follow small segments, until the budget of unsent bytes stops it.
@@ -44,7 +48,7 @@ impl TcpFlow {
             .min(u32::from(u16::MAX));
         self.rcv_adv = self
             .rcv_adv
-            .max(self.rcv_nxt + ((scaled << self.rcv_scale) as usize));
+            .max(ack + ((scaled << self.rcv_scale) as usize));
         scaled as u16
     }
 
@@ -59,19 +63,23 @@ impl TcpFlow {
     ) -> bool {
         let Some(link) = self.link else { return false };
         let room = cx.unsent.room(0);
+        let ack = self.ack_number(cx);
         let seg = SegmentOut {
             seq,
-            ack: self.rcv_nxt,
+            ack,
             flags,
-            window: self.window_field(room),
+            window: self.window_field(ack, room),
             syn: None,
             payload_len,
             mss: usize::from(self.mss),
+            fields: self.fields_in,
         };
         let len = write_segment(cx.io.buf, &link, &cx.route, &seg);
         let sent = cx.io.sink.emit(link.port, &cx.io.buf[..len]).is_ok();
         if sent && flags.ack {
             self.ack_due = false;
+            self.ack_forced = false;
+            self.held.acked = ack;
         }
         sent
     }
@@ -79,6 +87,15 @@ impl TcpFlow {
     /// A pure acknowledgement.
     pub(super) fn send_ack<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
         self.send_segment(cx, self.snd_nxt, Flags::ACK, 0);
+        self.ack_due = false;
+        self.ack_forced = false;
+    }
+
+    /// The acknowledgement that is due, if it is to say anything: what is held back is not.
+    pub(super) fn send_due_ack<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) {
+        if self.ack_forced || self.ack_number(cx) != self.held.acked {
+            self.send_ack(cx);
+        }
         self.ack_due = false;
     }
 
@@ -129,7 +146,9 @@ impl TcpFlow {
                 syn: Some(options),
                 payload_len: 0,
                 mss: usize::from(self.mss),
+                fields: self.fields_in,
             };
+            self.held.acked = self.rcv_nxt;
             let len = write_segment(cx.io.buf, &link, &cx.route, &seg);
             // A SYN the port does not take is repeated by the alarm like one that was lost.
             let _ = cx.io.sink.emit(link.port, &cx.io.buf[..len]);
@@ -141,12 +160,10 @@ impl TcpFlow {
     /// A segment that a blind attacker could have sent too: its sender, if it is our peer, is told
     /// where we stand (RFC 5961).
     pub(super) fn challenge(&mut self, now: Instant) {
-        if self
-            .challenged
-            .is_none_or(|last| now >= last + CHALLENGE_INTERVAL)
-        {
-            self.challenged = Some(now);
+        if now >= self.next_challenge {
+            self.next_challenge = now + CHALLENGE_INTERVAL;
             self.ack_due = true;
+            self.ack_forced = true;
         }
     }
 }
@@ -179,6 +196,7 @@ fn emit_reset<E: Env>(link: &Link, ends: &Ends, seq: Seq, ack: Option<Seq>, io: 
         syn: None,
         payload_len: 0,
         mss: usize::MAX,
+        fields: HeaderFields::default(),
     };
     let len = write_segment(io.buf, link, &route, &seg);
     // A lost RST is asked for again by the container's next segment.

@@ -4,12 +4,14 @@
 //! takes the container's segments to the host's socket, `transmit` takes what the socket received to
 //! the container, `emit` writes the segments, `alarm` holds the deadline.
 
+use cnet_wire::IpHeader;
 use cnet_wire::time::Instant;
 
 use super::congestion::Congestion;
+use super::held::{Held, NEVER};
 use super::unsent::{Unsent, UnsentBudget};
 use super::{TcpConfig, TcpCounters, rto::RttEstimator};
-use crate::host::{HostError, HostSockets, Readiness, SocketId};
+use crate::host::{HeaderFields, HostError, HostSockets, Readiness, SocketId};
 use crate::io::{Env, Io};
 use cnet_wire::headers::Link;
 use cnet_wire::tcp::{Flags, Route, Seq};
@@ -20,6 +22,9 @@ pub(super) const INITIAL_GRANT: u32 = 256 * 1024;
 pub(super) const MIN_GRANT: u32 = 64 * 1024;
 /// Largest receive window, in bytes: what a fast host path needs to stay busy.
 pub(super) const MAX_GRANT: u32 = 8 * 1024 * 1024;
+
+/// The ECN bits of a type of service.
+const ECN: u8 = 0x03;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,8 +95,15 @@ pub struct TcpFlow {
     /// Our end of the host's stream is shut.
     pub(super) host_shut: bool,
     pub(super) ack_due: bool,
-    /// Last challenge ACK.
-    pub(super) challenged: Option<Instant>,
+    /// An ACK is due even if it acknowledges nothing new.
+    pub(super) ack_forced: bool,
+    /// What is received and not acknowledged until the far end has answered.
+    pub(super) held: Held,
+    /// What the container's packets said last; and what is said to it.
+    pub(super) fields_out: HeaderFields,
+    pub(super) fields_in: HeaderFields,
+    /// From when on there may be another challenge ACK.
+    pub(super) next_challenge: Instant,
 
     // Host to container.
     /// First byte the container has not acknowledged.
@@ -127,8 +139,8 @@ pub struct TcpFlow {
     pub(super) stalls: u8,
     /// Last time the container was heard; when it went, of an orphan.
     pub(super) last_heard: Instant,
-    /// What the timer wheel holds for this flow.
-    pub(super) wheel_at: Option<Instant>,
+    /// What the timer wheel holds for this flow, or [`NEVER`].
+    pub(super) wheel_at: Instant,
     /// Has an entry in the [`rto_queue`](super::rto_queue), which wakes it within the shortest timeout.
     pub(super) in_rto_queue: bool,
     /// Listed for service at the end of the batch.
@@ -152,7 +164,11 @@ impl TcpFlow {
             fin_received: false,
             host_shut: false,
             ack_due: false,
-            challenged: None,
+            ack_forced: false,
+            held: Held::default(),
+            fields_out: HeaderFields::default(),
+            fields_in: HeaderFields::default(),
+            next_challenge: Instant::ZERO,
             snd_una: iss,
             snd_nxt: iss,
             snd_max: iss,
@@ -173,7 +189,7 @@ impl TcpFlow {
             probes: 0,
             stalls: 0,
             last_heard: now,
-            wheel_at: None,
+            wheel_at: NEVER,
             in_rto_queue: false,
             dirty: false,
             queued: false,
@@ -182,7 +198,7 @@ impl TcpFlow {
 
     /// Reads something of each cache line that the flow lies in.
     pub(super) fn touch(&self) -> u64 {
-        u64::from(self.wheel_at.is_some())
+        self.wheel_at.as_nanos()
             ^ u64::from(self.alarm.is_some())
             ^ self.last_heard.as_nanos()
             ^ u64::from(self.snd_una.0)
@@ -293,7 +309,7 @@ impl TcpFlow {
             }
         };
         if self.ack_due {
-            self.send_ack(cx);
+            self.send_due_ack(cx);
         }
         self.finish_if_done(cx);
         more && self.state == State::Established
@@ -318,6 +334,17 @@ impl TcpFlow {
         Ok(())
     }
 
+    /// Has the host's packets say what the container's say.
+    #[inline]
+    pub(super) fn follow_fields<E: Env>(&mut self, said: HeaderFields, cx: &mut Cx<'_, '_, E>) {
+        if self.fields_out != said {
+            self.fields_out = said;
+            if let Some(socket) = self.socket {
+                cx.io.hosts.tcp_set_fields(socket, passed_on(said));
+            }
+        }
+    }
+
     /// Whether the host's socket has an error pending.
     pub(super) fn check_host<E: Env>(&mut self, cx: &mut Cx<'_, '_, E>) -> Result<(), HostError> {
         let Some(socket) = self.socket else {
@@ -327,6 +354,25 @@ impl TcpFlow {
             Ok(()) | Err(HostError::WouldBlock) => Ok(()),
             Err(e) => Err(e),
         }
+    }
+}
+
+/// What the container's packets say of a TCP connection: all but ECN, which is between two kernels.
+#[inline]
+pub(super) fn said_in(ip: &IpHeader) -> HeaderFields {
+    HeaderFields {
+        hop_limit: ip.hop_limit,
+        tos: ip.tos & !ECN,
+    }
+}
+
+/// What the host's packets are to say for it: one hop less. The usual limit stays as it is, so that
+/// an ordinary connection needs no option set.
+pub(super) fn passed_on(said: HeaderFields) -> HeaderFields {
+    let usual = said.hop_limit == HeaderFields::default().hop_limit;
+    HeaderFields {
+        hop_limit: said.hop_limit.saturating_sub(u8::from(!usual)).max(1),
+        ..said
     }
 }
 

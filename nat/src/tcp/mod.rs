@@ -21,9 +21,9 @@
 //! # What an ACK means
 //!
 //! That the host's kernel has the bytes, or that they are in the flow's unsent buffer (see
-//! [`receive`]), not that the far end has them: waiting for `tcpi_bytes_acked` would cost a system call a batch
-//! and tie the container's window to the far round trip. If the far end then resets, the container
-//! gets the RST, as with any proxy.
+//! [`receive`]); of the last segment and of a FIN, that the far end has all ([`acknowledge`]). To wait
+//! with all of it would tie the container's window to the far round trip. If the far end resets, the
+//! container gets the RST, as with any proxy.
 //!
 //! # Time and limits
 //!
@@ -75,12 +75,14 @@ macro_rules! with_flow {
     }};
 }
 
+mod acknowledge;
 mod alarm;
 mod backlog;
 mod congestion;
 mod counters;
 mod emit;
 pub mod flow;
+mod held;
 mod isn;
 mod open;
 mod orphan;

@@ -10,32 +10,38 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_wire::headers::Link;
 use cnet_wire::tcp::{Route, Segment, Seq, quote_syn};
 use cnet_wire::time::Instant;
-use cnet_wire::{DropReason, PortId};
+use cnet_wire::{DropReason, Packet, PortId};
 
 use super::emit::{refuse, reset_syn};
-use super::flow::{Cx, State, TcpFlow};
+use super::flow::{Cx, State, TcpFlow, passed_on, said_in};
 use super::quota::Owner;
 use super::table::TcpSessions;
 use crate::flow::{Ends, Handle};
-use crate::host::{HostError, HostSockets, SocketId, Token, TokenKind};
+use crate::host::{
+    DatagramErrorKind, HostError, HostSockets, SocketId, TRACED_HOP_LIMIT, Token, TokenKind,
+};
 use crate::icmp_error::{IcmpErrorKind, emit_icmp_error};
 use crate::in_hand::with_in_hand;
 use crate::io::{Env, Io};
+use crate::policy::is_routable;
 
 impl TcpSessions {
     pub(super) fn open<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
         seg: &Segment<'_>,
         ends: Ends,
         host: IpAddr,
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
+        let now = packet.now;
         let iss = self.isn.isn(now, &ends);
         let mut flow = TcpFlow::new(now, State::Connecting, Some(*link), iss);
         flow.rcv_nxt = seg.seq + 1;
         flow.rcv_adv = flow.rcv_nxt;
+        flow.fields_out = said_in(packet.ip);
+        let fields = passed_on(flow.fields_out);
         flow.take_syn_options(seg, &self.config, &Route::from(&ends));
         let Some(handle) = self.insert(now, ends, flow, io) else {
             refuse(link, seg, &ends, io);
@@ -44,12 +50,12 @@ impl TcpSessions {
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
         let to = SocketAddr::new(host, ends.remote().port());
         let torn = &mut self.torn;
-        let mut result = with_in_hand(torn, handle, || io.hosts.tcp_connect(token, to));
+        let mut result = with_in_hand(torn, handle, || io.hosts.tcp_connect(token, to, fields));
         let owner = Some(link.port);
         if result == Err(HostError::Exhausted)
             && (self.evict(now, owner, Some(handle), io) || self.end_orphan(now, io))
         {
-            result = io.hosts.tcp_connect(token, to);
+            result = io.hosts.tcp_connect(token, to, fields);
         }
         match result {
             Ok(socket) => {
@@ -173,17 +179,18 @@ impl TcpSessions {
             return Err(DropReason::Quota);
         };
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
-        let adopt = || io.hosts.tcp_adopt(token, socket).is_ok();
+        let adopt = || io.hosts.tcp_adopt(token, socket);
         let adopted = with_in_hand(&mut self.torn, handle, adopt);
         with_flow!(self, handle, now, io, |flow, cx| {
-            if adopted {
+            if let Ok(fields) = adopted {
+                flow.fields_in = passed_on(fields);
                 flow.open_handshake(cx)
             } else {
                 flow.reset_host(cx)
             }
         });
         self.settle(handle);
-        if !adopted {
+        if adopted.is_err() {
             return Err(DropReason::HostResource);
         }
         self.counters.accepted += 1;
@@ -259,15 +266,26 @@ impl TcpSessions {
         error: HostError,
         io: &mut Io<'_, E>,
     ) {
-        if let Some(socket) = self.flows.get(handle).and_then(|flow| flow.socket) {
-            with_in_hand(&mut self.torn, handle, || io.hosts.close(socket));
-        }
+        let flow = self.flows.get(handle);
+        let socket = flow.and_then(|flow| Some((flow.socket?, flow.fields_out.hop_limit)));
+        let told = socket.and_then(|(socket, hop_limit)| {
+            with_in_hand(&mut self.torn, handle, || {
+                let traced = hop_limit < TRACED_HOP_LIMIT;
+                let told = traced.then(|| told_on_the_way(io.hosts, socket)).flatten();
+                io.hosts.close(socket);
+                told
+            })
+        });
         let Some((ends, flow)) = self.take(handle) else {
             return;
         };
         self.counters.connect_failures += 1;
         let Some(link) = flow.link else { return };
         let syn = Seq(flow.rcv_nxt.0.wrapping_sub(1));
+        if let Some(told) = told {
+            self.report_unreachable(&link, &ends, syn, told, io);
+            return;
+        }
         let kind = match error {
             HostError::NetUnreachable => IcmpErrorKind::NetUnreachable,
             HostError::HostUnreachable => IcmpErrorKind::HostUnreachable,
@@ -279,18 +297,21 @@ impl TcpSessions {
                 return;
             }
         };
-        self.report_unreachable(&link, &ends, syn, kind, io);
+        self.report_unreachable(&link, &ends, syn, (kind, None), io);
     }
 
+    /// Answers a SYN with an ICMP error, from the router that told of it or from the gateway.
     pub(super) fn report_unreachable<E: Env>(
         &self,
         link: &Link,
         ends: &Ends,
         syn: Seq,
-        kind: IcmpErrorKind,
+        (kind, from): (IcmpErrorKind, Option<IpAddr>),
         io: &mut Io<'_, E>,
     ) {
-        let Some(from) = self.config.gateway(ends.container().ip()) else {
+        let to = ends.container().ip();
+        let from = from.filter(|from| from.is_ipv4() == to.is_ipv4() && is_routable(*from));
+        let Some(from) = from.or_else(|| self.config.gateway(to)) else {
             return;
         };
         let mut quote = [0; 60];
@@ -307,6 +328,26 @@ impl TcpSessions {
             quote,
         );
     }
+}
+
+/// What ICMP said of a SYN that was to end on its way, and who said it.
+fn told_on_the_way(
+    hosts: &mut impl HostSockets,
+    socket: SocketId,
+) -> Option<(IcmpErrorKind, Option<IpAddr>)> {
+    let error = hosts.datagram_error(socket, &mut [0; 64]).ok()?;
+    let DatagramErrorKind::Icmp {
+        icmp_type, code, ..
+    } = error.kind
+    else {
+        return None;
+    };
+    let kind = IcmpErrorKind::Raw {
+        icmp_type,
+        code,
+        info: 0,
+    };
+    Some((kind, error.offender))
 }
 
 /// The host's connect has ended, or has it?

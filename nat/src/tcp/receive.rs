@@ -40,8 +40,9 @@ impl TcpFlow {
         }
         if !self.acceptable(seg) {
             // An old duplicate, a probe, or a guess: answer with what we expect.
-            if !seg.flags.rst {
+            if !seg.flags.rst && !self.waits_for_far_end(seg, cx) {
                 self.ack_due = true;
+                self.ack_forced = true;
             }
             return Err(DropReason::OutOfWindow);
         }
@@ -114,7 +115,9 @@ impl TcpFlow {
         self.rcv_nxt = seg.seq + 1;
         self.rcv_adv = self.rcv_nxt;
         self.take_syn_options(seg, cx.config, &cx.route);
+        self.held.acked = self.rcv_nxt;
         self.ack_due = true;
+        self.ack_forced = true;
         self.establish(seg, cx);
         Ok(())
     }
@@ -204,11 +207,13 @@ impl TcpFlow {
             // A pure ACK that is not where we expect it tells that something was lost on the way.
             if seg.seq != self.rcv_nxt {
                 self.ack_due = true;
+                self.ack_forced = true;
             }
             return Ok(());
         }
         self.ack_due = true;
         if seg.seq.after(self.rcv_nxt) {
+            self.ack_forced = true;
             return Err(DropReason::OutOfOrder);
         }
         if self.fin_received {
@@ -224,12 +229,16 @@ impl TcpFlow {
             DropReason::HostRefused
         })?;
         self.rcv_nxt += taken;
+        self.note_tail(taken, false);
+        // What is not taken is asked for again.
+        self.ack_forced |= !whole || taken < fresh.len();
         let complete = whole && taken == fresh.len() && seen <= seg.payload.len();
         if seg.flags.fin && complete {
             self.rcv_nxt += 1;
             // A FIN is taken though the window is closed.
             self.rcv_adv = self.rcv_adv.max(self.rcv_nxt);
             self.fin_received = true;
+            self.note_tail(1, true);
             self.shut_host(cx);
         }
         Ok(())
@@ -298,6 +307,7 @@ impl TcpFlow {
         }
         // The window may open again.
         self.ack_due = true;
+        self.ack_forced = true;
         self.shut_host(cx);
         Ok(())
     }

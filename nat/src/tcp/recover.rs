@@ -68,7 +68,7 @@ impl TcpSessions {
             let Some(flow) = self.flows.get_mut(handle) else {
                 continue;
             };
-            flow.wheel_at = None;
+            flow.wheel_at = super::held::NEVER;
             flow.in_rto_queue = false;
             flow.dirty = true;
             flow.queued = true;

@@ -19,7 +19,8 @@ use cnet_wire::time::Instant;
 use cnet_wire::{DropReason, Packet, PortId};
 
 use super::emit::refuse;
-use super::flow::{State, TcpFlow};
+use super::flow::{State, TcpFlow, said_in};
+use super::held::NEVER;
 use super::open::on_connected;
 use super::table::{TcpSessions, touch};
 use crate::flow::{Ends, Handle, PREFETCH_DEPTH};
@@ -45,7 +46,7 @@ impl TcpSessions {
             SocketAddr::new(ip.dst, seg.dst_port),
         );
         let Some(handle) = self.flows.find(&ends) else {
-            return self.handle_stray(now, link, &seg, ends, policy, io);
+            return self.handle_stray(packet, link, &seg, ends, policy, io);
         };
         let opens = seg.flags.syn && !seg.flags.ack;
         let result = with_flow!(self, handle, now, io, |flow, cx| {
@@ -60,11 +61,14 @@ impl TcpSessions {
                 return None;
             }
             // To other containers than its own an orphan is not there.
-            (!orphaned).then(|| flow.on_segment(&seg, cx))
+            (!orphaned).then(|| {
+                flow.follow_fields(said_in(ip), cx);
+                flow.on_segment(&seg, cx)
+            })
         });
         let Some(Some(result)) = result else {
             self.settle(handle);
-            return self.handle_stray(now, link, &seg, ends, policy, io);
+            return self.handle_stray(packet, link, &seg, ends, policy, io);
         };
         self.touched(handle);
         result
@@ -92,7 +96,7 @@ impl TcpSessions {
     /// A segment of no flow: a SYN opens one, anything else is told that there is none.
     fn handle_stray<E: Env>(
         &mut self,
-        now: Instant,
+        packet: &Packet<'_>,
         link: &Link,
         seg: &Segment<'_>,
         ends: Ends,
@@ -118,13 +122,13 @@ impl TcpSessions {
         match policy.decide(&conversation) {
             // RFC 9293, section 3.9.2.3: a SYN to a group or broadcast address gets no answer.
             Decision::Allow(host) if !is_routable(host) => Err(DropReason::MartianDestination),
-            Decision::Allow(host) => self.open(now, link, seg, ends, host, io),
+            Decision::Allow(host) => self.open(packet, link, seg, ends, host, io),
             Decision::Refuse(why) => {
                 let kind = match why {
                     Refusal::NetUnreachable => IcmpErrorKind::NetUnreachable,
                     Refusal::Prohibited => IcmpErrorKind::Prohibited,
                 };
-                self.report_unreachable(link, &ends, seg.seq, kind, io);
+                self.report_unreachable(link, &ends, seg.seq, (kind, None), io);
                 Err(DropReason::Policy)
             }
         }
@@ -201,7 +205,7 @@ impl TcpSessions {
             now,
             io,
             |engine| engine.timers.expire(now),
-            |flow| flow.wheel_at = None,
+            |flow| flow.wheel_at = NEVER,
         );
         self.serve_backlog(now, io);
     }

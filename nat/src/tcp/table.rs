@@ -13,6 +13,7 @@ use cnet_wire::time::Instant;
 use siphasher::sip::SipHasher24;
 
 use super::flow::{State, TcpFlow};
+use super::held::NEVER;
 use super::isn::IsnGenerator;
 use super::quota::Quotas;
 use super::rto_queue::RtoQueue;
@@ -157,17 +158,17 @@ impl TcpSessions {
         // The wheel is only ever moved to an earlier time here: an entry that fires too early is
         // set anew then, which is far rarer than packets are.
         let at = flow.deadline(&self.config);
-        if flow.wheel_at.is_some_and(|set| set <= at) {
+        if flow.wheel_at <= at {
             return;
         }
-        if flow.wheel_at.is_some() {
-            let listed = flow.in_rto_queue && !flow.is_stalled();
+        if flow.wheel_at != NEVER {
+            let listed = flow.in_rto_queue && !flow.is_pressed();
             if listed || flow.awaits_shortest_rto() && self.rto_queue.push(at, handle.index) {
                 flow.in_rto_queue = true;
                 return;
             }
         }
-        flow.wheel_at = Some(at);
+        flow.wheel_at = at;
         self.timers.set(handle.index, at);
     }
 

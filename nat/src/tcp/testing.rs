@@ -12,7 +12,7 @@ use super::TcpConfig;
 use super::flow::{State, TcpFlow};
 use super::table::TcpSessions;
 use crate::flow::Handle;
-use crate::host::{Readiness, SocketId, Token};
+use crate::host::{HeaderFields, Readiness, SocketId, Token};
 use crate::io::Io;
 use crate::policy::Policy;
 use cnet_wire::headers::{FRAME_BUFFER_LEN, Link};
@@ -58,6 +58,8 @@ pub(super) struct Bench {
     pub(super) container: IpAddr,
     pub(super) remote: SocketAddr,
     buf: Vec<u8>,
+    /// What the container's packets say.
+    pub(super) said: HeaderFields,
 }
 
 /// One connection as the container sees it.
@@ -104,6 +106,7 @@ impl Bench {
             container: container.parse().unwrap(),
             remote: remote.parse().unwrap(),
             buf: vec![0xaa; FRAME_BUFFER_LEN],
+            said: HeaderFields::default(),
         }
     }
 
@@ -135,7 +138,7 @@ impl Bench {
             with_socket += usize::from(flow.socket.is_some());
             if flow.state != State::Closed {
                 assert!(
-                    flow.wheel_at.is_some() || flow.dirty,
+                    flow.wheel_at != super::held::NEVER || flow.dirty,
                     "nothing wakes {flow:?}"
                 );
             } else {
@@ -174,8 +177,8 @@ impl Bench {
             src: self.container,
             dst: self.remote.ip(),
             protocol: protocol::TCP,
-            hop_limit: 64,
-            tos: 0,
+            hop_limit: self.said.hop_limit,
+            tos: self.said.tos,
             dont_fragment: true,
             l4: 0,
             end: l4.len(),

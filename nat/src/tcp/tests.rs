@@ -1,5 +1,6 @@
 //! Tests of the TCP engine as a whole, on the bench of [`super::testing`].
 
+mod acknowledge;
 mod ends;
 mod handshake;
 mod hostile;

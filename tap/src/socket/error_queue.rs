@@ -40,6 +40,18 @@ pub fn enable_recverr(fd: impl AsFd, v6: bool) -> io::Result<()> {
     set_int(fd, libc::IPPROTO_IP, libc::IP_RECVERR, 1)
 }
 
+/// Switches the error queue off again.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn disable_recverr(fd: impl AsFd, v6: bool) -> io::Result<()> {
+    match v6 {
+        true => set_int(fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 0),
+        false => set_int(fd.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 0),
+    }
+}
+
 /// Which part of the network reported an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorOrigin {

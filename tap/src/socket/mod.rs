@@ -20,15 +20,18 @@ pub mod udp;
 
 pub use batch::{BatchSpace, MAX_BATCH, Outgoing, recv_datagrams, send_datagrams};
 pub use diagnostics::{BoundSocket, Diagnostics};
-pub use error_queue::{ErrorOrigin, SocketErrorReport, enable_recverr, recv_error};
+pub use error_queue::{
+    ErrorOrigin, SocketErrorReport, disable_recverr, enable_recverr, recv_error,
+};
 pub use options::{
     bind_address_no_port, default_route_mtu, deliver_on_close, ping_socket, reset_on_close,
     set_dont_fragment, so_error, unacknowledged, unsent,
 };
 pub use tcp::{
-    TcpInfo, peek_skipping, recv_discard, recv_peek, set_peek_off, supports_peek_off_tcp, tcp_info,
+    TcpInfo, peek_skipping, probe_far_end, recv_discard, recv_peek, save_syn, saved_syn,
+    set_peek_off, supports_peek_off_tcp, tcp_info,
 };
 pub use udp::{
-    Datagram, SendOptions, receive_details, recv_datagram, send_datagram, send_datagram_with,
-    set_udp_gro,
+    Datagram, SendOptions, receive_details, receive_fields, recv_datagram, send_datagram,
+    send_datagram_with, set_udp_gro,
 };

@@ -111,9 +111,9 @@ pub fn set_dont_fragment(fd: impl AsFd, v6: bool, dont_fragment: bool) -> io::Re
 /// socket connected there (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)); of IPv6 where there is no IPv4. `None`
 /// without such a route. Sends nothing.
 pub fn default_route_mtu() -> Option<u32> {
-    // Of the networks for documentation (RFC 5737, RFC 3849), which no host has a route of its own to.
-    let v4 = SocketAddr::from(([192, 0, 2, 1], 9));
-    let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9));
+    // A root server, which stands for the rest of the world.
+    let v4 = SocketAddr::from(([198, 41, 0, 4], 9));
+    let v6 = SocketAddr::from(([0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30], 9));
     let of_route = |to: SocketAddr| {
         let (family, level, option) = match to {
             SocketAddr::V4(_) => (AddressFamily::INET, libc::IPPROTO_IP, libc::IP_MTU),

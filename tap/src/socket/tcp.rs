@@ -169,12 +169,59 @@ fn peek_pieces(
     }
 }
 
+// include/uapi/linux/tcp.h
+const TCP_SAVE_SYN: libc::c_int = 27;
+const TCP_SAVED_SYN: libc::c_int = 28;
+
+/// Has a listening socket keep what the SYN of each connection said, for [`saved_syn`]
+/// (`TCP_SAVE_SYN`, Linux 4.2).
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn save_syn(fd: impl AsFd) -> io::Result<()> {
+    set_int(fd.as_fd(), libc::IPPROTO_TCP, TCP_SAVE_SYN, 1)
+}
+
+/// TTL or hop limit, and type of service or traffic class, of the SYN of an accepted connection. The
+/// kernel tells it once. `None` where it has not kept it.
+pub fn saved_syn(fd: impl AsFd) -> Option<(u8, u8)> {
+    // The IP header, and TCP's behind it.
+    let mut bytes = [0; 256];
+    let length = get_bytes(fd.as_fd(), libc::IPPROTO_TCP, TCP_SAVED_SYN, &mut bytes).ok()?;
+    let header = bytes.get(..length)?;
+    match header.first()? >> 4 {
+        4 => Some((*header.get(8)?, *header.get(1)?)),
+        6 => Some((*header.get(7)?, header[0] << 4 | *header.get(1)? >> 4)),
+        _ => None,
+    }
+}
+
+/// Asks the far end now whether it is still there, if it was silent for a second, and from then on as
+/// long as the connection is idle (keepalive, tcp(7)). The kernel does not end the connection for want
+/// of answers, or nearly so.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn probe_far_end(fd: impl AsFd) -> io::Result<()> {
+    // The most that the kernel takes (MAX_TCP_KEEPCNT).
+    const PROBES: libc::c_int = 127;
+    let fd = fd.as_fd();
+    set_int(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES)?;
+    // Setting it restarts the timer, which goes off at once when the time is over already
+    // (tcp_sock_set_keepidle_locked in net/ipv4/tcp.c).
+    set_int(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1)
+}
+
 /// What the kernel knows about a TCP connection (`struct tcp_info` in `include/uapi/linux/tcp.h`).
 /// A field that the running kernel does not have is 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TcpInfo {
     /// `TCP_ESTABLISHED` (1) and so on, as in `include/net/tcp_states.h`.
     pub state: u8,
+    /// The time since the far end last acknowledged anything, in milliseconds.
+    pub last_ack_recv_ms: u32,
     /// The segment size used for sending, in bytes.
     pub snd_mss: u32,
     /// The smoothed round trip time, in microseconds.
@@ -232,6 +279,7 @@ fn decode_tcp_info(bytes: &[u8]) -> TcpInfo {
     };
     TcpInfo {
         state: bytes.first().copied().unwrap_or(0),
+        last_ack_recv_ms: word(56),
         snd_mss: word(16),
         rtt_us: word(68),
         rtt_var_us: word(72),

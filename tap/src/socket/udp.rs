@@ -34,6 +34,26 @@ pub fn set_udp_gro(fd: impl AsFd, on: bool) -> io::Result<()> {
     set_int(fd.as_fd(), SOL_UDP, UDP_GRO, on.into())
 }
 
+/// Asks for [`Datagram::ttl`] and [`Datagram::tos`] with each datagram of the socket's own family, which
+/// `v6` tells.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn receive_fields(fd: impl AsFd, v6: bool) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let (level, hop_limit, tos) = match v6 {
+        true => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RECVHOPLIMIT,
+            libc::IPV6_RECVTCLASS,
+        ),
+        false => (libc::IPPROTO_IP, libc::IP_RECVTTL, libc::IP_RECVTOS),
+    };
+    set_int(fd, level, hop_limit, 1)?;
+    set_int(fd, level, tos, 1)
+}
+
 /// Asks for [`Datagram::ttl`], [`Datagram::tos`] and [`Datagram::local`] with each datagram.
 /// `v6` is the socket's family; an IPv6 socket gives them for IPv4 packets as well.
 ///

@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::host::{
-    DatagramError, DatagramKind, HostError, HostSockets, Received, SendOptions, SocketId, Token,
+    DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Received, SendOptions,
+    SocketId, Token,
 };
 
 /// A host whose sockets take all and hold what they are told to.
@@ -73,14 +74,19 @@ impl NullHosts {
 }
 
 impl HostSockets for NullHosts {
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
-        black_box(to);
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        fields: HeaderFields,
+    ) -> Result<SocketId, HostError> {
+        black_box((to, fields));
         Ok(self.open(token))
     }
 
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
         black_box((token, socket));
-        Ok(())
+        Ok(HeaderFields::default())
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HostError, HostSockets, Received, SendOptions,
-    SocketId, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets, Received,
+    SendOptions, SocketId, Token,
 };
+use cnet_wire::time::Duration;
 
 /// The headers of an IPv4 datagram, in bytes: what a path's MTU has beyond its payload.
 const UDP_OVERHEAD: u32 = 28;
@@ -63,6 +64,14 @@ pub struct Socket {
     pub wants_room: bool,
     /// Our stream is ended.
     pub shut: bool,
+    /// What the packets of a connection say, or what its client's SYN said.
+    pub fields: HeaderFields,
+    /// Bytes that the far end has not acknowledged.
+    pub unacknowledged: usize,
+    /// Probes of the far end, and how long it has been silent.
+    pub probes: usize,
+    /// See [`Socket::probes`].
+    pub silence: Duration,
     /// Datagrams that have arrived, or the errors that receiving them meets.
     pub inbox: VecDeque<Result<(Received, Vec<u8>), HostError>>,
     /// The error queue, each with the start of the payload it quotes.
@@ -86,6 +95,10 @@ impl Socket {
             room: usize::MAX,
             wants_room: false,
             shut: false,
+            fields: HeaderFields::default(),
+            unacknowledged: 0,
+            probes: 0,
+            silence: Duration::ZERO,
             inbox: VecDeque::new(),
             errors: VecDeque::new(),
         }
@@ -166,7 +179,10 @@ impl Scripted {
             len: data.len(),
             from: from.parse().expect("an address and a port"),
             segment,
-            tos: 2,
+            fields: HeaderFields {
+                hop_limit: 60,
+                tos: 2,
+            },
             local: None,
         };
         let inbox = &mut self.socket(id).inbox;
@@ -208,19 +224,43 @@ impl Scripted {
 }
 
 impl HostSockets for Scripted {
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        fields: HeaderFields,
+    ) -> Result<SocketId, HostError> {
         self.connects += 1;
         if let Some(error) = self.connect_errors.pop() {
             return Err(error);
         }
         let mut socket = Socket::new(Kind::Tcp, Some(token), to.is_ipv6());
         (socket.to, socket.connecting) = (Some(to), true);
+        socket.fields = fields;
         Ok(self.add(socket))
     }
 
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
-        self.socket(socket).token = Some(token);
-        self.adopt_error.map_or(Ok(()), Err)
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
+        let socket = self.socket(socket);
+        socket.token = Some(token);
+        let fields = socket.fields;
+        self.adopt_error.map_or(Ok(fields), Err)
+    }
+
+    fn tcp_set_fields(&mut self, socket: SocketId, fields: HeaderFields) {
+        self.socket(socket).fields = fields;
+    }
+
+    fn tcp_unacknowledged(&mut self, socket: SocketId) -> usize {
+        self.socket(socket).unacknowledged
+    }
+
+    fn tcp_probe(&mut self, socket: SocketId) {
+        self.socket(socket).probes += 1;
+    }
+
+    fn tcp_silence(&mut self, socket: SocketId) -> Duration {
+        self.socket(socket).silence
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {

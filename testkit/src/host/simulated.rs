@@ -31,8 +31,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::host::{
-    DatagramError, DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions,
-    SocketId, Token,
+    DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Readiness, Received,
+    SendOptions, SocketId, Token,
 };
 use cnet_wire::time::{Duration, Instant};
 
@@ -453,7 +453,12 @@ impl Host {
 }
 
 impl HostSockets for Host {
-    fn tcp_connect(&mut self, token: Token, to: SocketAddr) -> Result<SocketId, HostError> {
+    fn tcp_connect(
+        &mut self,
+        token: Token,
+        to: SocketAddr,
+        _: HeaderFields,
+    ) -> Result<SocketId, HostError> {
         if self.rng.chance(self.plan.exhausted) {
             self.refused_opens.push(to);
             return Err(HostError::Exhausted);
@@ -476,7 +481,7 @@ impl HostSockets for Host {
         Ok(id)
     }
 
-    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<(), HostError> {
+    fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
         if let Some(c) = self.open_connection(socket, "adopt") {
             if c.token.replace(token).is_some() {
                 self.violation(format!("{socket:?} adopted twice"));
@@ -485,7 +490,7 @@ impl HostSockets for Host {
                 c.triggered = true;
             }
         }
-        Ok(())
+        Ok(HeaderFields::default())
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {

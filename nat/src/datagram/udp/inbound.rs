@@ -11,7 +11,8 @@ use cnet_wire::frame::protocol;
 use cnet_wire::udp::{UDP_HEADER_LEN, write_summed, write_unsummed};
 use cnet_wire::{DropReason, FrameSink, PortFull};
 
-use crate::datagram::relay::{HOP_LIMIT, Relay};
+use crate::datagram::next_hop_limit;
+use crate::datagram::relay::Relay;
 use crate::fragment::IP_OFFSET;
 use crate::fragment::emit_in_place;
 use crate::host::Received;
@@ -55,8 +56,8 @@ pub(super) fn deliver<E: Env>(
             src: src.ip(),
             dst: dst.ip(),
             protocol: protocol::UDP,
-            hop_limit: HOP_LIMIT,
-            tos: received.tos,
+            hop_limit: next_hop_limit(received.fields.hop_limit),
+            tos: received.fields.tos,
         },
         ports: [src.port(), dst.port()],
         mtu,

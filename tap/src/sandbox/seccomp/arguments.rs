@@ -155,6 +155,7 @@ pub(super) const SETSOCKOPT: Alternatives = {
         TCP TCP_QUICKACK,
         TCP TCP_NOTSENT_LOWAT,
         TCP TCP_DEFER_ACCEPT,
+        TCP TCP_SAVE_SYN,
         // What a packet's header is to say, and what is told of those that come.
         V4 IP_TTL,
         V4 IP_TOS,

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HostError, Received, SendOptions, SocketId,
-    Token,
+    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, Received, SendOptions,
+    SocketId, Token,
 };
 
 use super::Host;
@@ -74,7 +74,7 @@ impl Host {
             len,
             from,
             segment: None,
-            tos: 0,
+            fields: HeaderFields::default(),
             local: None,
         })
     }
