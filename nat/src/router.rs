@@ -431,20 +431,25 @@ impl Router {
         stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) {
-        match token.kind() {
-            TokenKind::Tcp => self.tcp.handle_socket(now, token, ready, io),
-            TokenKind::Udp | TokenKind::Ping | TokenKind::Forward => {
-                let outcome = self.handle_datagrams(now, token, ready, stations, io);
-                self.backlog.push(token, outcome.left);
-                if let Some(container) = outcome.unresolved {
-                    self.solicit(now, container, stations, io);
-                }
-            }
-            TokenKind::Shell | TokenKind::Splice => {}
+        let handle = Handle {
+            index: token.index(),
+            generation: token.generation(),
+        };
+        let outcome = match token.kind() {
+            TokenKind::Tcp => return self.tcp.handle_socket(now, token, ready, io),
+            TokenKind::Udp => self.udp.handle_socket(now, handle, ready, io),
+            TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io),
+            TokenKind::Forward => self.handle_forward(now, token, ready, stations, io),
+            TokenKind::Shell | TokenKind::Splice => return,
+        };
+        self.backlog.push(token, outcome.left);
+        if let Some(container) = outcome.unresolved {
+            self.solicit(now, container, stations, io);
         }
     }
 
-    fn handle_datagrams<E: Env>(
+    /// Readiness of a published UDP port's socket.
+    fn handle_forward<E: Env>(
         &mut self,
         now: Instant,
         token: Token,
@@ -452,33 +457,14 @@ impl Router {
         stations: &impl Stations,
         io: &mut Io<'_, E>,
     ) -> SocketOutcome {
-        let handle = Handle {
-            index: token.index(),
-            generation: token.generation(),
+        let clients = KnownClients {
+            gateway: &self.gateway,
+            gateway_mac: self.gateway_mac,
+            gateways: [self.gateway_v4, self.gateway_v6],
+            stations,
+            now,
         };
-        match token.kind() {
-            TokenKind::Udp => self.udp.handle_socket(now, handle, ready, io),
-            TokenKind::Ping => self.ping.handle_socket(now, handle, ready, io),
-            _ => {
-                let Router {
-                    gateway,
-                    gateway_mac,
-                    gateway_v4,
-                    gateway_v6,
-                    udp,
-                    policy,
-                    ..
-                } = self;
-                let clients = KnownClients {
-                    gateway,
-                    gateway_mac: *gateway_mac,
-                    gateways: [*gateway_v4, *gateway_v6],
-                    stations,
-                    now,
-                };
-                udp.handle_forward(now, token, ready, &clients, policy, io)
-            }
-        }
+        (self.udp).handle_forward(now, token, ready, &clients, &self.policy, io)
     }
 
     /// The network's policy.

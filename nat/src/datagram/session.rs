@@ -73,6 +73,7 @@ impl<P: Protocol> DatagramSessions<P> {
     }
 
     /// Takes in an event of a mapping's socket, whose token is of this protocol's kind.
+    #[inline]
     pub fn handle_socket<E: Env>(
         &mut self,
         now: Instant,

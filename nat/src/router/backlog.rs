@@ -29,11 +29,15 @@ impl Backlog {
         self.order.len()
     }
 
-    /// Keeps what a socket's round has left for its next one.
+    /// Keeps what a socket's round has left for its next one, which mostly is nothing.
+    #[inline]
     pub(super) fn push(&mut self, token: Token, left: Readiness) {
-        if left == Readiness::default() {
-            return;
+        if left != Readiness::default() {
+            self.keep(token, left);
         }
+    }
+
+    fn keep(&mut self, token: Token, left: Readiness) {
         let waiting = self.left.entry(token.to_bits()).or_insert_with(|| {
             self.order.push_back(token);
             Readiness::default()
