@@ -121,7 +121,7 @@ fn a_network_told_to_end_is_gone_within_a_second_and_resets_its_peers() {
         Err(std::io::ErrorKind::ConnectionReset),
         "an upload cut looks whole"
     );
-    // The container is taken up by whoever serves the network next.
+    // The container is taken up by the process that serves the network next.
     assert!(place.done("ps").stdout.contains("web"));
     let echoing = TcpServer::echo(&lab.remote, SocketAddr::new(REMOTE_V4.into(), 0));
     connect_and_echo(&web.namespace, echoing.address, b"again").expect("a new flow");

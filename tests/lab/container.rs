@@ -43,7 +43,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Made by root, or by an ordinary user; its root is whoever made it.
+    /// Made by root, or by an ordinary user; its root is that user.
     pub fn start(lab: &Lab, user: Option<u32>) -> Self {
         let unshare = match user {
             Some(user) => lab.command("unshare").user(user, lab.directory()),

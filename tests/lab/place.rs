@@ -116,7 +116,7 @@ impl<'a> Place<'a> {
         row["drops"][reason].as_u64().unwrap_or(0)
     }
 
-    /// A container that somebody else has made: a process in namespaces of its own.
+    /// A container that the test has made, not cnet: a process in namespaces of its own.
     pub fn container(&self) -> (Running, Namespace) {
         let launch = self.lab.command("unshare");
         let launch = match self.user {

@@ -441,7 +441,7 @@ mod ports {
         assert_eq!(add(3, |l| l.ipv6.push(GW6)), in_use(GW6.into()));
         for bad in [
             |l: &mut Lease| l.mac = Some(GW),
-            |l: &mut Lease| l.mac = Some(NOBODY),
+            |l: &mut Lease| l.mac = Some(ZERO_MAC),
         ] {
             assert!(matches!(add(3, bad), Err(AddPortError::UnusableMac(_))));
         }

@@ -124,8 +124,8 @@ mod spoofing {
                     let f = arp_frame(1, operation, (other, ip4(1)), GW4);
                     net.drops(1, &f, DropReason::Spoofed);
                 }
-                for nobody in [NOBODY, MacAddr::BROADCAST] {
-                    let f = arp_frame(1, operation, (nobody, ip4(1)), GW4);
+                for unusable in [ZERO_MAC, MacAddr::BROADCAST] {
+                    let f = arp_frame(1, operation, (unusable, ip4(1)), GW4);
                     net.drops(1, &f, DropReason::BadArp);
                 }
             }

@@ -112,7 +112,7 @@ fn wait_for_machine(path: &Path, exit: &ExitFd) -> anyhow::Result<Option<OwnedFd
     let listener = listening().with_context(|| format!("cannot listen at {shown}"))?;
     crate::program::write_err(&format!("Waiting for connection to {shown}\n"));
     let waited = exit.allows_waiting_for(&listener);
-    // Nobody else is to connect.
+    // No second machine is to connect.
     let _ = fs::remove_file(path);
     if !waited.context("cannot wait for the machine")? {
         return Ok(None);

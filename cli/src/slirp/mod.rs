@@ -107,7 +107,7 @@ fn print(text: &str) {
 fn run(options: &Options) -> anyhow::Result<()> {
     // Before anything is opened: what they name is what the caller has left open.
     let exit = ExitFd::take(options.exit_fd);
-    // A descriptor that is not open, or not any more, is nobody's who waits.
+    // A descriptor that is not open, or not any more, has no process that waits at it.
     let ready_fd = options.ready_fd.and_then(|fd| inherited_fd::take(fd).ok());
     let tap = link::take_tap(&options.target);
     for warning in &options.warnings {

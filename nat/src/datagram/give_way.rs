@@ -11,7 +11,7 @@
 //!
 //! # Limits
 //! One answer looks at [`LOOKS`] mappings at most, so that a container that refreshes all its mappings
-//! holds up nobody for longer.
+//! does not hold the others up for longer.
 //!
 //! # Invariants
 //! Every mapping is in one of its port's heaps once. An entry may outlive its mapping; entries are

@@ -154,7 +154,7 @@ pub struct SocketOutcome {
     /// What the budget did not reach: call again with this, after other sockets had their round, unless
     /// nothing is set in it. The socket will not report it again.
     pub left: Readiness,
-    /// A published port's container whose link is unknown: its datagrams were dropped. Whoever knows
-    /// how to should look for it.
+    /// A published port's container whose link is unknown: its datagrams were dropped. The router
+    /// solicits it.
     pub unresolved: Option<IpAddr>,
 }

@@ -205,7 +205,7 @@ mod tests {
     const HEADER_LEN: usize = 240;
     const MIN_LEN: usize = 300;
     const MAX_LEN: usize = 548;
-    const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const UNSPECIFIED: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
     const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 
     /// A client's message with the options given.
@@ -227,7 +227,7 @@ mod tests {
     fn send(bench: &mut Bench, port: PortId, mac: MacAddr, m: &[u8]) -> Result<(), DropReason> {
         let ciaddr = <[u8; 4]>::try_from(&m[12..16]).unwrap();
         let (src, dst) = match Ipv4Addr::from(ciaddr) {
-            NOBODY => (NOBODY, Ipv4Addr::BROADCAST),
+            UNSPECIFIED => (UNSPECIFIED, Ipv4Addr::BROADCAST),
             ciaddr => (ciaddr, GW4),
         };
         let from = SocketAddr::from((src, CLIENT_PORT));
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn an_offer_says_all_about_the_network() {
         let mut bench = Bench::new();
-        let discover = message(NOBODY, &[(53, &[DISCOVER]), (61, b"\x01id")]);
+        let discover = message(UNSPECIFIED, &[(53, &[DISCOVER]), (61, b"\x01id")]);
         assert_eq!(send(&mut bench, A, MAC_A, &discover), Ok(()));
         let (mac, dst, m) = read(&mut bench, A);
         assert_eq!((mac, dst, m.yiaddr()), (MAC_A, A4, A4));
@@ -293,16 +293,16 @@ mod tests {
         let elsewhere = Ipv4Addr::new(192, 168, 1, 5);
         let cases: [(Ipv4Addr, Option<Ipv4Addr>, bool, Option<Ipv4Addr>); 9] = [
             // ciaddr, requested address, names us as server; granted
-            (NOBODY, Some(FIRST), true, Some(FIRST)),
-            (NOBODY, Some(FIRST), false, Some(FIRST)),
+            (UNSPECIFIED, Some(FIRST), true, Some(FIRST)),
+            (UNSPECIFIED, Some(FIRST), false, Some(FIRST)),
             (FIRST, None, false, Some(FIRST)),
             (other, None, false, None),
             // A free one of the range, in place of the first.
-            (NOBODY, Some(other), true, Some(other)),
-            (NOBODY, Some(elsewhere), false, None),
-            (NOBODY, Some(A4), false, None),
+            (UNSPECIFIED, Some(other), true, Some(other)),
+            (UNSPECIFIED, Some(elsewhere), false, None),
+            (UNSPECIFIED, Some(A4), false, None),
             (FIRST, None, false, None),
-            (NOBODY, None, true, None),
+            (UNSPECIFIED, None, true, None),
         ];
         for (i, (ciaddr, requested, named, granted)) in cases.into_iter().enumerate() {
             let requested = requested.map(|a| a.octets());
@@ -322,7 +322,7 @@ mod tests {
                 assert_eq!((mac, dst, m.yiaddr()), (MAC_B, lease, lease), "case {i}");
             } else {
                 assert_eq!(kind(&m), MessageType::Nak, "case {i}");
-                assert_eq!(m.yiaddr(), NOBODY);
+                assert_eq!(m.yiaddr(), UNSPECIFIED);
                 let all = (MacAddr::BROADCAST, Ipv4Addr::BROADCAST);
                 assert_eq!((mac, dst), all, "case {i}");
             }
@@ -339,7 +339,7 @@ mod tests {
         let mut bench = Bench::new();
         for i in 0..200u8 {
             let mac = MacAddr([2, 0, 0, 0, 1, i]);
-            let mut discover = message(NOBODY, &[(53, &[DISCOVER]), (61, &[i; 7])]);
+            let mut discover = message(UNSPECIFIED, &[(53, &[DISCOVER]), (61, &[i; 7])]);
             discover[28..34].copy_from_slice(&mac.0);
             send(&mut bench, B, mac, &discover).unwrap();
             assert_eq!(read(&mut bench, B).2.yiaddr(), FIRST);
@@ -350,7 +350,7 @@ mod tests {
             bench.stations.learn(address.into(), A, MAC_A);
         }
         bench.stations.ports.insert(PortId(3));
-        let discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        let discover = message(UNSPECIFIED, &[(53, &[DISCOVER])]);
         send(&mut bench, PortId(3), MAC_B, &discover).unwrap();
         let second = Ipv4Addr::new(10, 0, 2, 16);
         assert_eq!(read(&mut bench, PortId(3)).2.yiaddr(), second);
@@ -368,7 +368,7 @@ mod tests {
         cfg.dhcp_range = None;
         let mut bench = Bench::with(cfg);
         for kind in [DISCOVER, REQUEST] {
-            let m = message(NOBODY, &[(53, &[kind])]);
+            let m = message(UNSPECIFIED, &[(53, &[kind])]);
             assert_eq!(send(&mut bench, B, MAC_B, &m), Err(DropReason::NotServed));
         }
         bench.assert_silent();
@@ -378,21 +378,21 @@ mod tests {
     fn release_decline_and_another_server() {
         let mut bench = Bench::new();
         let us = GW4.octets();
-        let discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        let discover = message(UNSPECIFIED, &[(53, &[DISCOVER])]);
         let offered = |bench: &mut Bench, port| {
             send(bench, port, MAC_B, &discover).unwrap();
             read(bench, port).2.yiaddr()
         };
         assert_eq!(offered(&mut bench, B), FIRST);
         let decline = message(
-            NOBODY,
+            UNSPECIFIED,
             &[(53, &[DECLINE]), (50, &FIRST.octets()), (54, &us)],
         );
         assert_eq!(send(&mut bench, B, MAC_B, &decline), Ok(()));
         let second = Ipv4Addr::new(10, 0, 2, 16);
         assert_eq!(offered(&mut bench, B), second);
         let other = [10, 0, 2, 9];
-        let request = message(NOBODY, &[(53, &[REQUEST]), (54, &other)]);
+        let request = message(UNSPECIFIED, &[(53, &[REQUEST]), (54, &other)]);
         assert_eq!(send(&mut bench, B, MAC_B, &request), Ok(()));
         let release = message(second, &[(53, &[RELEASE]), (54, &us)]);
         assert_eq!(send(&mut bench, B, MAC_B, &release), Ok(()));
@@ -409,10 +409,10 @@ mod tests {
         assert_eq!(send(&mut bench, B, MAC_B, &inform), Ok(()));
         let (mac, dst, m) = read(&mut bench, B);
         assert_eq!((kind(&m), mac, dst), (MessageType::Ack, MAC_B, B4));
-        assert_eq!(m.yiaddr(), NOBODY);
+        assert_eq!(m.yiaddr(), UNSPECIFIED);
         assert_eq!(m.opts().get(OptionCode::AddressLeaseTime), None);
         assert!(m.opts().get(OptionCode::Router).is_some());
-        let inform = message(NOBODY, &[(53, &[INFORM])]);
+        let inform = message(UNSPECIFIED, &[(53, &[INFORM])]);
         assert_eq!(
             send(&mut bench, B, MAC_B, &inform),
             Err(DropReason::BadDhcp)
@@ -422,7 +422,7 @@ mod tests {
     #[test]
     fn a_client_that_cannot_take_unicast_gets_a_broadcast() {
         let mut bench = Bench::new();
-        let mut discover = message(NOBODY, &[(53, &[DISCOVER])]);
+        let mut discover = message(UNSPECIFIED, &[(53, &[DISCOVER])]);
         discover[10] = 0x80;
         send(&mut bench, B, MAC_B, &discover).unwrap();
         let (mac, dst, m) = read(&mut bench, B);
@@ -433,7 +433,7 @@ mod tests {
     #[test]
     fn cve_2021_3592_to_3595_short_bootp_and_options_past_the_end_are_dropped() {
         let mut bench = Bench::new();
-        let whole = message(NOBODY, &[(53, &[DISCOVER]), (61, &[7; 20])]);
+        let whole = message(UNSPECIFIED, &[(53, &[DISCOVER]), (61, &[7; 20])]);
         for len in 16..HEADER_LEN {
             let sent = send(&mut bench, B, MAC_B, &whole[..len]);
             assert_eq!(sent, Err(DropReason::BadDhcp), "{len}");
@@ -452,7 +452,7 @@ mod tests {
             &[(53, &[OFFER])],
         ];
         for options in bad {
-            let sent = send(&mut bench, B, MAC_B, &message(NOBODY, options));
+            let sent = send(&mut bench, B, MAC_B, &message(UNSPECIFIED, options));
             assert_eq!(sent, Err(DropReason::BadDhcp), "{options:?}");
         }
         for (at, value) in [(0, 2), (1, 6), (2, 16), (236, 0)] {
@@ -477,7 +477,7 @@ mod tests {
             hostname: Some("h".repeat(200)),
             ..lease()
         });
-        let discover = message(NOBODY, &[(53, &[DISCOVER]), (61, &[7; 200])]);
+        let discover = message(UNSPECIFIED, &[(53, &[DISCOVER]), (61, &[7; 200])]);
         send(&mut bench, A, MAC_A, &discover).unwrap();
         let (_, _, m) = read(&mut bench, A);
         assert!(m.opts().get(OptionCode::Router).is_some());

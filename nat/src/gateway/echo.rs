@@ -215,8 +215,11 @@ mod tests {
             let sent = bench.send(A, &icmp4(MAC_A, (A4, to), HEAD, b""));
             assert_eq!(sent, Err(DropReason::NotServed), "{to}");
         }
-        let nobody = Ipv6Addr::UNSPECIFIED;
-        let sent = bench.send(A, &icmp6(MAC_A, (nobody, GW6), 64, (128, 0, [0; 4]), b""));
+        let unspecified = Ipv6Addr::UNSPECIFIED;
+        let sent = bench.send(
+            A,
+            &icmp6(MAC_A, (unspecified, GW6), 64, (128, 0, [0; 4]), b""),
+        );
         assert_eq!(sent, Err(DropReason::MartianSource));
         bench.assert_silent();
     }

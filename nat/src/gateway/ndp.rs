@@ -312,7 +312,7 @@ mod tests {
     const INFINITE: [u8; 4] = [0xff; 4];
     const NA_OVERRIDE: u8 = 0x20;
     const PREFIX_ON_LINK: u8 = 0x80;
-    const NOBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
+    const UNSPECIFIED: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
     const B_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0xb);
 
     fn solicitation(mac: MacAddr, src: Ipv6Addr, target: Ipv6Addr, options: &[u8]) -> Vec<u8> {
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn duplicate_address_detection_finds_us() {
         let mut bench = Bench::new();
-        let ns = solicitation(MAC_B, NOBODY, GW_LL, &[]);
+        let ns = solicitation(MAC_B, UNSPECIFIED, GW_LL, &[]);
         assert_eq!(bench.send(B, &ns), Ok(()));
         let reply = bench.reply(B);
         let (src, dst, repr) = read(&reply);
@@ -384,7 +384,7 @@ mod tests {
             panic!("{repr:?}");
         };
         assert!(!flags.contains(NdiscNeighborFlags::SOLICITED));
-        let ns = solicitation(MAC_B, NOBODY, GW_LL, &source_option(MAC_B));
+        let ns = solicitation(MAC_B, UNSPECIFIED, GW_LL, &source_option(MAC_B));
         assert_eq!(bench.send(B, &ns), Err(DropReason::BadIcmp));
     }
 
@@ -453,7 +453,7 @@ mod tests {
         rest.extend(b"\x03net\x07example\x00\x07example\x00\x00\x00");
         assert!(reply.ends_with(&rest));
 
-        assert_eq!(bench.send(B, &rs(MAC_B, NOBODY)), Ok(()));
+        assert_eq!(bench.send(B, &rs(MAC_B, UNSPECIFIED)), Ok(()));
         let reply = bench.reply(B);
         let (_, dst, repr) = read(&reply);
         assert_eq!((dst, &reply[..6]), (ALL_NODES, &MAC_B.0[..]));

@@ -35,7 +35,7 @@ pub enum Step {
         len: usize,
         burst: usize,
     },
-    /// A datagram to where policy lets nobody.
+    /// A datagram to an address that policy denies.
     Denied { c: usize, v6: bool },
     /// A datagram arrives at a mapping's socket.
     Arrives {
@@ -368,7 +368,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             let seen = Seen::Arp(GATEWAY_V4, CONTAINERS[c].v4);
             expected.frames.push((CONTAINERS[c].port, seen));
         }
-        // The gateway need not hear of what is another's; an isolated container finds nobody else.
+        // The gateway need not hear of what is another's; an isolated container finds no other.
         Step::ArpForNeighbour { c, .. } => match CONTAINERS[c].isolated {
             true => model.count_port_drop(c, DropReason::NoSuchPort),
             false => copy_to_all(model, c, &sent[0], &mut expected),

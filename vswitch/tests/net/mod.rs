@@ -16,7 +16,7 @@ pub const GW: MacAddr = MacAddr([0x52, 0x55, 10, 0, 2, 2]);
 pub const GW4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const GW6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 pub const MULTICAST6: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-pub const NOBODY: MacAddr = MacAddr([0; 6]);
+pub const ZERO_MAC: MacAddr = MacAddr([0; 6]);
 pub const FLOOD: Verdict = Verdict::Flood { router: true };
 
 /// Frames in, bytes in, and drops by name.
@@ -155,7 +155,7 @@ pub fn arp_frame(
     sender: (MacAddr, Ipv4Addr),
     target: Ipv4Addr,
 ) -> Vec<u8> {
-    let body = arp(operation, sender.0, sender.1, NOBODY, target);
+    let body = arp(operation, sender.0, sender.1, ZERO_MAC, target);
     frame(MacAddr::BROADCAST, mac(from), 0x0806, &body)
 }
 

@@ -192,7 +192,7 @@ fn who_has_come_meanwhile_is_asked_for_again() {
     place.run("create web");
     place.run("create busy");
     let directories = place.store.directories();
-    // Nobody at first; then one has come. The socket is that of its process.
+    // No process at first; then one has come. The socket is that of its process.
     let ask = |busy_at: usize| {
         let asked = std::cell::Cell::new(0);
         move |d: &Definition| {

@@ -104,7 +104,7 @@ impl Connection {
     /// `container` has been told to connect.
     pub(super) fn new(client: OwnedFd, container: OwnedFd) -> Connection {
         for socket in [&client, &container] {
-            // Whatever ends this process, nobody takes half a stream for a whole one.
+            // Whatever ends this process, neither end takes half a stream for a whole one.
             let _ = sys::reset_on_close(socket);
         }
         Connection {
