@@ -261,7 +261,7 @@ fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, Proces
     let store = Store::open(directories.clone());
     let routes = HostRoutes::read();
     let definition = store.settle(network, &routes)?;
-    for told in routes.within(&definition) {
+    for told in definition.hidden_routes(&routes) {
         tracing::warn!("{told}");
     }
     make_directories(&directories, network)?;

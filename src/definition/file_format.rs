@@ -15,7 +15,7 @@ use super::dns_server::DnsServer;
 use super::id::is_id;
 use super::name::{NameError, check_network_name, is_domain};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
-use super::routes::same_family;
+use super::routes::{HostRoutes, same_family};
 use super::{MTU_RANGE, default_mtu};
 use crate::filter::Filter;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
@@ -242,6 +242,19 @@ impl Definition {
         let ipv4 = self.ipv4.map(|pool| IpNet::from(pool.subnet));
         let ipv6 = self.ipv6.map(|pool| IpNet::from(pool.subnet));
         ipv4.into_iter().chain(ipv6)
+    }
+
+    /// What is to be said of those of the host's `routes` that came up within the network's subnets
+    /// after it was made.
+    pub fn hidden_routes(&self, routes: &HostRoutes) -> Vec<String> {
+        let hidden = self.subnets().filter_map(|subnet| {
+            let route = routes.overlapping(subnet)?;
+            Some(format!(
+                "{route} shares addresses with the subnet {subnet} of the network `{}`: its containers do not reach what is behind that route. Make the network anew, on another --subnet",
+                self.name
+            ))
+        });
+        hidden.collect()
     }
 
     /// The two sides of the network as its router has them: DNS is answered at the gateway's
@@ -474,5 +487,26 @@ mod tests {
         six.ipv4 = None;
         assert_eq!(six.gateway_mac(), six.gateway_mac());
         assert!(!six.gateway_mac().is_multicast());
+    }
+
+    #[test]
+    fn a_route_that_came_later_is_told_with_the_network_that_hides_it() {
+        let pool = Ipv4Pool::new("10.89.0.0/24".parse().unwrap(), None, None);
+        let network = Definition {
+            ipv4: Some(pool.unwrap()),
+            ..Definition::new("v", "0".repeat(64))
+        };
+        let hex = |octets: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(octets));
+        let routes = |network: [u8; 4]| {
+            let (network, mask) = (hex(network), hex([255, 255, 0, 0]));
+            let line = format!("wlan0 {network} 00000000 0001 0 0 600 {mask} 0 0 0");
+            HostRoutes::parse(&format!("heading\n{line}\n"), "")
+        };
+        let told = network.hidden_routes(&routes([10, 89, 0, 0]));
+        assert_eq!(told.len(), 1);
+        for part in ["10.89.0.0/16 on wlan0", "10.89.0.0/24", "`v`", "--subnet"] {
+            assert!(told[0].contains(part), "{told:?}");
+        }
+        assert!(network.hidden_routes(&routes([10, 90, 0, 0])).is_empty());
     }
 }

@@ -12,7 +12,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 
-use super::Definition;
 use super::pool::overlap;
 
 /// The shortest prefix of a route that says something about the host.
@@ -75,18 +74,6 @@ impl HostRoutes {
             all.filter(|route| route.network.prefix_len() >= MIN_PREFIX_LEN)
                 .collect(),
         )
-    }
-
-    /// What is to be said of routes that came up within the subnets of `network` after it was made.
-    pub fn within(&self, network: &Definition) -> Vec<String> {
-        let hidden = network.subnets().filter_map(|subnet| {
-            let route = self.overlapping(subnet)?;
-            Some(format!(
-                "{route} shares addresses with the subnet {subnet} of the network `{}`: its containers do not reach what is behind that route. Make the network anew, on another --subnet",
-                network.name
-            ))
-        });
-        hidden.collect()
     }
 
     /// A route that shares addresses with `network`.
@@ -211,21 +198,6 @@ nonsense
         assert_eq!(overlapping(&routes, "fd99::/64"), None, "only refused");
         assert_eq!(overlapping(&routes, "fd01::/64"), None, "the default route");
         assert_eq!(HostRoutes::parse("", "x y z"), HostRoutes::default());
-    }
-
-    #[test]
-    fn a_route_that_came_later_is_told_with_the_network_that_hides_it() {
-        let pool = super::super::Ipv4Pool::new("10.89.0.0/24".parse().unwrap(), None, None);
-        let network = Definition {
-            ipv4: Some(pool.unwrap()),
-            ..Definition::new("v", "0".repeat(64))
-        };
-        let told = routes(&[("10.89.0.0/16", 1)]).within(&network);
-        assert_eq!(told.len(), 1);
-        for part in ["10.89.0.0/16 on wlan0", "10.89.0.0/24", "`v`", "--subnet"] {
-            assert!(told[0].contains(part), "{told:?}");
-        }
-        assert_eq!(routes(&[("10.90.0.0/16", 1)]).within(&network), [""; 0]);
     }
 
     #[test]

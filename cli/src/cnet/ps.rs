@@ -60,7 +60,7 @@ fn warn_of_routes(entries: &[Entry]) -> anyhow::Result<()> {
         // What is wrong with a definition was told with the answers.
         let Ok(definition) = definition else { continue };
         if entries.iter().any(|e| e.network == definition.name) {
-            for told in routes.within(&definition) {
+            for told in definition.hidden_routes(&routes) {
                 tell(&told);
             }
         }

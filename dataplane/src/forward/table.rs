@@ -129,6 +129,7 @@ impl Forwards {
     /// rule, in their order. A rule that stays keeps its id and its socket.
     pub(crate) fn set(
         &mut self,
+        now: Instant,
         replaced: &Replaced,
         rules: &[Rule],
         driver: &mut Driver,
@@ -156,7 +157,7 @@ impl Forwards {
             let kept = kept.and_then(|slot| self.slots[slot].as_ref());
             match kept.map(|forward| forward.open) {
                 Some(open) => Ok(open),
-                None => self.open(*rule, driver),
+                None => self.open(now, *rule, driver),
             }
         })
         .collect()
@@ -187,7 +188,12 @@ impl Forwards {
         driver.hosts.forget_diagnostics(port);
     }
 
-    fn open(&mut self, rule: Rule, driver: &mut Driver) -> Result<OpenForward, ForwardError> {
+    fn open(
+        &mut self,
+        now: Instant,
+        rule: Rule,
+        driver: &mut Driver,
+    ) -> Result<OpenForward, ForwardError> {
         if self.slots.len() - self.free.len() >= self.limit {
             return Err(ForwardError::TooMany { limit: self.limit });
         }
@@ -196,8 +202,8 @@ impl Forwards {
         let id = ForwardId(self.last_id + 1);
         let token = Token::new(TokenKind::Forward, slot as u32, id.0);
         let socket = match rule.protocol {
-            Protocol::Tcp => self.hold(fd, token, &rule),
-            Protocol::Udp => publish_datagrams(fd, token, &rule, at, driver),
+            Protocol::Tcp => self.hold(now, fd, token, &rule),
+            Protocol::Udp => publish_datagrams(now, (fd, token), &rule, at, driver),
         };
         let socket = socket.map_err(|reason| ForwardError::other(&rule, reason))?;
         self.last_id = id.0;
@@ -215,10 +221,16 @@ impl Forwards {
     }
 
     /// A TCP port that listens as soon as its container does; at once if that cannot be known.
-    fn hold(&mut self, fd: OwnedFd, token: Token, rule: &Rule) -> Result<ForwardSocket, String> {
+    fn hold(
+        &mut self,
+        now: Instant,
+        fd: OwnedFd,
+        token: Token,
+        rule: &Rule,
+    ) -> Result<ForwardSocket, String> {
         let mut socket = ForwardSocket::Listener { fd, listens: false };
         match self.presences.iter_mut().find(|p| p.is_behind(rule)) {
-            Some(presence) => presence.expect(crate::worker::now()),
+            Some(presence) => presence.expect(now),
             None => {
                 let started = socket.set_listening(&self.epoll, token, true);
                 started.map_err(|errno| errno.to_string())?;
@@ -560,8 +572,8 @@ fn forget(epoll: &OwnedFd, presence: &Presence) {
 
 /// Gives the core a bound UDP socket, whose readiness is reported under `token`.
 fn publish_datagrams(
-    fd: OwnedFd,
-    token: Token,
+    now: Instant,
+    (fd, token): (OwnedFd, Token),
     rule: &Rule,
     bound: SocketAddr,
     driver: &mut Driver,
@@ -581,7 +593,7 @@ fn publish_datagrams(
         container: rule.container,
     };
     let published = core
-        .publish_udp(crate::worker::now(), token, socket, forward)
+        .publish_udp(now, token, socket, forward)
         .map_err(|e| e.to_string())
         .and_then(|()| hosts.watch(socket, token).map_err(|e| format!("{e:?}")));
     if let Err(reason) = published {

@@ -349,7 +349,7 @@ impl Worker {
                 rules,
                 reply,
             } => {
-                let _ = reply.send(self.forwards.set(&replaced, &rules, &mut self.driver));
+                let _ = reply.send(self.forwards.set(now, &replaced, &rules, &mut self.driver));
             }
             Command::ListForwards(reply) => {
                 let _ = reply.send(self.forwards.list().collect());

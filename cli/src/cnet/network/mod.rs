@@ -134,7 +134,7 @@ fn inspect(
         let definition = store.get(name)?;
         let live = ask(&definition)?;
         let mut network = Network::new(&definition, live);
-        network.cnet.warnings = routes.within(&definition);
+        network.cnet.warnings = definition.hidden_routes(routes);
         anyhow::Ok(network)
     };
     let (mut found, mut missing) = (Vec::new(), Vec::new());

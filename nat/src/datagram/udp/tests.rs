@@ -1,4 +1,7 @@
 //! Tests of the UDP engine between a wire and a host that do as they are told.
+//!
+//! Longer than 1200 lines: one bench, with its wire and its host, serves mappings and published ports,
+//! and a test is found by the name of what it shows.
 
 mod limits;
 
