@@ -4,10 +4,9 @@
 //!
 //! A client that needs a network and finds no process at its control socket starts this one
 //! ([`cnet::start`]). It forks the namespace helper ([`crate::ns_helper`]) and the process that runs the
-//! network, and stays outside that one's sandbox, to answer what it asks of the host
-//! ([`crate::outside`]). The other binds the control socket, enters the sandbox and starts the network
-//! ([`crate::instance`]), takes up what a process before it has left behind ([`crate::journal`]), and
-//! says that it is ready. From then on it does what clients ask for
+//! network, and answers what that asks of the host from within its sandbox ([`crate::outside`]). The
+//! other binds the control socket, starts the network ([`crate::instance`]), takes up what a process
+//! before it has left behind ([`crate::journal`]), and says that it is ready. From then on it does what clients ask for
 //! ([`crate::members`]) and notices when containers end ([`crate::liveness`]).
 //!
 //! # How it ends
@@ -242,8 +241,7 @@ fn detach() -> Result<bool, ProcessError> {
     Ok(forked?.is_none())
 }
 
-/// Prepares the network and forks the process that runs it into its sandbox; this one stays outside,
-/// and answers what that one asks of the host, until its end.
+/// Prepares the network, forks the process that runs it into its sandbox, and answers that one.
 fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, ProcessError> {
     check_descriptors().map_err(InstanceError::from)?;
     // Before anything is opened that it should not have.
