@@ -87,7 +87,7 @@ impl HostAddresses {
     ///
     /// # Errors
     ///
-    /// As [`list`](HostAddresses::list); [`TapError::NoSuchInterface`](crate::TapError::NoSuchInterface).
+    /// As [`list`](HostAddresses::list); [`crate::TapError::NoSuchInterface`].
     pub fn of_interface(&mut self, name: &str) -> Result<Vec<IpAddr>, TapError> {
         let index = crate::netif::index_of(name)?;
         let all = self

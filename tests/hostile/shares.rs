@@ -83,6 +83,7 @@ fn a_container_with_many_addresses_has_the_echo_identifiers_of_one_port() {
 /// A way of being hostile: its name, and the frames that are sent again and again.
 type Way = (&'static str, Vec<Vec<u8>>);
 
+// Longer than 60 lines: a table, an entry a way.
 /// The ways of a container at `own` beside `other`, whom nobody measures.
 fn ways(own: Station, gateway: Station, other: Station) -> Vec<Way> {
     let (v4, v6): (End, End) = ((own.mac, own.v4), (own.mac, own.v6));

@@ -143,23 +143,27 @@ fn what_is_outside_the_window_ends_nothing_and_a_right_reset_does() {
     arena.assert_undisturbed();
 }
 
+/// A server on the remote that sends `bytes` to each client, and waits until it has had enough.
+fn source(arena: &Arena, bytes: &[u8]) -> TcpServer {
+    let sent = bytes.to_vec();
+    TcpServer::start(
+        &arena.lab.remote,
+        any(REMOTE_V4.into(), 0),
+        move |mut stream| {
+            stream.write_all(&sent)?;
+            let _ = stream.read(&mut [0]);
+            Ok(())
+        },
+    )
+}
+
 /// Windows and segment sizes that no client has.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn absurd_windows_and_segment_sizes_carry_data_in_a_bounded_number_of_segments() {
     let arena = Arena::start();
     let bytes = noise(3000, 3);
-    let sent = bytes.clone();
-    let server = TcpServer::start(
-        &arena.lab.remote,
-        any(REMOTE_V4.into(), 0),
-        move |mut stream| {
-            stream.write_all(&sent)?;
-            // Until the client has had enough.
-            let _ = stream.read(&mut [0]);
-            Ok(())
-        },
-    );
+    let server = source(&arena, &bytes);
     let to = SocketAddr::new(REMOTE_V4.into(), server.address.port());
     let options: [&[u8]; 6] = [
         // MSS 0, 1 and 65535; a window scale over 14, alone and with MSS 1.
@@ -189,8 +193,17 @@ fn absurd_windows_and_segment_sizes_carry_data_in_a_bounded_number_of_segments()
         assert!(segments < 200, "{options:?}: {segments} segments");
         client.send(RST, &[], b"");
     }
+    arena.assert_undisturbed();
+}
 
-    // The window is closed, shrinks, and the word that it is open again is lost: it is asked for.
+/// The window is closed, and the word that it is open again is lost: it is asked for.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_closed_window_is_probed_until_it_is_open() {
+    let arena = Arena::start();
+    let bytes = noise(3000, 3);
+    let server = source(&arena, &bytes);
+    let to = SocketAddr::new(REMOTE_V4.into(), server.address.port());
     let mut client = Client::open(
         &arena,
         arena.world_v4(),

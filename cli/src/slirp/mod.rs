@@ -5,7 +5,7 @@
 //! The order of steps is the contract with the caller:
 //!
 //! 1. The command line is read and the descriptors it names are taken ([`cnet_tap::inherited_fd`]).
-//! 2. The target is pinned: a process by a pidfd, a path by its file ([`target`]).
+//! 2. The target is pinned: a process by a pidfd, a path by its file (`target`).
 //! 3. Still single-threaded, the TAP is opened and configured inside the namespaces, and the helpers
 //!    are forked.
 //! 4. The API socket is bound, the sandbox is entered, the worker starts, DNS is served.
@@ -14,7 +14,7 @@
 //!
 //! # How it ends
 //!
-//! With 0 when the exit descriptor hangs up ([`exit`]), on SIGTERM and SIGINT, and when the target is gone:
+//! With 0 when the exit descriptor hangs up (`exit`), on SIGTERM and SIGINT, and when the target is gone:
 //! its process has ended, or its path was removed or stands for another file. With 1 on any error,
 //! and when the TAP was taken away under it. Each time connections are reset, ports closed and the
 //! API socket removed. slirp4netns itself knows nothing of its target's end, and dies of SIGTERM

@@ -9,6 +9,8 @@
 //! triggered: one that was not accepted from until it was empty is looked at again when `paused`
 //! says so, and so is every listener, because one may be held up by another's lack of descriptors.
 //!
+//! Longer than 600 lines: opening, closing and serving a forward each change its one place in the table.
+//!
 //! # Invariants
 //!
 //! A UDP forward's socket is in the core and in the host table for as long as its place is taken.

@@ -2,7 +2,7 @@
 //!
 //! The shell says how many descriptors flows may take, and gives every engine of every worker a handle
 //! to one [`FlowBudget`]. So TCP, UDP and echo lend each other what they do not use. What one port may
-//! have of the budget is [`FairShare`](super::FairShare)'s to say.
+//! have of the budget is [`FairShare`]'s to say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -5,7 +5,7 @@
 //! The worker hands over every query that reaches port 53 of the DNS address, UDP and TCP alike
 //! (over TCP one message at a time, its length taken off). [`Service::handle`] checks its header
 //! and its one question ([`message`]) and answers the names that it owns itself ([`names`]). For the
-//! rest it decides who is to be asked ([`mod@routes`]), and answers from what these servers have said
+//! rest it decides who is to be asked (`routes`), and answers from what these servers have said
 //! before ([`cache`]), or joins those who wait for the same answer ([`flights`]). Otherwise it sends
 //! the query on ([`forward`], [`upstream`]) over the transport that the client chose, so that
 //! truncation stays between client and server. Message bytes pass through untouched, apart from the

@@ -1,4 +1,4 @@
-//! The allow-list of system calls, by the role of a process, with the reason of each ([`calls`]).
+//! The allow-list of system calls, by the role of a process, with the reason of each (`calls`).
 //!
 //! # Theory of operation
 //!
