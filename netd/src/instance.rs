@@ -28,7 +28,7 @@ use cnet_tap::SocketHelper;
 use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};
 use ipnet::IpNet;
 
-use crate::dns::{self, Clients, HostConf, LocalNames, Outcome, Service, Sources};
+use crate::dns::{self, Clients, HostAddress, HostConf, LocalNames, Outcome, Service, Sources};
 use crate::forward::{self, ContainerAddresses, OpenError};
 use crate::host_addresses::HostAddressWatch;
 use crate::outside::{Host, HostFiles};
@@ -124,6 +124,7 @@ impl InstanceBuilder {
             )
         };
         let names = self.names.unwrap_or_else(gateways);
+        let names = names.with_host(HostAddress::of(&config));
         let host = self.host;
         let service = Service::new(dns::Config {
             names,

@@ -36,6 +36,7 @@ use std::time::{Duration, SystemTime};
 mod cache;
 mod flights;
 pub mod forward;
+mod host_address;
 mod log;
 pub(crate) mod member_names;
 pub mod message;
@@ -47,6 +48,7 @@ mod upstream;
 
 pub use cnet_dataplane::Transport;
 pub use flights::{MAX_OF_PORT, MAX_WAITERS};
+pub use host_address::HostAddress;
 pub use log::Entry;
 pub use names::{Host, LocalNames, Names, Zone};
 pub use other_networks::OtherNetwork;

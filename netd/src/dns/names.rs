@@ -2,9 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! [`LocalNames`] answers for `host.containers.internal` and the like, which stand for the
-//! gateway's address; whether the host's own services can be reached there is for policy to say,
-//! not for DNS. On a network of several containers it also looks into [`Names`], a table that
+//! [`LocalNames`] answers for `host.containers.internal` and the like, which stand for the address at
+//! which the host's services can be reached, if they can ([`super::HostAddress`]). On a network of several containers it also looks into [`Names`], a table that
 //! others change while the service runs: a container's names are there from [`Names::join`] to
 //! [`Names::leave`].
 //!
@@ -46,15 +45,19 @@ use ipnet::IpNet;
 use cnet::definition::{Definition, SHORT_ID};
 
 use super::Transport;
+use super::host_address::{HostAddress, towards_default_route};
 use super::message::{CLASS_IN, OwnAnswer, Question, kind};
 use crate::journal;
 
 const GATEWAY: &str = "gateway.containers.internal";
 
-const HOST: [&str; 3] = ["host.containers.internal", "host.docker.internal", GATEWAY];
+const HOST: [&str; 2] = ["host.containers.internal", "host.docker.internal"];
 
-/// Seconds an answer for the host or the gateway may be kept: they stay.
-const HOST_TTL: u32 = 60;
+/// Seconds an answer for the gateway may be kept: it stays.
+const GATEWAY_TTL: u32 = 60;
+
+/// Seconds an answer for the host may be kept: its way out may change.
+const HOST_TTL: u32 = 5;
 
 /// Seconds an answer for a container may be kept. It leaves without a word to those who keep its
 /// address, and asking again costs no more than a packet to the gateway: as short as lets a burst
@@ -295,6 +298,7 @@ impl Names {
 pub struct LocalNames {
     ipv4: Option<Ipv4Addr>,
     ipv6: Option<Ipv6Addr>,
+    host: HostAddress,
     containers: Option<Names>,
 }
 
@@ -317,8 +321,14 @@ impl LocalNames {
         LocalNames {
             ipv4,
             ipv6,
+            host: HostAddress::default(),
             containers: None,
         }
+    }
+
+    /// Has the host's names lead to `host`.
+    pub fn with_host(self, host: HostAddress) -> LocalNames {
+        LocalNames { host, ..self }
     }
 
     /// With those of containers as well.
@@ -377,13 +387,15 @@ impl LocalNames {
     fn find(&self, name: &str, kind: u16) -> Option<Found> {
         if name == "localhost" || name.ends_with(".localhost") {
             let both = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-            return Some(Found::addresses(both, kind, HOST_TTL));
+            return Some(Found::addresses(both, kind, GATEWAY_TTL));
         }
-        let own = self.ipv4.is_some() || self.ipv6.is_some();
-        if own && HOST.contains(&name) {
-            let gateway = self.ipv4.map(IpAddr::V4).into_iter();
-            let gateway = gateway.chain(self.ipv6.map(IpAddr::V6));
-            return Some(Found::addresses(gateway, kind, HOST_TTL));
+        if self.ipv4.is_some() || self.ipv6.is_some() {
+            if name == GATEWAY {
+                return Some(Found::addresses(self.gateway(), kind, GATEWAY_TTL));
+            }
+            if HOST.contains(&name) {
+                return Some(self.find_host(kind));
+            }
         }
         if let Some(addresses) = self.containers.as_ref().and_then(|c| c.lookup(name)) {
             return Some(Found::addresses(addresses, kind, CONTAINER_TTL));
@@ -396,11 +408,32 @@ impl LocalNames {
         self.find_reverse(network, kind)
     }
 
+    fn gateway(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ipv4.map(IpAddr::V4).into_iter();
+        v4.chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    fn find_host(&self, kind: u16) -> Found {
+        let families = [self.ipv4.map(|_| false), self.ipv6.map(|_| true)];
+        let addresses: Vec<IpAddr> = match self.host {
+            HostAddress::Gateway => self.gateway().collect(),
+            HostAddress::DefaultRoute => {
+                let families = families.into_iter().flatten();
+                families.filter_map(towards_default_route).collect()
+            }
+            HostAddress::Unreachable => Vec::new(),
+        };
+        match addresses.is_empty() {
+            true => Found::nothing(ResponseCode::NXDomain),
+            false => Found::addresses(addresses, kind, HOST_TTL),
+        }
+    }
+
     fn find_reverse(&self, network: IpNet, kind: u16) -> Option<Found> {
         let address = network.addr();
         let whole = network.prefix_len() == network.max_prefix_len();
         if whole && address.is_loopback() {
-            return Some(Found::name("localhost", kind, HOST_TTL));
+            return Some(Found::name("localhost", kind, GATEWAY_TTL));
         }
         let names = self.containers.as_ref()?;
         if !names.covers(&network) {

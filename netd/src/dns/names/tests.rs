@@ -31,8 +31,25 @@ fn ask(name: &str, query_type: u16) -> Option<Message> {
 }
 
 #[test]
+fn the_hosts_name_leads_to_where_it_can_be_reached() {
+    let ask = |host, name, kind| {
+        let names = self::host().with_host(host);
+        ask_of(&names, name, kind, Transport::Udp).unwrap()
+    };
+    for (kind, v6) in [(1, false), (28, true)] {
+        let found = ask(HostAddress::DefaultRoute, HOST[0], kind);
+        let there = towards_default_route(v6);
+        assert_eq!(found.answers.len(), usize::from(there.is_some()));
+        let gone = ask(HostAddress::Unreachable, HOST[0], kind);
+        assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
+        let gateway = ask(HostAddress::Unreachable, GATEWAY, kind);
+        assert_eq!(gateway.answers.len(), 1);
+    }
+}
+
+#[test]
 fn the_host_has_both_families_and_nothing_else() {
-    for name in HOST {
+    for name in HOST.into_iter().chain([GATEWAY]) {
         let answer = ask(name, 1).unwrap();
         assert_eq!(answer.metadata.id, 9);
         assert!(answer.metadata.authoritative && answer.metadata.recursion_desired);

@@ -1,0 +1,71 @@
+//! Which address stands for the host when a container asks for `host.containers.internal`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use cnet_dataplane::NetworkConfig;
+
+/// What the host's name leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HostAddress {
+    /// The gateway's address: policy leads from there to the host's loopback.
+    #[default]
+    Gateway,
+    /// The address that the host has towards its default route. Services of the host that listen on
+    /// all addresses answer there.
+    DefaultRoute,
+    /// Nothing: the host is out of reach, and its name does not exist.
+    Unreachable,
+}
+
+impl HostAddress {
+    /// What suits a network of that configuration.
+    pub fn of(config: &NetworkConfig) -> HostAddress {
+        let policy = &config.policy;
+        let internal = !policy.ipv4 && !policy.ipv6;
+        match (policy.filter.no_host, policy.host_loopback.is_empty()) {
+            (true, _) => HostAddress::Unreachable,
+            (false, true) if !internal => HostAddress::DefaultRoute,
+            (false, _) => HostAddress::Gateway,
+        }
+    }
+}
+
+/// The host's address towards its default route; `None` without such a route. Nothing is sent: the
+/// kernel chooses the address when a datagram socket is connected (udp(7)).
+pub(super) fn towards_default_route(v6: bool) -> Option<IpAddr> {
+    // Of the networks for documentation (RFC 5737, RFC 3849), which no host has a route of its own to.
+    let (from, to): (IpAddr, IpAddr) = match v6 {
+        false => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            Ipv4Addr::new(192, 0, 2, 1).into(),
+        ),
+        true => {
+            let to = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            (Ipv6Addr::UNSPECIFIED.into(), to.into())
+        }
+    };
+    let socket = UdpSocket::bind((from, 0)).ok()?;
+    socket.connect(SocketAddr::new(to, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use cnet_wire::prefixes::Subnet;
+
+    use super::*;
+
+    #[test]
+    fn policy_says_where_the_host_is() {
+        let mut config = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
+        assert_eq!(HostAddress::of(&config), HostAddress::DefaultRoute);
+        config.allow_host_loopback();
+        assert_eq!(HostAddress::of(&config), HostAddress::Gateway);
+        config.policy.filter.no_host = true;
+        assert_eq!(HostAddress::of(&config), HostAddress::Unreachable);
+        let mut internal = NetworkConfig::new(1500, Some(Subnet::DEFAULT.plan()), None);
+        internal.policy.ipv4 = false;
+        internal.policy.ipv6 = false;
+        assert_eq!(HostAddress::of(&internal), HostAddress::Gateway);
+    }
+}
