@@ -56,6 +56,9 @@ pub struct Record {
     /// Open ports of the host.
     #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
+    /// It may send from other addresses than its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// The far ends that it may talk with.
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
@@ -316,6 +319,7 @@ mod tests {
                 "0.0.0.0:8080".parse().unwrap(),
                 "10.88.0.2:80".parse().unwrap(),
             )],
+            trust: false,
             filter: cnet::Filter::new(),
         }
     }

@@ -134,6 +134,9 @@ pub struct Attach {
     pub interface: Option<String>,
     /// Ports to open, in JSON as `-p` has them.
     pub publish: Vec<PublishSpec>,
+    /// Whether it may send from other addresses than its own, for machines behind it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// The far ends that it may talk with, besides the network's own filter.
     #[serde(skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,

@@ -61,6 +61,9 @@ pub struct Definition {
     /// The domains that containers search, if not the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns_search: Vec<String>,
+    /// Containers may send from other addresses than their own, for machines behind them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// The far ends that its containers may talk with.
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
@@ -107,6 +110,8 @@ pub struct Request {
     pub dns_stale: u32,
     /// See [`Definition::dns_search`].
     pub dns_search: Vec<String>,
+    /// See [`Definition::trust`].
+    pub trust: bool,
     /// See [`Definition::filter`].
     pub filter: Filter,
     /// See [`Definition::labels`].
@@ -128,6 +133,7 @@ impl Request {
             dns: Vec::new(),
             dns_stale: 0,
             dns_search: Vec::new(),
+            trust: false,
             filter: Filter::new(),
             labels: BTreeMap::new(),
         }
@@ -188,6 +194,7 @@ impl Definition {
             dns: Vec::new(),
             dns_stale: 0,
             dns_search: Vec::new(),
+            trust: false,
             filter: Filter::new(),
             ipv4: None,
             ipv6: None,
@@ -384,6 +391,7 @@ mod tests {
             dns: vec!["192.0.2.53".parse().unwrap()],
             dns_stale: 3600,
             dns_search: vec!["corp.example".into()],
+            trust: true,
             filter: Filter {
                 deny: vec!["10.0.0.0/8".parse().unwrap()],
                 no_host: true,

@@ -268,6 +268,7 @@ impl Store {
             dns: request.dns,
             dns_stale: request.dns_stale,
             dns_search: request.dns_search,
+            trust: request.trust,
             filter: request.filter,
             ipv4,
             ipv6,

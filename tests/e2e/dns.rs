@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -295,11 +295,18 @@ fn hundreds_of_queries_to_a_slow_resolver_are_all_answered_and_each_is_asked_onc
     let lab = Lab::direct();
     let (_server, asked) = slow_resolver(&lab, Duration::from_secs(1));
     let slirp = start(&lab, &[REMOTE_V4.into()]);
-    let socket = slirp.namespace().udp(any(DNS_V4.into(), 0), LIMIT);
-    socket.connect((DNS_V4, 53)).expect("a route");
+    // All answers come in one instant: the buffer of a single socket would not hold them.
+    const SOCKETS: u16 = 20;
     const NAMES: u16 = 400;
+    let connected = |_| {
+        let socket = slirp.namespace().udp(any(DNS_V4.into(), 0), LIMIT);
+        socket.connect((DNS_V4, 53)).expect("a route");
+        socket
+    };
+    let sockets: Vec<UdpSocket> = (0..SOCKETS).map(connected).collect();
     for id in 0..2 * NAMES {
         let name = format!("n{}.test", id % NAMES);
+        let socket = &sockets[usize::from(id % SOCKETS)];
         socket.send(&query(id, &name)).expect("sent");
         if id % 50 == 0 {
             std::thread::sleep(Duration::from_millis(2));
@@ -307,12 +314,15 @@ fn hundreds_of_queries_to_a_slow_resolver_are_all_answered_and_each_is_asked_onc
     }
     let mut answered = HashSet::new();
     let mut buffer = [0; 512];
-    while answered.len() < usize::from(2 * NAMES) {
-        let length = socket.recv(&mut buffer).expect("an answer");
-        let id = u16::from_be_bytes([buffer[0], buffer[1]]);
-        assert_eq!(read_answer(&buffer[..length], id), (NOERROR, 1));
-        answered.insert(id);
+    for socket in &sockets {
+        for _ in 0..2 * NAMES / SOCKETS {
+            let length = socket.recv(&mut buffer).expect("an answer");
+            let id = u16::from_be_bytes([buffer[0], buffer[1]]);
+            assert_eq!(read_answer(&buffer[..length], id), (NOERROR, 1));
+            answered.insert(id);
+        }
     }
+    assert_eq!(answered.len(), usize::from(2 * NAMES));
     assert_eq!(*asked.lock().expect("one thread"), usize::from(NAMES));
     // And now nothing is asked any more.
     let started = Instant::now();

@@ -1,6 +1,6 @@
 //! What a packet's IP header says passes: TTL, less one, and type of service.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -51,6 +51,11 @@ fn ttl_tos_and_ecn_of_udp_pass_both_ways() {
     }
 }
 
+fn accept(listener: &TcpListener) -> TcpStream {
+    wait(listener, PollFlags::IN);
+    listener.accept().expect("a client").0
+}
+
 /// A socket whose packets have this TTL and type of service, connecting.
 fn connect(to: SocketAddr, ttl: u8, tos: u8) -> OwnedFd {
     let family = if to.is_ipv6() {
@@ -82,7 +87,7 @@ fn ttl_and_tos_of_a_containers_syn_reach_the_far_end() {
         save_syn(&listener).expect("an option");
         let to = listener.local_addr().expect("bound");
         let socket = slirp.namespace().enter(|| connect(to, 41, 0x88));
-        let (accepted, _) = listener.accept().expect("a client");
+        let accepted = accept(&listener);
         assert_eq!(saved_syn(&accepted), Some((40, 0x88)), "{remote}");
         drop(socket);
     }
@@ -98,8 +103,11 @@ fn ttl_and_tos_of_a_clients_syn_reach_the_container() {
         let listener = held.namespace.listen(any(host, 8080));
         save_syn(&listener).expect("an option");
         let to = SocketAddr::new(host, 8080);
+        // Tries again until the published port listens as well.
+        let first = lab.remote.connect(to, LIMIT).expect("a connection");
+        drop((accept(&listener), first));
         let socket = lab.remote.enter(|| connect(to, 41, 0x88));
-        let (accepted, _) = listener.accept().expect("a client");
+        let accepted = accept(&listener);
         assert_eq!(saved_syn(&accepted), Some((40, 0x88)), "{host}");
         drop(socket);
     }

@@ -390,7 +390,7 @@ unit, simulation, corpus      5.0   12
   unit                        5.0    7  FAILED: exit status: 101
 end to end                    0.0   15  not asked for
 hostile and faults            0.0    8  not asked for
-clients                       0.0    8  no stage yet
+clients                       0.0    8  not asked for
 several hosts and CNI         0.0    6  no stage yet
 all                           7.1   64
 test result: FAILED. 2 stages passed, 1 failed

@@ -50,6 +50,13 @@ pub(crate) struct AttachOptions {
     #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
     publish: Vec<PublishSpec>,
 
+    /// Let it send from other addresses than its own: for further addresses in the subnet, and for
+    /// containers, virtual machines or networks behind it.
+    ///
+    /// Its neighbours then have to trust it: it can take the addresses that no lease pins.
+    #[arg(long)]
+    trust: bool,
+
     #[command(flatten)]
     filter: FilterOptions,
 
@@ -108,6 +115,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.interface = options.ifname;
     attach.publish = options.publish;
     attach.filter = options.filter.filter();
+    attach.trust = options.trust;
     attach.dns = options.dns;
     let joined = network.attach(target, attach).await?;
     if options.json {

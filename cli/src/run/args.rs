@@ -82,6 +82,13 @@ pub struct RunOptions {
     #[arg(long, conflicts_with = "network")]
     pub allow_metadata: bool,
 
+    /// Let it send from other addresses than its own: for further addresses in the subnet, and for
+    /// containers, virtual machines or networks behind it.
+    ///
+    /// Its neighbours then have to trust it: it can take the addresses that no lease pins.
+    #[arg(long, requires = "network")]
+    pub trust: bool,
+
     #[command(flatten)]
     pub(crate) filter: FilterOptions,
 

@@ -186,6 +186,7 @@ fn on_network_of(
     attach.ipv6 = options.ip6;
     attach.publish.clone_from(&options.publish);
     attach.filter = options.filter.filter();
+    attach.trust = options.trust;
     attach.dns.clone_from(&options.names.dns);
     Ok(Plan {
         spaces: Spaces::Empty,

@@ -229,6 +229,7 @@ mod tests {
             ipv6: None,
             dns: Vec::new(),
             ports: Vec::new(),
+            trust: false,
             filter: cnet::Filter::new(),
         }
     }

@@ -146,6 +146,7 @@ pub(super) fn reserve(
         ipv6: addresses.v6,
         dns: attach.dns.clone(),
         ports: Vec::new(),
+        trust: attach.trust,
         filter: attach.filter.clone(),
     }))
 }
@@ -267,7 +268,7 @@ pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
         ipv4: record.ipv4,
         ipv6: record.ipv6,
         hostname: Some(record.name.clone()),
-        spoof_protection: true,
+        spoof_protection: !(record.trust || members.definition.trust),
         isolated: members.definition.isolate,
         filter: crate::instance::peer_filter(&record.filter),
     }

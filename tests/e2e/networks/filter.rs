@@ -1,4 +1,5 @@
-//! Which far ends a container may talk with: `--allow`, `--deny` and `--no-host`.
+//! Which far ends a container may talk with (`--allow`, `--deny` and `--no-host`), and from which addresses
+//! (`--trust`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -153,4 +154,36 @@ fn a_prefix_that_is_none_is_refused_by_name() {
     let told = told.run(AT_ONCE);
     assert_eq!(told.code(), Some(125), "{told}");
     assert!(told.stderr.contains("--network none"), "{told}");
+}
+
+/// An address that the container gives itself, as a container behind it would have.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn only_a_container_that_is_trusted_sends_from_other_addresses() {
+    let lab = Lab::direct();
+    let [v4, _] = REMOTES;
+    let server = TcpServer::echo(&lab.remote, SocketAddr::new(v4, 7000));
+    let place = Place::root(&lab);
+    place.done("network create lan --subnet 172.27.0.0/24");
+    place.done("network create open --subnet 172.28.0.0/24 --trust");
+    let guarded = place.join("lan", "guarded", "");
+    let trusted = place.join("lan", "trusted", "--trust");
+    let on_open = place.join("open", "a", "");
+    for (member, subnet, passes) in [
+        (&guarded, "172.27.0", false),
+        (&trusted, "172.27.0", true),
+        (&on_open, "172.28.0", true),
+    ] {
+        let namespace = &member.namespace;
+        namespace.ip(&format!("addr add {subnet}.200/32 dev eth0"));
+        namespace.ip("route del default");
+        let gateway = format!("{subnet}.1");
+        namespace.ip(&format!("route add default via {gateway} src {subnet}.200"));
+        let echoed = namespace.connect_once(server.address, AT_ONCE);
+        assert_eq!(echoed.is_ok(), passes, "{subnet}: {echoed:?}");
+        drop(echoed);
+        namespace.ip(&format!("addr del {subnet}.200/32 dev eth0"));
+    }
+    assert!(place.drops("lan", "guarded", "spoofed") > 0);
+    assert_eq!(place.drops("lan", "trusted", "spoofed"), 0);
 }

@@ -59,6 +59,10 @@ pub(crate) struct CreateOptions {
     #[arg(long, value_name = "DOMAIN")]
     pub(super) dns_search: Vec<String>,
 
+    /// Let containers send from other addresses than their own; for one container `cnet attach --trust`.
+    #[arg(long)]
+    pub(super) trust: bool,
+
     #[command(flatten)]
     pub(super) filter: FilterOptions,
 
@@ -140,6 +144,7 @@ impl From<CreateOptions> for Request {
         request.dns = options.dns;
         request.dns_stale = options.dns_stale;
         request.dns_search = options.dns_search;
+        request.trust = options.trust;
         request.filter = options.filter.filter();
         request.labels = options.label.into_iter().collect();
         request
