@@ -11,10 +11,10 @@ pub mod flows;
 pub mod round_trip;
 pub mod stream;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::ScopedJoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,6 +23,10 @@ use super::contenders::Route;
 
 /// What stands still for so long has failed.
 pub const STALL: Duration = Duration::from_secs(5);
+
+/// How long a published port may take to listen after its server, and how often it is tried.
+const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
+const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Which way payload flows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,9 +63,7 @@ fn pair(
     port: u16,
 ) -> anyhow::Result<(TcpStream, TcpStream)> {
     let address = SocketAddr::new(route.dial, port);
-    let mut client = route
-        .client
-        .enter(|| Ok(TcpStream::connect_timeout(&address, STALL)?))?;
+    let mut client = route.client.enter(|| Ok(connect(&address)?))?;
     client.write_all(&[1])?;
     if !readable(listener, STALL)? {
         bail!("connected, but nothing to accept after {STALL:?}");
@@ -74,6 +76,23 @@ fn pair(
     }
     server.read_exact(&mut [0])?;
     Ok((client, server))
+}
+
+/// Connects; as often as it is refused for half a second, because a published port may listen a moment
+/// after the server does.
+fn connect(address: &SocketAddr) -> std::io::Result<TcpStream> {
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect_timeout(address, STALL) {
+            Err(error)
+                if error.kind() == ErrorKind::ConnectionRefused
+                    && begun.elapsed() < LISTEN_TIMEOUT =>
+            {
+                std::thread::sleep(LISTEN_INTERVAL);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Whether something can be read, or accepted, within `limit`.
