@@ -163,9 +163,9 @@ mod tests {
         panic!("no report came");
     }
 
-    /// A loopback address without a listener.
+    /// A loopback address without a listener. That of IPv4 is one that no other test binds a port of.
     fn closed_port(v6: bool) -> SocketAddr {
-        let ip = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
+        let ip = if v6 { "[::1]:0" } else { "127.0.0.77:0" };
         UdpSocket::bind(ip).unwrap().local_addr().unwrap()
     }
 
@@ -206,7 +206,9 @@ mod tests {
         let socket = UdpSocket::bind("[::]:0").unwrap();
         enable_recverr(&socket, true).unwrap();
         let to = closed_port(false);
-        let mapped: SocketAddr = format!("[::ffff:127.0.0.1]:{}", to.port()).parse().unwrap();
+        let mapped: SocketAddr = format!("[::ffff:{}]:{}", to.ip(), to.port())
+            .parse()
+            .unwrap();
         socket.send_to(b"hello", mapped).unwrap();
         let report = wait_for_report(&socket, &mut [0; 8]);
         assert_eq!(
