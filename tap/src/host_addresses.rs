@@ -10,9 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use rustix::io::Errno;
@@ -22,6 +20,7 @@ use rustix::net::{
 };
 
 use crate::error::TapError;
+use crate::netlink;
 
 /// Multicast groups as the bits of `nl_groups` (`RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` in
 /// `<linux/rtnetlink.h>`).
@@ -100,14 +99,9 @@ impl HostAddresses {
     /// All addresses, each with the index of its interface.
     fn ask(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
         self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        header.sequence_number = self.sequence;
         let question = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(question));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let bytes = netlink::request(question, flags, self.sequence);
         send(&self.questions, &bytes, SendFlags::empty())?;
         let (mut found, mut space) = (Vec::new(), vec![0; DUMP_SPACE]);
         for _ in 0..MAX_DATAGRAMS {
@@ -120,17 +114,9 @@ impl HostAddresses {
     }
 
     /// Adds the addresses in one datagram to `found`; whether it was the last.
-    fn take(&self, mut rest: &[u8], found: &mut Vec<(u32, IpAddr)>) -> io::Result<bool> {
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
-            let message = message.map_err(io::Error::other)?;
-            // Messages are padded to four bytes (NLMSG_ALIGN).
-            let used = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(used..).unwrap_or_default();
-            if message.header.sequence_number != self.sequence {
-                continue;
-            }
-            match message.payload {
+    fn take(&self, datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> io::Result<bool> {
+        for answer in netlink::answers(datagram, self.sequence) {
+            match answer? {
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {

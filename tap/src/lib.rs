@@ -54,6 +54,8 @@ pub mod namespace;
 #[cfg(feature = "devices")]
 pub mod netif;
 #[cfg(feature = "devices")]
+mod netlink;
+#[cfg(feature = "devices")]
 pub mod sandbox;
 pub mod signal;
 pub mod socket;

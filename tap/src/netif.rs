@@ -21,10 +21,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkPayload};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -39,6 +36,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily as SocketFamily, SocketFlags, SocketType};
 
 use crate::error::TapError;
+use crate::netlink;
 
 /// The smallest MTU a link may have that carries IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u32 = 1280;
@@ -314,13 +312,8 @@ impl Rtnetlink {
         flags: u16,
     ) -> io::Result<Option<RouteNetlinkMessage>> {
         self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
+        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let bytes = netlink::request(message, flags, self.sequence);
         self.socket.send(&bytes, 0)?;
         self.answer()
     }
@@ -334,17 +327,9 @@ impl Rtnetlink {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             };
-            let mut rest = space.get(..length).unwrap_or_default();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                // Messages are padded to four bytes (NLMSG_ALIGN).
-                let used = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(used..).unwrap_or_default();
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                match message.payload {
+            let datagram = space.get(..length).unwrap_or_default();
+            for answer in netlink::answers(datagram, self.sequence) {
+                match answer? {
                     NetlinkPayload::Error(e) if e.code.is_none() => return Ok(found),
                     NetlinkPayload::Error(e) => return Err(e.to_io()),
                     NetlinkPayload::InnerMessage(inner) => found = Some(inner),

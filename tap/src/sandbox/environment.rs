@@ -5,6 +5,7 @@
 
 use std::ffi::CStr;
 
+// SAFETY: the declaration is that of the C library (environ(7)).
 unsafe extern "C" {
     /// The C library's list of the environment's strings (environ(7)).
     static mut environ: *mut *mut libc::c_char;
