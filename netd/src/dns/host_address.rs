@@ -1,7 +1,5 @@
 //! Which address stands for the host when a container asks for `host.containers.internal`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-
 use cnet_dataplane::NetworkConfig;
 
 /// What the host's name leads to.
@@ -28,25 +26,6 @@ impl HostAddress {
             (false, _) => HostAddress::Gateway,
         }
     }
-}
-
-/// The host's address towards its default route; `None` without such a route. Nothing is sent: the
-/// kernel chooses the address when a datagram socket is connected (udp(7)).
-pub(super) fn towards_default_route(v6: bool) -> Option<IpAddr> {
-    // Of the networks for documentation (RFC 5737, RFC 3849), which no host has a route of its own to.
-    let (from, to): (IpAddr, IpAddr) = match v6 {
-        false => (
-            Ipv4Addr::UNSPECIFIED.into(),
-            Ipv4Addr::new(192, 0, 2, 1).into(),
-        ),
-        true => {
-            let to = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-            (Ipv6Addr::UNSPECIFIED.into(), to.into())
-        }
-    };
-    let socket = UdpSocket::bind((from, 0)).ok()?;
-    socket.connect(SocketAddr::new(to, 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 #[cfg(test)]

@@ -43,9 +43,10 @@ use hickory_proto::serialize::binary::BinEncodable;
 use ipnet::IpNet;
 
 use cnet::definition::{Definition, SHORT_ID};
+use cnet_tap::socket::default_route_address;
 
 use super::Transport;
-use super::host_address::{HostAddress, towards_default_route};
+use super::host_address::HostAddress;
 use super::message::{CLASS_IN, OwnAnswer, Question, kind};
 use crate::journal;
 
@@ -419,7 +420,7 @@ impl LocalNames {
             HostAddress::Gateway => self.gateway().collect(),
             HostAddress::DefaultRoute => {
                 let families = families.into_iter().flatten();
-                families.filter_map(towards_default_route).collect()
+                families.filter_map(default_route_address).collect()
             }
             HostAddress::Unreachable => Vec::new(),
         };

@@ -24,8 +24,8 @@ pub use error_queue::{
     ErrorOrigin, SocketErrorReport, disable_recverr, enable_recverr, recv_error,
 };
 pub use options::{
-    bind_address_no_port, default_route_mtu, deliver_on_close, ping_socket, reset_on_close,
-    set_dont_fragment, so_error, unacknowledged, unsent,
+    bind_address_no_port, default_route_address, default_route_mtu, deliver_on_close, ping_socket,
+    reset_on_close, set_dont_fragment, so_error, unacknowledged, unsent,
 };
 pub use tcp::{
     TcpInfo, peek_skipping, probe_far_end, recv_discard, recv_peek, save_syn, saved_syn,

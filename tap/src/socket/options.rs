@@ -1,7 +1,7 @@
 //! Socket options and small queries.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -107,26 +107,43 @@ pub fn set_dont_fragment(fd: impl AsFd, v6: bool, dont_fragment: bool) -> io::Re
     Ok(sockopt::set_ip_mtu_discover(fd, mode4)?)
 }
 
-/// The MTU in bytes of the route to where nothing more specific leads, as the kernel has it for a
-/// socket connected there (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)); of IPv6 where there is no IPv4. `None`
-/// without such a route. Sends nothing.
-pub fn default_route_mtu() -> Option<u32> {
+/// A datagram socket that the kernel has given a route to where nothing more specific leads: its address
+/// and MTU are those of the default route. `None` without such a route. Sends nothing.
+fn towards_default_route(v6: bool) -> Option<OwnedFd> {
     // A root server, which stands for the rest of the world.
-    let v4 = SocketAddr::from(([198, 41, 0, 4], 9));
-    let v6 = SocketAddr::from(([0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30], 9));
-    let of_route = |to: SocketAddr| {
-        let (family, level, option) = match to {
-            SocketAddr::V4(_) => (AddressFamily::INET, libc::IPPROTO_IP, libc::IP_MTU),
-            SocketAddr::V6(_) => (AddressFamily::INET6, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    let (family, to) = match v6 {
+        false => (AddressFamily::INET, SocketAddr::from(([198, 41, 0, 4], 9))),
+        true => {
+            let to = [0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30];
+            (AddressFamily::INET6, SocketAddr::from((to, 9)))
+        }
+    };
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None).ok()?;
+    rustix::net::connect(&socket, &to).ok()?;
+    Some(socket)
+}
+
+/// The host's own address of the family on its default route.
+pub fn default_route_address(v6: bool) -> Option<IpAddr> {
+    let socket = UdpSocket::from(towards_default_route(v6)?);
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// The MTU in bytes of the route to where nothing more specific leads, as the kernel has it for a
+/// socket connected there (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)); of IPv6 where there is no IPv4.
+pub fn default_route_mtu() -> Option<u32> {
+    let of_route = |v6| {
+        let (level, option) = match v6 {
+            false => (libc::IPPROTO_IP, libc::IP_MTU),
+            true => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
         };
-        let socket =
-            rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()?;
-        rustix::net::connect(&socket, &to).ok()?;
+        let socket = towards_default_route(v6)?;
         let mut bytes = [0; 4];
         get_bytes(socket.as_fd(), level, option, &mut bytes).ok()?;
         Some(u32::from_ne_bytes(bytes))
     };
-    of_route(v4).or_else(|| of_route(v6))
+    of_route(false).or_else(|| of_route(true))
 }
 
 /// Undoes [`reset_on_close`]: close(2) delivers what is queued and sends FIN.

@@ -38,7 +38,7 @@ fn the_hosts_name_leads_to_where_it_can_be_reached() {
     };
     for (kind, v6) in [(1, false), (28, true)] {
         let found = ask(HostAddress::DefaultRoute, HOST[0], kind);
-        let there = towards_default_route(v6);
+        let there = default_route_address(v6);
         assert_eq!(found.answers.len(), usize::from(there.is_some()));
         let gone = ask(HostAddress::Unreachable, HOST[0], kind);
         assert_eq!(gone.metadata.response_code, ResponseCode::NXDomain);
