@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(with_in_hand(&mut torn, 7, || 8), 8);
         assert_eq!(torn, None);
         let call = AssertUnwindSafe(|| with_in_hand(&mut torn, 7, || panic!("a test")));
-        let panicked: std::thread::Result<()> = catch_unwind(call);
+        let panicked: Result<(), _> = catch_unwind(call);
         assert!(panicked.is_err());
         assert_eq!(torn, Some(7));
     }

@@ -11,7 +11,6 @@
 //! all in the end.
 
 use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use cnet_core::Network;
@@ -27,7 +26,7 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{self, VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{FrameSink, PortFull, PortId};
 
-use crate::record::{self, Injected, Keep, Recorded, Recorder};
+use crate::record::{self, Keep, Recorded, Recorder, unless_injected};
 use crate::seeds::number;
 use crate::world::{self, PORT};
 use cnet_testkit::addresses::{self, GATEWAY_MAC};
@@ -219,20 +218,21 @@ impl Bench {
         &mut self,
         f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
     ) -> R {
-        self.recorder.get_mut().inject_panics(self.panic_distance);
-        let called = catch_unwind(AssertUnwindSafe(|| self.lend(f)));
-        self.recorder.get_mut().inject_panics(None);
-        called.unwrap_or_else(|panic| {
-            if !panic.is::<Injected>() {
-                resume_unwind(panic);
-            }
+        let distance = self.panic_distance;
+        unless_injected(|| self.lend(distance, f)).unwrap_or_else(|| {
             self.defects += 1;
-            self.lend(|network, now, io| network.recover(now, None, io));
+            self.lend(None, |network, now, io| network.recover(now, None, io));
             R::default()
         })
     }
 
-    fn lend<R>(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R) -> R {
+    /// Lends the core its surroundings, in which each `distance`th call panics.
+    fn lend<R>(
+        &mut self,
+        distance: Option<u64>,
+        f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
+    ) -> R {
+        self.recorder.get_mut().inject_panics(distance);
         let mut sink = Sink {
             rng: &mut self.rng,
             live: &mut self.live,

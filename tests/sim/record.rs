@@ -14,6 +14,7 @@
 use std::cell::RefCell;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cnet_nat::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets,
@@ -78,7 +79,16 @@ pub struct Recorder {
 }
 
 /// What unwinds where a panic is injected.
-pub struct Injected;
+struct Injected;
+
+/// Makes `call`; `None` if it unwound where a panic is injected. Other panics go on.
+pub fn unless_injected<R>(call: impl FnOnce() -> R) -> Option<R> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => Some(result),
+        Err(panic) if panic.is::<Injected>() => None,
+        Err(panic) => resume_unwind(panic),
+    }
+}
 
 impl Recorder {
     pub fn new(keep: Keep) -> Recorder {
@@ -206,7 +216,7 @@ impl<T> Recorded<'_, T> {
     /// Unwinds without the panic hook, which would print each.
     fn maybe_panic(&self) {
         if self.recorder.borrow_mut().panics_here() {
-            std::panic::resume_unwind(Box::new(Injected));
+            resume_unwind(Box::new(Injected));
         }
     }
 

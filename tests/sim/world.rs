@@ -21,7 +21,6 @@ pub use judge::{Evidence, Excuse, Excuses};
 
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use cnet_core::Network;
@@ -39,7 +38,7 @@ use cnet_wire::{FrameSink, PortFull, PortId};
 
 use crate::hostile::Hostile;
 use crate::plan::{FlowPlan, HostilePlan, Opening, Plan};
-use crate::record::{Injected, Keep, Recorded, Recorder};
+use crate::record::{Keep, Recorded, Recorder, unless_injected};
 use cnet_testkit::addresses::{self, GATEWAY_MAC};
 use cnet_testkit::app::{App, End};
 use cnet_testkit::container::{Container, Endpoint};
@@ -339,20 +338,19 @@ impl World {
     /// Has the core do something; where that panics, as it was injected, has it recover.
     fn with_core(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>)) {
         let distance = self.panic_distance;
-        self.recorder.get_mut().inject_panics(distance);
-        let called = catch_unwind(AssertUnwindSafe(|| self.lend(f)));
-        self.recorder.get_mut().inject_panics(None);
-        match called {
-            Ok(()) => {}
-            Err(panic) if panic.is::<Injected>() => {
-                self.defects += 1;
-                self.lend(|network, now, io| network.recover(now, None, io));
-            }
-            Err(panic) => resume_unwind(panic),
+        if unless_injected(|| self.lend(distance, f)).is_none() {
+            self.defects += 1;
+            self.lend(None, |network, now, io| network.recover(now, None, io));
         }
     }
 
-    fn lend<R>(&mut self, f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R) -> R {
+    /// Lends the core its surroundings, in which each `distance`th call panics.
+    fn lend<R>(
+        &mut self,
+        distance: Option<u64>,
+        f: impl FnOnce(&mut Network, Instant, &mut CoreIo<'_, '_>) -> R,
+    ) -> R {
+        self.recorder.get_mut().inject_panics(distance);
         let mut sink = Sink {
             now: self.now,
             mtu: self.plan.mtu,
