@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::lab::place::{Member, Place};
+use crate::lab::place::Place;
 use crate::lab::servers::TcpServer;
-use crate::lab::traffic::{connect_and_echo, echo};
+use crate::lab::traffic::{connect_and_echo, connected_again};
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
 
 /// How long new flows may be refused, the start included; with binaries that were not optimised, on a
@@ -44,16 +44,6 @@ fn helper(outside: Pid, process: Pid) -> Pid {
     child.and_then(Pid::from_raw).expect("a helper")
 }
 
-/// Waits until `from` has opened a new connection to an echo server; gives how long after `since`.
-fn connected(from: &Member, to: SocketAddr, since: Instant) -> Duration {
-    wait_until("a new flow", BACK * 10, || {
-        let stream = from.namespace.connect(to, Duration::from_millis(50));
-        let echoed = stream.and_then(|mut stream| echo(&mut stream, b"again"));
-        echoed.map_err(|error| error.to_string())
-    });
-    since.elapsed()
-}
-
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_network_outlives_its_processes_without_a_client() {
@@ -82,7 +72,7 @@ fn a_network_outlives_its_processes_without_a_client() {
                 Some(now) if now != process => Ok(()),
                 other => Err(format!("{other:?}")),
             });
-            let took = connected(&web, server.address, since);
+            let took = connected_again(&web.namespace, server.address, since, BACK * 10);
             println!("{what}: a new flow after {took:?}");
             assert!(took < BACK, "{what}: {took:?}");
             let at = ([127, 0, 0, 1], 18080).into();

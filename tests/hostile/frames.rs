@@ -110,13 +110,3 @@ pub fn tcp(
     segment.extend(payload);
     raw::ip(from, to, 6, 16, &segment)
 }
-
-/// TCP flags (RFC 9293 section 3.1).
-pub mod flags {
-    pub const FIN: u8 = 1;
-    pub const SYN: u8 = 2;
-    pub const RST: u8 = 4;
-    pub const PSH: u8 = 8;
-    pub const ACK: u8 = 16;
-    pub const URG: u8 = 32;
-}

@@ -8,8 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
 use crate::arena::Arena;
-use crate::frames::flags::{ACK, SYN};
 use crate::frames::{ETHERNET, End, tcp};
+use cnet_testkit::frames::flag::{ACK, SYN};
 
 /// ETH_P_ALL (packet(7)): every protocol.
 const ALL: u16 = 3;

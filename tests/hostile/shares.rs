@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use cnet_nat::flow::Limits;
 
 use crate::arena::{Arena, reaches};
-use crate::frames::flags::SYN;
 use crate::frames::{End, fragment_header, ipv6, tcp, with_options};
 use crate::lab::dataplane::{Member, Network};
 use crate::lab::raw::{self, BROADCAST, Wire};
@@ -23,6 +22,7 @@ use crate::lab::servers::{TcpServer, UdpServer};
 use crate::lab::station::Station;
 use crate::lab::traffic::{CONNECT, connect_and_echo, echo, echo_datagram, median};
 use crate::lab::{Lab, REMOTE_V4, REMOTE_V6, SILENT_V4, any, wait_until};
+use cnet_testkit::frames::flag::SYN;
 
 const ICMP: u8 = 1;
 const UDP: u8 = 17;

@@ -7,11 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::arena::Arena;
-use crate::frames::flags::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::noise;
 use crate::lab::{REMOTE_V4, any};
 use crate::segments::Client;
+use cnet_testkit::frames::flag::{ACK, FIN, PSH, RST, SYN, URG};
 
 /// How long nothing has to come.
 const QUIET: Duration = Duration::from_millis(300);
@@ -157,6 +157,22 @@ fn source(arena: &Arena, bytes: &[u8]) -> TcpServer {
     )
 }
 
+/// The next `length` bytes of the stream, each segment acknowledged; and how many segments there were.
+fn fetch(client: &mut Client<'_>, length: usize) -> (Vec<u8>, usize) {
+    let (mut got, mut segments) = (Vec::new(), 0);
+    while got.len() < length {
+        let segment = client.hear("data", |segment| !segment.payload.is_empty());
+        segments += 1;
+        if segment.seq == client.ack {
+            got.extend(&segment.payload);
+            let length = u32::try_from(segment.payload.len()).expect("a segment");
+            client.ack = client.ack.wrapping_add(length);
+        }
+        client.send(ACK, &[], b"");
+    }
+    (got, segments)
+}
+
 /// Windows and segment sizes that no client has.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
@@ -177,17 +193,7 @@ fn absurd_windows_and_segment_sizes_carry_data_in_a_bounded_number_of_segments()
     for (number, options) in options.iter().enumerate() {
         let ports = (6001 + u16::try_from(number).expect("a port"), to.port());
         let mut client = Client::open(&arena, arena.world_v4(), ports, 1, options);
-        let (mut got, mut segments) = (Vec::<u8>::new(), 0);
-        while got.len() < bytes.len() {
-            let segment = client.hear("data", |segment| !segment.payload.is_empty());
-            segments += 1;
-            if segment.seq == client.ack {
-                got.extend(&segment.payload);
-                let length = u32::try_from(segment.payload.len()).expect("a segment");
-                client.ack = client.ack.wrapping_add(length);
-            }
-            client.send(ACK, &[], b"");
-        }
+        let (got, segments) = fetch(&mut client, bytes.len());
         println!("{options:?}: {segments} segments");
         assert!(got == bytes, "{options:?}: other bytes arrived");
         assert!(segments < 200, "{options:?}: {segments} segments");
@@ -219,17 +225,8 @@ fn a_closed_window_is_probed_until_it_is_open() {
         segment.payload.len() <= 1 && segment.flags & SYN == 0
     });
     println!("probed by {probe:?}");
-    let mut got = Vec::<u8>::new();
-    while got.len() < bytes.len() {
-        client.send(ACK, &[], b"");
-        let segment = client.hear("data", |segment| !segment.payload.is_empty());
-        if segment.seq == client.ack {
-            got.extend(&segment.payload);
-            client.ack = client
-                .ack
-                .wrapping_add(u32::try_from(segment.payload.len()).expect("some"));
-        }
-    }
+    client.send(ACK, &[], b"");
+    let (got, _) = fetch(&mut client, bytes.len());
     assert!(got == bytes, "other bytes arrived");
     arena.assert_undisturbed();
 }

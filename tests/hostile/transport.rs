@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use cnet_wire::DropReason;
 
 use crate::arena::Arena;
-use crate::frames::flags::{ACK, FIN, PSH, RST, SYN, URG};
 use crate::frames::{changed, ipv4, ipv6, tcp};
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::connect_and_echo;
 use crate::lab::{REMOTE_V4, SILENT_V4, any, raw};
+use cnet_testkit::frames::flag::{ACK, FIN, PSH, RST, SYN, URG};
 
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::any;
 use super::namespace::{Namespace, connect_here};
+use super::{any, wait_until};
 
 /// How long a connect over these namespaces may take where the far end answers.
 pub const CONNECT: Duration = Duration::from_secs(5);
@@ -106,6 +106,22 @@ pub fn echo(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     stream.read_exact(&mut answer)?;
     assert_eq!(answer, message, "the echo differs");
     Ok(())
+}
+
+/// Waits until a new connection from `from` to an echo server works, `limit` at most; gives how long after
+/// `since` that was.
+pub fn connected_again(
+    from: &Namespace,
+    to: SocketAddr,
+    since: Instant,
+    limit: Duration,
+) -> Duration {
+    wait_until("a new flow", limit, || {
+        let stream = from.connect(to, Duration::from_millis(50));
+        let echoed = stream.and_then(|mut stream| echo(&mut stream, b"again"));
+        echoed.map_err(|error| error.to_string())
+    });
+    since.elapsed()
 }
 
 /// Connects from `from`, and has `message` echoed.

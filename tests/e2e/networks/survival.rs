@@ -8,8 +8,8 @@ use rustix::process::{Signal, kill_process};
 
 use super::{GONE, Member, Place};
 use crate::lab::servers::TcpServer;
-use crate::lab::traffic::{connect_and_echo, echo};
-use crate::lab::{Lab, REMOTE_V4, any, wait_until};
+use crate::lab::traffic::{connect_and_echo, connected_again};
+use crate::lab::{Lab, REMOTE_V4, any};
 
 /// How long new flows may be refused after the process is killed, its start included.
 const BACK: Duration = Duration::from_millis(500);
@@ -19,16 +19,6 @@ fn kill(place: &Place<'_>, network: &str) -> Instant {
     let process = place.process(network).expect("a network process");
     kill_process(process, Signal::KILL).expect("a process to kill");
     Instant::now()
-}
-
-/// Waits until `from` has opened a new connection to an echo server; gives how long after `since`.
-fn connected(from: &Member, to: SocketAddr, since: Instant) -> Duration {
-    wait_until("a new flow", BACK * 10, || {
-        let stream = from.namespace.connect(to, Duration::from_millis(50));
-        let echoed = stream.and_then(|mut stream| echo(&mut stream, b"again"));
-        echoed.map_err(|error| error.to_string())
-    });
-    since.elapsed()
 }
 
 /// Two containers with their addresses, names and a port of the host, as it was before.
@@ -67,7 +57,7 @@ fn the_next_operation_starts_a_killed_network_again() {
             let killed = kill(&place, "lan");
             place.done("ps --network lan");
             let listed = killed.elapsed();
-            let took = connected(&web, server.address, killed);
+            let took = connected_again(&web.namespace, server.address, killed, BACK * 10);
             println!("{round}: listed {listed:?}, a new flow {took:?} after the kill");
             assert!(took < BACK, "{took:?}");
             assert_unchanged(&lab, &place, &before, &web, &db);
@@ -95,7 +85,7 @@ fn run_starts_a_killed_network_again_by_itself() {
         let before = place.done("ps --network lan").stdout;
         for round in 0..3 {
             let killed = kill(&place, "lan");
-            let took = connected(&web, server.address, killed);
+            let took = connected_again(&web.namespace, server.address, killed, BACK * 10);
             println!("{round}: a new flow {took:?} after the kill");
             assert!(took < BACK, "{took:?}");
             assert_unchanged(&lab, &place, &before, &web, &db);
