@@ -76,7 +76,7 @@ fn what_a_dead_container_held_is_free_within_a_second() {
     });
     println!("free after {:?}", died.elapsed());
     echo(&mut stream, b"after").expect("a neighbour's echo");
-    assert!(!place.done("ps").stdout.contains("db"));
+    assert!(!place.lists("db"));
 }
 
 #[test]

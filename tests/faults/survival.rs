@@ -81,8 +81,7 @@ fn a_network_outlives_its_processes_without_a_client() {
             });
             db.assert_pings(&lab, &web.v4.to_string());
         }
-        let listed = place.done("ps --network lan").stdout;
-        assert!(listed.contains("web") && listed.contains("db"), "{listed}");
+        assert!(place.lists("web") && place.lists("db"));
         drop(inside);
         let holders = [web.pid(), db.pid()];
         for name in ["web", "db"] {

@@ -30,5 +30,5 @@ fn a_taken_port_is_one_error_and_what_was_open_stays() {
         assert!(closed.is_err(), "port {port} is open");
     }
     connect_and_echo(&lab.host, ([127, 0, 0, 1], 18080).into(), b"kept").expect("an old port");
-    assert!(!place.done("ps").stdout.contains("db"));
+    assert!(!place.lists("db"));
 }

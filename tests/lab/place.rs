@@ -87,6 +87,15 @@ impl<'a> Place<'a> {
         done
     }
 
+    /// Whether `cnet ps` lists a container of this name.
+    ///
+    /// Only the first column is compared: an address may hold the same letters.
+    pub fn lists(&self, name: &str) -> bool {
+        let listed = self.done("ps").stdout;
+        let mut names = listed.lines().map(str::split_whitespace);
+        names.any(|mut columns| columns.next() == Some(name))
+    }
+
     /// Does what cannot be done, and gives the error.
     pub fn refused(&self, arguments: &str) -> String {
         let done = self.cnet(arguments).run(SHORT);

@@ -66,7 +66,7 @@ fn one_network_that_fails_leaves_the_others_in_sight() {
     assert!(!web.namespace.ip("-o link").contains("eth0"));
 
     fs::write(&definition, text).expect("it can be written");
-    assert!(place.done("ps").stdout.contains("db"));
+    assert!(place.lists("db"));
     let holders = [web.pid(), db.pid()];
     place.done("detach db");
     lab.assert_nothing_left(&holders, GONE);
