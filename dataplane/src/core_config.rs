@@ -71,6 +71,7 @@ pub(super) fn router_config(config: &NetworkConfig, budget: &FlowBudget) -> Rout
             budget: budget.clone(),
             host_alias_v4: gateway_v4,
             host_alias_v6: gateway_v6,
+            host_own: config.policy.host_own.clone(),
             gateway_v4,
             gateway_v6,
             uso: true,

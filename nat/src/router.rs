@@ -18,6 +18,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::{Frame, L3, protocol};
+use cnet_wire::icmp;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
@@ -240,6 +241,7 @@ impl Router {
         let dst = packet.frame.dst;
         if self.is_for_gateway(packet.ip.dst, packet.ip.protocol, packet.ports)
             && !self.answers_client(packet)
+            && !self.is_echo_for_another(packet)
         {
             return Path::Hairpin;
         }
@@ -329,9 +331,10 @@ impl Router {
         self.tcp.owns(container, remote)
     }
 
-    /// Whether a packet to an address of the gateway is meant for the host's loopback behind it.
+    /// Whether a packet to an address of the gateway is meant for what is behind it: the host's
+    /// loopback, or the router that the gateway stands for.
     fn leads_to_host(&self, dst: IpAddr, protocol: u8, ports: Option<[u16; 2]>) -> bool {
-        if !self.policy.host_loopback.contains(&dst) {
+        if !self.policy.host_loopback.contains(&dst) && !self.gateway.stands_for(dst) {
             return false;
         }
         let port = ports.map(|[_, destination]| destination);
@@ -354,6 +357,19 @@ impl Router {
             protocol::TCP => self.tcp.owns(container, client),
             _ => self.udp.has_client(packet.ingress, container, client),
         }
+    }
+
+    /// Whether a packet to an address of the gateway asks the router that it stands for for an echo.
+    fn is_echo_for_another(&self, packet: &Packet<'_>) -> bool {
+        let request = match packet.ip.protocol {
+            protocol::ICMP => icmp::v4::ECHO_REQUEST,
+            protocol::ICMPV6 => icmp::v6::ECHO_REQUEST,
+            _ => return false,
+        };
+        let dst = packet.ip.dst;
+        packet.l4().first() == Some(&request)
+            && self.gateway.stands_for(dst)
+            && !self.policy.host_loopback.contains(&dst)
     }
 
     /// A packet for the gateway itself.
@@ -459,6 +475,7 @@ impl Router {
     ) -> SocketOutcome {
         let clients = KnownClients {
             gateway: &self.gateway,
+            policy: &self.policy,
             gateway_mac: self.gateway_mac,
             gateways: [self.gateway_v4, self.gateway_v6],
             stations,

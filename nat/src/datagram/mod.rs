@@ -70,6 +70,9 @@ pub struct DatagramConfig {
     pub host_alias_v4: Option<Ipv4Addr>,
     /// The same for `::1`.
     pub host_alias_v6: Option<Ipv6Addr>,
+    /// As [`crate::policy::Policy::host_own`]: the host's own address is shown as the one that
+    /// stands for it.
+    pub host_own: Vec<(IpAddr, IpAddr)>,
     /// Source of ICMP errors that the router makes itself. Without it there are none.
     pub gateway_v4: Option<Ipv4Addr>,
     /// Source of such ICMPv6 errors.
@@ -88,6 +91,7 @@ impl Default for DatagramConfig {
             ping_timeout: MIN_PING_TIMEOUT,
             host_alias_v4: None,
             host_alias_v6: None,
+            host_own: Vec::new(),
             gateway_v4: None,
             gateway_v6: None,
             uso: false,
@@ -118,6 +122,9 @@ impl DatagramConfig {
             return alias
                 .filter(|a| a.is_ipv4() == sender.is_ipv4())
                 .or(configured);
+        }
+        if let Some((alias, _)) = self.host_own.iter().find(|(_, own)| *own == sender) {
+            return Some(*alias);
         }
         match sender {
             IpAddr::V6(a) if a.is_unicast_link_local() => None,

@@ -144,7 +144,7 @@ impl Relay {
         let found = (self.mappings).find_or_open(now, link, container, remote.port(), io.hosts);
         match found {
             Ok((handle, mapping)) => {
-                if to != ip.dst {
+                if to != ip.dst && to.is_loopback() {
                     mapping.inside.alias = Some(ip.dst);
                 }
                 Ok(Admitted { handle, to })

@@ -20,6 +20,8 @@ pub(super) struct Addresses {
     v6: Option<Ipv6Gateway>,
     /// The address router advertisements come from.
     pub(super) link_local: Ipv6Addr,
+    /// See [`Quirks::host_subnets`](super::Quirks::host_subnets).
+    pub(super) host_subnets: bool,
 }
 
 impl Addresses {
@@ -28,6 +30,7 @@ impl Addresses {
         Addresses {
             v4: cfg.v4,
             v6: cfg.v6,
+            host_subnets: cfg.quirks.host_subnets,
             link_local: cfg
                 .quirks
                 .link_local
@@ -51,6 +54,7 @@ impl Addresses {
                     || v6.dns == Some(a)
                     || a.is_multicast()
                         && ([ALL_NODES, ALL_ROUTERS, ALL_DHCP_SERVERS].contains(&a)
+                            || self.host_subnets && a == solicited_node(a)
                             || self.own_v6().any(|own| a == solicited_node(own)))
             }),
         }
@@ -76,6 +80,15 @@ impl Addresses {
         let link_local = self.link_local;
         let v6 = self.v6.into_iter();
         v6.flat_map(move |v6| [v6.address, link_local].into_iter().chain(v6.dns))
+    }
+
+    /// Whether `ip` is another router's, for which the gateway stands on the link alone.
+    pub(super) fn stands_for(&self, ip: IpAddr) -> bool {
+        self.host_subnets
+            && match ip {
+                IpAddr::V4(a) => self.v4.is_some_and(|v4| v4.address == a),
+                IpAddr::V6(a) => self.v6.is_some_and(|v6| v6.address == a) && a != self.link_local,
+            }
     }
 
     /// Whether the network has the family of `ip`.

@@ -3,7 +3,8 @@
 //! # Theory of operation
 //!
 //! The gateway answers a request for one of its addresses, an address probe (RFC 5227, sender
-//! 0.0.0.0) included, which defends the address. It ignores requests for other addresses. It refuses
+//! 0.0.0.0) included, which defends the address. It ignores requests for other addresses, unless
+//! it answers for the host's neighbours, and then no probe. It refuses
 //! a sender that claims one of the gateway's addresses or another port's. It sends requests of its own to find a container that has
 //! not spoken yet.
 
@@ -52,7 +53,11 @@ impl Arp {
         }
         let target = IpAddr::V4(arp.target_ip);
         match arp.operation {
-            OP_REQUEST if endpoint.addresses.owns_unicast(target) => {
+            OP_REQUEST
+                if endpoint.addresses.owns_unicast(target)
+                    || !sender.is_unspecified()
+                        && endpoint.answers_for((now, port), target, sender, stations) =>
+            {
                 let reply = ArpPacket {
                     operation: OP_REPLY,
                     sender_mac: endpoint.emitter.mac,
@@ -96,6 +101,7 @@ impl Arp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::Quirks;
     use crate::gateway::testing::*;
     use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame};
 
@@ -146,6 +152,30 @@ mod tests {
         let mut bench = Bench::new();
         for target in [A4, Ipv4Addr::new(10, 0, 2, 4), Ipv4Addr::BROADCAST] {
             assert_eq!(bench.send(B, &arp(1, MAC_B, B4, target)), Ok(()));
+        }
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn on_the_hosts_own_subnets_all_neighbours_are_here_but_a_containers_address_is_not() {
+        let mut cfg = config();
+        cfg.quirks = Quirks::host_subnets();
+        let mut bench = Bench::with(cfg);
+        bench.gw.add_lease(lease());
+        let neighbour = Ipv4Addr::new(10, 0, 2, 77);
+        assert_eq!(bench.send(A, &arp(1, MAC_A, A4, neighbour)), Ok(()));
+        let reply = bench.reply(A);
+        assert_eq!(reply[22..28], GATEWAY.0);
+        assert_eq!(reply[28..32], neighbour.octets());
+        // Its own address, as it announces or probes it, a probe of any other, and another port's.
+        assert_eq!(bench.send(B, &arp(1, MAC_B, B4, B4)), Ok(()));
+        for (sender, target) in [
+            (A4, A4),
+            (Ipv4Addr::UNSPECIFIED, A4),
+            (Ipv4Addr::UNSPECIFIED, neighbour),
+            (A4, B4),
+        ] {
+            assert_eq!(bench.send(A, &arp(1, MAC_A, sender, target)), Ok(()));
         }
         bench.assert_silent();
     }

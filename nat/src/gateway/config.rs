@@ -62,6 +62,26 @@ pub struct Quirks {
     /// Valid and preferred lifetime of the advertised prefix, in seconds; `None` for without end.
     /// With lifetimes the gateway repeats its advertisements, which wakes an idle network.
     pub prefix_lifetimes: Option<(u32, u32)>,
+    /// The subnets are the host's own, and the container has the host's own addresses: the gateway
+    /// answers ARP and neighbour solicitations for every address that no container has, and what is
+    /// sent there leaves through the host. The gateway's addresses are then those of the host's
+    /// router, which are answered for in the same way; its link-local address stays its own.
+    pub host_subnets: bool,
+    /// Services that do not answer.
+    pub off: ServicesOff,
+}
+
+/// Services of the gateway that do not answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ServicesOff {
+    /// DHCPv4.
+    pub dhcpv4: bool,
+    /// DHCPv6.
+    pub dhcpv6: bool,
+    /// Neighbour discovery, router advertisements included.
+    pub ndp: bool,
+    /// Router advertisements.
+    pub router_advertisements: bool,
 }
 
 impl Quirks {
@@ -73,6 +93,15 @@ impl Quirks {
             dns_address_unreachable: true,
             link_local: Some(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)),
             prefix_lifetimes: Some((86_400, 14_400)),
+            ..Quirks::default()
+        }
+    }
+
+    /// Those of a network whose container has the host's own addresses.
+    pub fn host_subnets() -> Quirks {
+        Quirks {
+            host_subnets: true,
+            ..Quirks::default()
         }
     }
 }

@@ -84,6 +84,12 @@ impl Leases {
             .chain(dynamic.map(IpAddr::V4))
     }
 
+    /// Whether any port has `ip` leased or granted.
+    pub(super) fn has(&self, ip: IpAddr) -> bool {
+        let mut ports = self.fixed.keys().chain(self.dynamic.keys());
+        ports.any(|&port| self.addresses_of(port).any(|own| own == ip))
+    }
+
     /// The IPv4 address that DHCP tells `port` because of its fixed lease.
     fn fixed_v4(&self, port: PortId) -> Option<Ipv4Addr> {
         let address = self.fixed(port).and_then(|l| l.v4);

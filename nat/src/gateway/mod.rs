@@ -59,11 +59,12 @@ use std::sync::Arc;
 use cnet_wire::addr::is_station;
 use cnet_wire::dhcp;
 use cnet_wire::frame::protocol;
+use cnet_wire::icmp::v6;
 use cnet_wire::time::Instant;
 use cnet_wire::udp::Datagram;
 use cnet_wire::{DropReason, Frame, Packet, PortId};
 
-pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks};
+pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks, ServicesOff};
 pub use counters::{
     ArpCounters, Dhcpv4Counters, Dhcpv6Counters, DnsCounters, DnsTcpCounters, EchoCounters,
     GatewayCounters, NdpCounters,
@@ -108,6 +109,23 @@ impl Endpoint {
         let known = || stations.by_address(now, ip);
         !self.addresses.owns_unicast(ip) && known().is_none_or(|station| station.port == port)
     }
+
+    /// Whether the gateway answers the station at `asker` for `ip`, an address that is not its own:
+    /// on the host's own subnets it stands for all neighbours of the host. An address that a port
+    /// has, and the asker's own, is the container's to answer for.
+    fn answers_for(
+        &self,
+        (now, port): (Instant, PortId),
+        ip: IpAddr,
+        asker: IpAddr,
+        stations: &impl Stations,
+    ) -> bool {
+        self.addresses.host_subnets
+            && is_station(ip)
+            && ip != asker
+            && !self.leases.addresses_of(port).any(|own| own == ip)
+            && stations.by_address(now, ip).is_none()
+    }
 }
 
 /// The gateway of one network, on all its ports.
@@ -124,6 +142,7 @@ pub struct Gateway {
     solicits: RateLimit,
     silent_dns: bool,
     dns_address_unreachable: bool,
+    off: ServicesOff,
 }
 
 impl Gateway {
@@ -148,6 +167,7 @@ impl Gateway {
             solicits: RateLimit::new(SOLICITS.0, SOLICITS.1),
             silent_dns: cfg.quirks.silent_dns,
             dns_address_unreachable: cfg.quirks.dns_address_unreachable,
+            off: cfg.quirks.off,
         }
     }
 
@@ -185,9 +205,27 @@ impl Gateway {
         self.endpoint.addresses.is_on_link(ip)
     }
 
+    /// Whether `ip` is leased or granted to any port.
+    pub fn is_leased(&self, ip: IpAddr) -> bool {
+        self.endpoint.leases.has(ip)
+    }
+
+    /// Whether the subnets are the host's own, whose neighbours are reached through the host.
+    pub fn has_host_subnets(&self) -> bool {
+        self.endpoint.addresses.host_subnets
+    }
+
+    /// Whether `ip` is the address of another router, for which this one stands on the link alone:
+    /// what is sent there leaves through the host.
+    pub fn stands_for(&self, ip: IpAddr) -> bool {
+        self.endpoint.addresses.stands_for(ip)
+    }
+
     /// Whether `ip` is on the link and not the gateway's own: a container's address, if it is one.
     pub fn is_neighbour(&self, ip: IpAddr) -> bool {
-        self.endpoint.addresses.is_on_link(ip) && !self.endpoint.addresses.owns(ip)
+        let addresses = &self.endpoint.addresses;
+        let through_host = addresses.host_subnets && !is_link_local(ip);
+        !through_host && addresses.is_on_link(ip) && !addresses.owns(ip)
     }
 
     /// Whether `ip` is a DNS address.
@@ -283,6 +321,10 @@ impl Gateway {
             (protocol::ICMP, IpAddr::V4(_)) => self.echo.handle_packet(packet, endpoint, io),
             (protocol::ICMPV6, IpAddr::V6(_)) => match l4.first() {
                 Some(kind) if ndp::TYPES.contains(kind) => {
+                    let advertises = *kind == v6::ROUTER_SOLICITATION;
+                    if self.off.ndp || advertises && self.off.router_advertisements {
+                        return Err(DropReason::NotServed);
+                    }
                     self.ndp.handle_packet(packet, endpoint, stations, io)
                 }
                 _ => self.echo.handle_packet(packet, endpoint, io),
@@ -313,10 +355,10 @@ impl Gateway {
         let ports = [datagram.src_port, datagram.dst_port];
         let endpoint = &mut self.endpoint;
         match (ports, packet.ip.dst) {
-            ([_, dhcp::v4::SERVER_PORT], IpAddr::V4(_)) => self
+            ([_, dhcp::v4::SERVER_PORT], IpAddr::V4(_)) if !self.off.dhcpv4 => self
                 .dhcpv4
                 .handle_message(packet, payload, endpoint, stations, io),
-            ([_, dhcp::v6::SERVER_PORT], IpAddr::V6(ALL_DHCP_SERVERS)) => {
+            ([_, dhcp::v6::SERVER_PORT], IpAddr::V6(ALL_DHCP_SERVERS)) if !self.off.dhcpv6 => {
                 self.dhcpv6.handle_message(packet, payload, endpoint, io)
             }
             ([source, dns::PORT], _) => {
@@ -362,6 +404,11 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Whether `ip` names a neighbour only together with the link that it is on.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(a) if a.is_unicast_link_local())
 }
 
 impl Endpoint {

@@ -101,7 +101,12 @@ impl Ndp {
             }
             NdpMessage::NeighbourSolicitation { target, source } => {
                 check_claim(packet, src, source, endpoint, stations)?;
-                if !endpoint.addresses.owns_unicast(IpAddr::V6(target)) {
+                let from = (packet.now, packet.ingress);
+                let at = IpAddr::V6(target);
+                if !endpoint.addresses.owns_unicast(at)
+                    && (src.is_unspecified()
+                        || !endpoint.answers_for(from, at, IpAddr::V6(src), stations))
+                {
                     return Ok(());
                 }
                 self.advertise_neighbour(packet, src, target, endpoint, io)?;
@@ -370,6 +375,38 @@ mod tests {
         assert_eq!(bench.send(B, &ns), Err(DropReason::NotServed));
         bench.assert_silent();
         assert_eq!(bench.gw.counters().ndp.advertisements, 3);
+    }
+
+    #[test]
+    fn on_the_hosts_own_prefix_neighbours_are_here_and_duplicates_are_not() {
+        let mut cfg = config();
+        cfg.quirks.host_subnets = true;
+        let mut bench = Bench::with(cfg);
+        let neighbour = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x77);
+        let ns = solicitation(MAC_B, B_LL, neighbour, &source_option(MAC_B));
+        assert_eq!(bench.send(B, &ns), Ok(()));
+        let reply = bench.reply(B);
+        let (src, _, NdiscRepr::NeighborAdvert { target_addr, .. }) = read(&reply) else {
+            panic!("no advertisement");
+        };
+        assert_eq!((src, target_addr), (neighbour, neighbour));
+        for (src, target) in [(UNSPECIFIED, neighbour), (B_LL, B_LL)] {
+            let ns = solicitation(MAC_B, src, target, &[]);
+            assert_eq!(bench.send(B, &ns), Ok(()));
+        }
+        bench.assert_silent();
+    }
+
+    #[test]
+    fn a_service_that_is_off_does_not_answer() {
+        let mut cfg = config();
+        cfg.quirks.off.router_advertisements = true;
+        let mut bench = Bench::with(cfg);
+        let rs = icmp6(MAC_B, (B_LL, ALL_ROUTERS), 255, (133, 0, [0; 4]), &[]);
+        assert_eq!(bench.send(B, &rs), Err(DropReason::NotServed));
+        let ns = solicitation(MAC_B, B_LL, GW6, &source_option(MAC_B));
+        assert_eq!(bench.send(B, &ns), Ok(()));
+        bench.reply(B);
     }
 
     #[test]

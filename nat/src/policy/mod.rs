@@ -30,6 +30,9 @@ pub struct Policy {
     /// Addresses that stand for the host's loopback (slirp4netns: the gateway's own), when the
     /// host's loopback may be reached at all.
     pub host_loopback: Vec<IpAddr>,
+    /// Addresses that stand for an address of the host's own, each with that one: the container has
+    /// that address itself, and reaches the host under the first alone.
+    pub host_own: Vec<(IpAddr, IpAddr)>,
     /// Whether the instance metadata and credential services of clouds may be reached: the
     /// link-local addresses, and the further ones where clouds have them.
     pub allow_metadata: bool,
@@ -51,6 +54,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             host_loopback: Vec::new(),
+            host_own: Vec::new(),
             allow_metadata: false,
             filter: PeerFilter::default(),
             port_filters: BTreeMap::new(),
@@ -144,6 +148,9 @@ impl Policy {
                 IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
+        }
+        if let Some((_, own)) = self.host_own.iter().find(|(a, _)| *a == destination) {
+            return Decision::Allow(*own);
         }
         let canonical = embedded_ipv4(destination).map_or(destination, IpAddr::V4);
         if is_this_host(canonical) {
@@ -320,6 +327,18 @@ mod tests {
             decide(&p, "10.0.2.9"),
             Decision::Allow("10.0.2.9".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn an_address_may_stand_for_the_hosts_own() {
+        let p = Policy {
+            host_own: vec![("169.254.1.2".parse().unwrap(), "192.0.2.7".parse().unwrap())],
+            ..Policy::default()
+        };
+        let own = Decision::Allow("192.0.2.7".parse().unwrap());
+        assert_eq!(decide(&p, "169.254.1.2"), own);
+        let refused = Decision::Refuse(Refusal::Prohibited);
+        assert_eq!(decide(&p, "169.254.1.3"), refused);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::forward::{self, ClientPath, ForwardedClient};
 use crate::gateway::Gateway;
 use crate::host::{HostSockets, SocketId, Token};
 use crate::io::{Env, Io};
+use crate::policy::Policy;
 use crate::stations::Stations;
 
 impl Router {
@@ -111,7 +112,8 @@ impl Router {
 
     pub(super) fn forwarded(&self, peer: SocketAddr, container: SocketAddr) -> ForwardedClient {
         let gateways = [self.gateway_v4, self.gateway_v6];
-        forwarded(&self.gateway, gateways, peer, container)
+        let policy = &self.policy;
+        forwarded((&self.gateway, policy), gateways, peer, container)
     }
 
     /// `socket`, opened by the shell as `forward` says and reporting under `token`, is a published UDP
@@ -141,25 +143,38 @@ impl Router {
 }
 
 fn forwarded(
-    gateway: &Gateway,
+    (gateway, policy): (&Gateway, &Policy),
     [gateway_v4, gateway_v6]: [Option<IpAddr>; 2],
     peer: SocketAddr,
     container: SocketAddr,
 ) -> ForwardedClient {
+    let of_family = match container {
+        SocketAddr::V4(_) => gateway_v4,
+        SocketAddr::V6(_) => gateway_v6,
+    };
+    // An address that stands for the host's is the way back to it.
+    let alias = (policy.host_own.iter())
+        .find(|(alias, own)| *own == peer.ip() && alias.is_ipv4() == container.is_ipv4())
+        .map(|(alias, _)| *alias);
+    let loopback = (policy.host_loopback.iter())
+        .find(|a| peer.ip().is_loopback() && a.is_ipv4() == container.is_ipv4())
+        .copied();
     ForwardedClient {
         address: peer,
         container,
-        gateway: match container {
-            SocketAddr::V4(_) => gateway_v4,
-            SocketAddr::V6(_) => gateway_v6,
+        gateway: alias.or(loopback).or(of_family),
+        // Where neighbours are reached through the gateway, the container's own address alone is not.
+        is_on_link: match gateway.has_host_subnets() {
+            true => gateway.is_leased(peer.ip()),
+            false => gateway.is_on_link(peer.ip()),
         },
-        is_on_link: gateway.is_on_link(peer.ip()),
     }
 }
 
 /// What the router knows of the clients of published ports.
 pub(super) struct KnownClients<'a, S> {
     pub(super) gateway: &'a Gateway,
+    pub(super) policy: &'a Policy,
     pub(super) gateway_mac: MacAddr,
     /// The gateway's addresses, IPv4 and IPv6.
     pub(super) gateways: [Option<IpAddr>; 2],
@@ -173,7 +188,8 @@ impl<S: Stations> Clients for KnownClients<'_, S> {
     }
 
     fn shown_as(&self, client: SocketAddr, container: SocketAddr) -> Option<SocketAddr> {
-        let client = forwarded(self.gateway, self.gateways, client, container);
+        let from = (self.gateway, self.policy);
+        let client = forwarded(from, self.gateways, client, container);
         forward::shown_as(&client)
     }
 }

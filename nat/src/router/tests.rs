@@ -345,3 +345,34 @@ fn what_is_for_a_containers_address_does_not_leave_through_the_host() {
     }
     assert_eq!(io.hosts.sent.len(), 2);
 }
+
+#[test]
+fn on_the_hosts_own_subnets_neighbours_and_the_hosts_router_are_reached_through_the_host() {
+    let mut config = config();
+    config.gateway.quirks = Quirks::host_subnets();
+    let alias = (addr("169.254.1.2:0").ip(), addr(CONTAINER).ip());
+    config.policy.host_own = vec![alias];
+    let (mut router, stations) = router_of(config, Some(LINK.container_mac));
+    let (mut wire, mut host) = (Wire::default(), FakeHost::default());
+    let mut buf = vec![0; FRAME_BUFFER_LEN];
+    let mut io = Io::new(&mut wire, &mut host, &mut buf);
+    // A neighbour; the host's router, its DNS too; the host itself under another address.
+    for to in ["10.0.2.7:7", "10.0.2.2:9", "10.0.2.2:53", "169.254.1.2:7"] {
+        let taken = handle(&mut router, &udp_frame(to), &stations, &mut io);
+        assert_eq!(taken, Ok(()), "{to}");
+        router.end_batch(NOW, &mut io);
+    }
+    assert_eq!(io.hosts.sent.len(), 4);
+    // The subnet's broadcast address is not sent on.
+    let broadcast = handle(&mut router, &udp_frame("10.0.2.255:7"), &stations, &mut io);
+    assert!(broadcast.is_err());
+    for (peer, shown) in [
+        ("10.0.2.7:9", "10.0.2.7:9"),
+        // The host under its own address, which is the container's too.
+        ("10.0.2.100:9", "169.254.1.2:9"),
+        ("127.0.0.1:9", "10.0.2.2:9"),
+    ] {
+        let seen = forward::shown_as(&router.forwarded(addr(peer), addr(CONTAINER)));
+        assert_eq!(seen, Some(addr(shown)), "{peer}");
+    }
+}
