@@ -18,6 +18,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
 use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
@@ -272,6 +273,11 @@ impl Instance {
     /// What came of the DNS queries of a port, by name.
     pub fn dns_outcomes_of(&self, port: PortId) -> [(&'static str, u64); Outcome::COUNT] {
         self.dns.outcomes_of(port)
+    }
+
+    /// How long answers to DNS queries took so far.
+    pub fn dns_times(&self) -> AnswerTimes {
+        self.dns.times()
     }
 
     /// The last DNS queries of a port; see [`Service::log`].

@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod journal;
 mod liveness;
 mod members;
+pub mod metrics;
 pub mod ns_helper;
 pub mod outside;
 pub mod process;

@@ -1,5 +1,6 @@
 //! What clients are told: which containers are there, and what passed.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet::control::{
@@ -99,7 +100,7 @@ pub(crate) fn statistics<'a>(
     network: &str,
     statistics: &Statistics,
     (dns, dns_of): (DnsOutcomes, impl Fn(PortId) -> DnsOutcomes),
-    containers: impl Iterator<Item = (&'a str, PortId)>,
+    containers: impl Iterator<Item = (&'a Record, PortId)>,
 ) -> StatisticsReport {
     let mut report = StatisticsReport::new(network);
     report.flows = statistics.flows as u64;
@@ -115,16 +116,21 @@ pub(crate) fn statistics<'a>(
     report.ping_unavailable = statistics
         .ping_unavailable
         .map(|_| PING_UNAVAILABLE.to_owned());
-    let containers = containers.filter_map(|(name, port)| {
-        let counted = statistics.ports.iter().find(|p| p.port == port)?;
-        Some(of_container(name, counted, dns_of(port)))
-    });
+    let counted: HashMap<PortId, &PortStatistics> =
+        statistics.ports.iter().map(|p| (p.port, p)).collect();
+    let containers = containers
+        .filter_map(|(record, port)| Some(of_container(record, counted.get(&port)?, dns_of(port))));
     report.containers = containers.collect();
     report
 }
 
-fn of_container(name: &str, counted: &PortStatistics, dns: DnsOutcomes) -> ContainerStatistics {
-    let mut container = ContainerStatistics::new(name);
+fn of_container(
+    record: &Record,
+    counted: &PortStatistics,
+    dns: DnsOutcomes,
+) -> ContainerStatistics {
+    let mut container = ContainerStatistics::new(&record.name);
+    container.interface.clone_from(&record.interface);
     container.bytes_sent = counted.bytes_in;
     container.frames_sent = counted.frames_in;
     container.bytes_received = counted.bytes_out;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use cnet_tap::unix;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Frame, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioTimer;
@@ -24,10 +24,12 @@ use tokio::time::timeout;
 
 use cnet::control::stream::{DescriptorStream, Received};
 use cnet::control::{
-    Action, Answer, EVENTS_PATH, ErrorBody, Kind, MAX_BODY, PATH, REQUEST_TIMEOUT, Refusal, is_ours,
+    Action, Answer, EVENTS_PATH, ErrorBody, Kind, MAX_BODY, METRICS_PATH, Nothing, PATH,
+    REQUEST_TIMEOUT, Refusal, is_ours,
 };
 
 use crate::events::Subscriber;
+use crate::metrics::{self, Format};
 
 /// Connections served at a time; further ones wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -237,6 +239,10 @@ async fn converse<A: Actions>(
                     drop(received.take());
                     stream_events(&request, &*actions, &presence)
                 }
+                METRICS_PATH => {
+                    drop(received.take());
+                    metrics(&request, &*actions).await
+                }
                 _ => answer(request, &received, &*actions).await,
             };
             Ok::<_, Infallible>(answered)
@@ -327,6 +333,25 @@ fn stream_events<A: Actions>(
     response
 }
 
+/// Answers with the metrics of the network.
+async fn metrics<A: Actions>(request: &Request<Incoming>, actions: &A) -> Response<AnswerBody> {
+    if request.method() != Method::GET {
+        return wrong_method("metrics are asked for by GET", "GET");
+    }
+    let accept = request.headers().get(ACCEPT);
+    let accept = accept.and_then(|value| value.to_str().ok());
+    let format = Format::accepted(accept.unwrap_or_default());
+    let counted = actions.act(Action::Statistics(Nothing {}), Vec::new());
+    match counted.await {
+        Ok(Answer::Statistics(report)) => {
+            let page = metrics::page(vec![report], Vec::new(), format);
+            whole(StatusCode::OK, format.content_type(), page.into_bytes())
+        }
+        Ok(_) => refuse(&Refusal::new(Kind::Internal, "there are no statistics")),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
 /// Refuses a method; `allowed` is the one that is served there.
 fn wrong_method(message: &str, allowed: &'static str) -> Response<AnswerBody> {
     let mut response = error_response(405, message);
@@ -391,10 +416,14 @@ fn error_response(status: u16, message: &str) -> Response<AnswerBody> {
 
 fn response(status: StatusCode, mut body: Vec<u8>) -> Response<AnswerBody> {
     body.push(b'\n');
+    whole(status, "application/json", body)
+}
+
+fn whole(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::Whole(Some(Bytes::from(body))));
     *response.status_mut() = status;
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
 
@@ -407,7 +436,7 @@ mod tests {
 
     use super::*;
     use cnet::control::client::{self, AskError};
-    use cnet::control::{Detach, Event, Nothing, Published};
+    use cnet::control::{Detach, Event, Published};
 
     use crate::events::EventSource;
 

@@ -9,7 +9,8 @@
 //! [`Action`] as JSON, answered with 200 and JSON, or with an error status and
 //! `{"message": "…"}`. Descriptors that an action needs come by SCM_RIGHTS with the request's
 //! bytes. By hand: `curl --unix-socket …/api.sock -d '{"inspect":{}}' http://cnet/v1/actions`.
-//! `GET /v1/events` is answered with a stream of [`Event`]s, one line of JSON each.
+//! `GET /v1/events` is answered with a stream of [`Event`]s, one line of JSON each, and `GET /metrics`
+//! with the counters of [`StatisticsReport`] as Prometheus reads them.
 //!
 //! # Bounds
 //!
@@ -18,7 +19,6 @@
 //! nothing for [`REQUEST_TIMEOUT`] is disconnected. Server and client accept a peer of the same
 //! user or of root alone: a request carries a container's namespace.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,14 +35,21 @@ use crate::vm::VmAddress;
 pub mod client;
 mod dns_log;
 mod event;
+mod statistics;
 pub mod stream;
 pub(crate) mod text;
 
 pub use dns_log::{DnsLog, DnsLogReport, LoggedQuery};
 pub use event::{Event, Events};
+pub use statistics::{
+    AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, StatisticsReport, TimeBucket,
+};
 
 /// The path of actions.
 pub const PATH: &str = "/v1/actions";
+
+/// The path of the metrics, in the text formats of Prometheus and OpenMetrics.
+pub const METRICS_PATH: &str = "/metrics";
 
 /// The path of the stream of events.
 pub const EVENTS_PATH: &str = "/v1/events";
@@ -375,90 +382,6 @@ impl ContainerReport {
             ipv4: None,
             ipv6: None,
             ports: Vec::new(),
-        }
-    }
-}
-
-/// Counters by their names. A counter that is 0 may be absent.
-pub type Counters = BTreeMap<String, u64>;
-
-/// What passed a network since its process started.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct StatisticsReport {
-    /// The network's name.
-    pub network: String,
-    /// Connections and mappings that are open now.
-    pub flows: u64,
-    /// Packets the router dropped, by reason.
-    pub drops: Counters,
-    /// TCP connections so far: `opened` by containers, `accepted` by published ports, `evicted` to
-    /// make room for others, `refused` for want of room; failed connects, resets, retransmissions and
-    /// timeouts.
-    #[serde(default)]
-    pub tcp: Counters,
-    /// What the gateway's services did so far, by name: ARP, neighbour discovery, echo, DHCP and
-    /// the gateway's side of DNS.
-    #[serde(default)]
-    pub gateway: Counters,
-    /// Clients of published TCP ports so far, by the way they took to the container, and the bytes
-    /// that spliced connections carried.
-    #[serde(default)]
-    pub forwards: Counters,
-    /// What workers told each other so far, frames `handed_over` to the primary one, and `defects` of
-    /// the program that they met and contained.
-    #[serde(default)]
-    pub workers: Counters,
-    /// DNS queries so far, by what came of them.
-    #[serde(default)]
-    pub dns: Counters,
-    /// Why containers cannot ping the world, and the way out, if the host has refused a ping socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ping_unavailable: Option<String>,
-    /// By container, ordered by name.
-    pub containers: Vec<ContainerStatistics>,
-}
-
-impl StatisticsReport {
-    /// Of a network that nothing has passed yet.
-    pub fn new(network: impl Into<String>) -> StatisticsReport {
-        StatisticsReport {
-            network: network.into(),
-            ..StatisticsReport::default()
-        }
-    }
-}
-
-/// What passed one container's interface. *Sent* is what the container sent.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ContainerStatistics {
-    /// The container's name.
-    pub name: String,
-    /// Bytes the container sent.
-    pub bytes_sent: u64,
-    /// Frames the container sent; a super-frame counts as one.
-    pub frames_sent: u64,
-    /// Bytes that were given to it.
-    pub bytes_received: u64,
-    /// Frames that were given to it.
-    pub frames_received: u64,
-    /// Frames of it and to it that were dropped, by reason.
-    pub drops: Counters,
-    /// What it has open now: `tcp` connections, `udp` and `ping` mappings.
-    #[serde(default)]
-    pub flows: Counters,
-    /// What came of its DNS queries, as in [`StatisticsReport::dns`].
-    #[serde(default)]
-    pub dns: Counters,
-}
-
-impl ContainerStatistics {
-    /// Of a container that nothing has passed yet.
-    pub fn new(name: impl Into<String>) -> ContainerStatistics {
-        ContainerStatistics {
-            name: name.into(),
-            ..ContainerStatistics::default()
         }
     }
 }

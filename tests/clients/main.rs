@@ -1,6 +1,6 @@
 //! Programs of other projects that call `cnet-slirp` in the place of slirp4netns: rootlesskit, podman,
 //! bubblewrap, each from its Debian package and as an ordinary user, and slirp4netns itself beside it,
-//! option by option.
+//! option by option. Then those that read what `cnet` says, such as Prometheus' checker of metrics.
 //!
 //! `cargo xtask test clients` runs these tests, as root; by hand it is
 //! `cargo test --release -p cnet-tests --test clients -- --ignored --test-threads=1 [NAME]`.
@@ -14,5 +14,6 @@
 use cnet_tests::lab;
 
 mod caller;
+mod metrics;
 mod option_by_option;
 mod programs;

@@ -37,6 +37,7 @@ const CLIENTS: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("podman", "podman"),
     ("runc", "runc"),
+    ("promtool", "prometheus"),
 ];
 
 /// The device that every TAP is opened through.

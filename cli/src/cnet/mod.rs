@@ -14,6 +14,7 @@ mod attach;
 mod dns;
 mod doctor;
 mod inspect;
+mod metrics;
 mod network;
 mod ps;
 mod publish;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Inspect(inspect::InspectOptions),
     /// Show what passes, by container.
     Top(top::TopOptions),
+    /// Print what networks count, for Prometheus, or serve it.
+    Metrics(metrics::MetricsOptions),
     /// Tell what this host offers, and what to do about what it does not.
     Doctor,
     /// Serve a network; started by the other commands.
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Port(options) => attended(publish::port(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
+        Command::Metrics(options) => attended(metrics::metrics(options)),
         Command::Doctor => doctor::doctor(),
         Command::Top(options) => attended(top::top(options)),
     };

@@ -44,6 +44,7 @@ pub mod names;
 pub(crate) mod other_networks;
 pub mod resolv_conf;
 mod routes;
+mod times;
 mod upstream;
 
 pub use cnet_dataplane::Transport;
@@ -60,6 +61,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use cache::Found;
+use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
 use cnet_dataplane::{Control, DnsQuery, PortId, QueryId};
 use flights::{FlightId, Flights, Given, Waiter};
@@ -67,6 +69,7 @@ use forward::Resolved;
 use log::QueryLog;
 use message::{Inspected, Question};
 use routes::{Route, Routes};
+use times::Times;
 use upstream::Asked;
 
 /// How long a client waits for a fresh answer where there is a stale one (RFC 8767 section 5).
@@ -150,6 +153,7 @@ pub struct Config {
 /// The DNS service of one network.
 pub struct Service {
     outcomes: [AtomicU64; Outcome::COUNT],
+    times: Times,
     names: LocalNames,
     servers: Option<Vec<DnsServer>>,
     clients: Option<Arc<dyn Clients>>,
@@ -212,6 +216,7 @@ impl Service {
     pub fn new(config: Config) -> Arc<Service> {
         Arc::new(Service {
             outcomes: Default::default(),
+            times: Times::default(),
             names: config.names,
             servers: config.servers,
             clients: config.clients,
@@ -305,6 +310,11 @@ impl Service {
         Outcome::ALL.map(|(outcome, name)| (name, counted[outcome as usize]))
     }
 
+    /// How long answers took so far.
+    pub fn times(&self) -> AnswerTimes {
+        self.times.report()
+    }
+
     /// The last queries of a port, from behind number `after` on. Where there are none yet and
     /// `wait` is longer than nothing, the next one is waited for so long.
     pub async fn log(&self, port: PortId, after: u64, wait: Duration) -> Vec<Entry> {
@@ -351,6 +361,7 @@ impl Service {
         took: Duration,
     ) {
         self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.times.keep(took);
         let kind = question.as_ref().map_or(0, |question| question.kind);
         let name = question.and_then(|question| question.name);
         tracing::debug!(?port, ?name, kind, ?outcome, code, "DNS query");

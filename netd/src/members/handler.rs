@@ -10,8 +10,8 @@ use cnet::control::{
 
 use super::{Members, join, leave, publish, vm};
 use crate::events::Subscriber;
-use crate::report;
 use crate::serve::Actions;
+use crate::{metrics, report};
 
 /// The members, as the control API's server sees them. Actions run to their end even if the client
 /// goes away, so that none is left half-way.
@@ -107,14 +107,12 @@ async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
     let statistics = statistics.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?;
     let table = members.table();
     let ports = table.members();
-    let ports = ports.filter_map(|member| Some((member.record.name.as_str(), member.port()?)));
+    let ports = ports.filter_map(|member| Some((&member.record, member.port()?)));
     let dns = members.instance.dns_outcomes();
     let dns_of = |port| members.instance.dns_outcomes_of(port);
     let network = &members.definition.name;
-    Ok(report::statistics(
-        network,
-        &statistics,
-        (dns, dns_of),
-        ports,
-    ))
+    let mut report = report::statistics(network, &statistics, (dns, dns_of), ports);
+    report.dns_times = members.instance.dns_times();
+    report.process = Some(metrics::process(members.started));
+    Ok(report)
 }

@@ -45,7 +45,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cnet::control::{Kind, Refusal};
 use cnet::definition::Definition;
@@ -124,6 +124,8 @@ pub(crate) struct Members {
     table: Mutex<Table>,
     changes: watch::Sender<()>,
     stopped: AtomicBool,
+    /// When the network's process started, or so.
+    started: SystemTime,
     /// Tells that leases are to be written down.
     leases: Notify,
     /// Only one task writes them at a time.
@@ -148,6 +150,7 @@ impl Members {
             table: Mutex::new(Table::new(parts.ipam)),
             changes: watch::Sender::new(()),
             stopped: AtomicBool::new(false),
+            started: SystemTime::now(),
             leases: Notify::new(),
             leases_lock: Arc::default(),
             unsaved: Notify::new(),
