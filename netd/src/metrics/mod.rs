@@ -386,7 +386,7 @@ fn histogram(times: &AnswerTimes) -> (f64, u64, Vec<(f64, u64)>) {
     let seconds = |micros: u64| micros as f64 / 1e6;
     let buckets = times.buckets.iter();
     let mut buckets: Vec<_> = buckets.map(|b| (seconds(b.up_to), b.count)).collect();
-    buckets.push((f64::MAX, times.more));
+    buckets.push((f64::INFINITY, times.more));
     let count = buckets.iter().map(|(_, count)| count).sum();
     (seconds(times.micros), count, buckets)
 }
@@ -430,8 +430,8 @@ mod tests {
             r#"cnet_flows{network="lan",container="web",protocol="tcp"} 2"#,
             r#"cnet_flow_opened_total{network="lan"} 11"#,
             r#"cnet_dns_queries_total{network="lan",container="web",outcome="cached"} 5"#,
-            r#"cnet_dns_seconds_bucket{le="0.0005",network="lan"} 2"#,
-            r#"cnet_dns_seconds_bucket{le="+Inf",network="lan"} 3"#,
+            r#"cnet_dns_seconds_bucket{network="lan",le="0.0005"} 2"#,
+            r#"cnet_dns_seconds_bucket{network="lan",le="+Inf"} 3"#,
             r#"cnet_dns_seconds_sum{network="lan"} 1.5"#,
             r#"cnet_network_up{network="lan"} 1"#,
             r#"cnet_network_up{network="down"} 0"#,
