@@ -80,8 +80,7 @@ pub fn may_answer_with_error(frame: &Frame<'_>, ip: &IpHeader) -> bool {
 /// Neither a group, nor a broadcast, nor unspecified.
 fn is_unicast(a: IpAddr) -> bool {
     let special = match a {
-        // 240/4 holds the limited broadcast address; the rest of it has no hosts either.
-        IpAddr::V4(a) => a.octets()[0] == 0 || a.octets()[0] >= 224,
+        IpAddr::V4(a) => a.octets()[0] == 0 || a.is_multicast() || a.is_broadcast(),
         IpAddr::V6(a) => a.is_multicast() || a.is_unspecified(),
     };
     !special

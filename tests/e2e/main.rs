@@ -17,6 +17,7 @@ mod crowd;
 mod datagram;
 mod dns;
 mod dns_files;
+mod errors;
 mod gateway;
 mod headers;
 mod lifecycle;

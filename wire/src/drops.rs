@@ -87,7 +87,7 @@ drop_reasons! {
     BadDns = "bad_dns",
     /// Transport checksum wrong.
     BadChecksum = "bad_checksum",
-    /// Port 0 as source or destination.
+    /// Port 0 as source, to which nothing can be answered.
     PortZero = "port_zero",
     /// A segment that belongs to no flow and opens none.
     NoFlow = "no_flow",

@@ -156,7 +156,8 @@ impl<'a> Segment<'a> {
     ///
     /// # Errors
     /// [`DropReason::BadTcpHeader`] for a truncated header, a wrong data offset or malformed options;
-    /// [`DropReason::PortZero`]; [`DropReason::BadTcpFlags`] for flags that no stack sends.
+    /// [`DropReason::PortZero`] where no answer could find the sender, which is one of that port;
+    /// [`DropReason::BadTcpFlags`] for flags that no stack sends.
     pub fn parse(l4: &'a [u8]) -> Result<Segment<'a>, DropReason> {
         let bad = DropReason::BadTcpHeader;
         let h: &[u8; TCP_HEADER_LEN] = l4.first_chunk().ok_or(bad)?;
@@ -165,7 +166,7 @@ impl<'a> Segment<'a> {
         let options = header.get(TCP_HEADER_LEN..).ok_or(bad)?;
         let src_port = u16::from_be_bytes([h[0], h[1]]);
         let dst_port = u16::from_be_bytes([h[2], h[3]]);
-        if src_port == 0 || dst_port == 0 {
+        if src_port == 0 {
             return Err(DropReason::PortZero);
         }
         let flags = Flags::from_bits(h[FLAGS]);

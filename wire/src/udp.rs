@@ -34,7 +34,7 @@ impl<'a> Datagram<'a> {
     ///
     /// # Errors
     /// [`DropReason::BadUdpHeader`] for a truncated header or a length that lies;
-    /// [`DropReason::PortZero`].
+    /// [`DropReason::PortZero`] where no answer could find the sender, which is one of that port.
     pub fn parse(l4: &'a [u8]) -> Result<Datagram<'a>, DropReason> {
         let bad = DropReason::BadUdpHeader;
         let h: &[u8; UDP_HEADER_LEN] = l4.first_chunk().ok_or(bad)?;
@@ -42,7 +42,7 @@ impl<'a> Datagram<'a> {
         let payload = l4.get(UDP_HEADER_LEN..len).ok_or(bad)?;
         let src_port = u16::from_be_bytes([h[0], h[1]]);
         let dst_port = u16::from_be_bytes([h[2], h[3]]);
-        if src_port == 0 || dst_port == 0 {
+        if src_port == 0 {
             return Err(DropReason::PortZero);
         }
         Ok(Datagram {
@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn lengths_that_lie_and_port_zero_are_refused() {
+    fn lengths_that_lie_and_senders_of_port_zero_are_refused() {
         let datagram = |len: u16, ports: [u16; 2]| {
             let mut bytes = header(ports, 0, 0).to_vec();
             bytes[4..6].copy_from_slice(&len.to_be_bytes());
@@ -138,7 +138,7 @@ mod tests {
             assert_eq!(parsed, Err(DropReason::BadUdpHeader), "{len}");
             assert!(checksummed(&datagram(len, [1, 2])).is_none());
         }
-        for ports in [[0, 2], [1, 0], [0, 0]] {
+        for ports in [[0, 2], [0, 0]] {
             let parsed = Datagram::parse(&datagram(15, ports)).map(|d| d.payload.len());
             assert_eq!(parsed, Err(DropReason::PortZero));
         }

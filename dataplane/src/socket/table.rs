@@ -24,7 +24,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
-use super::errno::{from_connect, from_errno, from_io};
+use super::errno::{from_connect, from_errno, from_io, from_send};
 use super::features::Features;
 use super::receive_batch::{ReceiveBatch, fields};
 
@@ -432,7 +432,11 @@ impl HostSockets for HostTable {
             // Possibly the pending error of an earlier datagram, which is reported once.
             sent = send();
         }
-        sent.map(|_| ()).map_err(|e| from_io(&e))
+        sent.map(|_| ()).map_err(|e| match options.segment {
+            None => from_send(&e, options.to, s.udp),
+            // Why segments are not taken, datagrams one by one find out.
+            Some(_) => from_io(&e),
+        })
     }
 
     fn datagram_receive(

@@ -160,7 +160,7 @@ impl DnsTcp {
         let Packet { frame, ip, .. } = packet;
         let l4 = frame.l4(ip);
         let ports = frame.ports(ip).ok_or(DropReason::BadTcpHeader)?;
-        if ports.contains(&0) {
+        if ports[0] == 0 {
             return Err(DropReason::PortZero);
         }
         if ports[1] != PORT || !endpoint.addresses.is_dns(ip.dst) {

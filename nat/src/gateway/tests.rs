@@ -117,7 +117,7 @@ fn what_is_not_served_is_said_to_be_not_served() {
     let cases = [
         (SocketAddr::from((GW4, 53)), DropReason::NotServed),
         (SocketAddr::from((DNS4, 54)), DropReason::NotServed),
-        (SocketAddr::from((GW4, 0)), DropReason::PortZero),
+        (SocketAddr::from((GW4, 0)), DropReason::NotServed),
         (SocketAddr::from(([10, 0, 2, 9], 53)), DropReason::NotServed),
         (SocketAddr::from((A4, 53)), DropReason::Land),
     ];

@@ -43,13 +43,13 @@ pub(super) fn embedded_ipv4(a: IpAddr) -> Option<Ipv4Addr> {
     (mapped || compatible || nat64).then_some(low)
 }
 
-/// Whether a router may send to `dst` on another link: not to groups, broadcasts and reserved
-/// addresses (RFC 1812 section 5.3.7), nor to link-local ones (RFC 4291 section 2.5.6) and
-/// IPv4-mapped ones, which have no place on a wire (section 2.5.5.2). Loopback and unspecified
-/// addresses are policy's to refuse.
+/// Whether a router may send to `dst` on another link: not to groups and broadcasts (RFC 1812
+/// section 5.3.7), nor to link-local ones (RFC 4291 section 2.5.6) and IPv4-mapped ones, which have no
+/// place on a wire (section 2.5.5.2). The reserved 240.0.0.0/4 is the host's to judge: Linux routes it
+/// as any other. Loopback and unspecified addresses are policy's to refuse.
 pub(crate) fn is_routable(dst: IpAddr) -> bool {
     match dst {
-        IpAddr::V4(a) => a < Ipv4Addr::new(224, 0, 0, 0),
+        IpAddr::V4(a) => !a.is_multicast() && !a.is_broadcast(),
         IpAddr::V6(a) => {
             !a.is_multicast() && !a.is_unicast_link_local() && a.to_ipv4_mapped().is_none()
         }
