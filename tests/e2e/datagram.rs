@@ -5,20 +5,26 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use cnet_tap::socket::set_dont_fragment;
+use rustix::io::Errno;
+
 use crate::lab::container::{Options, Slirp};
+use crate::lab::namespace::Namespace;
 use crate::lab::run::{Held, Options as RunOptions};
 use crate::lab::servers::UdpServer;
 use crate::lab::traffic::{echo_datagram, ping};
-use crate::lab::{GATEWAY_V4, GATEWAY_V6, Lab, REMOTES, any};
+use crate::lab::{GATEWAY_V4, GATEWAY_V6, Lab, REMOTES, any, wait_until};
 
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
-fn a_udp_datagram_of_60000_bytes_is_echoed_whole_at_mtu_1500() {
+fn udp_datagrams_of_every_length_are_echoed_whole_at_mtu_1500() {
     let lab = Lab::direct();
     let slirp = Slirp::start(&lab, &Options::with("-m 1500"));
     for remote in REMOTES {
         let server = UdpServer::echo(&lab.remote, SocketAddr::new(remote, 0));
-        for length in [0, 1, 1472, 1473, 9000, 60_000, 65_000] {
+        // The longest packets but jumbograms: IPv6 does not count its header.
+        let longest = if remote.is_ipv4() { 65_507 } else { 65_527 };
+        for length in [0, 1, 1472, 1473, 9000, 60_000, longest] {
             let echoed = echo_datagram(slirp.namespace(), server.address, length);
             echoed.unwrap_or_else(|error| panic!("{length} bytes to {remote}: {error}"));
         }
@@ -100,25 +106,45 @@ fn traceroute_shows_the_hop_by_tcp() {
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn the_mtu_of_the_hosts_route_is_the_default_and_a_narrower_path_is_told() {
-    let lab = Lab::routed();
-    lab.host.ip("link set eth0 mtu 1450");
-    lab.remote.ip("link set eth0 mtu 1400");
-    lab.router().ip("link set remote mtu 1400");
-    let held = Held::start(&lab, &RunOptions::default());
-    let link = held.namespace.ip("link show up");
-    assert!(link.contains("mtu 1450"), "{link}");
-    for remote in REMOTES {
-        for (size, told) in [(1500, "1450"), (1390, "1400")] {
-            let done = held
-                .namespace
-                .command("ping")
-                .args(["-n", "-c", "1", "-W", "2", "-M", "do", "-s"])
-                .args([size.to_string(), remote.to_string()])
-                .run(Duration::from_secs(10));
-            let said = done.to_string();
-            assert!(!done.success() && said.contains(told), "{done}");
+    for (link, path) in [(1450, 1400), (9000, 2000)] {
+        let lab = Lab::routed();
+        lab.router().ip(&format!("link set host mtu {link}"));
+        lab.host.ip(&format!("link set eth0 mtu {link}"));
+        lab.router().ip(&format!("link set remote mtu {path}"));
+        lab.remote.ip(&format!("link set eth0 mtu {path}"));
+        let held = Held::start(&lab, &RunOptions::default());
+        let shown = held.namespace.ip("link show up");
+        assert!(shown.contains(&format!("mtu {link}")), "{shown}");
+        for remote in REMOTES {
+            for (size, told) in [(link + 50, link), (path - 10, path)] {
+                let done = held
+                    .namespace
+                    .command("ping")
+                    .args(["-n", "-c", "1", "-W", "2", "-M", "do", "-s"])
+                    .args([size.to_string(), remote.to_string()])
+                    .run(Duration::from_secs(10));
+                let told = done.to_string().contains(&told.to_string());
+                assert!(!done.success() && told, "{done}");
+            }
+            assert_udp_learns(&held.namespace, remote, path);
         }
     }
+}
+
+/// Datagrams that may not be fragmented and are longer than `path` are refused, once that is known.
+fn assert_udp_learns(container: &Namespace, remote: IpAddr, path: usize) {
+    let socket = container.udp(any(remote, 0), Duration::from_secs(1));
+    set_dont_fragment(&socket, remote.is_ipv6(), true).expect("an option");
+    socket.connect((remote, 9)).expect("connected");
+    let header = if remote.is_ipv4() { 28 } else { 48 };
+    wait_until("the path's MTU", Duration::from_secs(2), || {
+        match socket.send(&vec![0; path - header + 1]) {
+            Err(error) if error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error()) => Ok(()),
+            sent => Err(format!("{remote}: {sent:?}")),
+        }
+    });
+    let sent = socket.send(&vec![0; path - header]);
+    assert_eq!(sent.expect("it fits"), path - header);
 }
 
 fn traceroute_shows_the_hop(method: &[&str]) {

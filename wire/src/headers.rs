@@ -17,8 +17,15 @@ pub const IPV4_HEADER_LEN: usize = 20;
 pub const IPV6_HEADER_LEN: usize = 40;
 /// Largest IPv4 packet, and the largest super-frame we send in either family.
 pub const MAX_IP_PACKET: usize = 65535;
+/// Largest IPv6 packet that is no jumbogram: its length field does not count its header.
+pub const MAX_IPV6_PACKET: usize = IPV6_HEADER_LEN + u16::MAX as usize;
 /// Bytes a buffer needs to hold any frame we build.
-pub const FRAME_BUFFER_LEN: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN + MAX_IP_PACKET + 1;
+pub const FRAME_BUFFER_LEN: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN + MAX_IPV6_PACKET + 1;
+
+/// Bytes of the largest packet of a family that can be sent, in fragments if need be.
+pub const fn max_packet(v6: bool) -> usize {
+    if v6 { MAX_IPV6_PACKET } else { MAX_IP_PACKET }
+}
 
 /// Where a container is on the switch, and the addresses of the frames to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

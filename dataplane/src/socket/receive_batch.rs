@@ -98,7 +98,8 @@ impl ReceiveBatch {
         }
         let mut count = 1;
         while let Some(d) = self.datagrams.get(self.next) {
-            if !joinable(d) || d.len > first.len || d.len == 0 || len + d.len > buf.len() {
+            // The buffer has one byte more than a packet may have.
+            if !joinable(d) || d.len > first.len || d.len == 0 || len + d.len >= buf.len() {
                 break;
             }
             let last = d.len < first.len;

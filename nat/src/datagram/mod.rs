@@ -14,9 +14,6 @@
 //! in what [`udp`], with its published ports (`forward`), and [`ping`] differ stands in those files.
 //! [`icmp_quote`] reads the ICMP errors that containers send. What is too long for the container's MTU
 //! leaves in fragments ([`crate::fragment`]).
-//!
-//! Limits. A datagram over IPv6 of more than 65,487 bytes of payload does not fit a frame buffer and is
-//! dropped.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -99,7 +96,28 @@ impl Default for DatagramConfig {
     }
 }
 
+/// The largest MTU of a link that has a path of that width behind it, if any has: Ethernet's with jumbo
+/// frames.
+const LARGEST_LINK_MTU: usize = 9216;
+/// Where the container's link is wider than that, the largest packet whose Don't Fragment bit is taken
+/// at its word. A container's kernel sets the bit on whatever fits its link: a datagram that it would
+/// have cut itself on an ordinary link is cut by the host instead.
+const ORDINARY_MTU: usize = 1500;
+
 impl DatagramConfig {
+    /// Whether the host is to report that a datagram of `ip`, of `l4_len` bytes with its transport
+    /// header, is too large for the path, rather than cut it.
+    #[inline]
+    fn must_stay_whole(&self, ip: &IpHeader, l4_len: usize) -> bool {
+        let header = if ip.src.is_ipv6() {
+            IPV6_HEADER_LEN
+        } else {
+            IPV4_HEADER_LEN
+        };
+        let is_ordinary = header + l4_len <= ORDINARY_MTU;
+        ip.dont_fragment && (is_ordinary || self.mtu <= LARGEST_LINK_MTU)
+    }
+
     /// Source of ICMP errors to an address of `family_of`'s family.
     fn gateway(&self, family_of: IpAddr) -> Option<IpAddr> {
         match family_of {
@@ -133,22 +151,6 @@ impl DatagramConfig {
     }
 }
 
-/// The largest packet whose Don't Fragment bit is taken at its word. A container's kernel sets the
-/// bit on whatever fits its link, which may be far wider than any path: a datagram that it would
-/// have cut itself on an ordinary link is cut by the host instead.
-const ORDINARY_MTU: usize = 1500;
-
-/// Whether the host is to report that a datagram of `ip`, of `l4_len` bytes with its transport
-/// header, is too large for the path, rather than cut it.
-fn must_stay_whole(ip: &IpHeader, l4_len: usize) -> bool {
-    let header = if ip.src.is_ipv6() {
-        IPV6_HEADER_LEN
-    } else {
-        IPV4_HEADER_LEN
-    };
-    ip.dont_fragment && header + l4_len <= ORDINARY_MTU
-}
-
 /// The hop limit behind us of a packet that came with `hop_limit`: we are a router, but what the host
 /// has delivered does not end here.
 fn next_hop_limit(hop_limit: u8) -> u8 {
@@ -164,4 +166,37 @@ pub struct SocketOutcome {
     /// A published port's container whose link is unknown: its datagrams were dropped. The router
     /// solicits it.
     pub unresolved: Option<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dont_fragment_counts_up_to_an_ordinary_packet_on_a_link_that_no_path_is_as_wide_as() {
+        let ip = |src: &str, dont_fragment| IpHeader {
+            src: src.parse().unwrap(),
+            dst: src.parse().unwrap(),
+            protocol: 17,
+            hop_limit: 64,
+            tos: 0,
+            dont_fragment,
+            l4: 0,
+            end: 0,
+            fragment: None,
+        };
+        let on = |mtu| DatagramConfig {
+            mtu,
+            ..DatagramConfig::default()
+        };
+        for (src, ordinary) in [("192.0.2.1", 1480), ("2001:db8::1", 1460)] {
+            let whole = ip(src, true);
+            for mtu in [1500, 9000, 9216, 65_520] {
+                assert!(on(mtu).must_stay_whole(&whole, ordinary));
+                assert!(!on(mtu).must_stay_whole(&ip(src, false), ordinary));
+                let longer = on(mtu).must_stay_whole(&whole, ordinary + 1);
+                assert_eq!(longer, mtu <= 9216, "{src} {mtu}");
+            }
+        }
+    }
 }

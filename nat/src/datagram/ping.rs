@@ -26,12 +26,12 @@ use super::errors::{Inside, Sent};
 use super::icmp_quote::{self, Quote};
 use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
-use super::{DatagramConfig, MIN_PING_TIMEOUT, must_stay_whole, next_hop_limit};
+use super::{DatagramConfig, MIN_PING_TIMEOUT, next_hop_limit};
 use crate::fragment::{IP_OFFSET, emit_in_place};
 use crate::host::{DatagramKind, HostError, Received};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
-use cnet_wire::headers::{IpOut, Link, MAX_IP_PACKET, l4_offset};
+use cnet_wire::headers::{IpOut, Link, l4_offset, max_packet};
 
 /// Echo of all containers that one worker serves.
 pub type PingSessions = DatagramSessions<Ping>;
@@ -111,7 +111,7 @@ impl PingSessions {
             Outward {
                 socket: mapping.socket,
                 to: SocketAddr::new(admitted.to, 0),
-                dont_fragment: must_stay_whole(ip, frame.l4(ip).len()),
+                dont_fragment: self.relay.config().must_stay_whole(ip, frame.l4(ip).len()),
                 source: None,
             },
         );
@@ -152,7 +152,7 @@ fn deliver<E: Env>(
     };
     let src = relay.config().shown(received.from.ip(), inside.alias);
     let src = src.ok_or(DropReason::MartianSource)?;
-    if at - IP_OFFSET + len > MAX_IP_PACKET {
+    if at - IP_OFFSET + len > max_packet(v6) {
         return Err(DropReason::FrameTooLong);
     }
     let l4 = &mut io.buf[at..at + len];

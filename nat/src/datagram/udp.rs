@@ -39,7 +39,7 @@ use super::forward::{Answer, Forwards, HostKey, PeerKey, PublishError, UdpForwar
 use super::icmp_quote::Quote;
 use super::relay::{Outward, Relay};
 use super::session::{DatagramSessions, Protocol};
-use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, must_stay_whole, next_hop_limit};
+use super::{DatagramConfig, MIN_UDP_TIMEOUT, SocketOutcome, next_hop_limit};
 use crate::flow::Handle;
 use crate::host::{
     DatagramKind, HostError, HostSockets, Readiness, Received, SendOptions, SocketId, Token,
@@ -197,7 +197,7 @@ impl UdpSessions {
             size,
             hop_limit: ip.hop_limit,
             tos: ip.tos,
-            dont_fragment: must_stay_whole(ip, UDP_HEADER_LEN + size),
+            dont_fragment: self.relay.config().must_stay_whole(ip, UDP_HEADER_LEN + size),
             source,
         };
         if read.segment.is_some() || !self.may_start_run(&flow) {
@@ -385,7 +385,8 @@ impl UdpSessions {
             && run.link == *link
             && run.tos == ip.tos
             && run.hop_limit == ip.hop_limit
-            && run.dont_fragment == must_stay_whole(ip, UDP_HEADER_LEN + packet.payload.len());
+            && run.dont_fragment
+                == (self.relay.config()).must_stay_whole(ip, UDP_HEADER_LEN + packet.payload.len());
         // A shorter datagram can only be the last.
         let open = self.protocol.staging.len().is_multiple_of(run.size);
         let fits = (1..=run.size.min(room)).contains(&len)

@@ -10,7 +10,7 @@
 //! - Overlap discards the datagram, and what else comes of it until its time is over (RFC 5722; for
 //!   IPv4 we are as strict). An exact repetition is not an overlap (RFC 8200 section 4.5).
 //! - A datagram never ends behind its known end, nor makes a packet of more than 65,535 bytes, the
-//!   IPv6 header counted in.
+//!   IPv6 header not counted in (RFC 8200 section 4.5).
 //! - Memory is bounded: [`MAX_BYTES`] and [`MAX_DATAGRAMS`] in all, [`MAX_BYTES_PER_PORT`] and
 //!   [`MAX_DATAGRAMS_PER_PORT`] for one port, [`MAX_FRAGMENTS`] a datagram. A port is what counts as
 //!   one source: addresses inside a container are the container's to invent. The oldest datagram of
@@ -32,7 +32,7 @@ use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, L3, PortId, VnetHeade
 
 use super::emit::{IP_OFFSET, set_ipv4_fragment};
 use cnet_wire::headers::{
-    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset, write_headers,
+    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IPV6_PACKET, l4_offset, max_packet, write_headers,
 };
 
 /// How long a datagram may take to complete (RFC 791 says 15 s at least, RFC 8200 60 s at most).
@@ -102,7 +102,7 @@ impl ReassembledFrame {
     /// Checks and describes the frame. Unlike any other IPv6 packet this one may be fragmented on
     /// its further way: its sender did so already, and it cannot be done for him now.
     pub fn parse(&self) -> Result<Frame<'_>, DropReason> {
-        let mut frame = Frame::parse(&self.bytes, MAX_IP_PACKET)?;
+        let mut frame = Frame::parse(&self.bytes, MAX_IPV6_PACKET)?;
         if let L3::Ip(ip) = &mut frame.l3 {
             ip.dont_fragment = false;
         }
@@ -159,7 +159,7 @@ impl Reassembly {
         };
         let start = fragment.offset as usize;
         let range = start..start + data.len();
-        let limit = MAX_IP_PACKET - if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
+        let limit = max_packet(v6) - if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
         let odd = fragment.more && !data.len().is_multiple_of(8) || !start.is_multiple_of(8);
         if data.is_empty() || odd || range.end > limit {
             self.discard(&key);
@@ -525,7 +525,7 @@ mod tests {
         port: u32,
         bytes: &[u8],
     ) -> Result<Option<ReassembledFrame>, DropReason> {
-        let frame = Frame::parse(bytes, MAX_IP_PACKET)?;
+        let frame = Frame::parse(bytes, MAX_IPV6_PACKET)?;
         let L3::Ip(ip) = frame.l3 else {
             unreachable!("IP")
         };
@@ -707,9 +707,12 @@ mod tests {
 
     #[test]
     fn fragments_behind_65535_are_refused() {
-        for v6 in [false, true] {
+        for (v6, room) in [(false, 65535 - 20), (true, 65535)] {
             let mut r = Reassembly::new();
-            let f = fragment(v6, 1, 65528, false, &[0; 8]);
+            let last = |len: usize| fragment(v6, 1, 65504, false, &vec![0; len]);
+            assert!(handle(&mut r, &last(room - 65504)).unwrap().is_none());
+            let mut r = Reassembly::new();
+            let f = last(room - 65504 + 1);
             assert_eq!(handle(&mut r, &f).unwrap_err(), DropReason::BadFragment);
             assert!(r.is_empty());
         }

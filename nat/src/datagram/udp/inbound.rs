@@ -17,7 +17,7 @@ use crate::fragment::IP_OFFSET;
 use crate::fragment::emit_in_place;
 use crate::host::Received;
 use crate::io::{Env, Io};
-use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IP_PACKET, l4_offset};
+use cnet_wire::headers::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, l4_offset, max_packet};
 
 /// The sender of what was `received`, as the container at `to` is shown it.
 pub(super) fn shown_to(
@@ -47,7 +47,7 @@ pub(super) fn deliver<E: Env>(
     let header = UDP_HEADER_LEN + if v6 { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
     let (mtu, len) = (relay.config().mtu, received.len);
     // The buffer holds one byte more than the longest packet, so this is seen.
-    if header + len > MAX_IP_PACKET {
+    if header + len > max_packet(v6) {
         return Err(DropReason::FrameTooLong);
     }
     let outbound = Outbound {
