@@ -61,7 +61,12 @@ fn echo(to: IpAddr) -> io::Result<()> {
     enable_recverr(&socket, to.is_ipv6())?;
     let kind = if to.is_ipv4() { 8 } else { 128 };
     let request = [kind, 0, 0, 0, 0, 0, 0, 1];
-    sendto(&socket, &request, SendFlags::empty(), &SocketAddr::new(to, 0))?;
+    sendto(
+        &socket,
+        &request,
+        SendFlags::empty(),
+        &SocketAddr::new(to, 0),
+    )?;
     let limit = LIMIT.try_into().expect("seconds");
     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
     poll(&mut fds, Some(&limit))?;
@@ -86,7 +91,8 @@ fn lab_of_refusals() -> (Lab, Held) {
         lab.host.sysctl(&interval, "100");
     }
     let held = Held::start(&lab, &Options::default());
-    held.namespace.sysctl("ipv4/ping_group_range", "0 2147483647");
+    held.namespace
+        .sysctl("ipv4/ping_group_range", "0 2147483647");
     (lab, held)
 }
 

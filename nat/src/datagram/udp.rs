@@ -197,7 +197,10 @@ impl UdpSessions {
             size,
             hop_limit: ip.hop_limit,
             tos: ip.tos,
-            dont_fragment: self.relay.config().must_stay_whole(ip, UDP_HEADER_LEN + size),
+            dont_fragment: self
+                .relay
+                .config()
+                .must_stay_whole(ip, UDP_HEADER_LEN + size),
             source,
         };
         if read.segment.is_some() || !self.may_start_run(&flow) {

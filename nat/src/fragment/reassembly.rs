@@ -32,7 +32,8 @@ use cnet_wire::{DropCounters, DropReason, Frame, IpHeader, L3, PortId, VnetHeade
 
 use super::emit::{IP_OFFSET, set_ipv4_fragment};
 use cnet_wire::headers::{
-    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IPV6_PACKET, l4_offset, max_packet, write_headers,
+    IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpOut, Link, MAX_IPV6_PACKET, l4_offset, max_packet,
+    write_headers,
 };
 
 /// How long a datagram may take to complete (RFC 791 says 15 s at least, RFC 8200 60 s at most).
