@@ -13,8 +13,7 @@ use cnet_testkit::template::{self, GATEWAY_MAC, GATEWAY_V4, MTU, Template, stati
 /// A switch with `n` ports whose containers hold leases.
 pub fn switch(ports: u32) -> Switch {
     let mut switch = Switch::new(SwitchConfig {
-        gateway_macs: vec![GATEWAY_MAC],
-        gateway_addresses: vec![GATEWAY_V4.into()],
+        router: Lease::of(GATEWAY_MAC, [GATEWAY_V4.into()]),
         ipv6_prefixes: Vec::new(),
         seed: 7,
     });
@@ -30,7 +29,7 @@ pub fn switch(ports: u32) -> Switch {
             spoof_protection: true,
             ..PortConfig::default()
         };
-        switch.add_port(PortId(n), config).expect("a free port");
+        switch.add_port(PortId(n + 1), config).expect("a free port");
     }
     switch
 }
@@ -73,7 +72,7 @@ impl Crowd {
                 _ => std::net::Ipv4Addr::new(198, 18, 0, 1),
             };
             frame.set_ends(&station(n + 1), 10_000, dst, 443);
-            (PortId(n), frame)
+            (PortId(n + 1), frame)
         });
         let mut frames: Vec<_> = frames.collect();
         Rng::from_state(4).shuffle(&mut frames);

@@ -259,5 +259,5 @@ impl World {
 
 /// The switch port of container `n`; containers are numbered from 1.
 fn id(n: u32) -> PortId {
-    PortId(n - 1)
+    PortId(n)
 }

@@ -24,7 +24,7 @@ use cnet_nat::gateway::{DnsQuery, QueryId};
 use cnet_nat::host::{Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
-use cnet_vswitch::{Delivery, Switch, SwitchConfig, Verdict};
+use cnet_vswitch::{Delivery, Lease, Switch, SwitchConfig, Verdict};
 use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;
@@ -53,8 +53,7 @@ impl Network {
         let router = Router::new(config, secret, now);
         let [.., a, b, c, d] = secret;
         let switch = Switch::new(SwitchConfig {
-            gateway_macs: vec![gateway_mac],
-            gateway_addresses: router.gateway_addresses().collect(),
+            router: Lease::of(gateway_mac, router.gateway_addresses()),
             ipv6_prefixes: v6.iter().map(|v6| (v6.address, v6.prefix_len)).collect(),
             seed: u64::from(u32::from_be_bytes([a, b, c, d])),
         });
@@ -146,10 +145,9 @@ impl Network {
             .deliver(ingress, (frame, raw), verdict, io.sink)?
         {
             Delivery::Done => Ok(()),
-            Delivery::Router => {
-                let stations = &StationsOf(&self.switch);
-                self.router.handle_frame(now, ingress, frame, stations, io)
-            }
+            Delivery::Router => self.at_router(io, |router, stations, io| {
+                router.handle_frame(now, ingress, frame, stations, io)
+            }),
         }
     }
 
@@ -164,8 +162,11 @@ impl Network {
         frame: &Frame<'_>,
         verdict: Verdict,
     ) -> Result<Verdict, DropReason> {
-        let (Verdict::Port(_) | Verdict::Flood { .. }, L3::Ip(ip)) = (verdict, &frame.l3) else {
-            return Ok(verdict);
+        let ip = match (verdict, &frame.l3) {
+            (Verdict::Port(PortId::ROUTER) | Verdict::Drop(_), _) | (_, L3::Arp) => {
+                return Ok(verdict);
+            }
+            (_, L3::Ip(ip)) => ip,
         };
         if resolves_address(frame, ip) {
             return Ok(verdict);
@@ -185,7 +186,9 @@ impl Network {
         let policy = self.router.policy();
         match (policy.decide_packet(&packet, Direction::Between), verdict) {
             (Decision::Allow(_), _) => Ok(verdict),
-            (Decision::Refuse(_), Verdict::Flood { router: true }) => Ok(Verdict::Router),
+            (Decision::Refuse(_), Verdict::Flood { router: true }) => {
+                Ok(Verdict::Port(PortId::ROUTER))
+            }
             (Decision::Refuse(_), _) => Err(DropReason::Policy),
         }
     }
@@ -205,7 +208,7 @@ impl Network {
     /// To be called at the end of a batch of frames (a few, so that acknowledgements are neither late
     /// nor many).
     pub fn end_batch<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        self.router.end_batch(now, io);
+        self.at_router(io, |router, _, io| router.end_batch(now, io));
     }
 
     // ---- the host ----
@@ -218,8 +221,9 @@ impl Network {
         ready: Readiness,
         io: &mut Io<'_, E>,
     ) {
-        let stations = &StationsOf(&self.switch);
-        self.router.handle_socket(now, token, ready, stations, io);
+        self.at_router(io, |router, stations, io| {
+            router.handle_socket(now, token, ready, stations, io);
+        });
     }
 
     /// As [`Router::client_path`].
@@ -230,7 +234,7 @@ impl Network {
         container: SocketAddr,
         can_splice: bool,
     ) -> ClientPath {
-        let stations = &StationsOf(&self.switch);
+        let stations = &StationsOf(self.switch.neighbours());
         self.router
             .client_path(now, peer, container, can_splice, stations)
     }
@@ -244,9 +248,9 @@ impl Network {
         socket: SocketId,
         io: &mut Io<'_, E>,
     ) {
-        let stations = &StationsOf(&self.switch);
-        self.router
-            .handle_accept(now, container, peer, socket, stations, io);
+        self.at_router(io, |router, stations, io| {
+            router.handle_accept(now, container, peer, socket, stations, io);
+        });
     }
 
     /// As [`Router::publish_udp`].
@@ -261,14 +265,14 @@ impl Network {
         socket: SocketId,
         forward: UdpForward,
     ) -> Result<(), PublishError> {
-        let stations = &StationsOf(&self.switch);
+        let stations = &StationsOf(self.switch.neighbours());
         self.router
             .publish_udp(now, token, socket, forward, stations)
     }
 
     /// Closes the published UDP port of `token`; `false` if there is none.
     pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
-        self.router.unpublish_udp(token, io)
+        self.at_router(io, |router, _, io| router.unpublish_udp(token, io))
     }
 
     /// The next DNS query for the service, if there is one.
@@ -284,7 +288,7 @@ impl Network {
         message: &[u8],
         io: &mut Io<'_, E>,
     ) {
-        self.router.answer_dns(now, id, message, io);
+        self.at_router(io, |router, _, io| router.answer_dns(now, id, message, io));
     }
 
     /// A call has panicked. Ends the flow that it was about, if there was one, with a reset on both
@@ -294,8 +298,7 @@ impl Network {
         if let Some(ingress) = frame {
             self.switch.count_drop(ingress, DropReason::Defect);
         }
-        let stations = &StationsOf(&self.switch);
-        self.router.recover(now, stations, io);
+        self.at_router(io, |router, stations, io| router.recover(now, stations, io));
     }
 
     /// The frame that the last call of [`Network::handle_frames`] has come to, by its place there.
@@ -318,13 +321,14 @@ impl Network {
 
     /// Acts on passed deadlines, and on work that had to wait for its turn.
     pub fn handle_timeout<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        let stations = &StationsOf(&self.switch);
-        self.router.handle_timeout(now, stations, io);
+        self.at_router(io, |router, stations, io| {
+            router.handle_timeout(now, stations, io)
+        });
     }
 
     /// The network ends: closes connections that are through, and resets the rest.
     pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
-        self.router.shut_down(now, io);
+        self.at_router(io, |router, _, io| router.shut_down(now, io));
     }
 
     // ---- state ----

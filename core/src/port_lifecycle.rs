@@ -4,8 +4,7 @@ use cnet_nat::gateway::Lease;
 use cnet_nat::io::{Env, Io};
 use cnet_nat::policy::PeerFilter;
 use cnet_nat::router::PortFlows;
-use cnet_vswitch::port::{self, PortConfig, PortCounters};
-use cnet_vswitch::switch::AddPortError;
+use cnet_vswitch::port::{self, AddPortError, PortConfig, PortCounters};
 use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 
@@ -44,7 +43,7 @@ impl Network {
         io: &mut Io<'_, E>,
     ) -> Option<PortCounters> {
         let counters = self.switch.remove_port(port)?;
-        self.router.remove_port(now, port, io);
+        self.at_router(io, |router, _, io| router.remove_port(now, port, io));
         Some(counters)
     }
 

@@ -13,8 +13,11 @@ use crate::Network;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Every port that there is, by number.
+    /// Every port that there is but the router's, by number.
     pub ports: Vec<PortReport>,
+    /// The router's port: *in* is what the router sent. Its drops are of what came from the host or
+    /// waited in the router.
+    pub router: PortCounters,
     /// What was dropped, by reason: of frames from containers, by the switch or by the router, those
     /// of ports that are gone included, and of what came from the host or waited in the router.
     pub drops: DropCounters,
@@ -44,17 +47,20 @@ pub struct PortReport {
 impl Network {
     /// Everything that is counted. The cost goes with the number of ports.
     pub fn report(&self) -> Report {
-        let ports = self.switch.ports().filter_map(|port| {
+        let ports = self.switch.neighbours().ports().filter_map(|port| {
             Some(PortReport {
                 port,
                 counters: self.switch.counters(port)?.clone(),
                 flows: self.router.port_flows(port),
             })
         });
+        let mut router = self.switch.router_counters().clone();
+        router.drops.add(&self.router.drops());
         let mut drops = self.switch.drops();
-        drops.add(&self.router.drops());
+        drops.add(&router.drops);
         Report {
             ports: ports.collect(),
+            router,
             drops,
             flows: self.router.flows(),
             tcp: self.router.tcp().counters(),

@@ -5,6 +5,7 @@ use cnet_nat::gateway::GatewayCounters;
 use cnet_nat::host::HostError;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
+use cnet_vswitch::port::PortCounters;
 use cnet_wire::{DropCounters, DropReason, PortId};
 
 use crate::driver::Driver;
@@ -15,8 +16,11 @@ use crate::forward::{ForwardCounters, Forwards};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Statistics {
-    /// Every port that there is, by number.
+    /// Every port that there is but the router's, by number.
     pub ports: Vec<PortStatistics>,
+    /// The router's port: *in* is what the router sent to containers, dropped is what came from the host
+    /// or waited in the router. It has no flows.
+    pub router: PortStatistics,
     /// What was dropped, of frames from containers, of datagrams from the host and of frames that found
     /// a port full, by reason. What ports that are gone lost is in it.
     pub drops: DropCounters,
@@ -42,6 +46,7 @@ impl Statistics {
     pub(crate) fn of_worker(driver: &Driver, forwards: &Forwards) -> Statistics {
         let Report {
             ports,
+            router,
             mut drops,
             flows,
             tcp,
@@ -67,6 +72,7 @@ impl Statistics {
         });
         Statistics {
             ports: ports.collect(),
+            router: PortStatistics::of_router(router),
             drops,
             flows,
             tcp,
@@ -86,6 +92,7 @@ impl Statistics {
                 port.add(other);
             }
         }
+        self.router.add(&others.router);
         self.drops.add(&others.drops);
         self.flows += others.flows;
         self.tcp.add(&others.tcp);
@@ -119,6 +126,18 @@ pub struct PortStatistics {
 }
 
 impl PortStatistics {
+    fn of_router(counted: PortCounters) -> PortStatistics {
+        PortStatistics {
+            port: PortId::ROUTER,
+            frames_in: counted.frames_in,
+            bytes_in: counted.bytes_in,
+            frames_out: counted.frames_out,
+            bytes_out: counted.bytes_out,
+            drops: counted.drops,
+            flows: PortFlows::default(),
+        }
+    }
+
     fn add(&mut self, others: &PortStatistics) {
         self.frames_in += others.frames_in;
         self.bytes_in += others.bytes_in;

@@ -107,6 +107,12 @@ pub(crate) fn statistics<'a>(
     report.drops = by_reason(&statistics.drops);
     report.tcp = counters(statistics.tcp.iter());
     report.gateway = counters(statistics.gateway.iter());
+    let router = &statistics.router;
+    report.router.bytes_sent = router.bytes_in;
+    report.router.frames_sent = router.frames_in;
+    report.router.bytes_received = router.bytes_out;
+    report.router.frames_received = router.frames_out;
+    report.router.drops = by_reason(&router.drops);
     report.forwards = counters(statistics.forwards.iter());
     report.workers = counters([
         ("handed_over", statistics.handed_over),

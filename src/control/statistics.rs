@@ -26,6 +26,9 @@ pub struct StatisticsReport {
     /// the gateway's side of DNS.
     #[serde(default)]
     pub gateway: Counters,
+    /// What passed the router's port of the switch.
+    #[serde(default)]
+    pub router: RouterStatistics,
     /// Clients of published TCP ports so far, by the way they took to the container, and the bytes
     /// that spliced connections carried.
     #[serde(default)]
@@ -58,6 +61,23 @@ impl StatisticsReport {
             ..StatisticsReport::default()
         }
     }
+}
+
+/// What passed the router's port of the switch. *Sent* is what the router sent to containers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RouterStatistics {
+    /// Bytes the router sent, in Ethernet frames.
+    pub bytes_sent: u64,
+    /// Frames the router sent; a super-frame counts as one.
+    pub frames_sent: u64,
+    /// Bytes of frames that were given to it.
+    pub bytes_received: u64,
+    /// Frames that were given to it: for its addresses, for the world, or for all.
+    pub frames_received: u64,
+    /// What came from the host, or waited in the router, and was dropped, by reason. What came from a
+    /// container is with that container's.
+    pub drops: Counters,
 }
 
 /// What passed one container's interface. *Sent* is what the container sent.

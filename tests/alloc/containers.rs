@@ -1,6 +1,7 @@
 //! Frames between containers, and for the gateway itself.
 
 use cnet_vswitch::Verdict;
+use cnet_wire::PortId;
 
 use crate::{PACKETS, assert_none};
 use cnet_benches::load::containers::{Containers, Crowd, To};
@@ -15,8 +16,8 @@ fn verdicts() {
         let mut crowd = Crowd::new(PORTS, to);
         assert_none(&mut crowd, |crowd| {
             let fits = match (crowd.verdict(), to) {
-                (Verdict::Router, To::Gateway) => true,
-                (Verdict::Port(_), To::Neighbour) => true,
+                (Verdict::Port(port), To::Gateway) => port == PortId::ROUTER,
+                (Verdict::Port(port), To::Neighbour) => port != PortId::ROUTER,
                 (Verdict::Flood { router }, To::Everybody) => router,
                 _ => false,
             };

@@ -218,7 +218,7 @@ impl Many {
         let mut to_come = Vec::new();
         for n in 0..CONTAINERS {
             let isolated = n == ISOLATED && seed.is_multiple_of(2);
-            let port = PortId(n as u32);
+            let port = PortId(n as u32 + 1);
             for worker in &mut workers {
                 let added = worker.core.add_port(port, port_config(n, &base, isolated));
                 assert_eq!(added, Ok(()));
@@ -465,7 +465,7 @@ impl Many {
         loop {
             let mut batch = Vec::new();
             for site in &mut self.sites {
-                if site.port.0 as usize % workers != n {
+                if (site.port.0 as usize - 1) % workers != n {
                     continue;
                 }
                 while batch.len() < BATCH

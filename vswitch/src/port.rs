@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::fdb::REFRESH_INTERVAL;
-use cnet_wire::addr::MacAddr;
+use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::drops::{DropCounters, DropReason};
 use cnet_wire::time::Instant;
 
@@ -28,6 +28,21 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// A lease of a MAC address and IP addresses.
+    pub fn of(mac: MacAddr, addresses: impl IntoIterator<Item = IpAddr>) -> Lease {
+        let mut lease = Lease {
+            mac: Some(mac),
+            ..Lease::default()
+        };
+        for address in addresses {
+            match address {
+                IpAddr::V4(a) => lease.ipv4.push(a),
+                IpAddr::V6(a) => lease.ipv6.push(a),
+            }
+        }
+        lease
+    }
+
     /// All leased IP addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let v4 = self.ipv4.iter().copied().map(IpAddr::V4);
@@ -43,7 +58,7 @@ impl Lease {
     }
 }
 
-/// What is behind a port. The router has no port: it is asked for by its addresses.
+/// What is behind a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum PortRole {
     /// A container or a VM, with a lease of its own.
@@ -54,6 +69,9 @@ pub enum PortRole {
     /// Nothing passes from one uplink to another (split horizon): each reaches the others itself, and a
     /// frame that came back would go round.
     Uplink,
+    /// The router: its port is [`PortId::ROUTER`], which every switch has from the start
+    /// ([`crate::SwitchConfig::router`]), and no other. Isolated ports reach it too.
+    Router,
 }
 
 /// How a port is set up.
@@ -97,7 +115,27 @@ impl PortConfig {
     }
 }
 
-/// What came in by a port, as one worker saw it. What goes out, and what finds the port full, is counted
+/// Why a port was not added.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddPortError {
+    /// The number is [`crate::switch::MAX_PORTS`] or more.
+    #[error("port number {} is out of range", .0.0)]
+    OutOfRange(PortId),
+    /// There is a port of that number.
+    #[error("port {} exists already", .0.0)]
+    Exists(PortId),
+    /// The lease's MAC address is a group address, zero, or the gateway's.
+    #[error("{0} cannot be a container's MAC address")]
+    UnusableMac(MacAddr),
+    /// The lease's MAC address is another port's.
+    #[error("MAC address {0} is in use")]
+    MacInUse(MacAddr),
+    /// The leased address is the gateway's or another port's.
+    #[error("address {0} is in use")]
+    AddressInUse(IpAddr),
+}
+
+/// What passed a port, as one worker saw it. What goes out to a device, and what finds it full, is counted
 /// where the device is written ([`cnet_wire::FrameSink`]): it may make several frames of one.
 #[derive(Clone, Debug, Default)]
 pub struct PortCounters {
@@ -105,6 +143,10 @@ pub struct PortCounters {
     pub frames_in: u64,
     /// Their bytes, without virtio-net headers.
     pub bytes_in: u64,
+    /// Frames that were given to the router: of its port alone.
+    pub frames_out: u64,
+    /// Their bytes, without virtio-net headers.
+    pub bytes_out: u64,
     /// Frames that came in and were dropped, by the switch or by the router.
     pub drops: DropCounters,
 }
@@ -179,6 +221,15 @@ impl Port {
     /// Whether stations may live behind the port that no lease tells of.
     pub(crate) fn learns(&self) -> bool {
         !self.config.is_guarded() || self.config.lease.mac.is_none()
+    }
+
+    /// Whether frames may pass between this port and `other`, which is not the same.
+    pub(crate) fn may_exchange_with(&self, other: &Port) -> bool {
+        match (self.config.role, other.config.role) {
+            (PortRole::Router, _) | (_, PortRole::Router) => true,
+            (PortRole::Uplink, PortRole::Uplink) => false,
+            _ => !self.config.isolated && !other.config.isolated,
+        }
     }
 
     pub(crate) fn count_in(&mut self, bytes: usize) {

@@ -3,9 +3,10 @@
 //! # Theory of operation
 //!
 //! [`Switch::handle_frame`] first asks whether the container may say this (sources, claims, rogue
-//! services), then where it goes: to the router by its MAC address, to the port the forwarding
-//! table names, or to all others. It writes the frame to those ports; what is for the router, its
-//! caller takes there. Only a group address, or a station not yet heard of, makes a
+//! services), then where it goes: to the port the forwarding table names, or to all others. It writes
+//! the frame to those ports. The router is behind a port as well, [`PortId::ROUTER`], where its addresses
+//! are pinned like those of a lease; what is delivered there is counted, and its caller takes it on.
+//! What the router sends comes in by the same port ([`RouterPort`]). Only a group address, or a station not yet heard of, makes a
 //! flood; where every port's stations are known by lease, a frame to an unknown one has nowhere to
 //! go and is dropped.
 //!
@@ -17,7 +18,7 @@
 //!
 //! - No frame leaves by the port it came from.
 //! - Nothing passes between an isolated port and any other, nor from uplink to uplink.
-//! - A leased address is one port's, whatever others say.
+//! - A leased address is one port's, whatever others say; the router's are leases too.
 //!
 //! # Limits
 //!
@@ -28,8 +29,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::admit::{Source, admit};
-use crate::fdb::{AddressTable, Claim, Fdb};
-use crate::port::{LastSource, Port, PortConfig, PortCounters, PortRole};
+use crate::fdb::{AddressTable, Fdb};
+use crate::port::{AddPortError, LastSource, Port, PortConfig, PortCounters, PortRole};
+use crate::router_port::{Neighbours, RouterPort};
 use crate::stations::{Stations, SwitchConfig};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
@@ -46,13 +48,11 @@ pub const MAX_PORTS: u32 = 4096;
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// To the router alone.
-    Router,
-    /// To this port alone.
+    /// To this port alone, be it the router's.
     Port(PortId),
     /// To the ports that [`Switch::flood_ports`] names.
     Flood {
-        /// And to the router.
+        /// And to the router's.
         router: bool,
     },
     /// Nowhere.
@@ -69,31 +69,13 @@ pub enum Delivery {
     Router,
 }
 
-/// Why a port was not added.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum AddPortError {
-    /// The number is [`MAX_PORTS`] or more.
-    #[error("port number {} is out of range", .0.0)]
-    OutOfRange(PortId),
-    /// There is a port of that number.
-    #[error("port {} exists already", .0.0)]
-    Exists(PortId),
-    /// The lease's MAC address is a group address, zero, or the gateway's.
-    #[error("{0} cannot be a container's MAC address")]
-    UnusableMac(MacAddr),
-    /// The lease's MAC address is another port's.
-    #[error("MAC address {0} is in use")]
-    MacInUse(MacAddr),
-    /// The leased address is the gateway's or another port's.
-    #[error("address {0} is in use")]
-    AddressInUse(IpAddr),
-}
-
 /// The switch, as one worker sees it.
 #[derive(Debug)]
 pub struct Switch {
     stations: Arc<Stations>,
-    /// By number.
+    /// The port [`PortId::ROUTER`].
+    router: Port,
+    /// All others, by number.
     ports: Vec<Option<Box<Port>>>,
     /// Drops at ports that are gone, or never were.
     elsewhere: DropCounters,
@@ -102,10 +84,19 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch without ports.
+    /// A switch with the router's port alone.
     pub fn new(config: SwitchConfig) -> Self {
+        let stations = Stations::new(config.ipv6_prefixes, config.seed);
+        let router = PortConfig {
+            role: PortRole::Router,
+            lease: config.router,
+            ..PortConfig::default()
+        };
+        // The tables are empty: no other port has these addresses.
+        let _ = stations.pin(PortId::ROUTER, &router.lease);
         Switch {
-            stations: Arc::new(Stations::new(config)),
+            stations: Arc::new(stations),
+            router: Port::new(router),
             ports: Vec::new(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
@@ -117,6 +108,7 @@ impl Switch {
         let port = |p: &Port| Box::new(Port::new(p.config.clone()));
         Switch {
             stations: Arc::clone(&self.stations),
+            router: Port::new(self.router.config.clone()),
             ports: self.ports.iter().map(|p| p.as_deref().map(port)).collect(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
@@ -131,9 +123,11 @@ impl Switch {
         if self.port(id).is_some() {
             return Err(AddPortError::Exists(id));
         }
-        if let Err(e) = self.pin_lease(id, &config) {
-            self.stations.fdb.remove_port(id);
-            self.stations.addresses.remove_port(id);
+        if config.role == PortRole::Router {
+            return Err(AddPortError::Exists(PortId::ROUTER));
+        }
+        if let Err(e) = self.stations.pin(id, &config.lease) {
+            self.stations.remove_port(id);
             return Err(e);
         }
         let index = id.0 as usize;
@@ -148,34 +142,11 @@ impl Switch {
         Ok(())
     }
 
-    fn pin_lease(&self, id: PortId, config: &PortConfig) -> Result<(), AddPortError> {
-        if let Some(mac) = config.lease.mac {
-            if mac.is_multicast() || mac.is_zero() || self.stations.is_gateway_mac(mac) {
-                return Err(AddPortError::UnusableMac(mac));
-            }
-            let pinned = self.stations.fdb.pin(mac, id, Claim::Leased);
-            pinned.map_err(|_| AddPortError::MacInUse(mac))?;
-        }
-        for addr in config.lease.addresses() {
-            if self.stations.is_gateway_address(addr) {
-                return Err(AddPortError::AddressInUse(addr));
-            }
-            let addresses = &self.stations.addresses;
-            let pinned = addresses.pin(addr, id, Claim::Leased);
-            pinned.map_err(|_| AddPortError::AddressInUse(addr))?;
-            if let Some(mac) = config.lease.mac {
-                addresses.tell_mac(addr, id, mac);
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a port with all that was leased to it or learned from it; returns its counters. To
     /// be called on every worker's switch before the number is used again.
     pub fn remove_port(&mut self, id: PortId) -> Option<PortCounters> {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
-        self.stations.fdb.remove_port(id);
-        self.stations.addresses.remove_port(id);
+        self.stations.remove_port(id);
         self.elsewhere.add(&port.counters.drops);
         Some(port.counters)
     }
@@ -215,20 +186,48 @@ impl Switch {
         sink: &mut impl FrameSink,
     ) -> Result<Delivery, DropReason> {
         match verdict {
-            Verdict::Router => Ok(Delivery::Router),
+            Verdict::Port(PortId::ROUTER) => Ok(self.give_to_router(frame)),
             Verdict::Port(egress) => {
                 write(egress, raw, sink);
                 Ok(Delivery::Done)
             }
             Verdict::Flood { router } => {
                 self.flood(ingress, frame.dst, raw, sink);
-                Ok(if router {
-                    Delivery::Router
-                } else {
-                    Delivery::Done
+                Ok(match router {
+                    true => self.give_to_router(frame),
+                    false => Delivery::Done,
                 })
             }
             Verdict::Drop(reason) => Err(reason),
+        }
+    }
+
+    #[inline]
+    fn give_to_router(&mut self, frame: &Frame<'_>) -> Delivery {
+        self.router.counters.frames_out += 1;
+        self.router.counters.bytes_out += frame.bytes.len() as u64;
+        Delivery::Router
+    }
+
+    /// The router's port, for the time of a call into the router: what it sends leaves for `sink`.
+    #[inline]
+    pub fn router_port<'a, S: FrameSink>(
+        &'a mut self,
+        sink: &'a mut S,
+    ) -> (Neighbours<'a>, RouterPort<'a, S>) {
+        let neighbours = Neighbours {
+            stations: &self.stations,
+            ports: &self.ports,
+        };
+        let counters = &mut self.router.counters;
+        (neighbours, RouterPort { sink, counters })
+    }
+
+    /// Who is behind the ports that are not the router's.
+    pub fn neighbours(&self) -> Neighbours<'_> {
+        Neighbours {
+            stations: &self.stations,
+            ports: &self.ports,
         }
     }
 
@@ -289,15 +288,16 @@ impl Switch {
 
     fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let dst = frame.dst;
-        if self.stations.is_gateway_mac(dst) {
-            return Verdict::Router;
+        // As the forwarding table would say, and most frames ask.
+        if self.router.config.lease.mac == Some(dst) {
+            return Verdict::Port(PortId::ROUTER);
         }
         let nowhere = Verdict::Drop(DropReason::NoSuchPort);
         if dst.is_multicast() {
             let router = !self.asks_for_another(ingress, frame);
             return match (self.flood_ports(ingress, dst).next(), router) {
                 (Some(_), router) => Verdict::Flood { router },
-                (None, true) => Verdict::Router,
+                (None, true) => Verdict::Port(PortId::ROUTER),
                 (None, false) => nowhere,
             };
         }
@@ -311,7 +311,7 @@ impl Switch {
         }
     }
 
-    /// Whether the frame asks who has an address that is leased to another port: the gateway need
+    /// Whether the frame asks who has an address that is leased to another container: the gateway need
     /// not hear that.
     fn asks_for_another(&self, ingress: PortId, frame: &Frame<'_>) -> bool {
         let target = match &frame.l3 {
@@ -326,37 +326,39 @@ impl Switch {
             L3::Ip(_) => None,
         };
         let owner = target.and_then(|t| self.stations.addresses.pinned(t));
-        owner.is_some_and(|owner| owner != ingress)
+        owner.is_some_and(|owner| owner != ingress && owner != PortId::ROUTER)
     }
 
     fn may_pass(&self, ingress: PortId, egress: PortId) -> bool {
         let (Some(from), Some(to)) = (self.port(ingress), self.port(egress)) else {
             return false;
         };
-        let isolated = from.config.isolated || to.config.isolated;
-        let uplink = PortRole::Uplink;
-        let goes_round = from.config.role == uplink && to.config.role == uplink;
-        ingress != egress && !isolated && !goes_round
+        ingress != egress && from.may_exchange_with(to)
     }
 
-    /// The ports that a flooded frame from `ingress` to `dst` goes to: all others that are not
-    /// isolated, or, if `dst` is a station not yet heard of, those of them it may be behind.
+    /// The ports that a flooded frame from `ingress` to `dst` goes to, the router's aside: all others that
+    /// are not isolated, or, if `dst` is a station not yet heard of, those of them it may be behind.
     pub fn flood_ports(&self, ingress: PortId, dst: MacAddr) -> impl Iterator<Item = PortId> + '_ {
         let group = dst.is_multicast();
-        self.ports()
+        self.neighbours()
+            .ports()
             .filter(move |&id| self.may_pass(ingress, id))
             .filter(move |&id| group || self.port(id).is_some_and(Port::learns))
     }
 
-    /// All ports.
+    /// All ports, the router's first.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
-        let numbered = (0..).map(PortId).zip(&self.ports);
-        numbered.filter_map(|(id, p)| p.is_some().then_some(id))
+        std::iter::once(PortId::ROUTER).chain(self.neighbours().ports())
     }
 
     /// What this worker counted at `port`.
     pub fn counters(&self, port: PortId) -> Option<&PortCounters> {
         self.port(port).map(|p| &p.counters)
+    }
+
+    /// What this worker counted at the router's port.
+    pub fn router_counters(&self) -> &PortCounters {
+        &self.router.counters
     }
 
     /// The port that `addr` is leased to.
@@ -380,6 +382,9 @@ impl Switch {
     }
 
     fn port(&self, id: PortId) -> Option<&Port> {
+        if id == PortId::ROUTER {
+            return Some(&self.router);
+        }
         self.ports.get(id.0 as usize)?.as_deref()
     }
 }
@@ -391,6 +396,7 @@ fn write(egress: PortId, raw: &[u8], sink: &mut impl FrameSink) {
     let _ = sink.emit(egress, raw);
 }
 
+/// Of the ports that are not the router's: its frames are not judged, and nothing is dropped there.
 fn port_mut(ports: &mut [Option<Box<Port>>], id: PortId) -> Option<&mut Port> {
     ports.get_mut(id.0 as usize)?.as_deref_mut()
 }

@@ -10,8 +10,84 @@ use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::switch::MAX_PORTS;
 use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, PortRole, Verdict};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
+use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
 use net::*;
+
+/// Keeps what is written, and says that it was lost.
+struct Full(Vec<(PortId, Vec<u8>)>);
+
+impl FrameSink for Full {
+    fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
+        self.0.push((port, frame.to_vec()));
+        Err(PortFull)
+    }
+}
+
+mod router {
+    use super::*;
+
+    #[test]
+    fn its_port_is_there_from_the_start_and_its_addresses_are_leases() {
+        let mut net = Net::shared(1);
+        let ports: Vec<_> = net.switch.ports().collect();
+        assert_eq!(ports, [PortId::ROUTER, p(1)]);
+        let config = |role| PortConfig {
+            role,
+            ..PortConfig::default()
+        };
+        let exists = Err(AddPortError::Exists(PortId::ROUTER));
+        let mut add = |id, role| net.switch.add_port(id, config(role));
+        assert_eq!(add(PortId::ROUTER, PortRole::Station), exists);
+        assert_eq!(add(p(2), PortRole::Router), exists);
+        assert!(net.switch.remove_port(PortId::ROUTER).is_none());
+        for address in [IpAddr::from(GW4), GW6.into()] {
+            assert_eq!(net.at(address), Some((PortId::ROUTER, Some(GW))));
+            let neighbours = net.switch.neighbours();
+            assert_eq!(neighbours.by_address(net.now, address), None);
+            let granted = neighbours.grant(address, p(1), None);
+            assert_eq!(granted, Err(Refusal::Owned));
+        }
+        net.step(1, &to(1, GW), ROUTER);
+    }
+
+    #[test]
+    fn counts_what_it_is_given_and_what_it_sends() {
+        let mut net = Net::shared(2);
+        let mut sink = Full(Vec::new());
+        let ask = arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), ip4(2));
+        let mut given = (0, 0);
+        for (f, delivery) in [
+            (to(1, GW), Ok(Delivery::Router)),
+            (to(1, MacAddr::BROADCAST), Ok(Delivery::Router)),
+            (ask, Ok(Delivery::Done)),
+            (to(1, mac(2)), Ok(Delivery::Done)),
+            (to(2, GW), Err(DropReason::Spoofed)),
+        ] {
+            let parsed = Frame::parse(&f, MTU).unwrap();
+            let taken = (net.switch).handle_frame(net.now, p(1), &parsed, &f, &mut sink);
+            assert_eq!(taken, delivery);
+            if delivery == Ok(Delivery::Router) {
+                given = (given.0 + 1, given.1 + parsed.bytes.len() as u64);
+            }
+            let counted = net.switch.router_counters();
+            assert_eq!((counted.frames_out, counted.bytes_out), given);
+            assert_eq!((counted.frames_in, counted.bytes_in), (0, 0));
+        }
+        // What it sends counts whether the port takes it or not.
+        let f = to(1, mac(2));
+        sink.0.clear();
+        let (_, mut port) = net.switch.router_port(&mut sink);
+        assert_eq!(port.emit(p(2), &f), Err(PortFull));
+        assert_eq!(sink.0, [(p(2), f.clone())]);
+        let counted = net.switch.counters(PortId::ROUTER).unwrap();
+        let bytes = (f.len() - VNET_HDR_LEN) as u64;
+        assert_eq!((counted.frames_in, counted.bytes_in), (1, bytes));
+        // Each worker counts what it did.
+        let other = net.switch.for_worker();
+        assert_eq!(other.router_counters().frames_out, 0);
+    }
+}
 
 mod forwarding {
     use super::*;
@@ -19,7 +95,7 @@ mod forwarding {
     #[test]
     fn to_the_gateway_and_between_leased_ports() {
         let mut net = Net::shared(3);
-        net.step(1, &to(1, GW), Verdict::Router);
+        net.step(1, &to(1, GW), ROUTER);
         net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
         net.step(2, &to(2, mac(1)), Verdict::Port(p(1)));
         net.drops(1, &to(1, mac(1)), DropReason::NoSuchPort);
@@ -35,7 +111,7 @@ mod forwarding {
         let others: Vec<_> = net.switch.flood_ports(p(1), MacAddr::BROADCAST).collect();
         assert_eq!(others, [p(2), p(3)]);
         let mut alone = Net::single();
-        alone.step(1, &f, Verdict::Router);
+        alone.step(1, &f, ROUTER);
     }
 
     #[test]
@@ -58,12 +134,12 @@ mod forwarding {
             ..leased(id)
         };
         let mut net = Net::new([(1, isolated(1)), (2, isolated(2)), (3, leased(3))]);
-        net.step(1, &to(1, GW), Verdict::Router);
-        net.step(1, &to(1, MacAddr::BROADCAST), Verdict::Router);
+        net.step(1, &to(1, GW), ROUTER);
+        net.step(1, &to(1, MacAddr::BROADCAST), ROUTER);
         net.drops(1, &to(1, mac(2)), DropReason::NoSuchPort);
         net.drops(1, &to(1, mac(3)), DropReason::NoSuchPort);
         net.drops(3, &to(3, mac(1)), DropReason::NoSuchPort);
-        net.step(3, &to(3, MacAddr::BROADCAST), Verdict::Router);
+        net.step(3, &to(3, MacAddr::BROADCAST), ROUTER);
         assert_eq!(net.switch.flood_ports(p(1), MacAddr::BROADCAST).count(), 0);
         assert_eq!(net.switch.flood_ports(p(3), MacAddr::BROADCAST).count(), 0);
     }
@@ -77,7 +153,7 @@ mod forwarding {
         assert_eq!(sought, [p(2), p(3)]);
         let sought: Vec<_> = net.switch.flood_ports(p(2), mac(9)).collect();
         assert_eq!(sought, [p(3)]);
-        net.step(3, &to(9, GW), Verdict::Router);
+        net.step(3, &to(9, GW), ROUTER);
         net.step(1, &to(1, mac(9)), Verdict::Port(p(3)));
         net.drops(3, &to(9, mac(9)), DropReason::NoSuchPort);
         net.wait(300);
@@ -114,16 +190,6 @@ mod forwarding {
         // The sink counts what a port did not take.
         assert_eq!(sum, [("frame_too_short", 1), ("bad_arp", 1)]);
     }
-
-    /// Keeps what is written, and says that it was lost.
-    struct Full(Vec<(PortId, Vec<u8>)>);
-
-    impl FrameSink for Full {
-        fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
-            self.0.push((port, frame.to_vec()));
-            Err(PortFull)
-        }
-    }
 }
 
 mod learning {
@@ -137,17 +203,17 @@ mod learning {
         };
         let mut net = Net::new([(1, few), (2, leased(2))]);
         for id in 10..13 {
-            net.step(1, &to(id, GW), Verdict::Router);
+            net.step(1, &to(id, GW), ROUTER);
         }
         for id in 13..150 {
             net.drops(1, &to(id, GW), DropReason::MacTableFull);
         }
-        assert_eq!(net.switch.fdb().len(), 4);
-        net.step(1, &to(10, GW), Verdict::Router);
+        assert_eq!(net.stations(), 4);
+        net.step(1, &to(10, GW), ROUTER);
         net.step(2, &to(2, mac(12)), Verdict::Port(p(1)));
         net.wait(300);
-        net.step(1, &to(100, GW), Verdict::Router);
-        assert_eq!(net.switch.fdb().len(), 2);
+        net.step(1, &to(100, GW), ROUTER);
+        assert_eq!(net.stations(), 2);
     }
 
     /// The same at the length the attack would have; not step by step.
@@ -160,7 +226,7 @@ mod learning {
             let parsed = Frame::parse(&f, MTU).unwrap();
             judge(&mut net.switch, net.now, p(1), &parsed);
         }
-        assert_eq!(net.switch.fdb().len(), 32);
+        assert_eq!(net.stations(), 32);
         let c = net.switch.counters(p(1)).unwrap();
         assert_eq!(c.drops.get(DropReason::MacTableFull), 1_000_000 - 32);
         assert_eq!((c.frames_in, c.drops.total()), (1_000_000, 999_968));
@@ -170,14 +236,14 @@ mod learning {
     fn a_binding_does_not_flap() {
         let open = PortConfig::default;
         let mut net = Net::new([(1, open()), (2, open()), (3, leased(3))]);
-        net.step(1, &to(9, GW), Verdict::Router);
+        net.step(1, &to(9, GW), ROUTER);
         for _ in 0..9 {
             net.wait(1);
             net.drops(2, &to(9, GW), DropReason::Spoofed);
             net.step(3, &to(3, mac(9)), Verdict::Port(p(1)));
         }
         net.wait(1);
-        net.step(2, &to(9, GW), Verdict::Router);
+        net.step(2, &to(9, GW), ROUTER);
         net.step(3, &to(3, mac(9)), Verdict::Port(p(2)));
         net.drops(1, &to(9, GW), DropReason::Spoofed);
         // A leased one never moves.
@@ -192,7 +258,7 @@ mod learning {
         lease.lease.mac = None;
         lease.max_macs = 1;
         let mut net = Net::new([(1, lease), (2, leased(2))]);
-        net.step(1, &to(1, GW), Verdict::Router);
+        net.step(1, &to(1, GW), ROUTER);
         let other = frame(
             GW,
             mac(9),
@@ -224,7 +290,7 @@ mod learning {
             assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
         }
         assert_eq!(net.at(ip4(2).into()), Some((p(2), None)));
-        net.step(2, &to(2, GW), Verdict::Router);
+        net.step(2, &to(2, GW), ROUTER);
         assert_eq!(net.at(ip4(2).into()), Some((p(2), Some(mac(2)))));
         net.wait(10_000);
         assert_eq!(net.at(ip4(2).into()), Some((p(2), Some(mac(2)))));
@@ -237,16 +303,16 @@ mod learning {
         let open = PortConfig::default;
         let mut net = Net::new([(1, open()), (2, open()), (3, leased(3))]);
         for address in [ip4(7).into(), link_local(7).into()] {
-            net.step(1, &packet(7, address), Verdict::Router);
+            net.step(1, &packet(7, address), ROUTER);
             assert_eq!(net.at(address), Some((p(1), Some(mac(7)))));
-            net.step(1, &packet(8, address), Verdict::Router);
+            net.step(1, &packet(8, address), ROUTER);
             assert_eq!(net.at(address), Some((p(1), Some(mac(8)))));
             // Another port may use it, and does not get it.
-            net.step(2, &packet(9, address), Verdict::Router);
+            net.step(2, &packet(9, address), ROUTER);
             assert_eq!(net.at(address), Some((p(1), Some(mac(8)))));
             net.wait(300);
             assert_eq!(net.at(address), None);
-            net.step(2, &packet(9, address), Verdict::Router);
+            net.step(2, &packet(9, address), ROUTER);
             assert_eq!(net.at(address), Some((p(2), Some(mac(9)))));
         }
         let claims = arp_frame(1, OP_REQUEST, (mac(1), ip4(9)), GW4);
@@ -256,7 +322,7 @@ mod learning {
         net.step(1, &ndp(1, link_local(1), 136, target, mac(1)), FLOOD);
         assert_eq!(net.at(target.into()), Some((p(1), Some(mac(1)))));
         // A leased address is not learned from another port's frames.
-        net.step(1, &packet(1, ip4(3).into()), Verdict::Router);
+        net.step(1, &packet(1, ip4(3).into()), ROUTER);
         assert_eq!(net.at(ip4(3).into()), Some((p(3), Some(mac(3)))));
     }
 
@@ -265,10 +331,11 @@ mod learning {
         let mut net = Net::single();
         for text in ["10.0.2.2", "fe80::2"] {
             let address: IpAddr = text.parse().unwrap();
-            net.step(1, &packet(1, address), Verdict::Router);
-            assert_eq!(net.at(address), None, "{address}");
+            net.step(1, &packet(1, address), ROUTER);
+            let routers = Some((PortId::ROUTER, Some(GW)));
+            assert_eq!(net.at(address), routers, "{address}");
         }
-        assert!(net.switch.addresses().is_empty());
+        assert_eq!(net.switch.addresses().len(), 2, "the router's");
     }
 
     /// A scan of a /64, say, costs its own port alone, and of that only what is new.
@@ -278,10 +345,7 @@ mod learning {
         for n in 0..10_000 {
             let f = packet(1, link_local(0x100 + n).into());
             let parsed = Frame::parse(&f, MTU).unwrap();
-            assert_eq!(
-                judge(&mut net.switch, net.now, p(1), &parsed),
-                Verdict::Router
-            );
+            assert_eq!(judge(&mut net.switch, net.now, p(1), &parsed), ROUTER);
         }
         assert_eq!(net.switch.addresses().learned(p(1)), DEFAULT_MAX_ADDRESSES);
         let (first, last) = (link_local(0x100), link_local(0x100 + 9_999));
@@ -301,7 +365,7 @@ mod learning {
         let open = PortConfig::default;
         let mut net = Net::new([(1, guarded()), (2, open()), (4, leased(4))]);
         let address = IpAddr::V4(ip4(3));
-        net.step(2, &packet(2, address), Verdict::Router);
+        net.step(2, &packet(2, address), ROUTER);
         net.drops(1, &packet(1, address), DropReason::Spoofed);
         let grant = |net: &Net, port, mac| net.switch.stations().grant(address, p(port), mac);
         // Offered, and then taken.
@@ -310,7 +374,7 @@ mod learning {
         assert_eq!(grant(&net, 1, Some(mac(1))), Ok(()));
         assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
         assert_eq!(grant(&net, 2, None), Err(Refusal::Owned));
-        net.step(1, &packet(1, address), Verdict::Router);
+        net.step(1, &packet(1, address), ROUTER);
         // Given back, it is free; a lease is not given back, nor is another port's grant.
         net.switch.stations().take_back(address, p(2));
         assert_eq!(net.at(address), Some((p(1), Some(mac(1)))));
@@ -410,7 +474,7 @@ mod uplinks {
         };
         net.switch.add_port(p(4), isolated).unwrap();
         net.expected.insert(p(4), Counts::default());
-        net.step(4, &to(4, MacAddr::BROADCAST), Verdict::Router);
+        net.step(4, &to(4, MacAddr::BROADCAST), ROUTER);
         net.drops(2, &to(8, mac(4)), DropReason::NoSuchPort);
     }
 }
@@ -447,7 +511,7 @@ mod ports {
         }
         // A failed attempt leaves nothing pinned.
         assert_eq!(net.switch.port_of_address(ip4(3).into()), None);
-        assert_eq!(net.switch.fdb().len(), 2);
+        assert_eq!(net.stations(), 2);
         net.check();
         assert_eq!(net.switch.add_port(p(3), leased(3)), Ok(()));
     }
@@ -455,7 +519,7 @@ mod ports {
     #[test]
     fn a_lease_takes_precedence_over_what_was_learned() {
         let mut net = Net::single();
-        net.step(1, &to(2, GW), Verdict::Router);
+        net.step(1, &to(2, GW), ROUTER);
         net.switch.add_port(p(2), leased(2)).unwrap();
         net.expected.insert(p(2), Counts::default());
         net.drops(1, &to(2, GW), DropReason::Spoofed);
@@ -466,7 +530,7 @@ mod ports {
     fn a_removed_port_leaves_nothing() {
         let mut net = Net::shared(3);
         net.step(1, &to(1, mac(2)), Verdict::Port(p(2)));
-        net.step(2, &to(2, GW), Verdict::Router);
+        net.step(2, &to(2, GW), ROUTER);
         let counters = net.switch.remove_port(p(2)).unwrap();
         assert_eq!(counters.frames_in, 1);
         net.expected.remove(&p(2));
@@ -487,7 +551,7 @@ mod ports {
         let mut other = net.switch.for_worker();
         let f = to(9, GW);
         let parsed = Frame::parse(&f, MTU).unwrap();
-        assert_eq!(judge(&mut other, net.now, p(1), &parsed), Verdict::Router);
+        assert_eq!(judge(&mut other, net.now, p(1), &parsed), ROUTER);
         net.step(2, &to(2, mac(9)), Verdict::Port(p(1)));
         assert_eq!(other.counters(p(1)).unwrap().frames_in, 1);
         assert_eq!(other.counters(p(2)).unwrap().frames_in, 0);

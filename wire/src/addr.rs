@@ -91,6 +91,11 @@ pub fn is_station(ip: IpAddr) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct PortId(pub u32);
 
+impl PortId {
+    /// The router's port. All other ports have numbers from 1 on.
+    pub const ROUTER: PortId = PortId(0);
+}
+
 /// Transport of a published port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Protocol {

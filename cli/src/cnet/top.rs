@@ -11,7 +11,7 @@ use super::table::table;
 use crate::each_network::one_or_each;
 use crate::log::report;
 use crate::program::{all_of, tell};
-use cnet::control::{ContainerStatistics, Counters, StatisticsReport};
+use cnet::control::{ContainerStatistics, Counters, RouterStatistics, StatisticsReport};
 use cnet::network::Network;
 
 /// The options of `cnet top`.
@@ -43,7 +43,7 @@ pub(crate) struct TopOptions {
     format: Format,
 
     /// Also print what each network has counted since it started: its flows, TCP connections, the
-    /// gateway's services, DNS queries, and packets that the router dropped.
+    /// router's port, the gateway's services, DNS queries, and packets that the router dropped.
     #[arg(short, long)]
     verbose: bool,
 }
@@ -189,7 +189,7 @@ fn shown(rates: &[Rates]) -> String {
 /// What networks have counted since they started.
 fn counted(networks: &[StatisticsReport]) -> String {
     let heading = [
-        "NETWORK", "FLOWS", "TCP", "FORWARDS", "WORKERS", "GATEWAY", "DNS", "DROPPED",
+        "NETWORK", "FLOWS", "TCP", "FORWARDS", "WORKERS", "ROUTER", "GATEWAY", "DNS", "DROPPED",
     ];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
     for network in networks {
@@ -199,12 +199,25 @@ fn counted(networks: &[StatisticsReport]) -> String {
             listed(&network.tcp),
             listed(&network.forwards),
             listed(&network.workers),
+            listed(&of_router(&network.router)),
             listed(&network.gateway),
             listed(&network.dns),
             listed(&network.drops),
         ]);
     }
     table(&lines)
+}
+
+/// What passed the router's port, by name.
+fn of_router(router: &RouterStatistics) -> Counters {
+    let counted = [
+        ("bytes_received", router.bytes_received),
+        ("bytes_sent", router.bytes_sent),
+        ("dropped", router.drops.values().sum()),
+        ("frames_received", router.frames_received),
+        ("frames_sent", router.frames_sent),
+    ];
+    counted.map(|(name, n)| (name.to_owned(), n)).into()
 }
 
 /// Counters that are not 0, with commas between.
@@ -271,9 +284,12 @@ mod tests {
         report.tcp = [("opened", 5), ("evicted", 0)]
             .map(|(name, count)| (name.to_owned(), count))
             .into();
+        report.router.frames_sent = 7;
+        report.router.drops = BTreeMap::from([("policy".to_owned(), 3)]);
         let shown = counted(&[report]);
         let words: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(words, ["lan", "2", "opened", "5"]);
+        let router = ["dropped", "3,", "frames_sent", "7"];
+        assert_eq!(words, [&["lan", "2", "opened", "5"][..], &router].concat());
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use cnet_nat::host::Token;
-use cnet_vswitch::switch::{AddPortError, MAX_PORTS};
+use cnet_vswitch::port::AddPortError;
+use cnet_vswitch::switch::MAX_PORTS;
 use cnet_wire::PortId;
 use tokio::sync::oneshot;
 

@@ -225,6 +225,32 @@ fn a_network_has_the_subnet_it_was_given_and_inspect_shows_who_is_there() {
 
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn the_routers_port_is_counted_as_those_of_containers() {
+    let lab = Lab::direct();
+    let place = Place::root(&lab);
+    place.done("network create lan");
+    let [a, b] = ["a", "b"].map(|name| place.join("lan", name, ""));
+    let counted = || {
+        let router = place.inspect("lan")["Cnet"]["Counters"]["Router"].take();
+        ["frames_sent", "frames_received"].map(|name| router[name].as_u64().expect("a counter"))
+    };
+    a.assert_pings(&lab, &a.gateway.to_string());
+    let before = counted();
+    assert!(before.iter().all(|frames| *frames > 0), "{before:?}");
+    // What passes between containers is no concern of the router's, but for a few questions to all.
+    a.assert_pings(&lab, &b.v4.to_string());
+    for _ in 0..10 {
+        a.assert_pings(&lab, &a.gateway.to_string());
+    }
+    for (before, after) in before.into_iter().zip(counted()) {
+        assert!(after >= before + 10, "{before} {after}");
+    }
+    let done = place.done("top --once --verbose");
+    assert!(done.stdout.contains("frames_received "), "{done}");
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn isolated_containers_reach_the_gateway_and_the_world_but_not_each_other() {
     let lab = Lab::direct();
     for place in Place::each(&lab) {

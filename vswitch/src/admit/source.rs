@@ -51,9 +51,6 @@ impl Source<'_> {
         if self.port.last_source.is(self.now, src) {
             return Ok(());
         }
-        if self.stations.is_gateway_mac(src) {
-            return Err(DropReason::Spoofed);
-        }
         match self.port.config.lease.mac {
             Some(own) if own == src => {}
             Some(_) if self.port.config.is_guarded() => return Err(DropReason::Spoofed),
@@ -108,8 +105,8 @@ impl Source<'_> {
     /// The port says, in a frame from `src`, that `addr` is its own, at `mac`. What a station says of
     /// another MAC address than its own is let through, where it may be, and not believed.
     fn admit_claim(&self, addr: IpAddr, src: MacAddr, mac: MacAddr) -> Result<(), DropReason> {
-        let others = self.stations.addresses.pinned(addr);
-        if self.stations.is_gateway_address(addr) || others.is_some_and(|owner| owner != self.id) {
+        let owner = self.stations.addresses.pinned(addr);
+        if owner.is_some_and(|owner| owner != self.id) {
             return Err(DropReason::Spoofed);
         }
         if src != mac {
@@ -123,11 +120,8 @@ impl Source<'_> {
         if mac == src {
             return Ok(());
         }
-        let others = self.stations.fdb.pinned(mac);
-        if self.port.config.is_guarded()
-            || self.stations.is_gateway_mac(mac)
-            || others.is_some_and(|owner| owner != self.id)
-        {
+        let owner = self.stations.fdb.pinned(mac);
+        if self.port.config.is_guarded() || owner.is_some_and(|owner| owner != self.id) {
             return Err(DropReason::Spoofed);
         }
         Ok(())

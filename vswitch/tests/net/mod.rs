@@ -18,6 +18,7 @@ pub const GW6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 pub const MULTICAST6: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 pub const ZERO_MAC: MacAddr = MacAddr([0; 6]);
 pub const FLOOD: Verdict = Verdict::Flood { router: true };
+pub const ROUTER: Verdict = Verdict::Port(PortId::ROUTER);
 
 /// Frames in, bytes in, and drops by name.
 pub type Counts = (u64, u64, BTreeMap<&'static str, u64>);
@@ -63,8 +64,7 @@ pub fn leased(id: u32) -> PortConfig {
 
 pub fn config() -> SwitchConfig {
     SwitchConfig {
-        gateway_macs: vec![GW],
-        gateway_addresses: vec![GW4.into(), GW6.into()],
+        router: Lease::of(GW, [GW4.into(), GW6.into()]),
         ipv6_prefixes: vec![(Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0), 64)],
         seed: 42,
     }
@@ -124,7 +124,8 @@ impl Net {
 
     #[track_caller]
     pub fn check(&self) {
-        assert!(self.switch.ports().eq(self.expected.keys().copied()));
+        let ports = self.switch.neighbours().ports();
+        assert!(ports.eq(self.expected.keys().copied()));
         for (&id, expected) in &self.expected {
             let c = self.switch.counters(id).unwrap();
             let drops = c.drops.iter().map(|(r, n)| (r.name(), n)).collect();
@@ -136,6 +137,11 @@ impl Net {
     /// Where `address` is, by the table of stations.
     pub fn at(&self, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
         self.switch.stations().by_address(self.now, address)
+    }
+
+    /// MAC addresses in the forwarding table, the router's aside.
+    pub fn stations(&self) -> usize {
+        self.switch.fdb().len() - 1
     }
 
     pub fn wait(&mut self, secs: u64) {

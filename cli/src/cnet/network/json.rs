@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use cnet::control::{Counters, StatisticsReport};
+use cnet::control::{Counters, RouterStatistics, StatisticsReport};
 use cnet::definition::{Definition, DnsServer};
 
 /// Where Docker's bridge driver has the MTU.
@@ -172,6 +172,9 @@ pub(crate) struct NetworkCounters {
     pub(crate) tcp: Counters,
     /// What the gateway's services did.
     pub(crate) gateway: Counters,
+    /// What passed the router's port of the switch.
+    #[serde(default)]
+    pub(crate) router: RouterStatistics,
     /// Clients of published TCP ports, by the way they took.
     #[serde(default)]
     pub(crate) forwards: Counters,
@@ -193,6 +196,7 @@ impl From<StatisticsReport> for NetworkCounters {
             drops: report.drops,
             tcp: report.tcp,
             gateway: report.gateway,
+            router: report.router,
             forwards: report.forwards,
             workers: report.workers,
             dns: report.dns,
