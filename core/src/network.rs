@@ -24,7 +24,7 @@ use cnet_nat::gateway::{DnsQuery, QueryId};
 use cnet_nat::host::{Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
-use cnet_vswitch::{Delivery, Lease, Switch, SwitchConfig, Verdict};
+use cnet_vswitch::{Delivery, Lease, RouterPort, Switch, SwitchConfig, Verdict};
 use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;
@@ -33,6 +33,9 @@ use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, Packet, PortId};
 
 use crate::stations::StationsOf;
+
+/// The network's effects as the router has them: what it sends comes into the switch by its port.
+type AtPort<'a, E> = (RouterPort<'a, <E as Env>::Sink>, <E as Env>::Hosts);
 
 /// A network as one worker has it.
 pub struct Network {
@@ -209,6 +212,18 @@ impl Network {
     /// nor many).
     pub fn end_batch<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         self.at_router(io, |router, _, io| router.end_batch(now, io));
+    }
+
+    /// Calls the router, which is behind its port of the switch.
+    #[inline]
+    pub(crate) fn at_router<E: Env, T>(
+        &mut self,
+        io: &mut Io<'_, E>,
+        call: impl FnOnce(&mut Router, &StationsOf<'_>, &mut Io<'_, AtPort<'_, E>>) -> T,
+    ) -> T {
+        let (neighbours, mut port) = self.switch.router_port(&mut *io.sink);
+        let mut io = Io::new(&mut port, &mut *io.hosts, &mut *io.buf);
+        call(&mut self.router, &StationsOf(neighbours), &mut io)
     }
 
     // ---- the host ----
