@@ -35,7 +35,7 @@ impl Network {
 
     /// Reads the flows of sockets that are ready, of which the first [`PREFETCH_DEPTH`] count, ahead of
     /// [`Network::handle_socket`] for each.
-    pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token> + Clone) {
+    pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token>) {
         self.router.prefetch_sockets(tokens);
     }
 }

@@ -42,7 +42,8 @@ pub(crate) mod text;
 pub use dns_log::{DnsLog, DnsLogReport, LoggedQuery};
 pub use event::{Event, Events};
 pub use statistics::{
-    AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, RouterStatistics, StatisticsReport, TimeBucket,
+    AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, RouterStatistics,
+    StatisticsReport, TimeBucket,
 };
 
 /// The path of actions.

@@ -41,23 +41,46 @@ impl Router {
 
     /// Reads the flows of sockets that are ready, of which the first [`PREFETCH_DEPTH`] count, ahead of
     /// [`Router::handle_socket`] for each.
-    pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token> + Clone) {
+    pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token>) {
         if !self.prefetches() {
             return;
         }
-        let slots = |kind| {
-            let mut slots = [0; PREFETCH_DEPTH];
-            let of_kind = tokens.clone().filter(|t| t.kind() == kind);
-            let filled = slots.iter_mut().zip(of_kind);
-            let count = filled.map(|(slot, token)| *slot = token.index()).count();
-            (slots, count)
-        };
-        let (tcp, count) = slots(TokenKind::Tcp);
-        self.tcp.prefetch_at(&tcp[..count]);
-        let (udp, count) = slots(TokenKind::Udp);
-        self.udp.prefetch_at(&udp[..count]);
-        let (ping, count) = slots(TokenKind::Ping);
-        self.ping.prefetch_at(&ping[..count]);
+        let (mut tcp, mut udp, mut ping) = (Slots::NONE, Slots::NONE, Slots::NONE);
+        for token in tokens.take(PREFETCH_DEPTH) {
+            match token.kind() {
+                TokenKind::Tcp => tcp.push(token.index()),
+                TokenKind::Udp => udp.push(token.index()),
+                TokenKind::Ping => ping.push(token.index()),
+                _ => {}
+            }
+        }
+        self.tcp.prefetch_at(tcp.get());
+        self.udp.prefetch_at(udp.get());
+        self.ping.prefetch_at(ping.get());
+    }
+}
+
+/// Places in a table of flows.
+struct Slots {
+    slots: [u32; PREFETCH_DEPTH],
+    count: usize,
+}
+
+impl Slots {
+    const NONE: Slots = Slots {
+        slots: [0; PREFETCH_DEPTH],
+        count: 0,
+    };
+
+    fn push(&mut self, slot: u32) {
+        if let Some(free) = self.slots.get_mut(self.count) {
+            *free = slot;
+            self.count += 1;
+        }
+    }
+
+    fn get(&self) -> &[u32] {
+        &self.slots[..self.count]
     }
 }
 
