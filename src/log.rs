@@ -12,13 +12,15 @@
 //! What a helper process or a panic writes in that very moment may be lost. What they write is
 //! bounded with the next line that is logged, or when the next process starts.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::definition::file::is_at;
+use crate::definition::{Directories, runtime};
 
 /// Bytes of a log.
 const MAX_SIZE: u64 = 1024 * 1024;
@@ -88,6 +90,38 @@ impl Write for Bounded {
 impl From<Bounded> for std::process::Stdio {
     fn from(log: Bounded) -> Self {
         log.file.into()
+    }
+}
+
+/// Where a network's log is, and its last line: what a person is told of a process that has ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LogEnd {
+    /// The log.
+    pub path: PathBuf,
+    /// Its last line, if it has one.
+    pub last: Option<String>,
+}
+
+impl LogEnd {
+    /// That of the network of that name.
+    pub fn of(directories: &Directories, network: &str) -> LogEnd {
+        let path = runtime::log(&directories.network_runtime(network));
+        let text = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let last = text.lines().rfind(|line| !line.trim().is_empty());
+        let last = last.map(|line| line.trim().to_owned());
+        LogEnd { path, last }
+    }
+}
+
+impl fmt::Display for LogEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.last {
+            Some(last) => write!(f, "the last line of its log, {path}, is: {last}"),
+            None => write!(f, "its log, {path}, is empty"),
+        }
     }
 }
 

@@ -39,6 +39,7 @@ use crate::control::{
 use crate::definition::{
     Definition, Directories, DirectoriesError, HostRoutes, Request, Store, StoreError,
 };
+use crate::log::LogEnd;
 use crate::publish::PublishSpec;
 use crate::start::{self, StartError};
 use crate::vm::VmAddress;
@@ -440,19 +441,16 @@ impl Network {
     where
         F: Future<Output = Result<T, AskError>>,
     {
-        let mut last = None;
         for _ in 0..ATTEMPTS {
             match once().await {
                 Ok(answer) => return Ok(answer),
-                Err(error @ (AskError::Absent(_) | AskError::Lost(_))) => last = Some(error),
+                Err(AskError::Absent(_) | AskError::Lost(_)) => {}
                 Err(error) => return Err(error.into()),
             }
             self.start().await?;
         }
-        Err(last.map_or(
-            NetworkError::Ask(AskError::Silent(None)),
-            NetworkError::from,
-        ))
+        let log = LogEnd::of(&self.directories, self.name());
+        Err(StartError::Unstable { log }.into())
     }
 
     /// Asks the network's process, but not one that is ending.
@@ -622,6 +620,28 @@ mod tests {
         );
         let error = described(Target::Process(i32::MAX)).unwrap_err();
         assert!(error.to_string().contains("no process"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_stay_is_told_with_the_end_of_its_log() {
+        let place = tempfile::tempdir().unwrap();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let program = place.path().join("program");
+        let script = "#!/bin/sh\necho 'first' >&2\necho 'the last words' >&2\necho ready\n";
+        std::fs::write(&program, script).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).unwrap();
+        let definition = Store::open(directories.clone()).get("cnet").unwrap();
+        let network = Network::new(definition, directories).with_program(program);
+        let error = network.detach("web").await.unwrap_err().to_string();
+        for told in ["as soon as", "r/cnet/", "the last words"] {
+            assert!(error.contains(told), "{told}: {error}");
+        }
+        assert!(!error.contains("first"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use crate::definition::{DEFAULT_NETWORK, Directories, runtime};
-use crate::log::Bounded;
+use crate::log::{Bounded, LogEnd};
 
 /// The hidden subcommand of `cnet` that a network's process is started by.
 pub const SUBCOMMAND: &str = "network-process";
@@ -55,11 +55,19 @@ pub enum StartError {
     },
     /// It runs, and does not serve.
     #[error(
-        "the network's process was started {} s ago and does not serve yet; {} may tell why",
-        START_TIMEOUT.as_secs(),
-        .0.display()
+        "the network's process was started {} s ago and does not serve yet; {log}",
+        START_TIMEOUT.as_secs()
     )]
-    Slow(PathBuf),
+    Slow {
+        /// What its log says.
+        log: LogEnd,
+    },
+    /// It was ready, and has ended since, again and again.
+    #[error("the network's process ends as soon as it is started; {log}")]
+    Unstable {
+        /// What its log says.
+        log: LogEnd,
+    },
     /// It ended before it was ready; this is what it said.
     #[error("the network cannot start: {0}")]
     Failed(String),
@@ -126,14 +134,16 @@ pub fn ensure_with(
     // What was started forks, and ends at once.
     let _ = child.wait();
     let said = said.map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => StartError::Slow(runtime::log(&path)),
+        io::ErrorKind::TimedOut => StartError::Slow {
+            log: LogEnd::of(directories, network),
+        },
         _ => not_started(error),
     })?;
     match said == READY {
         true => Ok(()),
         false if said.is_empty() => Err(StartError::Failed(format!(
-            "it ended without a word; {} may tell more",
-            runtime::log(&path).display()
+            "its process ended without a word; {}",
+            LogEnd::of(directories, network)
         ))),
         false => Err(StartError::Failed(said)),
     }

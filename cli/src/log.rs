@@ -1,5 +1,6 @@
 //! The log, on standard error, which may be closed, and errors in one line.
 
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -37,7 +38,7 @@ fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 
         .from_env_lossy();
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(writer)
+        .with_writer(Plain(writer))
         .with_ansi(false)
         .with_target(false)
         .without_time()
@@ -57,5 +58,72 @@ fn start_into(level: Level, writer: impl for<'a> MakeWriter<'a> + Send + Sync + 
 
 /// An error with its causes, in one line.
 pub(crate) fn report(error: &anyhow::Error) -> String {
-    cnet_netd::in_one_line(error.as_ref())
+    without_numbers(&cnet_netd::in_one_line(error.as_ref()))
+}
+
+/// `text` without the numbers of the kernel's errors, which the standard library puts behind their
+/// texts, as in `Permission denied (os error 13)`.
+pub(crate) fn without_numbers(text: &str) -> String {
+    const BEGIN: &str = " (os error ";
+    let mut parts = text.split(BEGIN);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => {
+                plain.push_str(rest);
+            }
+            _ => {
+                plain.push_str(BEGIN);
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
+}
+
+/// What is logged, without the numbers of the kernel's errors.
+struct Plain<W>(W);
+
+impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for Plain<M> {
+    type Writer = Plain<M::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Plain(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for Plain<W> {
+    /// Takes a line at a time, which is how the subscriber writes.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(line) {
+            Ok(text) => self.0.write_all(without_numbers(text).as_bytes())?,
+            Err(_) => self.0.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn numbers_of_errors_are_left_out() {
+        let errno = |number| io::Error::from_raw_os_error(number).to_string();
+        let text = format!("cannot open x: {}; {} again", errno(2), errno(13));
+        let plain = "cannot open x: No such file or directory; Permission denied again";
+        assert_eq!(without_numbers(&text), plain);
+        for other in ["", "(os error 2", " (os error x)", "a (b)"] {
+            assert_eq!(without_numbers(other), other);
+        }
+        let mut line = Plain(Vec::new());
+        line.write_all(text.as_bytes()).unwrap();
+        assert_eq!(line.0, plain.as_bytes());
+    }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, bail};
 
-use crate::log::report;
+use crate::log::{report, without_numbers};
 
 /// The exit code when `cnet run` itself fails, as `env`, `timeout` and `docker run` have it; the
 /// others exit with 1.
@@ -29,7 +29,7 @@ pub(crate) fn write_err(text: &str) {
 
 /// A line to the person at the terminal.
 pub(crate) fn tell(text: &str) {
-    write_err(&format!("cnet: {text}\n"));
+    write_err(&format!("cnet: {}\n", without_numbers(text)));
 }
 
 /// One error for all that went wrong, a line each.

@@ -30,6 +30,21 @@ pub struct Running {
     pub network: String,
 }
 
+impl Running {
+    /// Whether `name` is its name, its process, or a start of its id of at least four digits.
+    pub fn is_meant_by(&self, name: &str) -> bool {
+        is_meant_by(name, (&self.name, &self.id, Some(self.pid)))
+    }
+}
+
+/// Whether `said` is the container's name, its process, or a start of its id of at least four
+/// digits.
+pub fn is_meant_by(said: &str, (name, id, pid): (&str, &str, Option<i32>)) -> bool {
+    name == said
+        || said.len() >= 4 && id.starts_with(said)
+        || pid.is_some_and(|pid| pid.to_string() == said)
+}
+
 /// Why a container was not entered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {

@@ -1,6 +1,5 @@
 //! What the programs say to wrong inputs that need no network: command, exit code and message, as
-//! `wrong_inputs.txt` has them. Of a message its first paragraph counts; usage lines that follow are
-//! clap's. Exit codes: `cnet run` 125 for its own failures, `cnet` 2 for a command line that it cannot
+//! `wrong_inputs.txt` has them. Of a message its first paragraph counts. Exit codes: `cnet run` 125 for its own failures, `cnet` 2 for a command line that it cannot
 //! read and 1 for what failed, `cnet-slirp` 1 for everything.
 
 use std::process::{Command, Stdio};

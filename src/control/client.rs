@@ -31,7 +31,7 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub enum AskError {
     /// No process listens: the network does not run.
-    #[error("the network does not run: {0}")]
+    #[error("the network's process does not run; nothing listens at its control socket")]
     Absent(io::Error),
     /// The socket cannot be reached.
     #[error("cannot reach the network's control socket: {0}")]

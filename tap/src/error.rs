@@ -35,7 +35,7 @@ pub enum TapError {
     /// The kernel does not let this process make or attach a TAP in this network namespace.
     #[error(
         "no permission to open TAP `{name}`: CAP_NET_ADMIN is needed in the user namespace that \
-         owns this network namespace; enter that user namespace first (--userns-path)"
+         owns this network namespace; run as the user who made it, or as root"
     )]
     CreateDenied {
         /// The interface name asked for.
@@ -285,8 +285,8 @@ fn proc_name(kind: &str) -> &'static str {
 
 fn enter_remedy(kind: &str) -> &'static str {
     if kind == "network" {
-        "CAP_SYS_ADMIN is needed in the user namespace that owns it; name that user namespace \
-         with --userns-path, or run as the user who made it"
+        "CAP_SYS_ADMIN is needed in the user namespace that owns it; run as the user who made it, \
+         or as root"
     } else {
         "run as the user who made it, or as root"
     }
@@ -333,7 +333,7 @@ mod tests {
                     kind: "network",
                     source: errno(1),
                 },
-                &["network namespace", "--userns-path"],
+                &["network namespace", "the user who made it"],
             ),
             (
                 TapError::WrongNamespace {

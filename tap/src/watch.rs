@@ -51,11 +51,15 @@ pub fn has_ended(pidfd: &OwnedFd) -> Result<bool, TapError> {
 }
 
 /// The process that a path of the form `/proc/PID/ns/…` or `/proc/PID/task/TID/ns/…` speaks of.
-/// Files of /proc send no events, so such a path is watched by its process.
+/// Files of /proc send no events, so such a path is watched by its process. `/proc/self` and
+/// `/proc/thread-self` speak of this one.
 pub fn process_of(path: &Path) -> Option<i32> {
     let rest = path.strip_prefix("/proc").ok()?;
     let mut parts = rest.iter();
-    let pid = parts.next()?.to_str()?.parse().ok()?;
+    let pid = match parts.next()?.to_str()? {
+        "self" | "thread-self" => std::process::id().cast_signed(),
+        number => number.parse().ok()?,
+    };
     parts.any(|part| part == "ns").then_some(pid)
 }
 
@@ -260,7 +264,9 @@ mod tests {
         assert_eq!(process("/proc/17/ns/net"), Some(17));
         assert_eq!(process("/proc/17/task/18/ns/net"), Some(17));
         assert_eq!(process("/proc/17/root/run/x"), None);
-        assert_eq!(process("/proc/self/ns/net"), None);
+        let own = Some(std::process::id().cast_signed());
+        assert_eq!(process("/proc/self/ns/net"), own);
+        assert_eq!(process("/proc/thread-self/ns/net"), own);
         assert_eq!(process("/run/netns/x"), None);
     }
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, bail};
 use clap::Args;
 
+use super::container::{on_no_network, process_of};
 use crate::each_network::{Answers, each};
 use crate::filter::FilterOptions;
 use crate::program::all_of;
@@ -81,9 +82,9 @@ pub(crate) struct AttachOptions {
     )]
     vm: Option<VmAddress>,
 
-    /// A process of the container, or the path of its network namespace.
+    /// A process of the container, the path of its network namespace, or what it is called already.
     #[arg(
-        value_name = "PID|NETNS",
+        value_name = "PID|NETNS|NAME",
         required_unless_present = "vm",
         conflicts_with = "vm"
     )]
@@ -104,7 +105,7 @@ pub(crate) struct DetachOptions {
 
 /// Joins, and prints the addresses.
 pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
-    let target = target(&options)?;
+    let target = target(&options).await?;
     let network = Network::open(&options.network)?;
     let mut attach = Attach::new();
     attach.name = options.name;
@@ -147,16 +148,27 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
 }
 
 /// The container that is to join.
-fn target(options: &AttachOptions) -> anyhow::Result<Target> {
+async fn target(options: &AttachOptions) -> anyhow::Result<Target> {
     if let Some(address) = &options.vm {
         return Ok(Target::Vm(address.clone()));
     }
     let text = options.target.as_deref().unwrap_or_default();
-    Target::parse(text).with_context(|| {
-        format!(
-            "`{text}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME"
-        )
-    })
+    if ["/proc/self/", "/proc/thread-self/"]
+        .iter()
+        .any(|own| text.starts_with(own))
+    {
+        bail!(
+            "`{text}` is the namespace of this very command; a shell names its own by /proc/$$/ns/net, and by $$ its process"
+        );
+    }
+    match Target::parse(text) {
+        Some(target) => Ok(target),
+        None => Ok(Target::Process(process_of(text).await.with_context(|| {
+            format!(
+                "`{text}` is neither the number of a process nor the path of a network namespace, such as /run/netns/NAME"
+            )
+        })?)),
+    }
 }
 
 /// Leaves one network, or all.
@@ -181,10 +193,7 @@ pub(super) async fn detach(options: DetachOptions) -> anyhow::Result<()> {
     };
     let Answers { given, failures } = each(leave).await?;
     if given.is_empty() && failures.is_empty() {
-        bail!(
-            "there is no container `{}` on any network; `cnet ps` lists them",
-            options.container
-        );
+        return Err(on_no_network(&options.container));
     }
     all_of(failures.into_iter().map(Err))
 }

@@ -1,8 +1,8 @@
 //! `cnet dns`: what containers ask for by name.
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use super::container::on_no_network;
 use crate::each_network::{Answers, each};
 use crate::program::all_of;
 use cnet::control::LoggedQuery;
@@ -49,10 +49,7 @@ pub(super) async fn log(options: LogOptions) -> anyhow::Result<()> {
     let Answers { given, failures } = each(ask).await?;
     let Some((network, mut report)) = given.into_iter().next() else {
         all_of(failures.into_iter().map(Err))?;
-        bail!(
-            "there is no container `{}` on any network; `cnet ps` lists them",
-            options.container
-        );
+        return Err(on_no_network(&options.container));
     };
     let mut last = 0;
     loop {

@@ -1,25 +1,32 @@
 //! The program `cnet`: its subcommands, one file or folder each, and its exit codes.
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::log::{self, report};
-use crate::program::{OWN_FAILURE, event_loop, tell, write_out};
+use crate::program::{OWN_FAILURE, event_loop, tell, write_err, write_out};
 use crate::run::args::RunOptions;
 use crate::sandbox::SandboxOptions;
 
 mod attach;
+mod container;
 mod dns;
 mod doctor;
 mod inspect;
 mod metrics;
+mod mistakes;
 mod network;
 mod ps;
 mod publish;
 mod table;
 mod top;
+
+/// The exit code for a command line that cannot be read, of all commands but `cnet run`.
+const UNREADABLE: u8 = 2;
 
 /// Networks for containers, in user space and without privileges.
 #[derive(Parser, Debug)]
@@ -74,17 +81,10 @@ pub(crate) enum Command {
 
 /// The program: reads the command line, does what it says, tells the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            let is_run = std::env::args_os().nth(1).is_some_and(|word| word == "run");
-            return match (error.use_stderr(), is_run) {
-                (true, true) => OWN_FAILURE.into(),
-                (true, false) => ExitCode::from(2),
-                (false, _) => ExitCode::SUCCESS,
-            };
-        }
+        Err(error) => return not_parsed(&error, &words),
     };
     let done = match cli.command {
         Command::Run(options) => return crate::run::main(&options),
@@ -104,12 +104,29 @@ pub fn main() -> ExitCode {
         Command::Doctor => doctor::doctor(),
         Command::Top(options) => attended(top::top(options)),
     };
+    code_of(done)
+}
+
+/// The exit code of a command other than `cnet run`, whose failure is told.
+fn code_of(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(&report(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints the help or version that was asked for, or what is wrong with the command line.
+fn not_parsed(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        return code_of(print(&error.render().to_string()).map(drop));
+    }
+    write_err(&mistakes::explain(error, words));
+    match words.get(1).is_some_and(|word| word == "run") {
+        true => OWN_FAILURE.into(),
+        false => ExitCode::from(UNREADABLE),
     }
 }
 
@@ -124,7 +141,7 @@ fn print(text: &str) -> anyhow::Result<bool> {
     match write_out(text) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error).context("cannot write to standard output"),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::table::table;
 use crate::each_network::one_or_each;
 use crate::program::{all_of, tell};
-use crate::registry::{Registry, Running};
+use crate::registry::{Registry, Running, is_meant_by};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::{Directories, HostRoutes, Store};
 use cnet::network::Network;
@@ -96,9 +96,7 @@ impl Entry {
     /// digits.
     pub(super) fn is_meant_by(&self, name: &str) -> bool {
         let c = &self.container;
-        c.name == name
-            || name.len() >= 4 && c.id.starts_with(name)
-            || c.pid.is_some_and(|pid| pid.to_string() == name)
+        is_meant_by(name, (&c.name, &c.id, c.pid))
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::ps::{Entry, entries};
+use super::container::meant;
 use cnet::PublishSpec;
 use cnet::control::PublishedPort;
 use cnet::network::Network;
@@ -59,19 +59,6 @@ pub(super) async fn port(options: PortOptions) -> anyhow::Result<()> {
         print_ports(&entry.container.ports)?;
     }
     Ok(())
-}
-
-/// The places of a container on networks.
-async fn meant(network: Option<&str>, container: &str) -> anyhow::Result<Vec<Entry>> {
-    let (all, _) = entries(network).await?;
-    let found: Vec<Entry> = all
-        .into_iter()
-        .filter(|e| e.is_meant_by(container))
-        .collect();
-    if found.is_empty() {
-        bail!("there is no container `{container}`; `cnet ps` lists them");
-    }
-    Ok(found)
 }
 
 /// The one network by which a container is reached.

@@ -5,9 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, anyhow};
 use cnet_tap::fork::{Parent, go_on_as_child, spawn};
@@ -17,6 +15,7 @@ use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+use super::command::become_command;
 use super::drain::TcpTables;
 use super::handshake::{self, Child, Made};
 use super::mounts::OwnFiles;
@@ -24,11 +23,6 @@ use super::plan::Spaces;
 use super::{INTERFACE, init, mounts, process, userns_restrictions};
 use crate::log::report;
 use crate::program::{OWN_FAILURE, tell};
-
-/// The exit code for a command that is there but cannot be executed, as shells have it.
-const NOT_EXECUTABLE: u8 = 126;
-/// The exit code for a command that is not there.
-const NOT_FOUND: u8 = 127;
 
 /// What the child is to set up.
 pub(super) struct Setup<'a> {
@@ -270,19 +264,5 @@ fn allow_ping() {
     if let Err(error) = opened {
         // `ping` may still work: it has CAP_NET_RAW in the namespace, unless it gave that up.
         tracing::info!(%error, path, "cannot be written");
-    }
-}
-
-fn become_command(command: &[OsString]) -> u8 {
-    let Some((program, arguments)) = command.split_first() else {
-        return OWN_FAILURE;
-    };
-    // Also gives SIGPIPE, which Rust programs ignore, its default back.
-    let error = Command::new(program).args(arguments).exec();
-    let shown = Path::new(program).display();
-    tell(&format!("{shown}: {error}"));
-    match error.kind() {
-        io::ErrorKind::NotFound => NOT_FOUND,
-        _ => NOT_EXECUTABLE,
     }
 }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, getpid};
 
 use super::plan::ConnectivityPlan;
 use super::private::{PrivateNetwork, Started};
-use cnet::control::Attach;
+use cnet::control::{Attach, ContainerReport};
 use cnet::network::{Network, Target};
 
 /// The command's network, as it was brought up.
@@ -40,6 +40,7 @@ impl Connectivity {
             ConnectivityPlan::Private(_) => {
                 let started = private.context("the network's process was not started")?;
                 let network = PrivateNetwork::ready(started).await?;
+                tracing::info!("the network runs in a process of its own");
                 Ok(Connectivity::Private(network))
             }
             ConnectivityPlan::Network(attach_plan) => {
@@ -88,6 +89,26 @@ impl Connectivity {
     }
 }
 
+/// Logs what a network has given, for `-v`.
+fn tell_joined(network: &str, container: &ContainerReport) {
+    let ContainerReport {
+        interface, name, ..
+    } = container;
+    tracing::info!("{interface} is on the network `{network}`, which knows it as `{name}`");
+    let ipv4 = container.ipv4.iter().map(ToString::to_string);
+    for address in ipv4.chain(container.ipv6.iter().map(ToString::to_string)) {
+        tracing::info!("{interface} has {address}");
+    }
+    for port in &container.ports {
+        tracing::info!(
+            "{} leads to {}/{}",
+            port.host,
+            port.container,
+            port.protocol
+        );
+    }
+}
+
 /// Attaches the child to a network, and keeps the network's process alive from then on.
 ///
 /// The container's life is that of this process, not the child's: what the command had written
@@ -100,6 +121,7 @@ async fn join(network: Network, attach: Attach, child: Pid) -> anyhow::Result<Co
         member: Some(pid),
     };
     let joined = network.attach(target, attach).await?;
+    tell_joined(network.name(), &joined.container);
     let process = Arc::new(AtomicU32::new(0));
     let (keeper, told) = (network.clone(), Arc::clone(&process));
     if let Some(report) = network.inspect().await? {

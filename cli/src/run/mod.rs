@@ -35,6 +35,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use cnet_tap::fork::become_subreaper;
 use cnet_tap::{Namespaces, SocketHelper};
+use rustix::process::Pid;
 
 use crate::log::{self, report};
 use crate::program::{OWN_FAILURE, event_loop, tell};
@@ -42,6 +43,7 @@ use cnet_netd::dns::resolv_conf::{self, ResolvConf};
 
 pub(crate) mod args;
 mod child;
+mod command;
 mod connectivity;
 mod drain;
 mod handshake;
@@ -88,6 +90,9 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     });
+    if let Err(code) = command::check(&options.command) {
+        return Ok(code);
+    }
     let host_conf = ResolvConf::read(resolv_conf::PATH.as_ref()).unwrap_or_default();
     let identity = Identity::new(options)?;
     let plan = plan::make(options, &host_conf, &identity)?;
@@ -103,6 +108,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     become_subreaper().context("cannot look after the command's children")?;
     let (child, made) = child::start(&mut setup)?;
     let id = child.id();
+    tell_spaces(&setup, id);
     let done = bring_up(
         options,
         &identity,
@@ -116,6 +122,23 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
         process::kill_child(id);
     }
     done
+}
+
+/// Logs what the child has made, for `-v`.
+fn tell_spaces(setup: &Setup<'_>, id: Pid) {
+    let spaces = match setup.spaces {
+        Spaces::Private(..) | Spaces::Empty => "a network namespace of its own",
+        Spaces::Inherited => "the host's network",
+        Spaces::Joined(_) => "the namespaces of a container",
+    };
+    tracing::info!("process {} is on {spaces}", id.as_raw_nonzero());
+    if setup.pid_namespace {
+        tracing::info!("it is the first process of a PID namespace");
+    }
+    if let Some(own) = &setup.own_files {
+        let names: Vec<&str> = own.names().collect();
+        tracing::info!("it has files of its own in /etc: {}", names.join(", "));
+    }
 }
 
 /// Starts the network, and the command on it.
@@ -170,6 +193,7 @@ async fn attend(
 ) -> anyhow::Result<u8> {
     let network = Connectivity::bring(connectivity, private, child.id()).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
+    tracing::info!("the command starts");
     supervisor.talk_with(child.go()?)?;
     let waited = supervisor.wait().await;
     if !supervisor.has_init() {

@@ -64,6 +64,11 @@ pub(super) struct OwnFiles {
 }
 
 impl OwnFiles {
+    /// Their names in `/etc`.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.texts().map(|(name, _)| name)
+    }
+
     /// Their names in `/etc`, and their texts.
     fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
         let hosts = self.hosts.clone().map(|text| ("hosts", text));

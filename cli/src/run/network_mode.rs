@@ -8,7 +8,6 @@
 //! | `container:NAME` | that container's | that container's |
 //! | a name | new ones | that network, beside its other containers |
 
-use std::convert::Infallible;
 use std::str::FromStr;
 
 /// What `--network` says.
@@ -24,11 +23,18 @@ pub(crate) enum NetworkMode {
     Network(String),
 }
 
-impl FromStr for NetworkMode {
-    type Err = Infallible;
+/// Why a text is no network mode.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}: it is `none`, `host`, a network or `container:NAME`")]
+pub(crate) struct NoMode(&'static str);
 
-    fn from_str(text: &str) -> Result<NetworkMode, Infallible> {
+impl FromStr for NetworkMode {
+    type Err = NoMode;
+
+    fn from_str(text: &str) -> Result<NetworkMode, NoMode> {
         Ok(match (text, text.strip_prefix("container:")) {
+            ("", _) => return Err(NoMode("the name of a network is empty")),
+            (_, Some("")) => return Err(NoMode("the name of the container is empty")),
             ("none", _) => NetworkMode::None,
             ("host", _) => NetworkMode::Host,
             (_, Some(name)) => NetworkMode::Container(name.to_owned()),

@@ -13,7 +13,7 @@ use super::args::RunOptions;
 use super::joined::Joined;
 use super::mounts::OwnFiles;
 use super::network_mode::NetworkMode;
-use super::own_files;
+use super::{INTERFACE, own_files};
 use cnet::control::Attach;
 use cnet::network::Network;
 use cnet_dataplane::{NetworkConfig, PortPlan};
@@ -272,7 +272,15 @@ fn private(options: &RunOptions, host_conf: &ResolvConf, id: &str) -> (NetworkCo
     let prefix = prefix.filter(|_| !options.no_ipv6);
     let ipv6 = prefix.map(|prefix| Ipv6Plan::within(prefix.network()));
     let mtu = options.mtu.unwrap_or_else(default_mtu);
-    let mut config = NetworkConfig::new(mtu, Some(subnet.plan()), ipv6);
+    let plan = subnet.plan();
+    tracing::info!(
+        "{INTERFACE} has {}/{} and {}; the gateway is {}, the MTU {mtu} bytes",
+        subnet.container(),
+        plan.prefix_len,
+        ipv6.map_or("no IPv6".to_owned(), |ipv6| ipv6.container().to_string()),
+        plan.gateway,
+    );
+    let mut config = NetworkConfig::new(mtu, Some(plan), ipv6);
     if options.allow_host_loopback {
         config.allow_host_loopback();
     }

@@ -230,8 +230,9 @@ async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket:
 /// Tells which ports were chosen.
 fn tell_chosen(opened: &[OpenForward]) {
     for OpenForward { rule, bound, .. } in opened {
+        let port = rule.container.port;
+        tracing::info!("{bound} leads to port {port}/{}", rule.protocol);
         if rule.host.port() == 0 {
-            let port = rule.container.port;
             tell(&format!("{bound} leads to port {port}/{}", rule.protocol));
         }
     }

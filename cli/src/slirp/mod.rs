@@ -31,7 +31,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cnet_tap::InterfaceConfig;
+use cnet_tap::{InterfaceConfig, TapError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::{self, report};
@@ -77,7 +77,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Run(options)) => match run(&options) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                write_err(&format!("{program}: {}\n", report(&error)));
+                write_err(&format!("{program}: {}{}\n", report(&error), hint(&error)));
                 ExitCode::FAILURE
             }
         },
@@ -86,6 +86,19 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             print(&args::usage(&program));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The option that helps where a namespace belongs to a user namespace which was not named.
+fn hint(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref() {
+        Some(
+            TapError::CreateDenied { .. }
+            | TapError::EnterDenied {
+                kind: "network", ..
+            },
+        ) => "; or name that user namespace with --userns-path",
+        _ => "",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Place;
 use crate::lab::namespace::Namespace;
+use crate::lab::run::SHORT;
 use crate::lab::{HOST_V4, Lab, wait_until};
 
 /// What must not change by what is refused.
@@ -169,5 +170,24 @@ fn networks_that_clash_or_are_in_use_are_told_why() {
         place.done("detach web");
         place.done("network rm lan");
         assert!(!place.done("network ls").stdout.contains("lan"));
+    }
+}
+
+/// `cnet ps` lists it, so it is not told that there is no such container.
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_container_on_no_network_is_told_as_one() {
+    let lab = Lab::direct();
+    let place = Place::root(&lab);
+    let _held = place.cnet("run --name alone -- sleep 600").spawn();
+    wait_until("the container is listed", SHORT, || {
+        place
+            .lists("alone")
+            .then_some(())
+            .ok_or("not yet".to_owned())
+    });
+    for arguments in ["detach alone", "dns log alone"] {
+        let error = place.refused(arguments);
+        assert!(error.contains("`alone` is on no named network"), "{error}");
     }
 }

@@ -50,8 +50,10 @@ pub(crate) enum NetworkCommand {
 pub(super) fn main(command: NetworkCommand) -> anyhow::Result<()> {
     let store = Store::open(Directories::of_this_user()?);
     let ask = live::ask(&command);
-    let mut out = io::stdout().lock();
-    run(command, &store, &HostRoutes::read(), &ask, &mut out)
+    let mut out = Vec::new();
+    let done = run(command, &store, &HostRoutes::read(), &ask, &mut out);
+    let printed = super::print(&String::from_utf8_lossy(&out)).map(drop);
+    done.and(printed)
 }
 
 /// Does what `command` says, with the definitions in `store`, on a host with these `routes`; `ask`
