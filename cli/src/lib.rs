@@ -1,12 +1,16 @@
 //! The programs of cnet, a folder each: [`cnet`] behind the binary of that name, `run` for its
-//! largest command, and [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns. Beside them
-//! stands what several of them need.
+//! largest command, [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns, and [`cni`] and
+//! [`netavark`] behind the plug-ins of engines. Beside them stands what several of them need.
 #![forbid(unsafe_code)]
 
 pub mod cnet;
+pub mod cni;
 mod each_network;
 mod filter;
+mod label;
 mod log;
+pub mod netavark;
+mod plugin;
 mod program;
 mod registry;
 mod run;

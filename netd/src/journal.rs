@@ -5,6 +5,7 @@
 //! container is known by its process's number and start time, or by its namespace's path, and in
 //! both cases by the inode of its network namespace: all of that together is never reused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -36,6 +37,9 @@ pub struct Record {
     pub name: String,
     /// Its further names.
     pub aliases: Vec<String>,
+    /// What was noted about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// What its end is told by.
     #[serde(rename = "life")]
     pub liveness: Liveness,
@@ -302,6 +306,7 @@ mod tests {
         Record {
             id: "ab".repeat(32),
             name: "web".to_owned(),
+            labels: Default::default(),
             aliases: vec!["www".to_owned()],
             liveness: Liveness::Process {
                 pid: 7,

@@ -31,6 +31,7 @@ pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerRep
     let v4 = |address: Ipv4Addr| Ipv4Net::new(address, config.ipv4?.prefix_len).ok();
     let v6 = |address: Ipv6Addr| Ipv6Net::new(address, config.ipv6?.prefix_len).ok();
     report.aliases.clone_from(&record.aliases);
+    report.labels.clone_from(&record.labels);
     report.interface.clone_from(&record.interface);
     report.mac = Some(record.mac);
     report.ipv4 = record.ipv4.and_then(v4);

@@ -90,6 +90,8 @@ fn the_bounds_of_the_page_are_those_of_the_program() {
         ("at most 65536 bytes", MAX_BODY),
         ("At most 4 are taken", MAX_DESCRIPTORS),
         ("may be 256 events behind", MAX_EVENTS_BEHIND),
+        ("Notes for programs; at most 64", MAX_LABELS),
+        ("values of at most 512 bytes", MAX_LABEL),
     ] {
         assert!(said.contains(&number.to_string()), "{said}: {number}");
         assert!(PAGE.contains(said), "{said}");

@@ -19,6 +19,7 @@
 //! nothing for [`REQUEST_TIMEOUT`] is disconnected. Server and client accept a peer of the same
 //! user or of root alone: a request carries a container's namespace.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +65,12 @@ pub const MAX_BODY: usize = 64 * 1024;
 
 /// The largest answer in bytes that a client reads: some hundred bytes a container.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The most labels a container may have.
+pub const MAX_LABELS: usize = 64;
+
+/// Bytes of a label's key, and of its value.
+pub const MAX_LABEL: usize = 512;
 
 /// How long a client may take to send its request.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -128,6 +135,10 @@ pub struct Attach {
     pub id: Option<String>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// Notes for programs and for policy; at most [`MAX_LABELS`], each with key and value of at most
+    /// [`MAX_LABEL`] bytes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The IPv4 address that it asks for; by default the network chooses.
     pub ipv4: Option<Ipv4Addr>,
     /// The IPv6 address that it asks for; by default the network chooses.
@@ -185,6 +196,13 @@ impl Attach {
     #[must_use]
     pub fn alias(mut self, alias: impl Into<String>) -> Attach {
         self.aliases.push(alias.into());
+        self
+    }
+
+    /// Notes something about it.
+    #[must_use]
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Attach {
+        self.labels.insert(key.into(), value.into());
         self
     }
 
@@ -348,6 +366,9 @@ pub struct ContainerReport {
     pub name: String,
     /// Its further names.
     pub aliases: Vec<String>,
+    /// What was noted about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// The process it is known by.
     pub pid: Option<i32>,
     /// The path of its network namespace, if it is known by that.
@@ -375,6 +396,7 @@ impl ContainerReport {
             id: id.into(),
             name: name.into(),
             aliases: Vec::new(),
+            labels: BTreeMap::new(),
             pid: None,
             path: None,
             vm: None,

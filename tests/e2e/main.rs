@@ -24,6 +24,7 @@ mod lifecycle;
 mod liveness;
 mod mappings;
 mod networks;
+mod plugins;
 mod protection;
 mod publish;
 mod publish_addresses;

@@ -64,6 +64,11 @@ impl Namespace {
         }
     }
 
+    /// The one behind a descriptor.
+    pub fn of(fd: OwnedFd) -> Self {
+        Self { fd: Arc::new(fd) }
+    }
+
     /// Its path, while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())

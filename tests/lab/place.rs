@@ -15,6 +15,7 @@ use super::run::SHORT;
 use super::{Lab, ORDINARY_USER, namespace_of, processes};
 
 /// `cnet` for one user, with directories of its own.
+#[derive(Clone)]
 pub struct Place<'a> {
     lab: &'a Lab,
     /// The directory of its definitions, leases and sockets.
@@ -62,13 +63,16 @@ impl<'a> Place<'a> {
 
     /// `cnet` with `arguments`, split at spaces.
     pub fn cnet(&self, arguments: &str) -> Launch {
-        let program = binary("cnet");
-        let mut launch = self.lab.program(&program, self.user);
+        self.program("cnet").args(arguments.split_whitespace())
+    }
+
+    /// A program of this project's, without arguments.
+    pub fn program(&self, name: &str) -> Launch {
+        let mut launch = self.lab.program(&binary(name), self.user);
         if self.user.is_some() {
             // As distributions have it.
             launch = launch.tun_mode(0o666);
         }
-        let launch = launch.args(arguments.split_whitespace());
         ["XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME"]
             .iter()
             .fold(launch, |launch, name| launch.env(name, &self.runtime))

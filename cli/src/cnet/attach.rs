@@ -8,6 +8,7 @@ use clap::Args;
 use super::container::{on_no_network, process_of};
 use crate::each_network::{Answers, each};
 use crate::filter::FilterOptions;
+use crate::label::parse_label;
 use crate::program::all_of;
 use cnet::PublishSpec;
 use cnet::control::Attach;
@@ -29,6 +30,10 @@ pub(crate) struct AttachOptions {
     /// A further name; may be given several times.
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
+
+    /// A note for programs; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
 
     /// The IPv4 address it gets; by default the one it had before, or one that is free.
     #[arg(long, value_name = "ADDRESS")]
@@ -110,6 +115,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     let mut attach = Attach::new();
     attach.name = options.name;
     attach.aliases = options.aliases;
+    attach.labels = options.labels.into_iter().collect();
     attach.ipv4 = options.ip;
     attach.ipv6 = options.ip6;
     attach.mac = options.mac.as_deref().map(str::parse).transpose()?;

@@ -220,6 +220,7 @@ mod tests {
         Record {
             id: digit.to_string().repeat(64),
             name: name.to_owned(),
+            labels: Default::default(),
             aliases: Vec::new(),
             liveness: Liveness::Path { path },
             namespace: (found.dev(), found.ino()),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use cnet::PublishSpec;
-use cnet::control::{Attach, Attached, Event, Kind, Refusal};
+use cnet::control::{Attach, Attached, Event, Kind, MAX_LABEL, MAX_LABELS, Refusal};
 use cnet::definition::{Definition, DefinitionError, SHORT_ID, check_name, is_id, random_id};
 use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::helper::TapRequest;
@@ -80,6 +80,13 @@ fn check(attach: &Attach) -> Result<String, Refusal> {
             "a container has at most {MAX_ALIASES} aliases"
         )));
     }
+    let long = |text: &String| text.len() > MAX_LABEL;
+    let mut labels = attach.labels.iter();
+    if attach.labels.len() > MAX_LABELS || labels.any(|(k, v)| k.is_empty() || long(k) || long(v)) {
+        return Err(invalid(format!(
+            "a container has at most {MAX_LABELS} labels, with keys and values of {MAX_LABEL} bytes"
+        )));
+    }
     for name in attach.name.iter().chain(&attach.aliases) {
         check_name(name).map_err(invalid)?;
     }
@@ -138,6 +145,7 @@ pub(super) fn reserve(
         id,
         name,
         aliases: attach.aliases.clone(),
+        labels: attach.labels.clone(),
         liveness,
         namespace,
         interface,

@@ -291,6 +291,7 @@ mod tests {
         Record {
             id: format!("00{}", digit.to_string().repeat(62)),
             name: name.to_owned(),
+            labels: Default::default(),
             aliases: vec![format!("{name}-alias"), "shared".to_owned()],
             liveness: Liveness::Process {
                 pid,

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::filter::FilterOptions;
+use crate::label::parse_label;
 use cnet::definition::{BRIDGE, DnsServer, MTU_RANGE, Request};
 
 /// The options of `cnet network create`.
@@ -120,15 +121,6 @@ fn parse_subnet(text: &str) -> Result<IpNet, String> {
     text.parse().map_err(|_| {
         "it is a network's address and prefix length, such as 172.27.0.0/16 or fd12::/64".to_owned()
     })
-}
-
-/// `KEY=VALUE`, or `KEY` with an empty value, as Docker has it.
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').unwrap_or((text, ""));
-    match key {
-        "" => Err("its key is empty".to_owned()),
-        key => Ok((key.to_owned(), value.to_owned())),
-    }
 }
 
 impl From<CreateOptions> for Request {
