@@ -10,9 +10,7 @@
 
 mod network;
 mod port_lifecycle;
-mod prefetch;
 mod report;
-mod stations;
 mod steering;
 #[cfg(test)]
 mod testing;

@@ -12,6 +12,10 @@
 //! all, the router still has its copy. Address resolution, ARP and neighbour discovery alike, is not
 //! asked about.
 //!
+//! With more flows than a processor's caches hold, the router reads the flows of a whole batch side by
+//! side before the first packet of it is handled ([`Router::prefetch`]), and those of several sockets'
+//! events. With fewer flows nothing of this is done.
+//!
 //! With several workers each has a network of its own. Those of further workers share the switch's
 //! tables and hand the primary worker what is not theirs (`steering`).
 
@@ -24,15 +28,13 @@ use cnet_nat::gateway::{DnsQuery, QueryId};
 use cnet_nat::host::{Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
-use cnet_vswitch::{Delivery, Lease, RouterPort, Switch, SwitchConfig, Verdict};
+use cnet_vswitch::{Delivery, Lease, Neighbours, RouterPort, Switch, SwitchConfig, Verdict};
 use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, Packet, PortId};
-
-use crate::stations::StationsOf;
 
 /// The network's effects as the router has them: what it sends comes into the switch by its port.
 type AtPort<'a, E> = (RouterPort<'a, <E as Env>::Sink>, <E as Env>::Hosts);
@@ -129,6 +131,27 @@ impl Network {
         }
     }
 
+    /// Whether there are so many flows that to hand over several frames at a time is of use.
+    pub fn prefetches(&self) -> bool {
+        self.router.prefetches()
+    }
+
+    /// Parses `frames`, of which the first [`PREFETCH_DEPTH`] count, and reads their flows.
+    #[inline]
+    fn prefetch<'a>(
+        &self,
+        frames: &[(PortId, &'a [u8])],
+    ) -> [Result<Frame<'a>, DropReason>; PREFETCH_DEPTH] {
+        let mut parsed = [Err(DropReason::FrameTooShort); PREFETCH_DEPTH];
+        for (parsed, (_, bytes)) in parsed.iter_mut().zip(frames) {
+            *parsed = Frame::parse(bytes, self.mtu);
+        }
+        let whole = frames.iter().zip(&parsed);
+        self.router
+            .prefetch(whole.filter_map(|(&(port, _), frame)| Some((port, frame.as_ref().ok()?))));
+        parsed
+    }
+
     /// From the switch to the router.
     #[inline]
     fn pass<E: Env>(
@@ -219,14 +242,20 @@ impl Network {
     pub(crate) fn at_router<E: Env, T>(
         &mut self,
         io: &mut Io<'_, E>,
-        call: impl FnOnce(&mut Router, &StationsOf<'_>, &mut Io<'_, AtPort<'_, E>>) -> T,
+        call: impl FnOnce(&mut Router, &Neighbours<'_>, &mut Io<'_, AtPort<'_, E>>) -> T,
     ) -> T {
         let (neighbours, mut port) = self.switch.router_port(&mut *io.sink);
         let mut io = Io::new(&mut port, &mut *io.hosts, &mut *io.buf);
-        call(&mut self.router, &StationsOf(neighbours), &mut io)
+        call(&mut self.router, &neighbours, &mut io)
     }
 
     // ---- the host ----
+
+    /// Reads the flows of sockets that are ready, of which the first [`PREFETCH_DEPTH`] count, ahead of
+    /// [`Network::handle_socket`] for each.
+    pub fn prefetch_sockets(&self, tokens: impl Iterator<Item = Token>) {
+        self.router.prefetch_sockets(tokens);
+    }
 
     /// Readiness of a flow's socket.
     pub fn handle_socket<E: Env>(
@@ -249,7 +278,7 @@ impl Network {
         container: SocketAddr,
         can_splice: bool,
     ) -> ClientPath {
-        let stations = &StationsOf(self.switch.neighbours());
+        let stations = &self.switch.neighbours();
         self.router
             .client_path(now, peer, container, can_splice, stations)
     }
@@ -280,7 +309,7 @@ impl Network {
         socket: SocketId,
         forward: UdpForward,
     ) -> Result<(), PublishError> {
-        let stations = &StationsOf(self.switch.neighbours());
+        let stations = &self.switch.neighbours();
         self.router
             .publish_udp(now, token, socket, forward, stations)
     }

@@ -5,6 +5,7 @@ use cnet_nat::host::HostError;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
 use cnet_vswitch::port::PortCounters;
+use cnet_wire::stations::Stations;
 use cnet_wire::{DropCounters, PortId};
 
 use crate::Network;
@@ -47,7 +48,8 @@ pub struct PortReport {
 impl Network {
     /// Everything that is counted. The cost goes with the number of ports.
     pub fn report(&self) -> Report {
-        let ports = self.switch.neighbours().ports().filter_map(|port| {
+        let neighbours = self.switch.neighbours();
+        let ports = neighbours.ports().filter_map(|port| {
             Some(PortReport {
                 port,
                 counters: self.switch.counters(port)?.clone(),

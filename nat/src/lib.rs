@@ -14,6 +14,8 @@
 #[macro_use]
 mod counters;
 pub mod datagram;
+#[cfg(test)]
+mod fake_stations;
 pub mod flow;
 pub mod forward;
 pub mod fragment;
@@ -23,7 +25,6 @@ mod in_hand;
 pub mod io;
 pub mod policy;
 pub mod router;
-pub mod stations;
 pub mod tcp;
 
 pub use cnet_wire::host;

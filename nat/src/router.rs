@@ -30,9 +30,9 @@ use crate::host::{HostError, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
-use crate::stations::Stations;
 use crate::tcp::TcpSessions;
 use cnet_wire::headers::Link;
+use cnet_wire::stations::Stations;
 use cnet_wire::tcp::is_opening;
 use cnet_wire::udp::Datagram;
 

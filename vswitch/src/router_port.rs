@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::sink::{FrameSink, PortFull};
+use cnet_wire::stations::{self, Location, Taken};
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 
-use crate::fdb::Refusal;
 use crate::port::{Port, PortCounters};
 use crate::stations::Stations;
 
@@ -48,35 +48,30 @@ pub struct Neighbours<'a> {
 }
 
 impl<'a> Neighbours<'a> {
-    /// As [`Stations::by_address`].
+    /// All ports but the router's.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = PortId> + use<'a> {
+        let numbered = (0..).map(PortId).zip(self.ports);
+        numbered.filter_map(|(id, port)| port.is_some().then_some(id))
+    }
+}
+
+impl stations::Stations for Neighbours<'_> {
     #[inline]
-    pub fn by_address(&self, now: Instant, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
-        let found = self.stations.by_address(now, address);
-        found.filter(|&(port, _)| port != PortId::ROUTER)
+    fn by_address(&self, now: Instant, address: IpAddr) -> Option<Location> {
+        let (port, mac) = self.stations.by_address(now, address)?;
+        (port != PortId::ROUTER).then_some(Location { port, mac })
     }
 
-    /// As [`Stations::grant`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn grant(
-        &self,
-        address: IpAddr,
-        port: PortId,
-        mac: Option<MacAddr>,
-    ) -> Result<(), Refusal> {
-        self.stations.grant(address, port, mac)
+    fn grant(&self, address: IpAddr, port: PortId, mac: Option<MacAddr>) -> Result<(), Taken> {
+        let granted = self.stations.grant(address, port, mac);
+        granted.map_err(|_| Taken)
     }
 
-    /// As [`Stations::take_back`].
-    pub fn take_back(&self, address: IpAddr, port: PortId) {
+    fn take_back(&self, address: IpAddr, port: PortId) {
         self.stations.take_back(address, port);
     }
 
-    /// All ports but the router's.
-    pub fn ports(&self) -> impl Iterator<Item = PortId> + use<'a> {
-        let numbered = (0..).map(PortId).zip(self.ports);
-        numbered.filter_map(|(id, port)| port.is_some().then_some(id))
+    fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
+        self.numbers()
     }
 }

@@ -341,14 +341,14 @@ impl Switch {
     pub fn flood_ports(&self, ingress: PortId, dst: MacAddr) -> impl Iterator<Item = PortId> + '_ {
         let group = dst.is_multicast();
         self.neighbours()
-            .ports()
+            .numbers()
             .filter(move |&id| self.may_pass(ingress, id))
             .filter(move |&id| group || self.port(id).is_some_and(Port::learns))
     }
 
     /// All ports, the router's first.
     pub fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
-        std::iter::once(PortId::ROUTER).chain(self.neighbours().ports())
+        std::iter::once(PortId::ROUTER).chain(self.neighbours().numbers())
     }
 
     /// What this worker counted at `port`.

@@ -10,6 +10,7 @@ use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
 use cnet_vswitch::switch::MAX_PORTS;
 use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, PortRole, Verdict};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
+use cnet_wire::stations::{Stations, Taken};
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
 use net::*;
@@ -46,7 +47,7 @@ mod router {
             let neighbours = net.switch.neighbours();
             assert_eq!(neighbours.by_address(net.now, address), None);
             let granted = neighbours.grant(address, p(1), None);
-            assert_eq!(granted, Err(Refusal::Owned));
+            assert_eq!(granted, Err(Taken));
         }
         net.step(1, &to(1, GW), ROUTER);
     }

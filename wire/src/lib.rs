@@ -5,9 +5,10 @@
 //! outside to inside, into the values of [`ip`]). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
 //! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
 //! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]. Vocabulary that all
-//! crates share: [`addr`], [`drops`], [`time`], and the two effects of the pure core as traits:
-//! [`sink`], where frames leave it, and [`host`], the sockets it asks for. They stand here, below the
-//! crates that use them and the kit that tests them, so that one fake host serves the unit tests of all.
+//! crates share: [`addr`], [`drops`], [`time`], and what one crate asks of another as traits: [`sink`],
+//! where frames leave the pure core, [`host`], the sockets it asks for, and [`stations`], who is where on
+//! the link. They stand here, below the crates that use them and the kit that tests them, so that one fake
+//! host serves the unit tests of all.
 //!
 //! # The contract of the pure crates
 //!
@@ -43,6 +44,7 @@ pub mod packet;
 pub mod prefixes;
 pub mod segment;
 pub mod sink;
+pub mod stations;
 pub mod tcp;
 pub mod time;
 pub mod udp;

@@ -16,7 +16,7 @@ use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 use super::counters::ArpCounters;
 use super::{Endpoint, GatewayConfig, Ipv4Gateway};
 use crate::io::{Env, Io};
-use crate::stations::Stations;
+use cnet_wire::stations::Stations;
 use cnet_wire::time::Instant;
 
 /// The protocol at the gateway.

@@ -19,7 +19,7 @@ use cnet_wire::{DropReason, MacAddr, PortId};
 use super::counters::Dhcpv4Counters;
 use super::{Endpoint, GatewayConfig, Ipv4Gateway, Packet};
 use crate::io::{Env, Io};
-use crate::stations::Stations;
+use cnet_wire::stations::Stations;
 
 /// Seconds a lease runs; renewals are always granted.
 pub(super) const LEASE_SECONDS: u32 = 86_400;
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::gateway::Lease;
     use crate::gateway::testing::*;
-    use crate::stations::Location;
+    use cnet_wire::stations::Location;
     use cnet_wire::time::Duration;
     use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
     use dhcproto::{Decodable, Decoder};

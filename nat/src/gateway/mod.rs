@@ -74,9 +74,9 @@ pub use queries::{DnsQuery, QueryId, Transport};
 
 use crate::icmp_error::RateLimit;
 use crate::io::{Env, Io};
-use crate::stations::Stations;
 use addresses::{ALL_DHCP_SERVERS, Addresses};
 use arp::Arp;
+use cnet_wire::stations::Stations;
 use dhcpv4::Dhcpv4;
 use dhcpv6::Dhcpv6;
 use dns::Dns;

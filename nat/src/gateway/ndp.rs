@@ -35,8 +35,8 @@ use super::counters::NdpCounters;
 use super::emit::HOP_LIMIT;
 use super::{Endpoint, GatewayConfig, Ipv6Gateway, Packet};
 use crate::io::{Env, Io};
-use crate::stations::Stations;
 use cnet_wire::addr::is_station;
+use cnet_wire::stations::Stations;
 
 /// The ICMPv6 types of NDP.
 pub(super) const TYPES: RangeInclusive<u8> = v6::ROUTER_SOLICITATION..=v6::REDIRECT;

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::datagram::testing::FakeHost;
+use crate::fake_stations::FakeStations;
 use crate::io::Io;
-use crate::stations::testing::FakeStations;
-use crate::stations::{Location, Stations};
 use cnet_wire::headers::FRAME_BUFFER_LEN;
+use cnet_wire::stations::{Location, Stations};
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::vnet::{VNET_HDR_LEN, VnetHeader};
 use cnet_wire::{DropReason, Frame, FrameSink, L3, MacAddr, Packet, PortFull, PortId};

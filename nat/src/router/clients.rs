@@ -16,7 +16,7 @@ use crate::gateway::Gateway;
 use crate::host::{HostSockets, SocketId, Token};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
-use crate::stations::Stations;
+use cnet_wire::stations::Stations;
 
 impl Router {
     /// A client was accepted on the published TCP port of `container`.

@@ -9,7 +9,7 @@ use super::Router;
 use crate::gateway::Lease;
 use crate::host::HostSockets;
 use crate::io::{Env, Io};
-use crate::stations::Stations;
+use cnet_wire::stations::Stations;
 
 /// What one port has in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

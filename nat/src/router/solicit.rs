@@ -10,8 +10,8 @@ use cnet_wire::time::{Duration, Instant};
 
 use super::Router;
 use crate::io::{Env, Io};
-use crate::stations::Stations;
 use cnet_wire::headers::Link;
+use cnet_wire::stations::Stations;
 
 /// Containers whose address may be waited for at once.
 const MAX_SOLICITED: usize = 256;

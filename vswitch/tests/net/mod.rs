@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnet_vswitch::{Lease, PortConfig, Switch, SwitchConfig, Verdict};
+use cnet_wire::stations::Stations;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropReason, Frame, MacAddr, PortId};
 
@@ -124,8 +125,8 @@ impl Net {
 
     #[track_caller]
     pub fn check(&self) {
-        let ports = self.switch.neighbours().ports();
-        assert!(ports.eq(self.expected.keys().copied()));
+        let neighbours = self.switch.neighbours();
+        assert!(neighbours.ports().eq(self.expected.keys().copied()));
         for (&id, expected) in &self.expected {
             let c = self.switch.counters(id).unwrap();
             let drops = c.drops.iter().map(|(r, n)| (r.name(), n)).collect();
