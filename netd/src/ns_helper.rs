@@ -15,11 +15,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cnet::control::{Kind, Refusal};
-use cnet_tap::Tap;
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::helper::ns_helper::Answer;
-use cnet_tap::helper::{NsHelper, TapRequest};
-use cnet_tap::socket::Diagnostics;
+use cnet_tap::helper::{NsHelper, OpenedTap, Request, TapRequest};
+use cnet_tap::netif::policy_routing::RoutesBySource;
 use tokio::io::Interest;
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -139,9 +138,7 @@ impl NsHelperClient {
         })
     }
 
-    /// Makes a TAP in the network namespace `net`, or takes one over, and gives it with what the
-    /// namespace's sockets can be asked by. It goes with its descriptors
-    /// until [`cnet_tap::TapQueue::set_persistent`] says otherwise.
+    /// Makes a TAP in the network namespace `net`, or takes one over. It goes with its descriptors until [`cnet_tap::TapQueue::set_persistent`] says otherwise.
     ///
     /// # Errors
     ///
@@ -150,7 +147,31 @@ impl NsHelperClient {
         &self,
         net: BorrowedFd<'_>,
         request: &TapRequest,
-    ) -> Result<(Tap, Option<Diagnostics>), OpenError> {
+    ) -> Result<OpenedTap, OpenError> {
+        let answer = self.ask(net, &Request::Tap(request.clone())).await?;
+        answer
+            .into_tap(request.queues)
+            .map_err(|error| OpenError::Refused(error.to_string()))
+    }
+
+    /// Brings the routes by source of the interface `ifindex` in the network namespace `net` to `routes`.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub async fn set_routes(
+        &self,
+        net: BorrowedFd<'_>,
+        ifindex: u32,
+        routes: &RoutesBySource,
+    ) -> Result<(), OpenError> {
+        let request = Request::Routes(ifindex, routes.clone());
+        let done = self.ask(net, &request).await?.into_done();
+        done.map_err(|error| OpenError::Refused(error.to_string()))
+    }
+
+    /// Asks the helper for something, and waits for its answer.
+    async fn ask(&self, net: BorrowedFd<'_>, request: &Request) -> Result<Answer, OpenError> {
         let _room = self.room.acquire().await.map_err(|_| OpenError::Ended)?;
         let (number, answer) = self.waiting.add();
         if *self.ended.borrow() {
@@ -163,10 +184,7 @@ impl NsHelperClient {
                 _ => OpenError::Conversation(error.to_string()),
             });
         }
-        let answer = answer.await.map_err(|_| OpenError::Ended)?;
-        answer
-            .into_tap(request.queues)
-            .map_err(|error| OpenError::Refused(error.to_string()))
+        answer.await.map_err(|_| OpenError::Ended)
     }
 
     /// Waits until the helper has ended.

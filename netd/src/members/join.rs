@@ -9,11 +9,11 @@ use cnet::PublishSpec;
 use cnet::control::{Attach, Attached, Event, Kind, MAX_LABEL, MAX_LABELS, Refusal};
 use cnet::definition::{Definition, DefinitionError, SHORT_ID, check_name, is_id, random_id};
 use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
-use cnet_tap::helper::TapRequest;
-use cnet_tap::socket::Diagnostics;
-use cnet_tap::{Tap, TapQueue};
+use cnet_tap::TapQueue;
+use cnet_tap::helper::{OpenedTap, RouteState, TapRequest};
 
-use super::{MemberKey, Members, TapLink, leave, publish};
+use super::{MemberKey, Members, TapLink, leave, publish, routing};
+use crate::forward::ContainerAddresses;
 use crate::ipam::AddressRequest;
 use crate::journal::{Liveness, Record};
 use crate::liveness::{End, Pinned};
@@ -172,17 +172,28 @@ pub(super) async fn plug_in(
         table.member(key).ok_or_else(gone)?.record.clone()
     };
     let plan = port_plan(members, &record);
-    let (tap, copy, diagnostics) = open_tap(members, &record, &plan, &pinned, interface).await?;
+    let (opened, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
+    let OpenedTap {
+        tap,
+        diagnostics,
+        routes,
+    } = opened;
     let name = tap.name.clone();
+    let routing = (routes == RouteState::Made)
+        .then(|| routing::of_interface(pinned.net, tap.ifindex, &members.config, &plan));
     let added = members
         .instance
         .join(plan, PortDevice::Tap(tap), None)
         .await;
-    let (port, lost) = added.map_err(|e| {
-        // One that was taken over outlives its descriptors otherwise.
-        let _ = copy.set_persistent(false);
-        Refusal::new(Kind::Impossible, e.to_string())
-    })?;
+    let (port, lost) = match added {
+        Ok(added) => added,
+        Err(error) => {
+            // One that was taken over outlives its descriptors otherwise.
+            let _ = copy.set_persistent(false);
+            routing::remove(members, routing.as_ref()).await;
+            return Err(Refusal::new(Kind::Impossible, error.to_string()));
+        }
+    };
     if let Some(diagnostics) = diagnostics {
         // Before its ports are opened.
         let control = members.instance.control();
@@ -194,15 +205,29 @@ pub(super) async fn plug_in(
         port,
         tap: copy,
         watch: watch.abort_handle(),
+        routing: routing.clone(),
     };
     if !members.table().plug(key, link, name) {
         // It was detached meanwhile, when there was nothing yet to take out.
         watch.abort();
         let _ = members.instance.leave(port).await;
+        routing::remove(members, routing.as_ref()).await;
         return Err(gone());
     }
-    let opened = publish::open_for(members, key, publish::addresses(&record), specs).await?;
+    begin(members, key, publish::addresses(&record), interface, specs).await
+}
+
+/// Opens the ports of a container that is plugged in, writes down that it is there, and tells others.
+async fn begin(
+    members: &Members,
+    key: &MemberKey,
+    addresses: ContainerAddresses,
+    interface: Interface,
+    specs: &[PublishSpec],
+) -> Result<(), Refusal> {
+    let opened = publish::open_for(members, key, addresses, specs).await?;
     opened.ok_or_else(gone)?;
+    routing::follow_ports(members, key).await;
     let saved = members.save().await;
     if interface == Interface::Make {
         // What the next process knows nothing of must not outlive this one. One that is taken over
@@ -233,14 +258,14 @@ pub(super) fn announce(members: &Members, key: &MemberKey) -> Result<(), Refusal
     Ok(())
 }
 
-/// The TAP, a copy of its descriptor, and what tells of the container's sockets.
+/// The TAP with what came with it, and a copy of its descriptor.
 async fn open_tap(
     members: &Members,
     record: &Record,
     plan: &PortPlan,
     pinned: &Pinned,
     interface: Interface,
-) -> Result<(Tap, TapQueue, Option<Diagnostics>), Refusal> {
+) -> Result<(OpenedTap, TapQueue), Refusal> {
     let internal = |text: String| Refusal::new(Kind::Internal, text);
     let mut config = members.config.interface(plan);
     if members.definition.internal {
@@ -249,12 +274,28 @@ async fn open_tap(
     let mut request = TapRequest::new(record.interface.clone(), record.mac.0, config);
     request.take_over = interface == Interface::TakeOver;
     let opened = members.ns_helper.open(pinned.net.as_fd(), &request);
-    let (tap, diagnostics) = opened.await?;
-    let copy = tap.queues.first().map(|queue| queue.as_fd());
+    let opened = opened.await?;
+    tell_of_routes(&record.name, opened.routes);
+    let copy = opened.tap.queues.first().map(|queue| queue.as_fd());
     let copy = copy.ok_or_else(|| internal("the TAP has no queue".to_owned()))?;
     let copy = copy.try_clone_to_owned();
     let copy = copy.map_err(|e| internal(e.to_string()))?;
-    Ok((tap, TapQueue::from(copy), diagnostics))
+    Ok((opened, TapQueue::from(copy)))
+}
+
+/// Logs why a container on several networks has no routes by source.
+fn tell_of_routes(container: &str, routes: RouteState) {
+    match routes {
+        RouteState::Needless | RouteState::Made => {}
+        RouteState::LeftToContainer => tracing::info!(
+            container,
+            "it has routing rules of its own, so none are made: what it answers may leave by another network"
+        ),
+        RouteState::Failed => tracing::warn!(
+            container,
+            "no routing rules can be made: what it answers may leave by another network"
+        ),
+    }
 }
 
 /// Takes the container out when it has ended, or its device is lost.

@@ -6,7 +6,7 @@ use cnet::control::Event;
 use tokio::task::AbortHandle;
 
 use super::table::Member;
-use super::{Link, MemberKey, Members};
+use super::{Link, MemberKey, Members, routing};
 
 /// Takes a container out. Nothing happens if it has left already.
 pub(super) async fn leave(members: &Members, key: &MemberKey, why: &str) {
@@ -63,6 +63,7 @@ async fn unplug(members: &Members, member: Member) -> Option<AbortHandle> {
     };
     // Its published ports close with the port.
     let _ = members.instance.leave(link.port).await;
+    routing::remove(members, link.routing.as_ref()).await;
     // The last descriptor is closed here: the kernel takes its time to end an interface, and the
     // worker has none to lose.
     let tap = link.tap;

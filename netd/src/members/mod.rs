@@ -66,6 +66,7 @@ mod join;
 mod leave;
 mod publish;
 mod restore;
+mod routing;
 mod table;
 mod vm;
 

@@ -5,7 +5,7 @@ use cnet::control::{Kind, PublishPorts, Published, PublishedPort, Refusal};
 use cnet::definition::Definition;
 use cnet_dataplane::OpenForward;
 
-use super::{MemberKey, Members};
+use super::{MemberKey, Members, routing};
 use crate::forward::{ContainerAddresses, OpenError, means, published, rules_of};
 use crate::journal::Record;
 
@@ -49,12 +49,14 @@ pub(super) async fn publish(members: &Members, ports: &PublishPorts) -> Result<P
     let opened = open_for(members, &key, addresses, &ports.ports).await?;
     let opened =
         opened.ok_or_else(|| Refusal::new(Kind::NotFound, "the container has left meanwhile"))?;
+    routing::follow_ports(members, &key).await;
     if let Err(error) = members.save().await {
         let is_new = |open: &OpenForward| opened.iter().any(|new| new.id == open.id);
         if let Some(member) = members.table().member(&key) {
             member.take_ports(is_new);
         }
         members.instance.forwards().close(&opened).await;
+        routing::follow_ports(members, &key).await;
         return Err(error.into());
     }
     Ok(Published {
@@ -68,12 +70,12 @@ pub(super) async fn unpublish(
     ports: &PublishPorts,
 ) -> Result<Published, Refusal> {
     let fits = |open: &OpenForward| ports.ports.iter().any(|spec| means(spec, open));
-    let closed = {
+    let (key, closed) = {
         let mut table = members.table();
         let key = table.find(&ports.container)?.key();
         let closed = table.member(&key).map(|member| member.take_ports(fits));
         members.changed(&mut table);
-        closed.unwrap_or_default()
+        (key, closed.unwrap_or_default())
     };
     if closed.is_empty() {
         let text = format!(
@@ -83,6 +85,7 @@ pub(super) async fn unpublish(
         return Err(Refusal::new(Kind::NotFound, text));
     }
     members.instance.forwards().close(&closed).await;
+    routing::follow_ports(members, &key).await;
     // A failure is logged, and tried again.
     let _ = members.save().await;
     Ok(Published {
@@ -146,4 +149,5 @@ pub(super) async fn reopen_all(
     if !enter(members, key, &opened) {
         forwards.close(&opened).await;
     }
+    routing::follow_ports(members, key).await;
 }

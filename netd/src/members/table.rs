@@ -2,11 +2,14 @@
 //! it. Nothing here waits or touches the kernel.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use cnet::control::{Kind, Refusal};
 use cnet_dataplane::{OpenForward, PortId};
 use cnet_tap::TapQueue;
-use tokio::sync::oneshot;
+use cnet_tap::netif::policy_routing::RoutesBySource;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::forward::published;
@@ -59,6 +62,21 @@ pub(super) struct TapLink {
     pub(super) tap: TapQueue,
     /// The task that waits for the container's end.
     pub(super) watch: AbortHandle,
+    /// Its routes by source, if it has some.
+    pub(super) routing: Option<Routing>,
+}
+
+/// The routes by source of an interface. One task at a time changes them.
+pub(super) type Routing = Arc<Mutex<InterfaceRoutes>>;
+
+/// What is needed to change an interface's routes.
+#[derive(Debug)]
+pub(super) struct InterfaceRoutes {
+    /// Its network namespace.
+    pub(super) net: OwnedFd,
+    pub(super) ifindex: u32,
+    /// As they were asked for last.
+    pub(super) routes: RoutesBySource,
 }
 
 /// The task that serves a virtual machine.

@@ -9,8 +9,8 @@
 //! a message each. There are four kinds:
 //!
 //! - [`one_shot`]: the child does one thing, which it has from its parent's memory, and ends.
-//! - [`ns_helper`]: waits for requests, each for a TAP in a namespace that comes as a descriptor,
-//!   and forks once more for each.
+//! - [`ns_helper`]: waits for requests, each for a TAP or its routes in a namespace that comes as a
+//!   descriptor, and forks once more for each.
 //! - [`socket_helper`]: stays in one network namespace and makes TCP sockets there.
 //! - [`outside`]: enters nothing, and does for a process in the sandbox what needs the host's files.
 //!
@@ -36,7 +36,7 @@ pub mod one_shot;
 pub mod outside;
 pub mod socket_helper;
 
-pub use ns_helper::{NsHelper, TapRequest};
+pub use ns_helper::{NsHelper, OpenedTap, Request, RouteState, TapRequest};
 pub use one_shot::{open_tap_in, run_in};
 pub use outside::Outside;
 pub use socket_helper::SocketHelper;

@@ -4,11 +4,12 @@
 //!
 //! A program forks the helper before it has any thread. The helper waits on its socket for requests,
 //! each with the descriptor of a network namespace, and forks once more for every one: that child
-//! enters, makes the TAP, configures it, and answers on the socket itself, under the request's
-//! number. Requests therefore run beside each other, and a namespace in which something hangs
+//! enters, makes the TAP and configures it, or changes the rules of routing of one that is there, and
+//! answers on the socket itself, under the request's number. Requests therefore run beside each other, and a namespace in which something hangs
 //! delays no other: its child is killed after [`REQUEST_TIMEOUT`].
 //!
-//! With the TAP comes what the namespace's sockets can be asked by ([`Diagnostics`]).
+//! With the TAP comes what the namespace's sockets can be asked by ([`Diagnostics`]), and whether the
+//! interface has routes by source ([`policy_routing`]).
 //!
 //! A TAP that a network process left behind when it was killed is taken over as it is: nothing in
 //! it is configured again, since the container may have changed its routes since.
@@ -36,6 +37,7 @@ use crate::device::Tap;
 use crate::error::TapError;
 use crate::fork::{Parent, spawn, spawn_sharing};
 use crate::namespace::Namespaces;
+use crate::netif::policy_routing::{self, Outcome, RoutesBySource};
 use crate::netif::{self, InterfaceConfig};
 use crate::sandbox::{Role, confine_helper};
 use crate::socket::Diagnostics;
@@ -88,6 +90,14 @@ impl TapRequest {
         }
     }
 
+    fn routes(&self) -> RoutesBySource {
+        RoutesBySource {
+            addresses: self.addresses.iter().map(|(address, _)| *address).collect(),
+            gateways: self.gateways.clone(),
+            udp_ports: Vec::new(),
+        }
+    }
+
     fn config(&self) -> InterfaceConfig {
         InterfaceConfig {
             mtu: self.mtu,
@@ -97,6 +107,60 @@ impl TapRequest {
             tx_queue_len: self.tx_queue_len,
             joins_others: true,
         }
+    }
+}
+
+/// What is to be done in a namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// A TAP is made, or taken over.
+    Tap(TapRequest),
+    /// The rules of an interface are brought to this ([`policy_routing::apply`]).
+    Routes(u32, RoutesBySource),
+}
+
+/// What came with a TAP.
+#[derive(Debug)]
+pub struct OpenedTap {
+    /// The TAP.
+    pub tap: Tap,
+    /// What tells of the sockets in its namespace, where the kernel has it.
+    pub diagnostics: Option<Diagnostics>,
+    /// Whether the interface has routes by source.
+    pub routes: RouteState,
+}
+
+/// Whether an interface has routes by source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RouteState {
+    /// It has none, and needs none.
+    Needless,
+    /// It has.
+    Made,
+    /// It has none, since the container has rules of its own.
+    LeftToContainer,
+    /// The kernel refused them.
+    Failed,
+}
+
+impl RouteState {
+    fn of(outcome: Result<Outcome, TapError>) -> RouteState {
+        match outcome {
+            Ok(Outcome::Needless) => RouteState::Needless,
+            Ok(Outcome::Made) => RouteState::Made,
+            Ok(Outcome::LeftToContainer) => RouteState::LeftToContainer,
+            Err(_) => RouteState::Failed,
+        }
+    }
+
+    fn of_byte(byte: u8) -> RouteState {
+        let all = [
+            RouteState::Needless,
+            RouteState::Made,
+            RouteState::LeftToContainer,
+        ];
+        let found = all.into_iter().find(|state| *state as u8 == byte);
+        found.unwrap_or(RouteState::Failed)
     }
 }
 
@@ -115,18 +179,33 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The TAP, which has the `queues` queues that were asked for, and what tells of the sockets in
-    /// its namespace, where the kernel has it.
+    /// The TAP, which has the `queues` queues that were asked for, and what came with it.
     ///
     /// # Errors
     ///
     /// [`TapError::Helper`] with the reason why there is none.
-    pub fn into_tap(self, queues: u16) -> Result<(Tap, Option<Diagnostics>), TapError> {
-        let (mut descriptors, bytes) = self.outcome?;
+    pub fn into_tap(self, queues: u16) -> Result<OpenedTap, TapError> {
+        let (mut descriptors, mut bytes) = self.outcome?;
         let further = descriptors.split_off(descriptors.len().min(queues.into()));
-        let tap = tap_of((descriptors, bytes), queues)
+        let state = bytes.pop();
+        let tap = tap_of((descriptors, bytes), queues);
+        let (tap, state) = tap
+            .zip(state)
             .ok_or_else(|| TapError::Helper("the helper process sent no TAP".to_owned()))?;
-        Ok((tap, Diagnostics::from_fds(further)))
+        Ok(OpenedTap {
+            tap,
+            diagnostics: Diagnostics::from_fds(further),
+            routes: RouteState::of_byte(state),
+        })
+    }
+
+    /// That rules of routing were changed.
+    ///
+    /// # Errors
+    ///
+    /// [`TapError::Helper`] with the reason why not.
+    pub fn into_done(self) -> Result<(), TapError> {
+        self.outcome.map(drop)
     }
 }
 
@@ -147,13 +226,13 @@ impl NsHelper {
         Ok(NsHelper { socket })
     }
 
-    /// Asks for a TAP in the network namespace `net`, under a number that the answer will bear. Does
-    /// not wait.
+    /// Asks for something in the network namespace `net`, under a number that the answer will bear.
+    /// Does not wait.
     ///
     /// # Errors
     ///
     /// As sendmsg(2): `EPIPE` and `ECONNRESET` when the helper has ended.
-    pub fn ask(&self, number: u64, net: BorrowedFd<'_>, request: &TapRequest) -> io::Result<()> {
+    pub fn ask(&self, number: u64, net: BorrowedFd<'_>, request: &Request) -> io::Result<()> {
         let request = serde_json::to_vec(request)?;
         let pieces: [&[u8]; 2] = [&number.to_ne_bytes(), &request];
         unix::send(&self.socket, &pieces, &[net], SendFlags::empty())?;
@@ -221,18 +300,21 @@ fn live(socket: BorrowedFd<'_>, parent: Parent) {
 fn begin(socket: BorrowedFd<'_>, (descriptors, bytes): Output) -> Option<Running> {
     let (number, request) = bytes.split_first_chunk::<8>()?;
     let begun = || -> Result<Pid, TapError> {
-        let request: TapRequest =
+        let request: Request =
             serde_json::from_slice(request).map_err(|e| TapError::Helper(e.to_string()))?;
         let no_descriptor = || TapError::Helper("the request has no descriptor".to_owned());
         let net = descriptors.into_iter().next().ok_or_else(no_descriptor)?;
         let namespaces = Namespaces::of_net(net)?;
         spawn_sharing("cannot fork a helper process", |parent| {
             let outcome = work_in(&namespaces, parent, || {
-                let (mut descriptors, bytes) = make(&request)?;
-                // Without it published ports listen always.
-                let diagnostics = Diagnostics::open().map(Diagnostics::into_fds);
-                descriptors.extend(diagnostics.unwrap_or_default());
-                Ok((descriptors, bytes))
+                match &request {
+                    Request::Tap(request) => open(request),
+                    Request::Routes(ifindex, routes) => {
+                        // What the container has itself was told with the TAP.
+                        let _ = policy_routing::apply(*ifindex, routes)?;
+                        Ok((Vec::new(), Vec::new()))
+                    }
+                }
             });
             u8::from(answer(socket, number, outcome).is_err())
         })
@@ -276,11 +358,30 @@ fn is_over(socket: BorrowedFd<'_>, running: &Running) -> bool {
     }
 }
 
+/// Inside the namespaces: the TAP, what the sockets there can be asked by, and whether it has routes by
+/// source.
+fn open(request: &TapRequest) -> Result<Output, TapError> {
+    let tap = make(request)?;
+    let routes = match request.take_over {
+        false => RouteState::of(policy_routing::apply(tap.ifindex, &request.routes())),
+        true => match policy_routing::has_rules(tap.ifindex) {
+            Ok(true) => RouteState::Made,
+            Ok(false) | Err(_) => RouteState::Needless,
+        },
+    };
+    let (mut descriptors, mut bytes) = tap_output(tap);
+    bytes.push(routes as u8);
+    // Without it published ports listen always.
+    let diagnostics = Diagnostics::open().map(Diagnostics::into_fds);
+    descriptors.extend(diagnostics.unwrap_or_default());
+    Ok((descriptors, bytes))
+}
+
 /// Inside the namespaces: makes the TAP, or takes over one that is there.
-fn make(request: &TapRequest) -> Result<Output, TapError> {
+fn make(request: &TapRequest) -> Result<Tap, TapError> {
     let name = &request.interface;
     match (netif::index_of(name), request.take_over) {
-        (Ok(_), true) => return Tap::create(name, request.queues).map(tap_output),
+        (Ok(_), true) => return Tap::create(name, request.queues),
         (Ok(_), false) => return Err(TapError::NameTaken { name: name.clone() }),
         // The container has removed the TAP, or never had one.
         (Err(missing), true) => return Err(missing),
@@ -292,7 +393,7 @@ fn make(request: &TapRequest) -> Result<Output, TapError> {
     let _ = netif::ignore_router_advertisements(&tap.name);
     netif::configure(tap.ifindex, &tap.name, &request.config())?;
     tap.mac = request.mac;
-    Ok(tap_output(tap))
+    Ok(tap)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod mistakes;
 mod names;
 mod ports;
 mod removal;
+mod several;
 mod sixty_four;
 mod stalled;
 mod survival;

@@ -14,35 +14,28 @@
 //! # Limits
 //!
 //! Needs CAP_NET_ADMIN in the user namespace that owns the network namespace. Only what a
-//! container's one interface needs is here; it is no general rtnetlink client.
+//! container's interface needs is here; it is no general rtnetlink client. Rules of routing are
+//! [`policy_routing`]'s alone.
 //!
 //! Source: rtnetlink(7), netlink(7), RFC 4861, RFC 4862.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkPayload};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
-};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily as SocketFamily, SocketFlags, SocketType};
 
 use crate::error::TapError;
-use crate::netlink;
+
+pub mod policy_routing;
+mod rtnetlink;
+
+use rtnetlink::Rtnetlink;
 
 /// The smallest MTU a link may have that carries IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u32 = 1280;
-
-/// Answers longer than this do not occur: each concerns one interface.
-const ANSWER_SPACE: usize = 32 * 1024;
 
 /// What an interface is to look like.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -123,7 +116,7 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), 
     let metric = cfg.joins_others.then(|| JOINING_METRIC + ifindex);
     for &gateway in &cfg.gateways {
         rtnetlink
-            .set_default_route(ifindex, gateway, metric)
+            .set_default_route(ifindex, gateway, rtnetlink::MAIN, metric)
             .map_err(failed(format!("add a default route via {gateway}")))?;
     }
     Ok(())
@@ -219,163 +212,9 @@ impl std::fmt::Display for MacText {
     }
 }
 
-/// A socket to rtnetlink that asks one question at a time.
-struct Rtnetlink {
-    socket: Socket,
-    sequence: u32,
-}
-
-impl Rtnetlink {
-    fn open() -> Result<Rtnetlink, TapError> {
-        let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            Ok(Rtnetlink {
-                socket,
-                sequence: 0,
-            })
-        };
-        open().map_err(|source| TapError::Netlink { source })
-    }
-
-    fn set_link(&mut self, ifindex: u32, attribute: LinkAttribute) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = ifindex;
-        link.attributes.push(attribute);
-        self.request(RouteNetlinkMessage::SetLink(link), 0)
-            .map(drop)
-    }
-
-    fn set_up(&mut self, ifindex: u32) -> io::Result<()> {
-        let mut link = LinkMessage::default();
-        link.header.index = ifindex;
-        link.header.flags = LinkFlags::Up;
-        link.header.change_mask = LinkFlags::Up;
-        self.request(RouteNetlinkMessage::SetLink(link), 0)
-            .map(drop)
-    }
-
-    fn set_address(&mut self, ifindex: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
-        let mut message = AddressMessage::default();
-        message.header.family = family(address);
-        message.header.prefix_len = prefix_len;
-        message.header.scope = AddressScope::Universe;
-        message.header.index = ifindex;
-        message.attributes.push(AddressAttribute::Address(address));
-        message.attributes.push(AddressAttribute::Local(address));
-        match address {
-            IpAddr::V4(v4) => message
-                .attributes
-                .extend(broadcast_of(v4, prefix_len).map(AddressAttribute::Broadcast)),
-            IpAddr::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
-        }
-        self.request(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-    }
-
-    fn set_default_route(
-        &mut self,
-        ifindex: u32,
-        gateway: IpAddr,
-        metric: Option<u32>,
-    ) -> io::Result<()> {
-        let mut route = RouteMessage::default();
-        route.header.address_family = family(gateway);
-        route.header.table = RouteHeader::RT_TABLE_MAIN;
-        // RTPROT_BOOT is what ip(8) gives a route set by hand.
-        route.header.protocol = RouteProtocol::Boot;
-        route.header.scope = RouteScope::Universe;
-        route.header.kind = RouteType::Unicast;
-        route
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-        route.attributes.push(RouteAttribute::Oif(ifindex));
-        route
-            .attributes
-            .extend(metric.map(RouteAttribute::Priority));
-        self.request(
-            RouteNetlinkMessage::NewRoute(route),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
-    }
-
-    /// Sends one request and reads up to its acknowledgement; gives the message that came before
-    /// it, if one did.
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Option<RouteNetlinkMessage>> {
-        self.sequence += 1;
-        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        let bytes = netlink::request(message, flags, self.sequence);
-        self.socket.send(&bytes, 0)?;
-        self.answer()
-    }
-
-    fn answer(&self) -> io::Result<Option<RouteNetlinkMessage>> {
-        let mut found = None;
-        let mut space = vec![0_u8; ANSWER_SPACE];
-        // An answer and its acknowledgement come in one datagram or in two.
-        for _ in 0..4 {
-            let length = match self.socket.recv(&mut space.as_mut_slice(), 0) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            };
-            let datagram = space.get(..length).unwrap_or_default();
-            for answer in netlink::answers(datagram, self.sequence) {
-                match answer? {
-                    NetlinkPayload::Error(e) if e.code.is_none() => return Ok(found),
-                    NetlinkPayload::Error(e) => return Err(e.to_io()),
-                    NetlinkPayload::InnerMessage(inner) => found = Some(inner),
-                    _ => {}
-                }
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "no acknowledgement",
-        ))
-    }
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
-/// The directed broadcast address (RFC 919); a subnet of two or one has none (RFC 3021).
-fn broadcast_of(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
-    let host_bits = (prefix_len < 31).then(|| u32::MAX >> prefix_len)?;
-    Some(Ipv4Addr::from(u32::from(address) | host_bits))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn broadcast_addresses() {
-        let address = Ipv4Addr::new(10, 0, 2, 100);
-        assert_eq!(
-            broadcast_of(address, 24),
-            Some(Ipv4Addr::new(10, 0, 2, 255))
-        );
-        assert_eq!(
-            broadcast_of(address, 8),
-            Some(Ipv4Addr::new(10, 255, 255, 255))
-        );
-        assert_eq!(broadcast_of(address, 0), Some(Ipv4Addr::BROADCAST));
-        assert_eq!(broadcast_of(address, 31), None);
-        assert_eq!(broadcast_of(address, 200), None);
-    }
 
     #[test]
     fn ipv6_needs_1280() {
