@@ -3,6 +3,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::host_access::HostAccess;
+
 /// The far ends outside of its networks that a container, or each container of a network, may talk
 /// with over TCP, UDP and ICMP. The longest prefix that contains an address decides; of two equal ones
 /// `deny` does. Prefixes in `allow` and none in `deny` mean that nothing else can be reached.
@@ -21,6 +23,10 @@ pub struct Filter {
     /// Whether the host's own addresses are out of reach: all that it has at any time.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_host: bool,
+    /// Ports of the host's loopback that are reached behind `host.containers.internal`, whatever `allow`
+    /// and `no_host` say.
+    #[serde(skip_serializing_if = "HostAccess::is_none")]
+    pub host_access: HostAccess,
 }
 
 impl Filter {
@@ -31,7 +37,8 @@ impl Filter {
 
     /// Whether it refuses nothing.
     pub fn is_empty(&self) -> bool {
-        self.allow.is_empty() && self.deny.is_empty() && !self.no_host
+        let prefixes = self.allow.is_empty() && self.deny.is_empty();
+        prefixes && !self.no_host && self.host_access.is_none()
     }
 }
 
@@ -56,6 +63,8 @@ mod tests {
             serde_json::from_str::<Filter>(&text(&filter)).unwrap(),
             filter
         );
+        filter.host_access = "80,8000-8010".parse().unwrap();
+        assert!(text(&filter).ends_with(",\"host_access\":\"80,8000-8010\"}"));
         assert!(serde_json::from_str::<Filter>("{\"allow\":[\"x\"]}").is_err());
     }
 }

@@ -8,6 +8,7 @@
 pub mod control;
 pub mod definition;
 mod filter;
+mod host_access;
 pub mod log;
 pub mod network;
 pub mod publish;
@@ -21,6 +22,7 @@ pub use control::{
 };
 pub use definition::{Definition, Request};
 pub use filter::Filter;
+pub use host_access::{HostAccess, HostAccessError};
 pub use network::{Network, NetworkError, Target};
 pub use publish::PublishSpec;
 pub use vm::VmAddress;

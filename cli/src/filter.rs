@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use clap::Args;
-use cnet::Filter;
+use cnet::{Filter, HostAccess};
 use ipnet::IpNet;
 
 /// For `cnet run`, `cnet attach` and `cnet network create`.
@@ -25,6 +25,20 @@ pub(crate) struct FilterOptions {
     /// Refuse all addresses that the host has itself, as they change.
     #[arg(long)]
     no_host: bool,
+
+    /// Let these ports of the host's loopback be reached at `host.containers.internal`, over TCP and
+    /// UDP; without ports, all.
+    ///
+    /// The name is the gateway's address then, and other ports there are closed. `--no-host` and `--allow`
+    /// do not refuse them; `--deny` with a prefix that contains the gateway's address or 127.0.0.1 does.
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all"
+    )]
+    host_access: Option<HostAccess>,
 }
 
 impl FilterOptions {
@@ -34,6 +48,7 @@ impl FilterOptions {
         filter.allow.clone_from(&self.allow);
         filter.deny.clone_from(&self.deny);
         filter.no_host = self.no_host;
+        filter.host_access = self.host_access.clone().unwrap_or_default();
         filter
     }
 }

@@ -120,7 +120,7 @@ impl Network {
         io: &mut Io<'_, E>,
     ) {
         let done = match &parsed {
-            Ok(frame) if self.is_further && self.is_for_primary(frame) => {
+            Ok(frame) if self.is_further && self.is_for_primary(ingress, frame) => {
                 self.hand_over(ingress, bytes, io)
             }
             Ok(frame) => self.pass(now, ingress, frame, bytes, io),

@@ -55,8 +55,8 @@ impl Network {
         further
     }
 
-    /// Whether a further worker is to leave `frame` to the primary one.
-    pub(crate) fn is_for_primary(&self, frame: &Frame<'_>) -> bool {
+    /// Whether a further worker is to leave `frame`, which came from `ingress`, to the primary one.
+    pub(crate) fn is_for_primary(&self, ingress: PortId, frame: &Frame<'_>) -> bool {
         if frame.dst != self.gateway_mac {
             return frame.dst.is_multicast();
         }
@@ -67,7 +67,8 @@ impl Network {
             return true;
         }
         let ports = frame.ports(ip);
-        self.router.is_for_gateway(ip.dst, ip.protocol, ports)
+        self.router
+            .is_for_gateway(ingress, ip.dst, ip.protocol, ports)
             || !self.opens_or_has_flow(frame, ip, ports)
     }
 

@@ -82,6 +82,11 @@ impl NetworkConfig {
             ipv6,
             policy: Policy {
                 ipv6: ipv6.is_some(),
+                host_access_at: ipv4
+                    .map(|plan| plan.gateway.into())
+                    .into_iter()
+                    .chain(ipv6.map(|plan| plan.gateway.into()))
+                    .collect(),
                 ..Policy::default()
             },
             outbound_v4: None,

@@ -39,7 +39,7 @@ mod statistics;
 mod worker;
 
 pub use cnet_nat::gateway::{DnsQuery, QueryId, Quirks, Transport};
-pub use cnet_nat::policy::{PeerFilter, Prefix};
+pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix};
 pub use cnet_wire::PortId;
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;

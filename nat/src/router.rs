@@ -239,7 +239,8 @@ impl Router {
     #[inline]
     fn path(&self, packet: &Packet<'_>) -> Path {
         let dst = packet.frame.dst;
-        if self.is_for_gateway(packet.ip.dst, packet.ip.protocol, packet.ports)
+        let from = packet.ingress;
+        if self.is_for_gateway(from, packet.ip.dst, packet.ip.protocol, packet.ports)
             && !self.answers_client(packet)
             && !self.is_echo_for_another(packet)
         {
@@ -320,10 +321,16 @@ impl Router {
         }
     }
 
-    /// Whether a packet to `dst` is for the gateway itself, and not for the host's loopback behind
-    /// its address. Clients of published ports may be shown under it as well.
-    pub fn is_for_gateway(&self, dst: IpAddr, protocol: u8, ports: Option<[u16; 2]>) -> bool {
-        self.gateway.owns(dst) && !self.leads_to_host(dst, protocol, ports)
+    /// Whether a packet of the container at `from` to `dst` is for the gateway itself, and not for the
+    /// host's loopback behind its address. Clients of published ports may be shown under it as well.
+    pub fn is_for_gateway(
+        &self,
+        from: PortId,
+        dst: IpAddr,
+        protocol: u8,
+        ports: Option<[u16; 2]>,
+    ) -> bool {
+        self.gateway.owns(dst) && !self.leads_to_host(from, dst, protocol, ports)
     }
 
     /// Whether there is a TCP flow between these ends.
@@ -333,11 +340,22 @@ impl Router {
 
     /// Whether a packet to an address of the gateway is meant for what is behind it: the host's
     /// loopback, or the router that the gateway stands for.
-    fn leads_to_host(&self, dst: IpAddr, protocol: u8, ports: Option<[u16; 2]>) -> bool {
-        if !self.policy.host_loopback.contains(&dst) && !self.gateway.stands_for(dst) {
+    fn leads_to_host(
+        &self,
+        from: PortId,
+        dst: IpAddr,
+        protocol: u8,
+        ports: Option<[u16; 2]>,
+    ) -> bool {
+        let port = ports.map(|[_, destination]| destination);
+        let is_open = || {
+            let remote = port.map(|port| SocketAddr::new(dst, port));
+            remote.is_some_and(|remote| self.policy.opens_host_port(Some(from), protocol, remote))
+        };
+        let whole = self.policy.host_loopback.contains(&dst) || self.gateway.stands_for(dst);
+        if !whole && !is_open() {
             return false;
         }
-        let port = ports.map(|[_, destination]| destination);
         let dns = port == Some(53) && self.gateway.is_dns(dst);
         match protocol {
             protocol::TCP => !dns,

@@ -22,8 +22,9 @@ use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
 use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
-    Control, Dataplane, ForwardError, NetworkConfig, OpenForward, PeerFilter, PortDevice, PortEnd,
-    PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics, WorkerPanicked,
+    Control, Dataplane, ForwardError, HostAccess, NetworkConfig, OpenForward, PeerFilter,
+    PortDevice, PortEnd, PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics,
+    WorkerPanicked,
 };
 use cnet_tap::SocketHelper;
 use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};
@@ -354,6 +355,11 @@ pub fn peer_filter(filter: &Filter) -> PeerFilter {
         allow: prefixes(&filter.allow),
         deny: prefixes(&filter.deny),
         no_host: filter.no_host,
+        host_access: match filter.host_access.ports() {
+            None => HostAccess::All,
+            Some([]) => HostAccess::None,
+            Some(ports) => HostAccess::Ports(ports.to_vec()),
+        },
     }
 }
 

@@ -172,6 +172,9 @@ pub enum DefinitionError {
         "the DNS server {0} is the network's own gateway, which would ask itself: leave it out, and containers ask the gateway all the same"
     )]
     Dns(IpAddr),
+    /// Ports of the host's loopback on a network without a way out.
+    #[error("an internal network leads nowhere, so not to the host's loopback either")]
+    HostAccess,
     /// A domain to search.
     #[error("`{0}` is no domain")]
     Search(String),
@@ -226,6 +229,9 @@ impl Definition {
         }
         if let Some(address) = self.own_dns_server(&self.dns) {
             return Err(DefinitionError::Dns(address));
+        }
+        if self.internal && !self.filter.host_access.is_none() {
+            return Err(DefinitionError::HostAccess);
         }
         match self.dns_search.iter().find(|domain| !is_domain(domain)) {
             Some(domain) => Err(DefinitionError::Search(domain.clone())),

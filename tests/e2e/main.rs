@@ -20,6 +20,7 @@ mod dns_files;
 mod errors;
 mod gateway;
 mod headers;
+mod host_access;
 mod lifecycle;
 mod liveness;
 mod mappings;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use cnet_wire::conversation::Direction;
 
-use super::Prefix;
+use super::{HostAccess, Prefix};
 
 /// The far ends of one container, or of all of a network.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -21,27 +21,37 @@ pub struct PeerFilter {
     /// Whether the host's own addresses ([`super::Policy::host_addresses`]) are refused to what the
     /// container opens. Clients that the host itself sends to published ports are not concerned.
     pub no_host: bool,
+    /// Ports of the host's loopback that are reached at [`super::Policy::host_access_at`], whatever
+    /// `no_host` says, and whatever is not in `allow`.
+    pub host_access: HostAccess,
 }
 
 impl PeerFilter {
     /// Whether it refuses nothing.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.allow.is_empty() && self.deny.is_empty() && !self.no_host
+        let prefixes = self.allow.is_empty() && self.deny.is_empty();
+        prefixes && !self.no_host && self.host_access.is_none()
     }
 
-    /// Whether it refuses the far end at `address`; `host` has the host's own addresses.
-    pub(super) fn refuses(&self, direction: Direction, address: IpAddr, host: &[IpAddr]) -> bool {
+    /// Whether a prefix of `deny` refuses `address`: `None` if there is none that contains it.
+    pub(super) fn denies(&self, address: IpAddr) -> Option<bool> {
         let longest = |prefixes: &[Prefix]| {
             let containing = prefixes.iter().filter(|prefix| prefix.contains(address));
             containing.map(|prefix| prefix.len).max()
         };
+        match (longest(&self.deny), longest(&self.allow)) {
+            (Some(deny), allow) => Some(allow.is_none_or(|allow| deny >= allow)),
+            (None, Some(_)) => Some(false),
+            (None, None) => None,
+        }
+    }
+
+    /// Whether it refuses the far end at `address`; `host` has the host's own addresses.
+    pub(super) fn refuses(&self, direction: Direction, address: IpAddr, host: &[IpAddr]) -> bool {
         let outwards = direction == Direction::Outwards;
-        let denied = match (longest(&self.deny), longest(&self.allow)) {
-            (Some(deny), allow) => allow.is_none_or(|allow| deny >= allow),
-            (None, Some(_)) => false,
-            (None, None) => outwards && self.deny.is_empty() && !self.allow.is_empty(),
-        };
+        let nothing_else = outwards && self.deny.is_empty() && !self.allow.is_empty();
+        let denied = self.denies(address).unwrap_or(nothing_else);
         denied || self.no_host && outwards && host.contains(&address)
     }
 }
@@ -65,7 +75,7 @@ mod tests {
         PeerFilter {
             allow: prefixes(allow),
             deny: prefixes(deny),
-            no_host: false,
+            ..PeerFilter::default()
         }
     }
 

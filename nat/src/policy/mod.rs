@@ -11,17 +11,20 @@
 
 mod addresses;
 mod filter;
+mod host_access;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
+use cnet_wire::frame::protocol;
 use cnet_wire::{Packet, PortId};
 
 pub(crate) use addresses::is_routable;
 use addresses::{embedded_ipv4, is_metadata, is_this_host};
 pub use filter::PeerFilter;
+pub use host_access::HostAccess;
 pub use rules::{Prefix, Rule};
 
 /// The rules of one network.
@@ -30,6 +33,9 @@ pub struct Policy {
     /// Addresses that stand for the host's loopback (slirp4netns: the gateway's own), when the
     /// host's loopback may be reached at all.
     pub host_loopback: Vec<IpAddr>,
+    /// Addresses that stand for the host's loopback for those ports alone that a filter opens
+    /// ([`PeerFilter::host_access`]).
+    pub host_access_at: Vec<IpAddr>,
     /// Addresses that stand for an address of the host's own, each with that one: the container has
     /// that address itself, and reaches the host under the first alone.
     pub host_own: Vec<(IpAddr, IpAddr)>,
@@ -54,6 +60,7 @@ impl Default for Policy {
     fn default() -> Self {
         Policy {
             host_loopback: Vec::new(),
+            host_access_at: Vec::new(),
             host_own: Vec::new(),
             allow_metadata: false,
             filter: PeerFilter::default(),
@@ -91,15 +98,11 @@ impl Policy {
         direction: Direction,
         address: IpAddr,
     ) -> bool {
-        let of_port = port.and_then(|port| self.port_filters.get(&port));
         let canonical = embedded_ipv4(address).map_or(address, IpAddr::V4);
-        [Some(&self.filter), of_port]
-            .into_iter()
-            .flatten()
-            .any(|f| {
-                f.refuses(direction, canonical, &self.host_addresses)
-                    || canonical != address && f.refuses(direction, address, &self.host_addresses)
-            })
+        self.filters_of(port).any(|f| {
+            f.refuses(direction, canonical, &self.host_addresses)
+                || canonical != address && f.refuses(direction, address, &self.host_addresses)
+        })
     }
 
     /// Decides on the conversation that `packet` opens or goes on with. Without rules for that
@@ -125,6 +128,9 @@ impl Policy {
         }
         let (direction, remote) = (conversation.direction, conversation.remote.ip());
         match direction {
+            Direction::Outwards if self.opens_host(conversation) => {
+                self.decide_host_access(conversation.port, remote)
+            }
             Direction::Outwards if self.filters_refuse(conversation.port, direction, remote) => {
                 Decision::Refuse(Refusal::Prohibited)
             }
@@ -133,21 +139,59 @@ impl Policy {
         }
     }
 
+    /// Whether `remote`, as the container at `port` speaks to it by `protocol`, is a port of the host's
+    /// loopback that was opened to it.
+    pub fn opens_host_port(&self, port: Option<PortId>, protocol: u8, remote: SocketAddr) -> bool {
+        let transport = matches!(protocol, protocol::TCP | protocol::UDP);
+        if !transport || !self.host_access_at.contains(&remote.ip()) {
+            return false;
+        }
+        let mut filters = self.filters_of(port);
+        filters.any(|filter| filter.host_access.opens(remote.port()))
+    }
+
+    fn opens_host(&self, conversation: &Conversation) -> bool {
+        let Conversation {
+            port,
+            protocol,
+            remote,
+            ..
+        } = *conversation;
+        self.opens_host_port(port, protocol, remote)
+    }
+
+    /// Decides on a port of the host's loopback that was opened: only prefixes that deny it, under
+    /// either name, are before that.
+    fn decide_host_access(&self, port: Option<PortId>, gateway: IpAddr) -> Decision {
+        let loopback = loopback_of(gateway);
+        let mut filters = self.filters_of(port);
+        match filters.any(|f| f.denies(gateway) == Some(true) || f.denies(loopback) == Some(true)) {
+            true => Decision::Refuse(Refusal::Prohibited),
+            false if !self.has_family(gateway) => Decision::Refuse(Refusal::NetUnreachable),
+            false => Decision::Allow(loopback),
+        }
+    }
+
+    /// The network's filter, and that of a port.
+    fn filters_of(&self, port: Option<PortId>) -> impl Iterator<Item = &PeerFilter> {
+        let of_port = port.and_then(|port| self.port_filters.get(&port));
+        [Some(&self.filter), of_port].into_iter().flatten()
+    }
+
+    fn has_family(&self, address: IpAddr) -> bool {
+        match address.is_ipv4() {
+            true => self.ipv4,
+            false => self.ipv6,
+        }
+    }
+
     /// Decides on a destination outside of the network, whatever the protocol.
     fn decide_address(&self, destination: IpAddr) -> Decision {
-        let family_on = if destination.is_ipv4() {
-            self.ipv4
-        } else {
-            self.ipv6
-        };
-        if !family_on {
+        if !self.has_family(destination) {
             return Decision::Refuse(Refusal::NetUnreachable);
         }
         if self.host_loopback.contains(&destination) {
-            return Decision::Allow(match destination {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
+            return Decision::Allow(loopback_of(destination));
         }
         if let Some((_, own)) = self.host_own.iter().find(|(a, _)| *a == destination) {
             return Decision::Allow(*own);
@@ -160,6 +204,14 @@ impl Policy {
             return Decision::Refuse(Refusal::Prohibited);
         }
         Decision::Allow(destination)
+    }
+}
+
+/// The host's loopback, in the family of `like`.
+fn loopback_of(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 
@@ -257,6 +309,54 @@ mod tests {
         assert_eq!(at(&p, 3, "203.0.113.1"), elsewhere);
         p.set_port_filter(PortId(3), PeerFilter::default());
         assert!(p.port_filters.is_empty());
+    }
+
+    #[test]
+    fn ports_of_the_hosts_loopback_are_open_to_whom_they_were_opened() {
+        let gateway: IpAddr = "10.0.2.2".parse().unwrap();
+        let prefix = |address: &str, len| Prefix {
+            address: address.parse().unwrap(),
+            len,
+        };
+        let mut p = Policy {
+            host_access_at: vec![gateway],
+            ..Policy::default()
+        };
+        let access = PeerFilter {
+            allow: vec![prefix("192.0.2.0", 24)],
+            no_host: true,
+            host_access: HostAccess::Ports(vec![80..=80, 8000..=8010]),
+            ..PeerFilter::default()
+        };
+        p.set_port_filter(PortId(3), access.clone());
+        let at = |p: &Policy, port: u16, protocol: u8, to: u16| {
+            p.decide(&Conversation {
+                port: Some(PortId(port.into())),
+                protocol,
+                remote: (gateway, to).into(),
+                ..conversation(Direction::Outwards, "10.0.2.2")
+            })
+        };
+        let loopback = Decision::Allow(Ipv4Addr::LOCALHOST.into());
+        for protocol in [protocol::TCP, protocol::UDP] {
+            for open in [80, 8000, 8010] {
+                assert_eq!(at(&p, 3, protocol, open), loopback);
+                assert_ne!(at(&p, 4, protocol, open), loopback, "a neighbour");
+            }
+            assert_ne!(at(&p, 3, protocol, 81), loopback);
+        }
+        assert_ne!(at(&p, 3, protocol::ICMP, 80), loopback);
+        assert!(p.has_rules(Direction::Outwards));
+        for denied in [prefix("10.0.2.0", 24), prefix("127.0.0.0", 8)] {
+            let mut access = access.clone();
+            access.deny = vec![denied];
+            p.set_port_filter(PortId(3), access);
+            let refused = Decision::Refuse(Refusal::Prohibited);
+            assert_eq!(at(&p, 3, protocol::TCP, 80), refused);
+        }
+        p.filter.host_access = HostAccess::All;
+        p.set_port_filter(PortId(3), PeerFilter::default());
+        assert_eq!(at(&p, 4, protocol::TCP, 1), loopback);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::other_networks::{Namespace, OtherNetwork, OtherNetworks};
-use super::{Clients, Host, LocalNames, Names, Zone};
+use super::{Clients, Host, HostAddress, LocalNames, Names, Zone};
 use crate::journal::{Liveness, Record};
 use cnet::definition::{Definition, DnsServer};
 
@@ -24,6 +24,7 @@ struct Member {
     namespace: Option<Namespace>,
     /// The servers that are asked for it, if not the network's.
     dns: Arc<[DnsServer]>,
+    host: Option<HostAddress>,
 }
 
 fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
@@ -59,6 +60,7 @@ impl MemberNames {
         let member = Member {
             namespace: (!is_vm).then_some(record.namespace),
             dns: record.dns.clone().into(),
+            host: HostAddress::of_container(&record.filter),
         };
         let mut members = self.write();
         members.extend(addresses(record).map(|address| (address, member.clone())));
@@ -95,6 +97,10 @@ impl Clients for MemberClients {
     fn other_networks(&self, client: IpAddr) -> Vec<OtherNetwork> {
         let namespace = self.get(client).and_then(|member| member.namespace);
         namespace.map_or(Vec::new(), |namespace| self.networks.of(namespace))
+    }
+
+    fn host(&self, client: IpAddr) -> Option<HostAddress> {
+        self.get(client)?.host
     }
 
     fn servers(&self, client: IpAddr) -> Arc<[DnsServer]> {

@@ -131,6 +131,10 @@ pub trait Clients: fmt::Debug + Send + Sync {
 
     /// The servers that are asked for the client at this address; with none, the network's.
     fn servers(&self, client: IpAddr) -> Arc<[DnsServer]>;
+
+    /// What the host's name leads the client at this address to; `None` for what it does on the
+    /// network.
+    fn host(&self, client: IpAddr) -> Option<HostAddress>;
 }
 
 /// What a DNS service is to be.
@@ -266,10 +270,18 @@ impl Service {
 
     /// The answer to a query, if there is one without asking; or else who is to be asked.
     fn answer_here(&self, asker: &Asker, query: &[u8], question: &Question) -> Here {
-        if let Some(answer) = self.names.answer(query, question, asker.transport) {
+        let clients = self.clients.as_ref();
+        let host = clients.filter(|_| names::is_host(question));
+        let answer = match host.and_then(|c| c.host(asker.address)) {
+            None => self.names.answer(query, question, asker.transport),
+            Some(host) => {
+                let names = self.names.clone().with_host(host);
+                names.answer(query, question, asker.transport)
+            }
+        };
+        if let Some(answer) = answer {
             return Here::Answer(Outcome::Local, answer);
         }
-        let clients = self.clients.as_ref();
         let others = clients.map_or(Vec::new(), |c| c.other_networks(asker.address));
         let elsewhere = others.iter().find_map(|other| {
             let other = LocalNames::default().with_containers(other.names.clone());

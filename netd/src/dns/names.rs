@@ -303,6 +303,12 @@ pub struct LocalNames {
     containers: Option<Names>,
 }
 
+/// Whether a question is for the host's address.
+pub(super) fn is_host(question: &Question) -> bool {
+    let name = question.name.as_deref();
+    name.is_some_and(|name| HOST.contains(&name))
+}
+
 /// What is known of a name.
 struct Found {
     code: ResponseCode,

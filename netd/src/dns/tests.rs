@@ -217,6 +217,10 @@ struct OneOnAnother {
 }
 
 impl Clients for OneOnAnother {
+    fn host(&self, _client: IpAddr) -> Option<HostAddress> {
+        Some(HostAddress::Unreachable)
+    }
+
     fn other_networks(&self, _: IpAddr) -> Vec<OtherNetwork> {
         let names = Names::new(Zone {
             network: "back".into(),

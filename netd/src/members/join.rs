@@ -97,6 +97,14 @@ fn check(attach: &Attach) -> Result<String, Refusal> {
     }
 }
 
+/// Checks that there is a way to what a container that is to join this network may reach.
+fn check_host_access(definition: &Definition, attach: &Attach) -> Result<(), Refusal> {
+    match definition.internal && !attach.filter.host_access.is_none() {
+        true => Err(invalid(DefinitionError::HostAccess)),
+        false => Ok(()),
+    }
+}
+
 /// Checks the DNS servers of a container that is to join this network.
 fn check_dns(definition: &Definition, attach: &Attach) -> Result<(), Refusal> {
     if definition.internal && !attach.dns.is_empty() {
@@ -119,6 +127,7 @@ pub(super) fn reserve(
 ) -> Result<MemberKey, Refusal> {
     let id = check(attach)?;
     check_dns(&members.definition, attach)?;
+    check_host_access(&members.definition, attach)?;
     publish::check_way_in(&members.definition, attach.publish.len())?;
     let short = || id[..SHORT_ID].to_owned();
     let name = attach.name.clone().unwrap_or_else(short);
