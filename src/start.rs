@@ -45,6 +45,12 @@ pub enum StartError {
     /// There is no such network any more.
     #[error("the network `{0}` was removed meanwhile; `cnet network create {0}` makes it again")]
     Removed(String),
+    /// This process is in a user namespace that the user has admitted, where the user's networks do not
+    /// start: what starts here would go out by another network, and end with the namespace.
+    #[error(
+        "the network `{0}` does not run, and does not start from another user namespace; start it from outside, by a container or by `cnet run --network {0}`"
+    )]
+    Elsewhere(String),
     /// The program cannot be executed.
     #[error("cannot execute {}: {source}; install cnet, or name its program", .program.display())]
     Program {
@@ -106,6 +112,9 @@ pub fn ensure_with(
         // The directory, if it was made just now.
         let _ = fs::remove_dir(&path);
         return Err(StartError::Removed(network.to_owned()));
+    }
+    if Directories::of_admitting_user().is_some_and(|theirs| theirs == *directories) {
+        return Err(StartError::Elsewhere(network.to_owned()));
     }
     let log = Bounded::open(&runtime::log(&path)).map_err(failed)?;
     let not_started = |source| StartError::Program {

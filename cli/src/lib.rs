@@ -12,7 +12,6 @@ mod log;
 pub mod netavark;
 mod plugin;
 mod program;
-mod registry;
 mod run;
 mod sandbox;
 pub mod slirp;

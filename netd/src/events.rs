@@ -75,7 +75,7 @@ impl Subscriber {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
+    use std::os::fd::{BorrowedFd, OwnedFd};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -133,6 +133,10 @@ mod tests {
     }
 
     impl Actions for EndsAtFirst {
+        fn admit(&self, _: BorrowedFd<'_>) -> Result<(), Refusal> {
+            Ok(())
+        }
+
         async fn act(&self, _: Action, _: Vec<OwnedFd>) -> Result<Answer, Refusal> {
             Err(Refusal::new(Kind::Invalid, "it is asked for events alone"))
         }

@@ -20,6 +20,7 @@ use cnet::Filter;
 use cnet::control::PublishedPort;
 use cnet::definition::{DnsServer, file};
 use cnet::vm::VmAddress;
+use cnet_tap::watch::start_time;
 use cnet_wire::MacAddr;
 
 /// The version of the file's format. A file of another version is left aside.
@@ -279,25 +280,6 @@ pub fn save(path: &Path, containers: Vec<Record>) -> io::Result<()> {
     file::replace(path, &serde_json::to_vec(&state)?)
 }
 
-/// When the process `pid` started, in clock ticks after the boot; `None` if there is no such
-/// process, or it has ended and waits to be reaped.
-pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    start_time_in(&String::from_utf8_lossy(&stat))
-}
-
-/// State and start time are the 1st and the 20th word behind the name, which stands in parentheses
-/// and may hold anything (proc_pid_stat(5)).
-fn start_time_in(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let mut words = rest.split_whitespace();
-    let state = words.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    words.nth(18)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -463,19 +445,5 @@ mod tests {
         assert!(!another.lives(), "another namespace");
         fs::remove_file(path).unwrap();
         assert!(!of_path.lives(), "none");
-    }
-
-    #[test]
-    fn start_times() {
-        let stat = |state: &str| {
-            format!("12 (a ) S 9) {state} 7 12 12 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 1")
-        };
-        assert_eq!(start_time_in(&stat("S")), Some(987_654));
-        assert_eq!(start_time_in(&stat("Z")), None);
-        assert_eq!(start_time_in("nonsense"), None);
-        let own = start_time(std::process::id() as i32);
-        assert!(own.is_some());
-        assert_eq!(own, start_time(std::process::id() as i32));
-        assert_eq!(start_time(-1), None);
     }
 }

@@ -19,9 +19,12 @@ mod members;
 pub mod metrics;
 pub mod ns_helper;
 pub mod outside;
+mod peer;
 pub mod process;
+pub mod registry;
 mod report;
 pub mod serve;
+mod starting_client;
 pub mod vm_endpoint;
 mod watcher;
 

@@ -1,15 +1,15 @@
 //! Whether a container still lives: its namespace, pinned once, and what tells of its end.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cnet_tap::watch::{self, PathWatch};
+use cnet_tap::watch::{self, PathWatch, start_time};
 use cnet_tap::{Namespaces, TapError};
 use rustix::fs::{Mode, OFlags};
 use tokio::io::Interest;
 
-use crate::journal::{Liveness, Record, start_time};
+use crate::journal::{Liveness, Record};
 use cnet::control::{Kind, Refusal};
 use cnet_tap::async_fd::AsyncOwnedFd;
 
@@ -153,7 +153,8 @@ fn by_path(path: &Path) -> Result<(Liveness, End), Refusal> {
 
 fn by_process(pidfd: OwnedFd, member: Option<i32>) -> Result<(Liveness, End), Refusal> {
     let ended = || invalid("the container's process has ended already");
-    let pid = process_of(&pidfd).ok_or_else(|| invalid("the second descriptor is no pidfd"))?;
+    let pid =
+        watch::number_of(&pidfd).ok_or_else(|| invalid("the second descriptor is no pidfd"))?;
     let start_time = start_time(pid).ok_or_else(ended)?;
     match watch::has_ended(&pidfd) {
         Ok(false) => {
@@ -166,15 +167,6 @@ fn by_process(pidfd: OwnedFd, member: Option<i32>) -> Result<(Liveness, End), Re
         }
         _ => Err(ended()),
     }
-}
-
-/// The number of the process behind a pidfd, as this process's `/proc` has it (proc_pid_fdinfo(5)).
-fn process_of(pidfd: &OwnedFd) -> Option<i32> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    // -1 for a process that was reaped, 0 for one that this /proc does not show.
-    pid.trim().parse().ok().filter(|&pid: &i32| pid > 0)
 }
 
 impl End {

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cnet::control::{Kind, Refusal};
+use cnet::definition::Directories;
 use cnet_tap::TapError;
 use cnet_tap::helper::Output;
 use cnet_tap::helper::outside::{Outside, Reach, Server};
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::dns::resolv_conf;
 use crate::journal::{Liveness, Record};
 use crate::liveness::{End, Pinned};
+use crate::peer;
 use crate::vm_endpoint::{self, SocketIdentity, Sockets};
 
 /// Device and inode of a file.
@@ -47,6 +49,8 @@ enum Request {
     Watched,
     /// The API socket of this identity is to be removed.
     RemoveApiSocket(Identity),
+    /// Whether the client at the other end of a socket is let in.
+    Admit,
     /// A container that a client has sent by descriptors.
     Pin {
         path: Option<PathBuf>,
@@ -101,13 +105,24 @@ pub struct HostFiles {
 #[derive(Debug)]
 enum Scope {
     Files(HostFiles),
-    /// With the sockets that were made for it.
-    Network(Mutex<HashSet<PathBuf>>),
+    Network(NetworkScope),
+}
+
+/// What a network's process may ask for.
+#[derive(Debug)]
+struct NetworkScope {
+    /// Sockets that were made for it.
+    made: Mutex<HashSet<PathBuf>>,
+    /// Where this user's networks are.
+    directories: Directories,
 }
 
 impl Scope {
-    fn network() -> Scope {
-        Scope::Network(Mutex::default())
+    fn network(directories: Directories) -> Scope {
+        Scope::Network(NetworkScope {
+            made: Mutex::default(),
+            directories,
+        })
     }
 
     fn answer(&self, request: Request, descriptors: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
@@ -120,8 +135,9 @@ impl Scope {
                 })
             }
             (Scope::Files(files), request) => plain(files.answer(&request)),
-            (Scope::Network(made), request) => {
-                let made = &mut made.lock().unwrap_or_else(PoisonError::into_inner);
+            (Scope::Network(scope), Request::Admit) => plain(scope.admit(&descriptors)),
+            (Scope::Network(scope), request) => {
+                let made = &mut scope.made.lock().unwrap_or_else(PoisonError::into_inner);
                 of_network(made, request, descriptors)
             }
         }
@@ -138,6 +154,18 @@ impl Scope {
         };
         // An answer has no way to fail.
         (descriptors, serde_json::to_vec(&answer).unwrap_or_default())
+    }
+}
+
+impl NetworkScope {
+    fn admit(&self, descriptors: &[OwnedFd]) -> Answer {
+        let Some(socket) = descriptors.first() else {
+            return refused();
+        };
+        match peer::judge(socket.as_fd(), &self.directories) {
+            Ok(()) => Answer::Done,
+            Err(why) => Answer::Failed(why),
+        }
     }
 }
 
@@ -216,7 +244,9 @@ fn of_network(
             }
             plain(Answer::Done)
         }
-        Request::ResolvConf | Request::Watched | Request::RemoveApiSocket(_) => plain(refused()),
+        Request::ResolvConf | Request::Watched | Request::RemoveApiSocket(_) | Request::Admit => {
+            plain(refused())
+        }
     }
 }
 
@@ -287,9 +317,10 @@ pub struct Host(Arc<Answers>);
 pub struct NetworkServer(Server);
 
 impl NetworkServer {
-    /// Becomes the process outside, until the network's process has ended. `kept` stays open.
-    pub fn serve(self, kept: &[BorrowedFd<'_>]) {
-        let scope = Scope::network();
+    /// Becomes the process outside, until the network's process has ended. `kept` stays open;
+    /// `directories` are this user's.
+    pub fn serve(self, kept: &[BorrowedFd<'_>], directories: Directories) {
+        let scope = Scope::network(directories);
         self.0.serve(kept, |message| scope.answer_bytes(message));
     }
 }
@@ -300,9 +331,9 @@ impl Host {
         Host(Arc::new(Answers::Here(Scope::Files(files))))
     }
 
-    /// For a network's process without a sandbox.
-    pub fn network_here() -> Host {
-        Host(Arc::new(Answers::Here(Scope::network())))
+    /// For a network's process without a sandbox; `directories` are this user's.
+    pub fn network_here(directories: Directories) -> Host {
+        Host(Arc::new(Answers::Here(Scope::network(directories))))
     }
 
     /// Forks the helper for files.
@@ -396,6 +427,15 @@ impl Host {
         if let Err(error) = self.ask(Request::RemoveApiSocket(identity)) {
             tracing::warn!(%error, "the API socket stays");
         }
+    }
+
+    /// Whether the client at the other end of a control connection is let in; see `peer.rs`.
+    pub(crate) fn admit(&self, client: BorrowedFd<'_>) -> Result<(), Refusal> {
+        let asked = client.try_clone_to_owned();
+        let asked = asked.and_then(|socket| self.ask_with(Request::Admit, vec![socket]));
+        asked
+            .map(drop)
+            .map_err(|error| Refusal::new(Kind::Forbidden, error.to_string()))
     }
 
     /// As [`Pinned::received`].
@@ -510,7 +550,12 @@ mod tests {
     fn only_sockets_that_were_made_for_it_are_removed() {
         let place = tempfile::tempdir().unwrap();
         let (own, other) = (place.path().join("own"), place.path().join("other"));
-        let host = Host::network_here();
+        let directories = Directories {
+            config: place.path().join("c"),
+            state: place.path().join("s"),
+            runtime: place.path().join("r"),
+        };
+        let host = Host::network_here(directories);
         let _listener = host.listen(&own).unwrap();
         let in_use = host.listen(&own).unwrap_err();
         assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);

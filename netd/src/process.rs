@@ -32,11 +32,11 @@
 
 use std::convert::Infallible;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cnet::definition::file::make_directory;
@@ -47,10 +47,9 @@ use cnet::log;
 use cnet::network::END_TIMEOUT;
 use cnet::start::READY;
 use cnet_dataplane::{NetworkConfig, check_descriptors};
-use cnet_tap::fork::fork;
+use cnet_tap::TapError;
 use cnet_tap::helper::NsHelper;
 use cnet_tap::sandbox::{Mode, Policy, Role, spawn_isolated};
-use cnet_tap::{TapError, inherited_fd};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::WaitOptions;
 use tokio::net::UnixListener;
@@ -66,6 +65,7 @@ use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
 use crate::serve::{self, BindError, Busy};
+use crate::starting_client::{self, DetachError, detach, keep_client, tell_client};
 use crate::watcher::Watcher;
 
 /// How long it waits for a first container.
@@ -102,7 +102,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 pub enum ProcessError {
     /// The process cannot become one of its own.
     #[error("cannot start the network process: {0}")]
-    Detach(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Detach(#[source] DetachError),
     /// There is no place for networks.
     #[error(transparent)]
     Directories(#[from] DirectoriesError),
@@ -164,13 +164,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ProcessError {
 /// `start_log` has what is traced from then on go to
 /// the log, if standard error is the network's log, or else to standard error.
 pub fn main(network: &str, mode: Mode, start_log: impl FnOnce(Option<log::Bounded>)) -> ExitCode {
-    match detach() {
+    match detach().map_err(ProcessError::Detach) {
         Ok(true) => {}
         Ok(false) => return ExitCode::SUCCESS,
         Err(error) => return fail(&error),
     }
     start_log(own_log(network));
     keep_client()
+        .map_err(system("cannot let go of standard output"))
         .and_then(|()| watched(network, mode))
         .unwrap_or_else(|error| fail(&error))
 }
@@ -179,8 +180,8 @@ pub fn main(network: &str, mode: Mode, start_log: impl FnOnce(Option<log::Bounde
 /// One that could not start has told why, and is left to the next client.
 fn watched(network: &str, mode: Mode) -> Result<ExitCode, ProcessError> {
     let directories = Directories::of_this_user()?;
-    let let_go = || drop(CLIENT.lock().unwrap_or_else(PoisonError::into_inner).take());
-    let watcher = Watcher::start(&directories, network, let_go).map_err(ProcessError::Watcher)?;
+    let watcher = Watcher::start(&directories, network, starting_client::let_go)
+        .map_err(ProcessError::Watcher)?;
     live(network, mode, &watcher).inspect_err(|_| watcher.end())
 }
 
@@ -216,31 +217,6 @@ pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Leaves the client's session, directory and descriptors, and the client: `false` in the process
-/// that it waits for.
-fn detach() -> Result<bool, ProcessError> {
-    let failed = |error: io::Error| ProcessError::Detach(error.into());
-    let open: Vec<i32> = fs::read_dir("/proc/self/fd")
-        .map_err(failed)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|&number| number > 2)
-        .collect();
-    for number in open {
-        // The descriptor of the directory itself is closed by now; the others are not ours.
-        drop(inherited_fd::take(number));
-    }
-    // Fails for the leader of a process group, which a child just started is not.
-    rustix::process::setsid().map_err(|errno| {
-        let text = format!("cannot leave the session: {}", io::Error::from(errno));
-        ProcessError::Detach(text.into())
-    })?;
-    std::env::set_current_dir("/").map_err(failed)?;
-    // Started by way of /proc/self/exe, it would be called that.
-    let _ = rustix::thread::set_name(c"cnet");
-    let forked = fork("cannot fork").map_err(|error: TapError| ProcessError::Detach(error.into()));
-    Ok(forked?.is_none())
-}
-
 /// Prepares the network, forks the process that runs it into its sandbox, and answers that one.
 fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, ProcessError> {
     check_descriptors().map_err(InstanceError::from)?;
@@ -270,7 +246,7 @@ fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, Proces
     };
     match mode {
         Mode::Off => {
-            let host = Host::network_here();
+            let host = Host::network_here(prepared.directories.clone());
             run(
                 prepared,
                 Policy::new(Role::Network, mode),
@@ -316,7 +292,7 @@ fn in_sandbox(
     // Which ports will be published is not known yet.
     policy.binds_low_ports = true;
     policy.environment = cnet_dataplane::ENVIRONMENT.to_vec();
-    let directories = &prepared.directories;
+    let directories = prepared.directories.clone();
     policy.writable = vec![directories.runtime.clone(), directories.state.clone()];
     policy.readable = vec![directories.config.clone()];
     let mut moved = Some((prepared, policy, host));
@@ -339,7 +315,10 @@ fn in_sandbox(
     // Who ends the network tells the process that runs it.
     let ignored = [rustix::process::Signal::TERM, rustix::process::Signal::INT];
     let _signals = cnet_tap::signal::block(&ignored).map_err(system("cannot block signals"))?;
-    server.serve(&[socket.as_fd(), lock.as_fd(), watcher.as_fd()]);
+    server.serve(
+        &[socket.as_fd(), lock.as_fd(), watcher.as_fd()],
+        directories,
+    );
     let ended = rustix::process::waitpid(Some(child), WaitOptions::empty());
     let status = ended
         .ok()
@@ -471,29 +450,6 @@ async fn serve(
     match failure {
         Some(reason) => Err(ProcessError::Ended(reason)),
         None => Ok(stopped?),
-    }
-}
-
-/// Where the client that waits reads whether the network is ready, until it has been told.
-static CLIENT: Mutex<Option<File>> = Mutex::new(None);
-
-/// Has standard output lead nowhere, and keeps where it led until now for the client that waits.
-fn keep_client() -> Result<(), ProcessError> {
-    let failed = "cannot let go of standard output";
-    let client = io::stdout().as_fd().try_clone_to_owned();
-    let client = File::from(client.map_err(system(failed))?);
-    *CLIENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(client);
-    let null = File::options().write(true).open("/dev/null");
-    let null = null.map_err(system(failed))?;
-    rustix::stdio::dup2_stdout(&null).map_err(|errno| system(failed)(errno.into()))
-}
-
-/// Tells the client that waits, and lets go of it. One that is gone, or was told before, is no reason
-/// not to serve the next one.
-fn tell_client(text: &str) {
-    let client = CLIENT.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(mut client) = client {
-        let _ = client.write_all(text.as_bytes());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use cnet::control::stream::{DescriptorStream, Received};
 use cnet::control::{
     Action, Answer, EVENTS_PATH, ErrorBody, Kind, MAX_BODY, METRICS_PATH, Nothing, PATH,
-    REQUEST_TIMEOUT, Refusal, is_ours,
+    REQUEST_TIMEOUT, Refusal,
 };
 
 use crate::events::Subscriber;
@@ -49,6 +49,13 @@ const ACCEPT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What stands behind the API.
 pub trait Actions: Send + Sync + 'static {
+    /// Whether the client at the other end of this socket is let in.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, which it is given for an answer whatever it asks for.
+    fn admit(&self, client: BorrowedFd<'_>) -> Result<(), Refusal>;
+
     /// Does one action.
     fn act(
         &self,
@@ -196,10 +203,6 @@ pub async fn serve<A: Actions>(listener: UnixListener, actions: Arc<A>, busy: Bu
                 continue;
             }
         };
-        if !is_ours(&stream) {
-            tracing::warn!("a stranger at the control socket was turned away");
-            continue;
-        }
         let (actions, presence) = (Arc::clone(&actions), Arc::new(busy.enter()));
         tokio::spawn(async move {
             let conversation = converse(stream, actions, Arc::clone(&presence));
@@ -227,23 +230,28 @@ async fn converse<A: Actions>(
     actions: Arc<A>,
     presence: Arc<Presence>,
 ) -> hyper::Result<()> {
+    let admitted = actions.admit(stream.as_fd());
+    if let Err(refusal) = &admitted {
+        tracing::warn!(%refusal, "a client of the control socket was turned away");
+    }
     let stream = DescriptorStream::new(stream, Vec::new());
     let received = stream.received();
     let service = service_fn(move |request: Request<Incoming>| {
         let (actions, received) = (Arc::clone(&actions), received.clone());
-        let presence = Arc::clone(&presence);
+        let (presence, admitted) = (Arc::clone(&presence), admitted.clone());
         async move {
-            let answered = match request.uri().path() {
-                EVENTS_PATH => {
+            let answered = match (admitted, request.uri().path()) {
+                (Err(refusal), _) => refuse(&refusal),
+                (Ok(()), EVENTS_PATH) => {
                     // They would stay open for as long as the stream lasts.
                     drop(received.take());
                     stream_events(&request, &*actions, &presence)
                 }
-                METRICS_PATH => {
+                (Ok(()), METRICS_PATH) => {
                     drop(received.take());
                     metrics(&request, &*actions).await
                 }
-                _ => answer(request, &received, &*actions).await,
+                (Ok(()), _) => answer(request, &received, &*actions).await,
             };
             Ok::<_, Infallible>(answered)
         }
@@ -441,10 +449,19 @@ mod tests {
     use crate::events::EventSource;
 
     /// Answers `unpublish` with the number of descriptors, refuses `detach`, does the rest.
-    #[derive(Default)]
-    struct Echo(EventSource);
+    struct Echo(EventSource, Result<(), Refusal>);
+
+    impl Default for Echo {
+        fn default() -> Echo {
+            Echo(EventSource::default(), Ok(()))
+        }
+    }
 
     impl Actions for Echo {
+        fn admit(&self, _: BorrowedFd<'_>) -> Result<(), Refusal> {
+            self.1.clone()
+        }
+
         async fn act(&self, action: Action, fds: Vec<OwnedFd>) -> Result<Answer, Refusal> {
             match action {
                 Action::Detach(detach) => Err(Refusal::new(
@@ -477,9 +494,13 @@ mod tests {
     }
 
     fn start(place: &Place) -> Busy {
+        start_with(place, Echo::default())
+    }
+
+    fn start_with(place: &Place, echo: Echo) -> Busy {
         let busy = Busy::default();
         let listener = bind(&place.0).unwrap();
-        tokio::spawn(serve(listener, Arc::new(Echo::default()), busy.clone()));
+        tokio::spawn(serve(listener, Arc::new(echo), busy.clone()));
         busy
     }
 
@@ -497,6 +518,21 @@ mod tests {
             body.len()
         )
         .into_bytes()
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_let_in_is_told_why() {
+        let place = Place::new("stranger");
+        let why = Refusal::new(Kind::Forbidden, "not from there");
+        start_with(&place, Echo(EventSource::default(), Err(why.clone())));
+        let asked = client::ask::<Nothing>(&place.0, &Action::Inspect(Nothing {}), vec![]);
+        assert!(matches!(asked.await, Err(AskError::Refused(refusal)) if refusal == why));
+        let get = format!("GET {EVENTS_PATH} HTTP/1.1\r\nHost: cnet\r\n\r\n");
+        assert!(
+            say(&place, get.as_bytes())
+                .await
+                .starts_with("HTTP/1.1 403")
+        );
     }
 
     #[tokio::test]

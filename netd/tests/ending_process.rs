@@ -1,6 +1,6 @@
 //! What a client does while the network's process is ending.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -16,6 +16,10 @@ use cnet_netd::serve::{self, Actions, Busy};
 struct EndsAtFirst(AtomicUsize);
 
 impl Actions for EndsAtFirst {
+    fn admit(&self, _: BorrowedFd<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     async fn act(&self, _: Action, _: Vec<OwnedFd>) -> Result<Answer, Refusal> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
             0..20 => Err(Refusal::new(Kind::Ending, "the network is being stopped")),

@@ -122,12 +122,20 @@ pub(super) async fn connect(path: &Path) -> Result<(UnixStream, Option<i32>), As
             | io::ErrorKind::InvalidInput => AskError::Absent(e),
             _ => AskError::Unreachable(e),
         })?;
-    if !super::is_ours(&stream) {
+    if !is_ours(&stream) {
         return Err(AskError::Stranger(path.to_owned()));
     }
     // It listens itself, so it is the peer. One in another PID namespace has no number here.
     let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     Ok((stream, peer.filter(|&pid| pid > 0)))
+}
+
+/// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
+fn is_ours(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 pub(super) fn request(

@@ -434,6 +434,8 @@ pub enum Answer {
 pub enum Kind {
     /// 400: the request makes no sense.
     Invalid,
+    /// 403: the client is not let in from where it is.
+    Forbidden,
     /// 404: no such container or port.
     NotFound,
     /// 409: another container has it.
@@ -453,6 +455,7 @@ impl Kind {
     pub fn status(self) -> u16 {
         match self {
             Kind::Invalid => 400,
+            Kind::Forbidden => 403,
             Kind::NotFound => 404,
             Kind::Conflict => 409,
             Kind::TooLarge => 413,
@@ -465,6 +468,7 @@ impl Kind {
     /// What a status code stands for.
     pub fn of_status(status: u16) -> Kind {
         match status {
+            403 => Kind::Forbidden,
             404 => Kind::NotFound,
             409 => Kind::Conflict,
             413 => Kind::TooLarge,
@@ -494,14 +498,6 @@ impl Refusal {
             message: message.into(),
         }
     }
-}
-
-/// Whether the peer is this user, or root (unix(7), SO_PEERCRED).
-pub fn is_ours(stream: &tokio::net::UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
 }
 
 /// The body of an error.
@@ -553,6 +549,7 @@ mod tests {
     fn kinds_cross_as_statuses() {
         for kind in [
             Kind::Invalid,
+            Kind::Forbidden,
             Kind::NotFound,
             Kind::Conflict,
             Kind::TooLarge,

@@ -2,7 +2,7 @@
 //!
 //! The XDG base directories where they are set, those of the system for root, and those of the
 //! specification for others. A relative path in a variable counts as none, as the specification
-//! has it.
+//! has it. A user namespace has directories of its own: see `user_namespace.rs`.
 //!
 //! Source: XDG Base Directory Specification 0.8.
 
@@ -13,7 +13,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cnet_tap::namespace::Surroundings;
+
 use super::file;
+use super::trust::Trusted;
+use super::user_namespace::User;
 
 /// The name of our part of each directory.
 const OWN: &str = "cnet";
@@ -54,48 +58,99 @@ pub struct Directories {
     pub runtime: PathBuf,
 }
 
+/// What the variables of the environment lead to, and where there is none of them.
+struct Places<'a> {
+    variable: &'a dyn Fn(&str) -> Option<OsString>,
+    run_user: &'a Path,
+}
+
+impl Places<'_> {
+    fn set(&self, name: &str) -> Option<PathBuf> {
+        let path = PathBuf::from((self.variable)(name)?);
+        path.is_absolute().then(|| path.join(OWN))
+    }
+
+    fn chosen(
+        &self,
+        user: &User,
+        (name, of_root, in_home): (&str, &str, &str),
+    ) -> Result<PathBuf, DirectoriesError> {
+        if let Some(path) = self.set(name) {
+            return Ok(path);
+        }
+        if user.uid == 0 {
+            return Ok(Path::new(of_root).join(OWN));
+        }
+        let home = (self.variable)("HOME").map(PathBuf::from);
+        let home = home.filter(|home| home.is_absolute());
+        let home = home.ok_or_else(|| DirectoriesError::NoHome(name.to_owned()))?;
+        Ok(home.join(in_home).join(OWN))
+    }
+
+    fn runtime(&self, user: &User) -> Result<PathBuf, DirectoriesError> {
+        match self.set("XDG_RUNTIME_DIR") {
+            Some(path) => Ok(path),
+            None if user.uid == 0 => Ok(Path::new("/run").join(OWN)),
+            None => own_runtime(user, self.run_user),
+        }
+    }
+
+    /// The user's, in whatever user namespace it is.
+    fn of_user(&self, user: &User) -> Result<Directories, DirectoriesError> {
+        Ok(Directories {
+            config: self.chosen(user, ("XDG_CONFIG_HOME", "/etc", ".config"))?,
+            state: self.chosen(user, ("XDG_STATE_HOME", "/var/lib", ".local/state"))?,
+            runtime: self.runtime(user)?,
+        })
+    }
+
+    /// Those of a user namespace alone. Nothing outlives the namespace but files that are gone after a
+    /// reboot, unless the namespace has files of its own anyway.
+    fn nested(&self, user: &User, namespace: u64) -> Result<Directories, DirectoriesError> {
+        // No network can have this name.
+        let runtime = self.runtime(user)?.join(format!(".userns-{namespace}"));
+        if user.shares_files {
+            return Ok(Directories {
+                config: runtime.join(".config"),
+                state: runtime.join(".state"),
+                runtime,
+            });
+        }
+        let of_user = self.of_user(user)?;
+        Ok(Directories { runtime, ..of_user })
+    }
+}
+
 impl Directories {
-    /// Those of the user this process runs as.
+    /// Those of the user this process runs as. In a user namespace other than the initial one they are
+    /// that namespace's own, so that what runs there takes no network's name from the user's, unless the
+    /// user has admitted it (`cnet trust`): then they are the user's.
     ///
     /// # Errors
     ///
     /// When there is no place for the runtime directory, or no home.
     pub fn of_this_user() -> Result<Directories, DirectoriesError> {
-        let uid = rustix::process::geteuid().as_raw();
-        Directories::of(uid, |name| env::var_os(name), Path::new(RUN_USER))
+        let user = User::of_this_process();
+        let Some(namespace) = user.nested else {
+            return of_environment(|places| places.of_user(&user));
+        };
+        match Directories::of_admitting_user() {
+            Some(directories) => Ok(directories),
+            None => of_environment(|places| places.nested(&user, namespace)),
+        }
     }
 
-    fn of(
-        uid: u32,
-        variable: impl Fn(&str) -> Option<OsString>,
-        run_user: &Path,
-    ) -> Result<Directories, DirectoriesError> {
-        let set = |name: &str| {
-            let path = PathBuf::from(variable(name)?);
-            path.is_absolute().then(|| path.join(OWN))
-        };
-        let chosen = |name: &str, of_root: &str, in_home: &str| {
-            if let Some(path) = set(name) {
-                return Ok(path);
-            }
-            if uid == 0 {
-                return Ok(Path::new(of_root).join(OWN));
-            }
-            let home = variable("HOME").map(PathBuf::from);
-            let home = home.filter(|home| home.is_absolute());
-            let home = home.ok_or_else(|| DirectoriesError::NoHome(name.to_owned()))?;
-            Ok(home.join(in_home).join(OWN))
-        };
-        let runtime = match set("XDG_RUNTIME_DIR") {
-            Some(path) => path,
-            None if uid == 0 => Path::new("/run").join(OWN),
-            None => own_runtime(uid, run_user)?,
-        };
-        Ok(Directories {
-            config: chosen("XDG_CONFIG_HOME", "/etc", ".config")?,
-            state: chosen("XDG_STATE_HOME", "/var/lib", ".local/state")?,
-            runtime,
-        })
+    /// Those of the user outside this process's user namespace who has admitted this process; `None` if
+    /// there is none, or this process is in the initial user namespace.
+    pub(crate) fn of_admitting_user() -> Option<Directories> {
+        let user = User::of_this_process();
+        user.nested?;
+        let directories = of_environment(|places| places.of_user(&user)).ok()?;
+        // The server looks itself. What is asked here is only where it is to be found.
+        let own = Surroundings::of("self").ok()?;
+        let trusted = Trusted::at(&directories.runtime).list();
+        let is_admitted = trusted.iter().any(|one| one.user == own.user);
+        is_admitted.then_some(directories)
     }
 
     /// The directory of all definitions.
@@ -144,12 +199,20 @@ impl Directories {
     }
 }
 
+fn of_environment<T>(find: impl FnOnce(Places<'_>) -> T) -> T {
+    find(Places {
+        variable: &|name| env::var_os(name),
+        run_user: Path::new(RUN_USER),
+    })
+}
+
 /// `/run/user/UID`, if it is that user's own. A directory in `/tmp` would not do: any user
 /// could have made it first.
-fn own_runtime(uid: u32, run_user: &Path) -> Result<PathBuf, DirectoriesError> {
+fn own_runtime(user: &User, run_user: &Path) -> Result<PathBuf, DirectoriesError> {
+    let uid = user.uid;
     let path = run_user.join(uid.to_string());
     match fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() && found.uid() == uid => Ok(path.join(OWN)),
+        Ok(found) if found.is_dir() && found.uid() == user.seen => Ok(path.join(OWN)),
         _ => Err(DirectoriesError::NoRuntime { path, uid }),
     }
 }
@@ -158,16 +221,56 @@ fn own_runtime(uid: u32, run_user: &Path) -> Result<PathBuf, DirectoriesError> {
 mod tests {
     use super::*;
 
+    fn initial(uid: u32) -> User {
+        User {
+            seen: uid,
+            uid,
+            nested: None,
+            shares_files: false,
+        }
+    }
+
+    fn places<T>(set: &[(&str, &str)], run_user: &Path, find: impl FnOnce(Places<'_>) -> T) -> T {
+        let variable = |name: &str| {
+            let found = set.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let variable = &variable;
+        find(Places { variable, run_user })
+    }
+
     fn of(
         uid: u32,
         set: &[(&str, &str)],
         run_user: &Path,
     ) -> Result<Directories, DirectoriesError> {
-        let variable = |name: &str| {
-            let found = set.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| OsString::from(value))
+        places(set, run_user, |places| places.of_user(&initial(uid)))
+    }
+
+    #[test]
+    fn a_user_namespace_has_directories_of_its_own() {
+        let set = [
+            ("XDG_CONFIG_HOME", "/c"),
+            ("XDG_STATE_HOME", "/s"),
+            ("XDG_RUNTIME_DIR", "/r"),
+        ];
+        let nested = |shares_files| {
+            let user = User {
+                seen: 0,
+                uid: 1000,
+                nested: Some(7),
+                shares_files,
+            };
+            places(&set, Path::new("/none"), |places| places.nested(&user, 7)).unwrap()
         };
-        Directories::of(uid, variable, run_user)
+        let own = nested(true);
+        assert_eq!(own.socket("n"), Path::new("/r/cnet/.userns-7/n/api.sock"));
+        for path in [&own.config, &own.state] {
+            assert!(path.starts_with(&own.runtime), "{}", path.display());
+        }
+        let system = nested(false);
+        assert_eq!(system.runtime, own.runtime);
+        assert_eq!(system.config, Path::new("/c/cnet"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub mod pool;
 mod routes;
 pub mod runtime;
 mod store;
+mod trust;
+mod user_namespace;
 
 pub use directories::{Directories, DirectoriesError};
 pub use dns_server::{DnsServer, DnsServerError};
@@ -36,6 +38,7 @@ pub use name::{
 pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
 pub use routes::{HostRoute, HostRoutes, free_ula};
 pub use store::{Store, StoreError};
+pub use trust::{Admission, TrustError, Trusted};
 
 /// The MTU without `--mtu` where the host has no route to tell one.
 const ETHERNET_MTU: u16 = 1500;

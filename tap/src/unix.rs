@@ -13,6 +13,10 @@
 //! Received ones are close-on-exec. The kernel closes those that exceed what the receiver has room
 //! for, so a sender cannot fill the receiver's descriptor table.
 //!
+//! # Who is there
+//!
+//! [`peer`] tells which process is at the other end.
+//!
 //! # Limits
 //!
 //! A message carries no more than [`MAX_DESCRIPTORS`] descriptors, and on a stream at least one byte
@@ -20,7 +24,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -35,6 +39,9 @@ pub const MAX_PATH: usize = 107;
 
 /// The most descriptors in one message (`SCM_MAX_FD` of `include/net/scm.h`).
 pub const MAX_DESCRIPTORS: usize = 253;
+
+/// `include/uapi/asm-generic/socket.h`; libc lacks it on some targets.
+const SO_PEERPIDFD: libc::c_int = 77;
 
 /// Bytes of ancillary data for that many descriptors.
 const SPACE: usize = space_for(MAX_DESCRIPTORS);
@@ -67,6 +74,57 @@ pub fn listen_private(path: &Path, backlog: i32) -> rustix::io::Result<OwnedFd> 
     let socket = bind_private(SocketType::STREAM, path)?;
     rustix::net::listen(&socket, backlog)?;
     Ok(socket)
+}
+
+/// The process at the other end of a Unix socket: the one that connected, or that listens.
+#[derive(Debug)]
+pub struct Peer {
+    /// Stands for it, whichever process gets its number later.
+    pub pidfd: OwnedFd,
+    /// The user it had then, as this process's user namespace knows it.
+    pub uid: u32,
+}
+
+/// Which process is at the other end (`SO_PEERPIDFD`, from Linux 6.5 on). An older kernel tells its
+/// number alone (`SO_PEERCRED`), which may have become another process's since.
+///
+/// # Errors
+///
+/// What getsockopt(2) says; `ESRCH` if the process has ended, or is in no PID namespace of ours.
+pub fn peer(socket: BorrowedFd<'_>) -> rustix::io::Result<Peer> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    let pidfd = match peer_pidfd(socket) {
+        Err(Errno::NOPROTOOPT) => {
+            rustix::process::pidfd_open(credentials.pid, rustix::process::PidfdFlags::empty())
+        }
+        pidfd => pidfd,
+    }?;
+    Ok(Peer {
+        pidfd,
+        uid: credentials.uid.as_raw(),
+    })
+}
+
+fn peer_pidfd(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    let mut pidfd: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the socket is open; the kernel writes one int and the length, both of which live
+    // through the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut pidfd).cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    // SAFETY: the kernel has just made this descriptor for us (close-on-exec), and nothing else
+    // knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// Sends the pieces in a row, with descriptors, and gives how many bytes were taken: all, except on

@@ -5,7 +5,7 @@
 //! process ends. One that was named by a path is watched by the path's directory (inotify(7)):
 //! `ip netns delete` unmounts and then unlinks the file.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -48,6 +48,34 @@ pub fn has_ended(pidfd: &OwnedFd) -> Result<bool, TapError> {
     let ready =
         rustix::event::poll(&mut fds, Some(&now)).map_err(TapError::io("cannot poll a pidfd"))?;
     Ok(ready > 0)
+}
+
+/// When the process `pid` started, in clock ticks after the boot; `None` if there is no such
+/// process, or it has ended and waits to be reaped.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    start_time_in(&String::from_utf8_lossy(&stat))
+}
+
+/// State and start time are the 1st and the 20th word behind the name, which stands in parentheses
+/// and may hold anything (proc_pid_stat(5)).
+fn start_time_in(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut words = rest.split_whitespace();
+    let state = words.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    words.nth(18)?.parse().ok()
+}
+
+/// The number of the process behind a pidfd, as this process's `/proc` has it (proc_pid_fdinfo(5));
+/// `None` for one that was reaped, or that this `/proc` does not show.
+pub fn number_of(pidfd: &OwnedFd) -> Option<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    pid.trim().parse().ok().filter(|&pid: &i32| pid > 0)
 }
 
 /// The process that a path of the form `/proc/PID/ns/…` or `/proc/PID/task/TID/ns/…` speaks of.
@@ -176,6 +204,20 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn start_times() {
+        let stat = |state: &str| {
+            format!("12 (a ) S 9) {state} 7 12 12 0 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 1")
+        };
+        assert_eq!(start_time_in(&stat("S")), Some(987_654));
+        assert_eq!(start_time_in(&stat("Z")), None);
+        assert_eq!(start_time_in("nonsense"), None);
+        let own = start_time(std::process::id() as i32);
+        assert!(own.is_some());
+        assert_eq!(own, start_time(std::process::id() as i32));
+        assert_eq!(start_time(-1), None);
+    }
 
     #[test]
     fn the_end_of_a_process_is_seen() {

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cnet::definition::Directories;
 use cnet::vm::VmAddress;
 use cnet_dataplane::{Control, DnsQuery, PortDevice, PortPlan};
 use cnet_netd::dns::{self, Host, LocalNames, Names, Service, Zone};
@@ -113,9 +114,10 @@ fn serve(
             .build()
             .expect("an event loop");
         runtime.block_on(async {
+            let directories = Directories::of_this_user().expect("root's");
+            let host = cnet_netd::outside::Host::network_here(directories);
             let mut endpoint =
-                Endpoint::open(address, Box::new(cnet_netd::outside::Host::network_here()))
-                    .expect("a path of the test's own");
+                Endpoint::open(address, Box::new(host)).expect("a path of the test's own");
             open.send(()).expect("the test waits for it");
             let machines = async {
                 loop {

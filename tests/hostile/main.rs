@@ -22,6 +22,7 @@ mod fragments;
 mod frames;
 mod icmp;
 mod ip;
+mod knock;
 mod link;
 mod segments;
 mod services;

@@ -68,7 +68,28 @@ impl<'a> Place<'a> {
 
     /// A program of this project's, without arguments.
     pub fn program(&self, name: &str) -> Launch {
-        let mut launch = self.lab.program(&binary(name), self.user);
+        self.of_user(self.lab.program(&binary(name), self.user))
+    }
+
+    /// Where `cnet` is for programs of this user.
+    pub fn cnet_path(&self) -> PathBuf {
+        match self.user {
+            None => binary("cnet"),
+            // Its copy.
+            Some(_) => self.lab.directory().join("cnet"),
+        }
+    }
+
+    /// A program of the machine's as this user.
+    pub fn command(&self, program: &str) -> Launch {
+        let launch = self.lab.command(program);
+        self.of_user(match self.user {
+            None => launch,
+            Some(user) => self.lab.mark(launch.user(user, self.lab.directory())),
+        })
+    }
+
+    fn of_user(&self, mut launch: Launch) -> Launch {
         if self.user.is_some() {
             // As distributions have it.
             launch = launch.tun_mode(0o666);

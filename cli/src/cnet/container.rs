@@ -3,8 +3,8 @@
 use anyhow::{anyhow, bail};
 
 use super::ps::{Entry, entries};
-use crate::registry::{Registry, Running};
 use cnet::definition::Directories;
+use cnet_netd::registry::{Registry, Running};
 
 /// The places of a container on networks, or on none.
 ///

@@ -24,6 +24,7 @@ mod ps;
 mod publish;
 mod table;
 mod top;
+mod trust;
 
 /// The exit code for a command line that cannot be read, of all commands but `cnet run`.
 const UNREADABLE: u8 = 2;
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     Top(top::TopOptions),
     /// Print what networks count, for Prometheus, or serve it.
     Metrics(metrics::MetricsOptions),
+    /// Let programs of another user namespace, such as a container engine's, use the networks.
+    Trust(trust::TrustOptions),
     /// Tell what this host offers, and what to do about what it does not.
     Doctor,
     /// Serve a network; started by the other commands.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
         Command::Metrics(options) => attended(metrics::metrics(options)),
+        Command::Trust(options) => trust::trust(&options),
         Command::Doctor => doctor::doctor(),
         Command::Top(options) => attended(top::top(options)),
     };

@@ -6,10 +6,10 @@ use serde::Serialize;
 use super::table::table;
 use crate::each_network::one_or_each;
 use crate::program::{all_of, tell};
-use crate::registry::{Registry, Running, is_meant_by};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::{Directories, HostRoutes, Store};
 use cnet::network::Network;
+use cnet_netd::registry::{Registry, Running, is_meant_by};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

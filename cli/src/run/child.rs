@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use cnet_tap::fork::{Parent, go_on_as_child, spawn};
@@ -29,6 +29,8 @@ pub(super) struct Setup<'a> {
     pub(super) spaces: Spaces,
     /// The files that it is to have for itself.
     pub(super) own_files: Option<OwnFiles>,
+    /// The directory of the control sockets, which it is not to see.
+    pub(super) networks: Option<PathBuf>,
     pub(super) command: &'a [OsString],
     /// What the command is to have blocked.
     pub(super) signal_mask: Mask,
@@ -154,6 +156,12 @@ fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, Tcp
     if let Some(Err(error)) = setup.own_files.as_ref().map(mounts::put_in_place) {
         tell(&format!(
             "the command keeps the host's DNS configuration, and may not resolve names: {}",
+            report(&error)
+        ));
+    }
+    if let Some(Err(error)) = setup.networks.as_deref().map(mounts::cover_networks) {
+        tell(&format!(
+            "the command sees the control sockets of your networks: {}",
             report(&error)
         ));
     }

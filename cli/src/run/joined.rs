@@ -15,9 +15,9 @@ use super::mounts::OwnFiles;
 use super::own_files::HOSTS;
 use crate::each_network::{Answers, each};
 use crate::program::all_of;
-use crate::registry::Registry;
 use cnet::definition::Directories;
 use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};
+use cnet_netd::registry::Registry;
 
 /// The namespaces of a container, pinned by descriptor.
 pub(super) struct Joined {

@@ -102,6 +102,7 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
         pid_namespace,
         spaces: plan.spaces,
         own_files: plan.own_files,
+        networks: identity.make_runtime(),
         command: &options.command,
         signal_mask,
     };

@@ -18,6 +18,8 @@
 //! which no network namespace keeps from them. The directories of those sockets are covered with
 //! one that has none, so that those resolvers go on to DNS.
 //!
+//! The runtime directory of the user's networks is covered as well: the command is not to manage them.
+//!
 //! # Limits
 //!
 //! What the host adds to `/etc` itself later, the command does not see, nor a directory of `/etc`
@@ -128,6 +130,19 @@ pub(super) fn put_in_place(files: &OwnFiles) -> anyhow::Result<()> {
     cover_resolvers(&behind, &files.resolv_conf)?;
     let read_only = MountFlags::BIND | MountFlags::RDONLY | safe;
     mount_remount(etc, read_only, c"").context("cannot make /etc read-only")
+}
+
+/// Covers the directory of the control sockets with an empty one, so that nothing in it is met by
+/// accident. It is no wall: root of the command's user namespace may take it away, and is turned away at
+/// the socket then (`netd/src/peer.rs`).
+///
+/// # Errors
+///
+/// Where a tmpfs cannot be mounted.
+pub(super) fn cover_networks(runtime: &Path) -> anyhow::Result<()> {
+    let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("cnet", runtime, "tmpfs", safe, c"mode=0700,size=16m")
+        .with_context(|| format!("cannot cover {}", runtime.display()))
 }
 
 /// Shows the host's entry `name` in `etc`.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,11 +22,11 @@ use cnet_netd::dns::resolv_conf::ResolvConf;
 use cnet_wire::prefixes::{Ipv6Plan, Subnet};
 
 use crate::program::event_loop;
-use crate::registry::{Entered, Registry, Running};
 use cnet::definition::{
-    Directories, DnsServer, HostRoutes, SHORT_ID, Store, check_name, default_mtu, free_ula,
+    Directories, DnsServer, HostRoutes, SHORT_ID, Store, check_name, default_mtu, file, free_ula,
     random_id,
 };
+use cnet_netd::registry::{Entered, Registry, Running};
 
 /// The namespaces of the command, as its child makes or enters them.
 pub(super) enum Spaces {
@@ -60,7 +61,7 @@ pub(super) struct Plan {
 pub(super) struct Identity {
     id: String,
     name: String,
-    registry: Option<Registry>,
+    directories: Option<Directories>,
 }
 
 impl Identity {
@@ -78,8 +79,19 @@ impl Identity {
             Err(_) if options.name.is_none() => None,
             Err(error) => return Err(error.into()),
         };
-        let registry = directories.as_ref().map(Registry::new);
-        Ok(Identity { id, name, registry })
+        Ok(Identity {
+            id,
+            name,
+            directories,
+        })
+    }
+
+    /// Makes the runtime directory, which is there then when the command's mounts are made, and gives
+    /// it; `None` where there is no place for one.
+    pub(super) fn make_runtime(&self) -> Option<PathBuf> {
+        let runtime = &self.directories.as_ref()?.runtime;
+        let made = file::make_own_directory(runtime);
+        made.is_ok().then(|| runtime.clone())
     }
 
     /// Writes the container, whose process is `child`, into the registry, where other commands find
@@ -89,16 +101,17 @@ impl Identity {
         options: &RunOptions,
         child: Pid,
     ) -> anyhow::Result<Option<Entered>> {
-        let Some(registry) = &self.registry else {
+        let Some(directories) = &self.directories else {
             return Ok(None);
         };
+        let registry = Registry::new(directories);
         let pid = child.as_raw_nonzero().get();
         let mode = options.network.as_ref();
         let running = Running {
             id: self.id.clone(),
             name: self.name.clone(),
             pid,
-            start_time: cnet_netd::journal::start_time(pid).context("the child has ended")?,
+            start_time: cnet_tap::watch::start_time(pid).context("the child has ended")?,
             network: mode.map_or("private".to_owned(), NetworkMode::to_string),
         };
         match registry.enter(&running) {

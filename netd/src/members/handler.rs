@@ -1,6 +1,6 @@
 //! What a client's action does.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,10 @@ use crate::{metrics, report};
 pub(crate) struct ActionHandler(pub(crate) Arc<Members>);
 
 impl Actions for ActionHandler {
+    fn admit(&self, client: BorrowedFd<'_>) -> Result<(), Refusal> {
+        self.0.host.admit(client)
+    }
+
     async fn act(&self, action: Action, descriptors: Vec<OwnedFd>) -> Result<Answer, Refusal> {
         let members = Arc::clone(&self.0);
         let done = tokio::spawn(act(members, action, descriptors)).await;

@@ -236,6 +236,57 @@ fn become_root() {
     let _ = rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT);
 }
 
+/// Device and inode of a namespace: the same for every descriptor and path of it, and no other's while
+/// it lives.
+pub type Identity = (u64, u64);
+
+/// The network and the user namespace of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Surroundings {
+    /// The network namespace.
+    pub net: Identity,
+    /// The user namespace.
+    pub user: Identity,
+}
+
+impl Surroundings {
+    /// Those of a process, `self` for this one. Of threads that are elsewhere nothing is told.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if it has ended; `PermissionDenied` if it may not be looked at (ptrace(2),
+    /// `PTRACE_MODE_READ_FSCREDS`): another user's, one in a user namespace around this process's, one
+    /// that is not dumpable.
+    pub fn of(process: impl std::fmt::Display) -> io::Result<Surroundings> {
+        let of = |kind: &str| identity_at(Path::new(&format!("/proc/{process}/ns/{kind}")));
+        Ok(Surroundings {
+            net: of("net")?,
+            user: of("user")?,
+        })
+    }
+
+    /// The network namespace at a path, and the user namespace that owns it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Namespaces::from_paths`] and [`Namespaces::of_net`].
+    pub fn of_net_at(path: &Path) -> Result<Surroundings, TapError> {
+        let namespaces = Namespaces::of_net(open_namespace(path, "network", libc::CLONE_NEWNET)?)?;
+        let net = namespaces.net_identity()?;
+        let failed = TapError::io("cannot look at a user namespace");
+        let user = match &namespaces.user {
+            Some(user) => rustix::fs::fstat(user).map(|stat| (stat.st_dev, stat.st_ino)),
+            None => rustix::fs::stat("/proc/self/ns/user").map(|stat| (stat.st_dev, stat.st_ino)),
+        };
+        user.map(|user| Surroundings { net, user }).map_err(failed)
+    }
+}
+
+fn identity_at(path: &Path) -> io::Result<Identity> {
+    let stat = rustix::fs::stat(path)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// Pins the network namespace this thread is in.
 ///
 /// # Errors

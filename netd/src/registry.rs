@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use cnet::definition::runtime::is_of_removal;
 use cnet::definition::{Directories, file};
-use cnet_netd::journal::start_time;
+use cnet_tap::watch::start_time;
 
 /// A container that runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
