@@ -12,7 +12,8 @@
 //! interface has routes by source ([`policy_routing`]).
 //!
 //! A TAP that a network process left behind when it was killed is taken over as it is: nothing in
-//! it is configured again, since the container may have changed its routes since.
+//! it is configured again, since the container may have changed its routes since. The TCP connections that
+//! went through that process are cut, and ended in the container at once.
 //!
 //! # Invariants
 //!
@@ -98,6 +99,15 @@ impl TapRequest {
         }
     }
 
+    /// Whether a connection of the container with these ends went through the network's router: from the
+    /// interface's address, and neither to itself nor to a neighbour, whom the switch leads it to.
+    fn went_by_router(&self, local: IpAddr, remote: IpAddr) -> bool {
+        let (local, remote) = (local.to_canonical(), remote.to_canonical());
+        let is_neighbour = |&(address, len): &(IpAddr, u8)| are_in_one_subnet(address, remote, len);
+        self.addresses.iter().any(|(own, _)| *own == local)
+            && (self.gateways.contains(&remote) || !self.addresses.iter().any(is_neighbour))
+    }
+
     fn config(&self) -> InterfaceConfig {
         InterfaceConfig {
             mtu: self.mtu,
@@ -162,6 +172,18 @@ impl RouteState {
         let found = all.into_iter().find(|state| *state as u8 == byte);
         found.unwrap_or(RouteState::Failed)
     }
+}
+
+/// Whether the first `len` bits of two addresses are the same.
+fn are_in_one_subnet(one: IpAddr, other: IpAddr, len: u8) -> bool {
+    let differs = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            u128::from(one.to_bits() ^ other.to_bits()) << (u128::BITS - u32::BITS)
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.to_bits() ^ other.to_bits(),
+        _ => return false,
+    };
+    differs.leading_zeros() >= len.into()
 }
 
 /// A running helper, seen from the program that forked it. It ends when this is dropped.
@@ -372,8 +394,14 @@ fn open(request: &TapRequest) -> Result<Output, TapError> {
     let (mut descriptors, mut bytes) = tap_output(tap);
     bytes.push(routes as u8);
     // Without it published ports listen always.
-    let diagnostics = Diagnostics::open().map(Diagnostics::into_fds);
-    descriptors.extend(diagnostics.unwrap_or_default());
+    if let Ok(diagnostics) = Diagnostics::open() {
+        if request.take_over {
+            // Where the kernel cannot, programs that only wait do so until they give up.
+            let _ = diagnostics
+                .end_connections(|local, remote| request.went_by_router(local.ip(), remote.ip()));
+        }
+        descriptors.extend(diagnostics.into_fds());
+    }
     Ok((descriptors, bytes))
 }
 
@@ -415,6 +443,38 @@ mod tests {
         assert_eq!(request.config().addresses, config.addresses);
         let more = text.replacen('{', "{\"more\":1,", 1);
         assert!(serde_json::from_str::<TapRequest>(&more).is_err());
+    }
+
+    #[test]
+    fn connections_of_the_router_are_told_from_others() {
+        let config = InterfaceConfig {
+            addresses: vec![
+                ("10.89.0.2".parse().unwrap(), 24),
+                ("fd00::2".parse().unwrap(), 64),
+            ],
+            gateways: vec!["10.89.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            ..InterfaceConfig::default()
+        };
+        let request = TapRequest::new("eth0".to_owned(), [2, 0, 0, 0, 0, 1], config);
+        for (local, remote, expected) in [
+            ("10.89.0.2", "198.51.100.1", true),
+            ("::ffff:10.89.0.2", "::ffff:198.51.100.1", true),
+            ("10.89.0.2", "10.89.0.1", true),
+            ("10.89.0.2", "10.89.0.3", false),
+            ("10.89.0.2", "10.89.0.2", false),
+            ("10.90.0.2", "198.51.100.1", false),
+            ("127.0.0.1", "127.0.0.1", false),
+            ("fd00::2", "2001:db8::1", true),
+            ("fd00::2", "fd00::1", true),
+            ("fd00::2", "fd00::3", false),
+        ] {
+            let (own, far) = (local.parse().unwrap(), remote.parse().unwrap());
+            assert_eq!(
+                request.went_by_router(own, far),
+                expected,
+                "{local} {remote}"
+            );
+        }
     }
 
     #[test]

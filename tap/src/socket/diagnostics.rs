@@ -13,6 +13,9 @@
 //! for IPv6), of every connection's too. A filter on the second socket lets those pass alone that had no far end, which listeners
 //! are: connections wake no reader. It tells nothing of new listeners.
 //!
+//! A process with CAP_NET_ADMIN there may end connections (`SOCK_DESTROY`): the program that has one is told
+//! ECONNABORTED at once.
+//!
 //! # Limits
 //!
 //! A listener that is shut down and not closed ends unheard.
@@ -35,9 +38,11 @@ const SKNLGRP_INET_TCP_DESTROY: libc::c_int = 1;
 const SKNLGRP_INET6_TCP_DESTROY: libc::c_int = 3;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 
 /// Bytes of `struct nlmsghdr`.
@@ -55,6 +60,13 @@ const LISTENING: u32 = 1 << 10;
 const CLOSED: u32 = 1 << 7;
 /// Bound, neither listening nor connected; told since Linux 6.8.
 const BOUND_INACTIVE: u32 = 1 << 13;
+
+/// Established, and closed by one side or both: what has had a far end's data, and waits for more of it.
+const CONNECTED: u32 = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// `struct inet_diag_sockid`, in a message and in a request.
+const ID_OF_MESSAGE: std::ops::Range<usize> = 4..52;
+const ID_OF_REQUEST: std::ops::Range<usize> = HEADER + 8..HEADER + 56;
 
 /// One part of an answer, which the kernel keeps below this.
 const ANSWER_SPACE: usize = 32 * 1024;
@@ -189,6 +201,49 @@ impl Diagnostics {
         }
     }
 
+    /// Ends the TCP connections that `is_cut` says, by their local and remote ends, and gives how many.
+    /// Their programs are told at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Diagnostics::listeners`]; `EPERM` without CAP_NET_ADMIN in the namespace, `EOPNOTSUPP` without
+    /// `CONFIG_INET_DIAG_DESTROY`.
+    pub fn end_connections(
+        &self,
+        is_cut: impl Fn(SocketAddr, SocketAddr) -> bool,
+    ) -> io::Result<usize> {
+        let protocol = libc::IPPROTO_TCP as u8;
+        let mut cut = Vec::new();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            let asked = self.ask(family, protocol, CONNECTED, None, |message| {
+                let ends = (end_of(message, 4, 8), end_of(message, 6, 24));
+                if let (Some(local), Some(remote)) = ends
+                    && is_cut(local, remote)
+                {
+                    cut.extend(message.get(ID_OF_MESSAGE).map(|id| (family, id.to_vec())));
+                }
+            });
+            match asked {
+                Err(error) if family == libc::AF_INET6 as u8 && is_absent(&error) => {}
+                other => other?,
+            }
+        }
+        let mut ended = 0;
+        for (family, id) in cut {
+            let mut request = question(family, protocol, u32::MAX, None);
+            request[4..6].copy_from_slice(&SOCK_DESTROY.to_ne_bytes());
+            request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+            request[ID_OF_REQUEST].copy_from_slice(&id);
+            match self.exchange(&request, |_| true) {
+                Ok(()) => ended += 1,
+                // It has ended meanwhile.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ended)
+    }
+
     /// Takes what the kernel has told of ends; whether a listener may have ended.
     pub fn take_ends(&self) -> bool {
         let mut space = [0; 256];
@@ -214,10 +269,18 @@ impl Diagnostics {
         mut each: impl FnMut(&[u8]),
     ) -> io::Result<()> {
         let question = question(family, protocol, states, at);
+        self.exchange(&question, |message| {
+            each(message);
+            at.is_none()
+        })
+    }
+
+    /// Sends a request, and takes its answers, until `each` wants no more.
+    fn exchange(&self, request: &[u8], mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
         // What an interrupted question has left is not this one's answer.
         let mut space = vec![0; ANSWER_SPACE];
         while rustix::net::recv(&self.questions, &mut space, RecvFlags::DONTWAIT).is_ok() {}
-        rustix::net::send(&self.questions, &question, SendFlags::DONTWAIT)?;
+        rustix::net::send(&self.questions, request, SendFlags::DONTWAIT)?;
         loop {
             let received = rustix::net::recv(&self.questions, &mut space, RecvFlags::DONTWAIT);
             let (_, length) = match received {
@@ -230,12 +293,7 @@ impl Diagnostics {
                 match kind {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return error_of(body),
-                    SOCK_DIAG_BY_FAMILY => {
-                        each(body);
-                        if at.is_some() {
-                            return Ok(());
-                        }
-                    }
+                    SOCK_DIAG_BY_FAMILY if !each(body) => return Ok(()),
                     _ => {}
                 }
             }
@@ -321,16 +379,22 @@ fn error_of(body: &[u8]) -> io::Result<()> {
     }
 }
 
+/// An end of a socket, whose port and address are at these places of a `struct inet_diag_msg`.
+fn end_of(message: &[u8], port: usize, address: usize) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(*message.get(port..)?.first_chunk()?);
+    let octets = message.get(address..)?;
+    let ip: IpAddr = match libc::c_int::from(*message.first()?) {
+        libc::AF_INET => Ipv4Addr::from(*octets.first_chunk::<4>()?).into(),
+        libc::AF_INET6 => Ipv6Addr::from(*octets.first_chunk::<16>()?).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
 /// `struct inet_diag_msg`.
 fn read_socket(message: &[u8]) -> Option<BoundSocket> {
     let (fixed, mut attributes) = message.split_at_checked(MESSAGE)?;
-    let port = u16::from_be_bytes(*fixed.get(4..)?.first_chunk()?);
-    let source = fixed.get(8..24)?;
-    let ip: IpAddr = match libc::c_int::from(fixed[0]) {
-        libc::AF_INET => Ipv4Addr::from(*source.first_chunk::<4>()?).into(),
-        libc::AF_INET6 => Ipv6Addr::from(*source.first_chunk::<16>()?).into(),
-        _ => return None,
-    };
+    let at = end_of(fixed, 4, 8)?;
     let inode = u32::from_ne_bytes(*fixed.get(68..)?.first_chunk()?);
     let mut v6_only = false;
     while let Some(length) = attributes.first_chunk().map(|b| u16::from_ne_bytes(*b)) {
@@ -345,11 +409,7 @@ fn read_socket(message: &[u8]) -> Option<BoundSocket> {
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
     }
-    Some(BoundSocket {
-        at: SocketAddr::new(ip, port),
-        v6_only,
-        inode,
-    })
+    Some(BoundSocket { at, v6_only, inode })
 }
 
 /// Has the socket receive messages about sockets without a far end alone.
@@ -463,6 +523,30 @@ mod tests {
         assert!(!takes("::", true, "10.0.2.100") && !takes("127.0.0.1", false, "10.0.2.100"));
         assert!(takes("::ffff:10.0.2.100", false, "10.0.2.100"));
         assert!(!takes("::1", false, "fd00::100") && takes("fd00::100", true, "fd00::100"));
+    }
+
+    #[test]
+    fn the_connections_that_are_cut_are_found() {
+        let diagnostics = Diagnostics::open().unwrap();
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(at).unwrap();
+            let at = listener.local_addr().unwrap();
+            let client = std::net::TcpStream::connect(at).unwrap();
+            let own = client.local_addr().unwrap();
+            let seen = std::cell::RefCell::new(Vec::new());
+            let ended = diagnostics.end_connections(|local, remote| {
+                seen.borrow_mut().push((local, remote));
+                false
+            });
+            assert_eq!(ended.unwrap(), 0);
+            assert!(seen.borrow().contains(&(own, at)));
+            // Root may end them, where the kernel can.
+            let ended = diagnostics.end_connections(|local, _| local == own);
+            if ended.is_ok_and(|ended| ended > 0) {
+                let told = client.take_error().unwrap().map(|error| error.kind());
+                assert_eq!(told, Some(io::ErrorKind::ConnectionAborted));
+            }
+        }
     }
 
     #[test]
