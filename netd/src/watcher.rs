@@ -10,6 +10,10 @@
 //! that lives, it starts the network as a client would, and ends: that one has a watcher of its own. It
 //! reads nothing that a container or a client sends.
 //!
+//! A watcher that is killed must be missed by a process that may start programs, which those that serve
+//! the network may not. So there are two, and each waits for the other's end as well: the second one
+//! stands by ([`keep_watch`]). Whichever is left forks another.
+//!
 //! # Invariants
 //!
 //! - It starts the network as a client does ([`cnet::start::ensure`]), so that it and clients do not
@@ -17,10 +21,12 @@
 //! - A network that cannot start is not started again: there is no control socket then.
 //! - One that ends as soon as it runs is started once in [`RESTART_INTERVAL`], after a few times
 //!   ([`QUICK_RESTARTS`]) at once.
+//! - One that stands by and is killed is forked again once in [`STANDBY_INTERVAL`].
 //!
 //! # Limits
 //!
-//! A watcher that is killed is missed at the network's next start only.
+//! Where both watchers are killed at once, none is left to miss them; the network's next start makes
+//! others.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,10 +35,10 @@ use std::time::{Duration, Instant};
 
 use cnet::definition::{Directories, runtime};
 use cnet::start::ensure_with;
-use cnet_tap::fork::spawn_sharing;
+use cnet_tap::fork::{fork, spawn_sharing};
 use cnet_tap::{TapError, watch};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
 use crate::journal::{self, Record};
 
@@ -47,6 +53,12 @@ const QUICK_RESTARTS: u32 = 5;
 
 /// How long to wait before each after these.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is tried to start the network, for one end.
+const START_ATTEMPTS: u32 = 10;
+
+/// How long to wait before a watcher that stood by, and was killed, is forked again.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// After so long a life the count begins anew.
 const LONG_LIFE: Duration = Duration::from_secs(10);
@@ -99,8 +111,7 @@ impl Watcher {
 /// The watcher's life.
 fn live(watched: &OwnedFd, told: io::PipeReader, directories: &Directories, network: &str) {
     let begun = Instant::now();
-    let mut fds = [PollFd::new(watched, PollFlags::IN)];
-    while let Err(Errno::INTR) = rustix::event::poll(&mut fds, None) {}
+    keep_watch(watched);
     if was_in_order(told) || !directories.socket(network).exists() {
         return;
     }
@@ -116,21 +127,73 @@ fn live(watched: &OwnedFd, told: io::PipeReader, directories: &Directories, netw
     if !left.iter().any(Record::lives) {
         return;
     }
-    // The process in the sandbox ends a moment after the one outside; until then its socket answers.
-    match runtime::lock(&directories.network_runtime(network)) {
-        Ok(Some(lock)) => drop(lock),
-        // A client has started the next one already.
-        Ok(None) => return,
-        Err(error) => return tracing::error!(network, %error, "its lock cannot be taken"),
-    }
-    tracing::warn!(
-        network,
-        "has ended with containers on it, and is started again"
-    );
-    let counted = count.saturating_add(1).to_string();
+    start_again(directories, network, count.saturating_add(1));
+}
+
+/// Starts the network until a process has its lock. `count` is how many restarts follow close on each
+/// other by then.
+fn start_again(directories: &Directories, network: &str, count: u32) {
+    let counted = count.to_string();
     let variable = Some((RESTARTS, counted.as_str()));
-    if let Err(error) = ensure_with(directories, network, Path::new(PROGRAM), variable) {
-        tracing::error!(network, %error, "cannot be started again");
+    for _ in 0..START_ATTEMPTS {
+        // The process in the sandbox ends a moment after the one outside, and its socket a moment after
+        // its lock: until then a client finds it in service.
+        match runtime::lock(&directories.network_runtime(network)) {
+            Ok(Some(lock)) => drop(lock),
+            Ok(None) => return,
+            Err(error) => return tracing::error!(network, %error, "its lock cannot be taken"),
+        }
+        tracing::warn!(
+            network,
+            "has ended with containers on it, and is started again"
+        );
+        if let Err(error) = ensure_with(directories, network, Path::new(PROGRAM), variable) {
+            return tracing::error!(network, %error, "cannot be started again");
+        }
+    }
+}
+
+/// Waits for the end of the process that is watched, beside a second watcher that stands by. That one
+/// goes on in here where this one is killed, and is another process then.
+fn keep_watch(watched: &OwnedFd) {
+    loop {
+        let own = watch::pidfd(std::process::id().cast_signed());
+        match (own, fork("cannot fork the watcher that stands by")) {
+            (Ok(other), Ok(None)) => wait_for(&[&other]),
+            (_, Ok(Some(standby))) => {
+                let number = standby.as_raw_nonzero().get();
+                match watch::pidfd(number) {
+                    Ok(standby) => wait_for(&[watched, &standby]),
+                    Err(_) => wait_for(&[watched]),
+                }
+                let is_over = watch::has_ended(watched).unwrap_or(true);
+                if is_over {
+                    // It has nothing to take up: this one does what there is to do.
+                    let _ = kill_process(standby, Signal::KILL);
+                }
+                let _ = waitpid(Some(standby), WaitOptions::empty());
+                if is_over {
+                    return;
+                }
+                std::thread::sleep(STANDBY_INTERVAL);
+            }
+            // A second one that could not tell when to take over.
+            (Err(_), Ok(None)) => std::process::exit(1),
+            (_, Err(error)) => {
+                tracing::warn!(%error, "there is one watcher alone");
+                return wait_for(&[watched]);
+            }
+        }
+    }
+}
+
+/// Waits until one of these processes has ended.
+fn wait_for(processes: &[&OwnedFd]) {
+    let ended = |pidfd: &&OwnedFd| watch::has_ended(pidfd).unwrap_or(true);
+    while !processes.iter().any(ended) {
+        let watched = processes.iter().map(|one| PollFd::new(*one, PollFlags::IN));
+        let mut fds: Vec<PollFd<'_>> = watched.collect();
+        let _ = rustix::event::poll(&mut fds, None);
     }
 }
 

@@ -2,6 +2,7 @@
 //! started again by itself, and takes up its containers, their addresses and ports.
 
 use std::fs;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::place::Place;
 use crate::lab::servers::TcpServer;
-use crate::lab::traffic::{connect_and_echo, connected_again};
+use crate::lab::traffic::{connect_and_echo, connected_again, echo};
 use crate::lab::{Lab, REMOTE_V4, any, wait_until};
 
 /// How long new flows may be refused, the start included; with binaries that were not optimised, on a
@@ -25,23 +26,26 @@ fn parent(pid: Pid) -> Pid {
     parent.and_then(Pid::from_raw).expect("a parent")
 }
 
-/// The helper that enters namespaces: the child of `outside` that is neither the network's process nor
-/// the watcher, which alone holds a pidfd.
-fn helper(outside: Pid, process: Pid) -> Pid {
+/// The children of `outside` apart from the network's process, and whether each is the watcher, which
+/// alone holds a pidfd.
+fn children(outside: Pid, process: Pid) -> Vec<(Pid, bool)> {
     let number = outside.as_raw_nonzero();
     let children = fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
     let children = children.expect("it lives");
-    let mut children = children.split_whitespace().filter(|child| {
-        let open = fs::read_dir(format!("/proc/{child}/fd"))
-            .into_iter()
-            .flatten()
-            .flatten();
+    let children = children.split_whitespace().filter_map(|child| {
+        let open = fs::read_dir(format!("/proc/{child}/fd")).ok()?.flatten();
         let mut links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
         let is_watcher = links.any(|link| link.to_string_lossy().contains("pidfd"));
-        !is_watcher && **child != process.as_raw_nonzero().to_string()
+        Some((Pid::from_raw(child.parse().ok()?)?, is_watcher))
     });
-    let child = children.next().and_then(|child| child.parse().ok());
-    child.and_then(Pid::from_raw).expect("a helper")
+    children.filter(|(child, _)| *child != process).collect()
+}
+
+/// The helper that enters namespaces, or the watcher.
+fn child(outside: Pid, process: Pid, watcher: bool) -> Pid {
+    let mut children = children(outside, process).into_iter();
+    let found = children.find(|(_, is_watcher)| *is_watcher == watcher);
+    found.expect("a child of the process outside").0
 }
 
 #[test]
@@ -54,13 +58,20 @@ fn a_network_outlives_its_processes_without_a_client() {
         let db = place.join("lan", "db", "");
         let inside = TcpServer::echo(&web.namespace, any(web.v4, 80));
         let server = TcpServer::echo(&lab.remote, SocketAddr::new(REMOTE_V4.into(), 0));
-        for what in ["the helper", "the process", "the one outside", "both"] {
+        for what in [
+            "the helper",
+            "the process",
+            "the one outside",
+            "both",
+            "the watcher too",
+        ] {
             let process = place.process("lan").expect("a network process");
             let outside = parent(process);
             let doomed = match what {
                 "the process" => vec![process],
                 "the one outside" => vec![outside],
-                "the helper" => vec![helper(outside, process)],
+                "the helper" => vec![child(outside, process, false)],
+                "the watcher too" => vec![child(outside, process, true), outside, process],
                 _ => vec![outside, process],
             };
             for pid in doomed {
@@ -88,5 +99,41 @@ fn a_network_outlives_its_processes_without_a_client() {
             place.done(&format!("detach {name}"));
         }
         lab.assert_nothing_left(&holders, Duration::from_secs(5));
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_connection_that_a_crash_cuts_is_ended_in_the_container_at_once() {
+    let lab = Lab::direct();
+    for place in Place::each(&lab) {
+        place.done("network create lan");
+        let web = place.join("lan", "web", "");
+        let db = place.join("lan", "db", "");
+        let far = TcpServer::echo(&lab.remote, SocketAddr::new(REMOTE_V4.into(), 0));
+        let near = TcpServer::echo(&db.namespace, any(db.v4, 80));
+        let connect = |to: SocketAddr| {
+            let stream = web.namespace.connect(to, BACK).expect("a connection");
+            stream.set_read_timeout(Some(BACK * 10)).expect("a limit");
+            stream
+        };
+        let mut cut = connect(far.address);
+        let mut whole = connect(SocketAddr::new(db.v4, 80));
+        for stream in [&mut cut, &mut whole] {
+            echo(stream, b"before").expect("an echo");
+        }
+        let process = place.process("lan").expect("a network process");
+        kill_process(process, Signal::KILL).expect("a process to kill");
+        let since = Instant::now();
+        let told = cut.read(&mut [0]).expect_err("the connection is cut");
+        println!("told after {:?}: {told}", since.elapsed());
+        assert_eq!(told.kind(), ErrorKind::ConnectionAborted);
+        assert!(since.elapsed() < BACK, "{:?}", since.elapsed());
+        // What the switch leads to a neighbour goes on.
+        echo(&mut whole, b"after").expect("an echo");
+        drop((cut, whole, far, near));
+        for name in ["web", "db"] {
+            place.done(&format!("detach {name}"));
+        }
     }
 }
