@@ -314,6 +314,11 @@ impl Network {
             .publish_udp(now, token, socket, forward, stations)
     }
 
+    /// Has mappings of UDP give the host's port `host_port` back, because it is to be published.
+    pub fn release_udp_port<E: Env>(&mut self, host_port: u16, io: &mut Io<'_, E>) {
+        self.router.release_udp_port(host_port, io);
+    }
+
     /// Closes the published UDP port of `token`; `false` if there is none.
     pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
         self.at_router(io, |router, _, io| router.unpublish_udp(token, io))

@@ -11,6 +11,8 @@ use cnet_wire::MacAddr;
 
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan, gateway_mac};
 
+use crate::LocalPorts;
+
 /// Polling on for this long after the last event: longer than a round trip through the host's kernel
 /// and back, shorter than what a person notices.
 pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(50);
@@ -65,6 +67,11 @@ pub struct NetworkConfig {
     /// and the host have left when it starts ([`crate::available_memory`]). The number of flows, and
     /// of bytes that wait for sockets, follows from it.
     pub memory: Option<u64>,
+    /// The host's ports of which a UDP mapping takes that of its container's number, where it is free.
+    pub local_ports: LocalPorts,
+    /// The same for TCP connections, of all numbers: each costs the host one more system call, and a
+    /// search of its ports for one that is in use.
+    pub keep_tcp_ports: bool,
     /// Threads that move packets, 1 to [`MAX_WORKERS`]. The TAP of every port needs a queue for each.
     pub workers: u16,
 }
@@ -96,6 +103,8 @@ impl NetworkConfig {
             limits: Limits::default(),
             busy_poll: DEFAULT_BUSY_POLL,
             memory: None,
+            local_ports: LocalPorts::default(),
+            keep_tcp_ports: false,
             workers: 1,
         }
     }

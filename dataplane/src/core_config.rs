@@ -61,6 +61,7 @@ pub(super) fn router_config(config: &NetworkConfig, budget: &FlowBudget) -> Rout
             budget: budget.clone(),
             max_flows_per_port: config.limits.tcp_flows.div_ceil(workers),
             unsent_limit: memory_budget::unsent_limit(config.memory, alone.unsent_limit) / workers,
+            keep_ports: config.keep_tcp_ports,
             gateway_v4: gateway_v4.map(Into::into),
             gateway_v6: gateway_v6.map(Into::into),
             ..alone

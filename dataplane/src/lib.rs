@@ -53,6 +53,7 @@ pub use memory_budget::available_memory;
 #[doc(hidden)]
 pub use port::VmSocket;
 pub use port::{PortDevice, PortEnd, PortError};
+pub use socket::LocalPorts;
 pub use statistics::{PortStatistics, Statistics};
 
 use worker::command::Command;

@@ -22,7 +22,7 @@ use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
 use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
-    Control, Dataplane, ForwardError, HostAccess, NetworkConfig, OpenForward, PeerFilter,
+    Control, Dataplane, ForwardError, HostAccess, LocalPorts, NetworkConfig, OpenForward, PeerFilter,
     PortDevice, PortEnd, PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics,
     WorkerPanicked,
 };
@@ -119,6 +119,7 @@ impl InstanceBuilder {
         let mut config = self.config;
         // Read before anything closes `/proc` and `/sys` to this process.
         config.memory = config.memory.or_else(cnet_dataplane::available_memory);
+        config.local_ports = LocalPorts::read();
         let gateways = || {
             LocalNames::new(
                 config.ipv4.map(|plan| plan.gateway),

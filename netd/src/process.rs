@@ -346,6 +346,7 @@ pub fn config(definition: &Definition) -> NetworkConfig {
     let mut config = NetworkConfig::new(definition.mtu, ipv4, ipv6);
     config.gateway_mac = definition.gateway_mac();
     config.search = definition.dns_search.clone();
+    config.keep_tcp_ports = definition.keep_ports;
     config.policy.filter = peer_filter(&definition.filter);
     if definition.internal {
         config.policy.ipv4 = false;

@@ -64,6 +64,10 @@ pub struct Definition {
     /// Containers may send from other addresses than their own, for machines behind them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trust: bool,
+    /// TCP connections come from the host's ports of the numbers that containers send from, where they
+    /// are free. It costs each connection a little time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_ports: bool,
     /// The far ends that its containers may talk with.
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
@@ -112,6 +116,8 @@ pub struct Request {
     pub dns_search: Vec<String>,
     /// See [`Definition::trust`].
     pub trust: bool,
+    /// See [`Definition::keep_ports`].
+    pub keep_ports: bool,
     /// See [`Definition::filter`].
     pub filter: Filter,
     /// See [`Definition::labels`].
@@ -134,6 +140,7 @@ impl Request {
             dns_stale: 0,
             dns_search: Vec::new(),
             trust: false,
+            keep_ports: false,
             filter: Filter::new(),
             labels: BTreeMap::new(),
         }
@@ -198,6 +205,7 @@ impl Definition {
             dns_stale: 0,
             dns_search: Vec::new(),
             trust: false,
+            keep_ports: false,
             filter: Filter::new(),
             ipv4: None,
             ipv6: None,
@@ -398,6 +406,7 @@ mod tests {
             dns_stale: 3600,
             dns_search: vec!["corp.example".into()],
             trust: true,
+            keep_ports: true,
             filter: Filter {
                 deny: vec!["10.0.0.0/8".parse().unwrap()],
                 no_host: true,

@@ -269,6 +269,7 @@ impl Store {
             dns_stale: request.dns_stale,
             dns_search: request.dns_search,
             trust: request.trust,
+            keep_ports: request.keep_ports,
             filter: request.filter,
             ipv4,
             ipv6,

@@ -34,6 +34,7 @@ mod qemu;
 mod reach;
 mod run;
 mod sandbox;
+mod source_ports;
 mod splice;
 mod switch;
 mod throughput;

@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cnet_nat::host::{
@@ -231,11 +231,12 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
     fn tcp_connect(
         &mut self,
         token: Token,
+        from: Option<u16>,
         to: SocketAddr,
         fields: HeaderFields,
     ) -> Result<SocketId, HostError> {
         self.maybe_panic();
-        let result = self.inner.tcp_connect(token, to, fields);
+        let result = self.inner.tcp_connect(token, from, to, fields);
         let HeaderFields { hop_limit, tos } = fields;
         self.call(|| match fields == HeaderFields::default() {
             true => format!("connect {to} = {}", outcome(result, socket_name)),
@@ -331,15 +332,21 @@ impl<H: HostSockets> HostSockets for Recorded<'_, H> {
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError> {
         self.maybe_panic();
-        let result = self.inner.datagram_open(token, kind, family_of);
+        let result = self.inner.datagram_open(token, kind, container);
         let kind = match kind {
             DatagramKind::Udp => "udp",
             DatagramKind::Ping => "ping",
         };
-        self.call(|| format!("open {kind} {family_of} = {}", outcome(result, socket_name)));
+        self.call(|| {
+            format!(
+                "open {kind} {} = {}",
+                container.ip(),
+                outcome(result, socket_name)
+            )
+        });
         result
     }
 

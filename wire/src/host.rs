@@ -236,12 +236,14 @@ impl Default for HeaderFields {
 
 /// Socket operations of the host.
 pub trait HostSockets {
-    /// Starts a TCP connection to `to`, whose packets say `fields`. Its end is told by readiness for
+    /// Starts a TCP connection to `to`, whose packets say `fields`; from the host's port `from` if one is
+    /// given and can be had. Its end is told by readiness for
     /// `token`: writable or error, and then [`HostSockets::tcp_connected`]. Where its hop limit is
     /// below [`TRACED_HOP_LIMIT`], what ended it is told by [`HostSockets::datagram_error`] as well.
     fn tcp_connect(
         &mut self,
         token: Token,
+        from: Option<u16>,
         to: SocketAddr,
         fields: HeaderFields,
     ) -> Result<SocketId, HostError>;
@@ -290,14 +292,20 @@ pub trait HostSockets {
     /// Closes the socket with a RST to the far end.
     fn tcp_reset(&mut self, socket: SocketId);
 
-    /// Opens a datagram socket of the family of `family_of`. Errors that come back are to be
-    /// reported through [`HostSockets::datagram_error`].
+    /// Opens a datagram socket for `container`, of its family; for UDP on the host's port of the same
+    /// number, where the host has that to give (RFC 4787, section 4.2.1). Errors that come back are to
+    /// be reported through [`HostSockets::datagram_error`].
     fn datagram_open(
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError>;
+
+    /// Whether a datagram socket takes the host's UDP port `port`.
+    fn datagram_takes(&mut self, _socket: SocketId, _port: u16) -> bool {
+        false
+    }
 
     /// Sends `payload`; all of it or an error.
     fn datagram_send(

@@ -89,6 +89,13 @@ pub struct RunOptions {
     #[arg(long, requires = "network")]
     pub trust: bool,
 
+    /// Connect over TCP from the host's port of the command's number, where that is free.
+    ///
+    /// Each connection then takes the host a little longer. UDP ports are kept always where no service
+    /// of the host's could want them.
+    #[arg(long, conflicts_with = "network")]
+    pub keep_ports: bool,
+
     #[command(flatten)]
     pub(crate) filter: FilterOptions,
 

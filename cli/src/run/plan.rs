@@ -302,6 +302,7 @@ fn private(options: &RunOptions, host_conf: &ResolvConf, id: &str) -> (NetworkCo
     config.search = host_conf.search.clone();
     config.busy_poll = Duration::from_micros(options.busy_poll.into());
     config.workers = options.workers;
+    config.keep_tcp_ports = options.keep_ports;
     let port = PortPlan {
         ipv4: Some(subnet.container()),
         ipv6: ipv6.map(|plan| plan.container()),

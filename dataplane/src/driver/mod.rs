@@ -70,12 +70,7 @@ impl Driver {
         Driver {
             core,
             ports: Ports::new(Rc::clone(epoll), usize::from(config.mtu), outlet),
-            hosts: HostTable::new(
-                Rc::clone(epoll),
-                Features::detect(),
-                config.outbound_v4,
-                config.outbound_v6,
-            ),
+            hosts: HostTable::new(Rc::clone(epoll), Features::detect(), config),
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             panics: Panics::default(),

@@ -199,7 +199,7 @@ impl Forwards {
         if self.slots.len() - self.free.len() >= self.limit {
             return Err(ForwardError::TooMany { limit: self.limit });
         }
-        let Bound { fd, at } = listener::open(&rule)?;
+        let Bound { fd, at } = open_socket(&rule, driver)?;
         let slot = self.free.last().copied().unwrap_or(self.slots.len());
         let id = ForwardId(self.last_id + 1);
         let token = Token::new(TokenKind::Forward, slot as u32, id.0);
@@ -569,6 +569,18 @@ fn forget(epoll: &OwnedFd, presence: &Presence) {
     if let Some(diagnostics) = presence.diagnostics() {
         // Closing it is not enough: others may hold it.
         let _ = epoll::delete(epoll, diagnostics.as_fd());
+    }
+}
+
+/// Opens the socket of `rule`, whose port a mapping of UDP gives back if it took it.
+fn open_socket(rule: &Rule, driver: &mut Driver) -> Result<Bound, ForwardError> {
+    match listener::open(rule) {
+        Err(ForwardError::InUse { .. }) if rule.protocol == Protocol::Udp => {
+            let port = rule.host.port();
+            driver.with_core(|core, io| core.release_udp_port(port, io));
+            listener::open(rule)
+        }
+        opened => opened,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! [`table`] implements [`cnet_nat::host::HostSockets`] by system calls, with the kernel features that
 //! [`features`] has found; [`receive_batch`] fetches many datagrams by one call; [`errno`] says what
-//! the kernel's errors mean to the core.
+//! the kernel's errors mean to the core; [`local_ports`] which ports mappings may take.
 
 mod errno;
 mod features;
+mod local_ports;
 mod receive_batch;
 mod table;
 
 pub(crate) use features::{Features, WITHOUT, allowed};
+pub use local_ports::LocalPorts;
 pub(crate) use table::HostTable;

@@ -24,8 +24,11 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
+use crate::NetworkConfig;
+
 use super::errno::{from_connect, from_errno, from_io, from_send};
 use super::features::Features;
+use super::local_ports::LocalPorts;
 use super::receive_batch::{ReceiveBatch, fields};
 
 /// Bytes peeked again in one piece where `SO_PEEK_OFF` is missing.
@@ -70,6 +73,8 @@ pub(crate) struct HostTable {
     /// Source addresses to send from, by family.
     outbound_v4: Option<Ipv4Addr>,
     outbound_v6: Option<Ipv6Addr>,
+    /// What UDP mappings may take by its number.
+    local_ports: LocalPorts,
     /// That the host refuses ping sockets was told.
     told_of_ping: bool,
     /// What tells where containers' programs receive datagrams, by port and addresses.
@@ -78,12 +83,7 @@ pub(crate) struct HostTable {
 
 impl HostTable {
     /// An empty table whose sockets report to `epoll`.
-    pub(crate) fn new(
-        epoll: Rc<OwnedFd>,
-        features: Features,
-        outbound_v4: Option<Ipv4Addr>,
-        outbound_v6: Option<Ipv6Addr>,
-    ) -> HostTable {
+    pub(crate) fn new(epoll: Rc<OwnedFd>, features: Features, config: &NetworkConfig) -> HostTable {
         HostTable {
             epoll,
             sockets: Vec::new(),
@@ -92,8 +92,9 @@ impl HostTable {
             // Zeroed pages that are not touched take no memory.
             scratch: vec![0; SCRATCH_LEN].into_boxed_slice(),
             batch: ReceiveBatch::new(),
-            outbound_v4,
-            outbound_v6,
+            outbound_v4: config.outbound_v4,
+            outbound_v6: config.outbound_v6,
+            local_ports: config.local_ports.clone(),
             told_of_ping: false,
             diagnostics: Vec::new(),
         }
@@ -211,13 +212,29 @@ impl HostTable {
         Ok(())
     }
 
-    fn bind_outbound(&self, fd: &OwnedFd, to: IpAddr) -> Result<(), HostError> {
-        // Towards the host's loopback as well: what listens there sees whose connection it is.
-        let source = match to {
+    /// The address to send to `to` from, if there is one for its family.
+    fn outbound(&self, to: IpAddr) -> Option<IpAddr> {
+        match to {
             IpAddr::V4(_) => self.outbound_v4.map(IpAddr::V4),
             IpAddr::V6(_) => self.outbound_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// Binds a socket to a port of the host's, to send to `to` from; `false` if that cannot be had.
+    fn bind_port(&self, fd: &OwnedFd, port: u16, to: IpAddr) -> bool {
+        let any: IpAddr = match to {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let Some(source) = source else { return Ok(()) };
+        let source = self.outbound(to).unwrap_or(any);
+        rustix::net::bind(fd, &SocketAddr::new(source, port)).is_ok()
+    }
+
+    fn bind_outbound(&self, fd: &OwnedFd, to: IpAddr) -> Result<(), HostError> {
+        // Towards the host's loopback as well: what listens there sees whose connection it is.
+        let Some(source) = self.outbound(to) else {
+            return Ok(());
+        };
         // Without it the kernel would search a free port now, for every destination at once.
         let _ = sys::bind_address_no_port(fd);
         rustix::net::bind(fd, &SocketAddr::new(source, 0)).map_err(|errno| match errno {
@@ -247,11 +264,19 @@ impl HostSockets for HostTable {
     fn tcp_connect(
         &mut self,
         token: Token,
+        from: Option<u16>,
         to: SocketAddr,
         fields: HeaderFields,
     ) -> Result<SocketId, HostError> {
         let fd = open(to.ip(), SocketType::STREAM)?;
-        self.bind_outbound(&fd, to.ip())?;
+        // A port may serve connections to several ends, and those of one that is in TIME-WAIT.
+        let kept = from.is_some_and(|port| {
+            sockopt::set_socket_reuseaddr(&fd, true).is_ok() && self.bind_port(&fd, port, to.ip())
+        });
+        if !kept {
+            self.bind_outbound(&fd, to.ip())?;
+        }
+        let mut in_use = false;
         let socket = self.insert(fd, to.is_ipv6(), false);
         let connected = self.prepare_tcp(socket).and_then(|()| {
             let s = self.get_mut(socket)?;
@@ -260,6 +285,8 @@ impl HostSockets for HostTable {
                 s.traced = sys::enable_recverr(&s.fd, s.v6).is_ok();
             }
             let connected = rustix::net::connect(&self.get(socket)?.fd, &to);
+            // Another connection between these ends.
+            in_use = kept && connected == Err(Errno::ADDRNOTAVAIL);
             match connected.map_err(|errno| from_connect(errno, to.ip())) {
                 Ok(()) | Err(HostError::WouldBlock) => self.watch(socket, token),
                 Err(e) => Err(e),
@@ -267,7 +294,10 @@ impl HostSockets for HostTable {
         });
         if let Err(e) = connected {
             self.take(socket);
-            return Err(e);
+            return match in_use {
+                true => self.tcp_connect(token, None, to, fields),
+                false => Err(e),
+            };
         }
         Ok(socket)
     }
@@ -386,11 +416,11 @@ impl HostSockets for HostTable {
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError> {
-        let v6 = family_of.is_ipv6();
+        let (v6, port) = (container.is_ipv6(), container.port());
         let fd = match kind {
-            DatagramKind::Udp => open(family_of, SocketType::DGRAM)?,
+            DatagramKind::Udp => open(container.ip(), SocketType::DGRAM)?,
             DatagramKind::Ping => sys::ping_socket(v6).map_err(|e| self.ping_refused(&e))?,
         };
         if v6 {
@@ -398,13 +428,22 @@ impl HostSockets for HostTable {
             let _ = sockopt::set_ipv6_v6only(&fd, true);
         }
         self.prepare_datagram(&fd, kind, v6)?;
-        self.bind_outbound(&fd, family_of)?;
+        let may_keep = kind == DatagramKind::Udp && self.local_ports.contains(port);
+        if !(may_keep && self.bind_port(&fd, port, container.ip())) {
+            self.bind_outbound(&fd, container.ip())?;
+        }
         let socket = self.insert(fd, v6, kind == DatagramKind::Udp);
         if let Err(e) = self.watch(socket, token) {
             self.take(socket);
             return Err(e);
         }
         Ok(socket)
+    }
+
+    fn datagram_takes(&mut self, socket: SocketId, port: u16) -> bool {
+        let at = self.get(socket).map(|s| rustix::net::getsockname(&s.fd));
+        let Ok(Ok(at)) = at else { return false };
+        SocketAddr::try_from(at).is_ok_and(|at| at.port() == port)
     }
 
     fn datagram_send(

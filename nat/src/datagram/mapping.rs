@@ -250,9 +250,9 @@ impl Mappings {
             DatagramKind::Ping => TokenKind::Ping,
         };
         let token = Token::new(kind, handle.index, handle.generation);
-        match hosts.datagram_open(token, self.kind, key.container.ip()) {
+        match hosts.datagram_open(token, self.kind, key.container) {
             Err(HostError::Exhausted) if self.give_way(now, key.port, Duration::ZERO, hosts) => {
-                hosts.datagram_open(token, self.kind, key.container.ip())
+                hosts.datagram_open(token, self.kind, key.container)
             }
             result => result,
         }
@@ -294,6 +294,18 @@ impl Mappings {
             self.remove(mapping, hosts);
         }
         next.is_some()
+    }
+
+    /// Ends the mappings whose sockets take the host's port `host_port`, which something else is to have.
+    /// Only a port of the same number as the container's is ever held on purpose.
+    pub(super) fn release_port(&mut self, host_port: u16, hosts: &mut impl HostSockets) {
+        let of_number = self.table.iter().filter(|(_, key, mapping)| {
+            key.container.port() == host_port && hosts.datagram_takes(mapping.socket, host_port)
+        });
+        let handles: Vec<Handle> = of_number.map(|(handle, ..)| handle).collect();
+        for handle in handles {
+            self.remove(handle, hosts);
+        }
     }
 
     /// The mapping of a socket for which something has arrived, which renews it.

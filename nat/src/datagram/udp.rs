@@ -351,6 +351,12 @@ impl UdpSessions {
         true
     }
 
+    /// Gives the host's port `host_port` back where mappings took it, because it is to be published. They
+    /// are opened anew, with another port, by their containers' next packets.
+    pub fn release_port(&mut self, host_port: u16, hosts: &mut impl HostSockets) {
+        self.relay.mappings.release_port(host_port, hosts);
+    }
+
     /// Whether `client` was heard on a published port of `container`, which may answer it.
     pub fn has_client(&self, port: PortId, container: SocketAddr, client: SocketAddr) -> bool {
         self.protocol.forwards.contains(&PeerKey {

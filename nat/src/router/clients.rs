@@ -136,6 +136,11 @@ impl Router {
         self.udp.publish_udp(token, socket, forward, owner)
     }
 
+    /// Has mappings of UDP give the host's port `host_port` back, because it is to be published.
+    pub fn release_udp_port<E: Env>(&mut self, host_port: u16, io: &mut Io<'_, E>) {
+        self.udp.release_port(host_port, io.hosts);
+    }
+
     /// Closes the published UDP port of `token`; `false` if there is none.
     pub fn unpublish_udp<E: Env>(&mut self, token: Token, io: &mut Io<'_, E>) -> bool {
         self.udp.unpublish_udp(token, io)

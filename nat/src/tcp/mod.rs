@@ -120,6 +120,8 @@ pub struct TcpConfig {
     pub transitory_timeout: Duration,
     /// Bytes all unsent buffers together may hold.
     pub unsent_limit: usize,
+    /// Connect from the host's port of the same number as the container's, where it can be had.
+    pub keep_ports: bool,
     /// Source of ICMP errors, and what a client on the host's loopback looks like.
     pub gateway_v4: Option<IpAddr>,
     /// The same for IPv6.
@@ -136,6 +138,7 @@ impl Default for TcpConfig {
             established_timeout: Duration::from_secs(2 * 3600 + 4 * 60),
             transitory_timeout: Duration::from_secs(240),
             unsent_limit: 64 << 20,
+            keep_ports: false,
             gateway_v4: None,
             gateway_v6: None,
         }

@@ -49,13 +49,15 @@ impl TcpSessions {
         };
         let token = Token::new(TokenKind::Tcp, handle.index, handle.generation);
         let to = SocketAddr::new(host, ends.remote().port());
+        let from = (self.config.keep_ports).then_some(ends.container().port());
         let torn = &mut self.torn;
-        let mut result = with_in_hand(torn, handle, || io.hosts.tcp_connect(token, to, fields));
+        let connect = || io.hosts.tcp_connect(token, from, to, fields);
+        let mut result = with_in_hand(torn, handle, connect);
         let owner = Some(link.port);
         if result == Err(HostError::Exhausted)
             && (self.evict(now, owner, Some(handle), io) || self.end_orphan(now, io))
         {
-            result = io.hosts.tcp_connect(token, to, fields);
+            result = io.hosts.tcp_connect(token, from, to, fields);
         }
         match result {
             Ok(socket) => {

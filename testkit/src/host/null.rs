@@ -1,7 +1,7 @@
 //! A host that takes everything and keeps nothing but counts.
 
 use std::hint::black_box;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use cnet_wire::host::{
     DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Received, SendOptions,
@@ -77,10 +77,11 @@ impl HostSockets for NullHosts {
     fn tcp_connect(
         &mut self,
         token: Token,
+        from: Option<u16>,
         to: SocketAddr,
         fields: HeaderFields,
     ) -> Result<SocketId, HostError> {
-        black_box((to, fields));
+        black_box((from, to, fields));
         Ok(self.open(token))
     }
 
@@ -138,9 +139,9 @@ impl HostSockets for NullHosts {
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError> {
-        black_box((kind, family_of));
+        black_box((kind, container));
         Ok(self.open(token))
     }
 

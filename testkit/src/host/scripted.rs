@@ -5,7 +5,7 @@
 //! the other family on a datagram socket) panics.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use cnet_wire::host::{
     DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets, Received,
@@ -66,6 +66,8 @@ pub struct Socket {
     pub shut: bool,
     /// What the packets of a connection say, or what its client's SYN said.
     pub fields: HeaderFields,
+    /// The host's port that was asked for.
+    pub port: Option<u16>,
     /// Bytes that the far end has not acknowledged.
     pub unacknowledged: usize,
     /// Probes of the far end, and how long it has been silent.
@@ -96,6 +98,7 @@ impl Socket {
             wants_room: false,
             shut: false,
             fields: HeaderFields::default(),
+            port: None,
             unacknowledged: 0,
             probes: 0,
             silence: Duration::ZERO,
@@ -124,6 +127,8 @@ pub struct Scripted {
     pub adopt_error: Option<HostError>,
     /// What opening a datagram socket fails with.
     pub open_error: Option<HostError>,
+    /// Datagram sockets take the port that is asked for.
+    pub keeps_ports: bool,
     /// Sockets that may be open at a time; past it opening a datagram socket fails.
     pub room: Option<usize>,
     /// Answers to the next sends of datagrams; `Ok` once it is empty.
@@ -227,6 +232,7 @@ impl HostSockets for Scripted {
     fn tcp_connect(
         &mut self,
         token: Token,
+        from: Option<u16>,
         to: SocketAddr,
         fields: HeaderFields,
     ) -> Result<SocketId, HostError> {
@@ -236,7 +242,7 @@ impl HostSockets for Scripted {
         }
         let mut socket = Socket::new(Kind::Tcp, Some(token), to.is_ipv6());
         (socket.to, socket.connecting) = (Some(to), true);
-        socket.fields = fields;
+        (socket.fields, socket.port) = (fields, from);
         Ok(self.add(socket))
     }
 
@@ -342,7 +348,7 @@ impl HostSockets for Scripted {
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError> {
         if let Some(error) = self.open_error {
             return Err(error);
@@ -351,7 +357,13 @@ impl HostSockets for Scripted {
             return Err(HostError::Exhausted);
         }
         let kind = Kind::Datagram(kind);
-        Ok(self.add(Socket::new(kind, Some(token), family_of.is_ipv6())))
+        let mut socket = Socket::new(kind, Some(token), container.is_ipv6());
+        socket.port = self.keeps_ports.then_some(container.port());
+        Ok(self.add(socket))
+    }
+
+    fn datagram_takes(&mut self, socket: SocketId, port: u16) -> bool {
+        self.socket(socket).port == Some(port)
     }
 
     fn datagram_send(

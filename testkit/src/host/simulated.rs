@@ -28,7 +28,7 @@ mod datagram;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use cnet_wire::host::{
     DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Readiness, Received,
@@ -456,6 +456,7 @@ impl HostSockets for Host {
     fn tcp_connect(
         &mut self,
         token: Token,
+        _: Option<u16>,
         to: SocketAddr,
         _: HeaderFields,
     ) -> Result<SocketId, HostError> {
@@ -604,9 +605,9 @@ impl HostSockets for Host {
         &mut self,
         token: Token,
         kind: DatagramKind,
-        family_of: IpAddr,
+        container: SocketAddr,
     ) -> Result<SocketId, HostError> {
-        self.open_datagram(token, kind, family_of)
+        self.open_datagram(token, kind, container.ip())
     }
 
     fn datagram_send(

@@ -64,6 +64,13 @@ pub(crate) struct CreateOptions {
     #[arg(long)]
     pub(super) trust: bool,
 
+    /// Connect over TCP from the host's port of the container's number, where that is free.
+    ///
+    /// Each connection then takes the host a little longer. UDP ports are kept always where no service
+    /// of the host's could want them.
+    #[arg(long)]
+    pub(super) keep_ports: bool,
+
     #[command(flatten)]
     pub(super) filter: FilterOptions,
 
@@ -137,6 +144,7 @@ impl From<CreateOptions> for Request {
         request.dns_stale = options.dns_stale;
         request.dns_search = options.dns_search;
         request.trust = options.trust;
+        request.keep_ports = options.keep_ports;
         request.filter = options.filter.filter();
         request.labels = options.label.into_iter().collect();
         request

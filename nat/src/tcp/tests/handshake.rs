@@ -4,6 +4,7 @@ use cnet_wire::DropReason;
 use cnet_wire::time::Duration;
 
 use crate::host::HostError;
+use crate::tcp::TcpConfig;
 use crate::tcp::flow::State;
 use crate::tcp::testing::*;
 
@@ -30,6 +31,19 @@ fn the_container_hears_nothing_before_the_far_end_accepted() {
         assert_eq!((syn_ack.mss, syn_ack.scale), (Some(mss), Some(8)));
         assert!(syn_ack.sack && syn_ack.window == u16::MAX);
         b.finish();
+    }
+}
+
+#[test]
+fn the_containers_port_is_asked_for_where_ports_are_kept() {
+    for keep_ports in [false, true] {
+        let mut b = Bench::with(TcpConfig {
+            keep_ports,
+            ..TcpConfig::default()
+        });
+        b.syn(1000).unwrap();
+        let asked = b.host.socket(b.last_socket()).port;
+        assert_eq!(asked, keep_ports.then_some(1000));
     }
 }
 

@@ -160,3 +160,33 @@ fn other_protocols_flows_leave_less() {
     b.udp.remove_port(LINK.port, &mut io);
     assert_eq!(budget.used(), 9);
 }
+
+#[test]
+fn a_port_that_is_to_be_published_is_given_back_by_the_mapping_that_took_it() {
+    for a in [V4, V6] {
+        let mut b = Bench::new(|_| ());
+        // The first has the container's port on the host, the second another one.
+        b.host.keeps_ports = true;
+        b.send(a.container, a.remote, b"x").unwrap();
+        let first = b.host.only_socket();
+        let port = addr(a.container).port();
+        b.host.keeps_ports = false;
+        // The same address at another port of the switch.
+        let other = Link {
+            port: PortId(LINK.port.0 + 1),
+            ..LINK
+        };
+        let l4 = udp_datagram(addr(a.container), addr(a.remote), b"x");
+        let ends = (addr(a.container).ip(), addr(a.remote).ip());
+        let frame = frame_from(VnetHeader::default(), ends, IP, 17, &l4);
+        b.handle_frame(&other, &frame).unwrap();
+        b.flush();
+        b.udp.release_port(port + 1, &mut b.host);
+        assert_eq!(b.udp.len(), 2);
+        b.udp.release_port(port, &mut b.host);
+        assert_eq!(b.udp.len(), 1);
+        assert!(!b.host.sockets.contains_key(&first.0));
+        b.send(a.container, a.remote, b"x").unwrap();
+        assert_eq!(b.udp.len(), 2);
+    }
+}
