@@ -22,9 +22,9 @@ use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
 use cnet::{Filter, PublishSpec};
 use cnet_dataplane::{
-    Control, Dataplane, ForwardError, HostAccess, LocalPorts, NetworkConfig, OpenForward, PeerFilter,
-    PortDevice, PortEnd, PortError, PortId, PortPlan, Prefix, Rule, StartError, Statistics,
-    WorkerPanicked,
+    Control, Dataplane, ForwardError, HostAccess, LocalPorts, NetworkConfig, OpenForward,
+    PeerFilter, PortDevice, PortEnd, PortError, PortId, PortPlan, Prefix, Rule, StartError,
+    Statistics, WorkerPanicked,
 };
 use cnet_tap::SocketHelper;
 use cnet_tap::sandbox::{self, Missing, Mode, Policy, SandboxError};

@@ -11,6 +11,7 @@ pub mod dns;
 mod events;
 pub mod forward;
 mod host_addresses;
+mod host_routes;
 mod instance;
 pub mod ipam;
 pub mod journal;

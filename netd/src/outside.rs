@@ -23,11 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cnet::control::{Kind, Refusal};
-use cnet::definition::Directories;
+use cnet::definition::{Directories, HostRoutes};
 use cnet_tap::TapError;
 use cnet_tap::helper::Output;
 use cnet_tap::helper::outside::{Outside, Reach, Server};
 use cnet_tap::watch::PathWatch;
+use ipnet::IpNet;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,8 @@ pub type Identity = (u64, u64);
 enum Request {
     /// What `resolv.conf` says.
     ResolvConf,
+    /// The host's routes that share addresses with these networks.
+    Routes(Vec<IpNet>),
     /// What is at the watched path.
     Watched,
     /// The API socket of this identity is to be removed.
@@ -76,6 +79,7 @@ enum Request {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Answer {
     Text(String),
+    Routes(HostRoutes),
     Identity(Option<Identity>),
     Done,
     /// With the descriptors of a network namespace and of what tells of the end; the path if it is one.
@@ -209,6 +213,7 @@ fn of_network(
         Err(error) => (failed(&error), Vec::new()),
     };
     match request {
+        Request::Routes(networks) => plain(Answer::Routes(HostRoutes::read().within(&networks))),
         Request::Pin { path, member } => {
             match Pinned::received(descriptors, path.as_deref(), member) {
                 Ok(pinned) => taken_apart(pinned),
@@ -409,6 +414,18 @@ impl Host {
     pub fn resolv_conf(&self) -> io::Result<String> {
         match self.ask(Request::ResolvConf)? {
             Answer::Text(text) => Ok(text),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The host's routes that share addresses with `networks`.
+    ///
+    /// # Errors
+    ///
+    /// That the process outside is gone.
+    pub(crate) fn routes_within(&self, networks: &[IpNet]) -> io::Result<HostRoutes> {
+        match self.ask(Request::Routes(networks.to_vec()))? {
+            Answer::Routes(routes) => Ok(routes),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -58,6 +58,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::dns::member_names::MemberNames;
 use crate::dns::other_networks::OtherNetworks;
+use crate::host_routes::HostRouteWatch;
 use crate::instance::{Instance, InstanceError, peer_filter};
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::Record;
@@ -385,6 +386,8 @@ async fn start_network(
         true => instance.without_dns_upstreams(),
         false => instance.dns_servers(definition.dns.clone()),
     };
+    let routes = HostRouteWatch::open();
+    let watched = (definition.clone(), host.clone());
     let members = Members::new(members::Parts {
         journal: directories.state_file(&definition.name),
         definition,
@@ -396,6 +399,7 @@ async fn start_network(
         names,
         ipam,
     });
+    routes.start(watched.0, watched.1);
     members::restore(&members).await;
     Ok(members)
 }

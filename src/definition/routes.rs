@@ -10,6 +10,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::pool::overlap;
@@ -35,7 +36,7 @@ const POOLS: [([u8; 4], u8); 7] = [
 const ULA_ATTEMPTS: u8 = 16;
 
 /// A route of the host.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HostRoute {
     /// Where it leads.
@@ -55,7 +56,7 @@ impl std::fmt::Display for HostRoute {
 }
 
 /// The routes of the host, or of the namespace this runs in.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HostRoutes(Vec<HostRoute>);
 
 impl HostRoutes {
@@ -74,6 +75,13 @@ impl HostRoutes {
             all.filter(|route| route.network.prefix_len() >= MIN_PREFIX_LEN)
                 .collect(),
         )
+    }
+
+    /// For each of `networks` a route that shares addresses with it, if there is one: of a host with very
+    /// many routes, few.
+    pub fn within(&self, networks: &[IpNet]) -> HostRoutes {
+        let found = networks.iter().filter_map(|n| self.overlapping(*n));
+        HostRoutes(found.cloned().collect())
     }
 
     /// A route that shares addresses with `network`.

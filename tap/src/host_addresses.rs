@@ -1,4 +1,5 @@
-//! The IP addresses of the current network namespace, and when they change (rtnetlink(7)).
+//! The IP addresses of the current network namespace, and when they, or its routes, change
+//! (rtnetlink(7)).
 //!
 //! # Theory of operation
 //!
@@ -25,6 +26,8 @@ use crate::netlink;
 /// Multicast groups as the bits of `nl_groups` (`RTMGRP_IPV4_IFADDR` and `RTMGRP_IPV6_IFADDR` in
 /// `<linux/rtnetlink.h>`).
 const ADDRESS_GROUPS: u32 = 0x10 | 0x100;
+/// The same of routes (`RTMGRP_IPV4_ROUTE` and `RTMGRP_IPV6_ROUTE`).
+const ROUTE_GROUPS: u32 = 0x40 | 0x400;
 
 /// The kernel fills a dump's datagrams up to what the reader has room for, 32 KiB at most.
 const DUMP_SPACE: usize = 32 * 1024;
@@ -47,13 +50,6 @@ impl HostAddresses {
     ///
     /// What socket(2) or bind(2) says.
     pub fn open() -> io::Result<HostAddresses> {
-        let open = |groups| {
-            let flags = SocketFlags::CLOEXEC;
-            // Protocol 0 of netlink is NETLINK_ROUTE.
-            let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
-            bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-            io::Result::Ok(socket)
-        };
         Ok(HostAddresses {
             changes: open(ADDRESS_GROUPS)?,
             questions: open(0)?,
@@ -63,13 +59,7 @@ impl HostAddresses {
 
     /// Reads what is known of changes, so that the next one is an event. Does not wait.
     pub fn forget_changes(&self) {
-        let mut space = [0_u8; 4096];
-        // ENOBUFS says that messages were lost, which is as good: all addresses are asked for anyway.
-        for _ in 0..MAX_DATAGRAMS {
-            if let Err(Errno::AGAIN) = recv(&self.changes, &mut space, RecvFlags::DONTWAIT) {
-                return;
-            }
-        }
+        forget(self.changes.as_fd());
     }
 
     /// All addresses there are now. The kernel answers at once.
@@ -127,6 +117,51 @@ impl HostAddresses {
             }
         }
         Ok(false)
+    }
+}
+
+/// Tells that routes of a network namespace have changed: it polls readable then. Which, it does not tell.
+#[derive(Debug)]
+pub struct RouteChanges(OwnedFd);
+
+impl RouteChanges {
+    /// Of the current network namespace.
+    ///
+    /// # Errors
+    ///
+    /// What socket(2) or bind(2) says.
+    pub fn open() -> io::Result<RouteChanges> {
+        open(ROUTE_GROUPS).map(RouteChanges)
+    }
+
+    /// Reads what is known of changes, so that the next one is an event. Does not wait.
+    pub fn forget(&self) {
+        forget(self.0.as_fd());
+    }
+}
+
+impl AsFd for RouteChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A socket to rtnetlink that hears of changes of these groups.
+fn open(groups: u32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    // Protocol 0 of netlink is NETLINK_ROUTE.
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+    Ok(socket)
+}
+
+fn forget(changes: BorrowedFd<'_>) {
+    let mut space = [0_u8; 4096];
+    // ENOBUFS says that messages were lost, which is as good: all there is is asked for anyway.
+    for _ in 0..MAX_DATAGRAMS {
+        if let Err(Errno::AGAIN) = recv(changes, &mut space, RecvFlags::DONTWAIT) {
+            return;
+        }
     }
 }
 

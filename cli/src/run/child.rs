@@ -175,13 +175,13 @@ fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, Tcp
 
 /// The one interface of a network of its own.
 fn private_tap(interface: &InterfaceConfig, queues: u16) -> anyhow::Result<Tap> {
-    let tap = Tap::create(INTERFACE, queues)?;
+    let mut tap = Tap::create(INTERFACE, queues)?;
     netif::loopback_up()?;
     if let Err(error) = netif::ignore_router_advertisements(&tap.name) {
         // Without IPv6 there is no such file.
         tracing::info!(%error, "router advertisements cannot be switched off");
     }
-    netif::configure(tap.ifindex, &tap.name, interface)?;
+    tap.lacks_ipv6 = !netif::configure(tap.ifindex, &tap.name, interface)?;
     allow_ping();
     Ok(tap)
 }

@@ -191,6 +191,7 @@ mod tests {
             offloads: cnet_tap::Offloads::default(),
             mac: [2, 0, 0, 0, 0, 1],
             ifindex: 7,
+            lacks_ipv6: true,
         };
         let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
         let queues = (0..MAX_WORKERS).map(|_| null()).collect();

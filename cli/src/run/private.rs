@@ -183,8 +183,12 @@ fn leave(parts: &Parts, host: &Host, socket: &OwnedFd) {
 async fn bring(
     options: &RunOptions,
     (policy, host): (Policy, Host),
-    parts: Parts,
+    mut parts: Parts,
 ) -> anyhow::Result<(Instance, impl Future<Output = String> + use<>)> {
+    if parts.tap.lacks_ipv6 {
+        tell("IPv6 is switched off in new network namespaces here: the command has IPv4 alone");
+        parts.port.ipv6 = None;
+    }
     let addresses = ContainerAddresses {
         ipv4: parts.port.ipv4,
         ipv6: parts.port.ipv6,

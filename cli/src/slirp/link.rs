@@ -82,6 +82,13 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Whether it leads to a namespace that IPv6 is switched off in, where IPv6 was asked for.
+    pub(super) fn lacks_ipv6(&self) -> bool {
+        matches!(&self.device, PortDevice::Tap(tap) if tap.lacks_ipv6)
+    }
+}
+
 /// Takes over the descriptor of `--netns-type=tapfd`. To be called before anything is opened.
 pub(super) fn take_tap(target: &args::Target) -> Option<OwnedFd> {
     match target {

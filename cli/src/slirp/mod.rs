@@ -128,11 +128,15 @@ fn run(options: &Options) -> anyhow::Result<()> {
     }
     log::start(tracing::Level::WARN);
     cnet_dataplane::check_descriptors()?;
-    let (config, port) = network(options)?;
+    let (config, mut port) = network(options)?;
     let interface = options.configure.then(|| interface(&config, &port));
     let Some(link) = Link::open(options, tap, interface.as_ref(), &exit)? else {
         return Ok(());
     };
+    if link.lacks_ipv6() {
+        write_err("WARNING: IPv6 is left out: it is switched off in the namespace\n");
+        port.ipv6 = None;
+    }
     let host = host(options, link.target.as_ref())?;
     event_loop()?.block_on(serve(options, (config, port, host), link, exit, ready_fd))
 }

@@ -569,6 +569,7 @@ mod tests {
             offloads: Offloads::default(),
             mac: mac(n),
             ifindex: 1,
+            lacks_ipv6: false,
         };
         let device = PortDevice::Tap(Tap::from_fds(vec![ours], info));
         let (id, _) = worker.add_port(PortPlan::default(), device).unwrap();

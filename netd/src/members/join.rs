@@ -176,17 +176,21 @@ pub(super) async fn plug_in(
     interface: Interface,
     specs: &[PublishSpec],
 ) -> Result<(), Refusal> {
-    let record = {
+    let mut record = {
         let mut table = members.table();
         table.member(key).ok_or_else(gone)?.record.clone()
     };
-    let plan = port_plan(members, &record);
+    let mut plan = port_plan(members, &record);
     let (opened, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
     let OpenedTap {
         tap,
         diagnostics,
         routes,
     } = opened;
+    if tap.lacks_ipv6 {
+        join_without_ipv6(members, key)?;
+        (record.ipv6, plan.ipv6) = (None, None);
+    }
     let name = tap.name.clone();
     let routing = (routes == RouteState::Made)
         .then(|| routing::of_interface(pinned.net, tap.ifindex, &members.config, &plan));
@@ -251,6 +255,17 @@ async fn begin(
         return Err(Refusal::new(Kind::Internal, error.to_string()));
     }
     announce(members, key)
+}
+
+/// The container's namespace has IPv6 switched off: it has IPv4 alone.
+fn join_without_ipv6(members: &Members, key: &MemberKey) -> Result<(), Refusal> {
+    tracing::warn!(
+        container = key.name,
+        "IPv6 is switched off in its namespace (net.ipv6.conf.all.disable_ipv6): it joins with IPv4 alone"
+    );
+    let mut table = members.table();
+    table.member(key).ok_or_else(gone)?.record.ipv6 = None;
+    Ok(())
 }
 
 /// Tells others that the container has joined: DNS, and those who listen to events.

@@ -125,14 +125,17 @@ pub struct TapInfo {
     pub mac: [u8; 6],
     /// The interface's index in its own network namespace.
     pub ifindex: u32,
+    /// See [`Tap::lacks_ipv6`].
+    pub lacks_ipv6: bool,
 }
 
 impl TapInfo {
-    /// Encodes for the way through a socket: offloads, MAC, index, name.
+    /// Encodes for the way through a socket: offloads and whether it lacks IPv6, MAC, index, name.
     pub fn to_bytes(&self) -> Vec<u8> {
         let o = self.offloads;
         let bits =
             u8::from(o.csum) | u8::from(o.tso4) << 1 | u8::from(o.tso6) << 2 | u8::from(o.uso) << 3;
+        let bits = bits | u8::from(self.lacks_ipv6) << 4;
         let mut bytes = vec![bits];
         bytes.extend_from_slice(&self.mac);
         bytes.extend_from_slice(&self.ifindex.to_ne_bytes());
@@ -155,6 +158,7 @@ impl TapInfo {
             },
             mac: *mac,
             ifindex: u32::from_ne_bytes(*ifindex),
+            lacks_ipv6: bits & 16 != 0,
         })
     }
 }
@@ -172,6 +176,8 @@ pub struct Tap {
     pub mac: [u8; 6],
     /// The interface's index in its own network namespace.
     pub ifindex: u32,
+    /// It was to have addresses of IPv6, which is switched off in its namespace.
+    pub lacks_ipv6: bool,
 }
 
 impl Tap {
@@ -227,6 +233,7 @@ impl Tap {
                 offloads,
                 mac,
                 ifindex,
+                lacks_ipv6: false,
             },
         ))
     }
@@ -239,6 +246,7 @@ impl Tap {
             offloads: info.offloads,
             mac: info.mac,
             ifindex: info.ifindex,
+            lacks_ipv6: info.lacks_ipv6,
         }
     }
 
@@ -249,6 +257,7 @@ impl Tap {
             offloads: self.offloads,
             mac: self.mac,
             ifindex: self.ifindex,
+            lacks_ipv6: self.lacks_ipv6,
         };
         (self.queues.into_iter().map(OwnedFd::from).collect(), info)
     }
@@ -292,6 +301,7 @@ pub fn adopt(fd: OwnedFd) -> Result<Adopted, TapError> {
         offloads,
         mac,
         ifindex: 0,
+        lacks_ipv6: false,
     }))
 }
 
@@ -311,6 +321,7 @@ mod tests {
             },
             mac: [2, 0, 0, 1, 2, 3],
             ifindex: 0x0102_0304,
+            lacks_ipv6: true,
         };
         let bytes = info.to_bytes();
         assert_eq!(TapInfo::from_bytes(&bytes), Some(info));

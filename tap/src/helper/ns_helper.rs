@@ -419,7 +419,7 @@ fn make(request: &TapRequest) -> Result<Tap, TapError> {
     netif::loopback_up()?;
     // Without IPv6 there are none.
     let _ = netif::ignore_router_advertisements(&tap.name);
-    netif::configure(tap.ifindex, &tap.name, &request.config())?;
+    tap.lacks_ipv6 = !netif::configure(tap.ifindex, &tap.name, &request.config())?;
     tap.mac = request.mac;
     Ok(tap)
 }

@@ -87,7 +87,7 @@ fn make_tap(name: &str, queues: u16, config: Option<&InterfaceConfig>) -> Result
     let mut tap = Tap::create(name, queues)?;
     if let Some(config) = config {
         netif::loopback_up()?;
-        netif::configure(tap.ifindex, &tap.name, config)?;
+        tap.lacks_ipv6 = !netif::configure(tap.ifindex, &tap.name, config)?;
         tap.mac = config.mac.unwrap_or(tap.mac);
     }
     Ok(tap)

@@ -62,13 +62,14 @@ pub struct InterfaceConfig {
 const JOINING_METRIC: u32 = 1024;
 
 /// Gives the interface its MAC, MTU and queue length, brings it up, and sets addresses and default
-/// routes. `name` is for the errors' texts.
+/// routes. `name` is for the errors' texts. Where IPv6 is switched off, addresses and routes of it are
+/// left out if there are others, which is told by `false`.
 ///
 /// # Errors
 ///
 /// [`TapError::MtuTooSmallForIpv6`] before anything is changed; otherwise the first step that the
 /// kernel refused, with the earlier ones in force.
-pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), TapError> {
+pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool, TapError> {
     let ipv6 = cfg.addresses.iter().find(|(address, _)| address.is_ipv6());
     if let Some(&(address, _)) = ipv6
         && cfg.mtu < IPV6_MIN_MTU
@@ -102,24 +103,33 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<(), 
     rtnetlink
         .set_up(ifindex)
         .map_err(failed("bring it up".to_owned()))?;
+    let has_ipv4 = cfg.addresses.iter().any(|(address, _)| address.is_ipv4());
+    let mut whole = true;
     for &(address, prefix_len) in &cfg.addresses {
-        let set = rtnetlink.set_address(ifindex, address, prefix_len);
-        set.map_err(|source| match ipv6_is_off(address, &source) {
-            true => TapError::Ipv6Disabled {
-                name: name.to_owned(),
-                address,
-                source,
-            },
-            false => failed(format!("add address {address}/{prefix_len}"))(source),
-        })?;
+        match rtnetlink.set_address(ifindex, address, prefix_len) {
+            Ok(()) => {}
+            Err(error) if ipv6_is_off(address, &error) && has_ipv4 => whole = false,
+            Err(source) if ipv6_is_off(address, &source) => {
+                return Err(TapError::Ipv6Disabled {
+                    name: name.to_owned(),
+                    address,
+                    source,
+                });
+            }
+            Err(source) => {
+                return Err(failed(format!("add address {address}/{prefix_len}"))(
+                    source,
+                ));
+            }
+        }
     }
     let metric = cfg.joins_others.then(|| JOINING_METRIC + ifindex);
-    for &gateway in &cfg.gateways {
+    for &gateway in cfg.gateways.iter().filter(|g| whole || g.is_ipv4()) {
         rtnetlink
             .set_default_route(ifindex, gateway, rtnetlink::MAIN, metric)
             .map_err(failed(format!("add a default route via {gateway}")))?;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Whether an address was refused because IPv6 is switched off.

@@ -12,6 +12,7 @@ mod ill;
 mod last_data;
 mod metrics;
 mod mistakes;
+mod moves;
 mod names;
 mod ports;
 mod removal;
