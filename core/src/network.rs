@@ -34,7 +34,7 @@ use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropReason, Frame, IpHeader, L3, MacAddr, Packet, PortId};
+use cnet_wire::{DropReason, Frame, FrameSink, IpHeader, L3, MacAddr, Packet, PortId};
 
 /// The network's effects as the router has them: what it sends comes into the switch by its port.
 type AtPort<'a, E> = (RouterPort<'a, <E as Env>::Sink>, <E as Env>::Hosts);
@@ -165,6 +165,14 @@ impl Network {
         let mut verdict = self.switch.judge(now, ingress, frame);
         if self.router.policy().has_rules(Direction::Between) {
             verdict = self.ask_policy(now, ingress, frame, verdict)?;
+        }
+        if self.switch.has_uplinks()
+            && let Verdict::Flood { .. } = verdict
+            && let Some((question, mac)) = self.switch.answer_in_place(now, ingress, frame)
+        {
+            // A port that is full misses the answer as it would any frame.
+            let _ = question.answer(mac, |answer| io.sink.emit(ingress, answer));
+            return Ok(());
         }
         match self
             .switch

@@ -1,12 +1,14 @@
 //! Everything that a network counts, to be read at once.
 
+use std::net::IpAddr;
+
 use cnet_nat::gateway::GatewayCounters;
 use cnet_nat::host::HostError;
 use cnet_nat::router::PortFlows;
 use cnet_nat::tcp::TcpCounters;
 use cnet_vswitch::port::PortCounters;
-use cnet_wire::stations::Stations;
-use cnet_wire::{DropCounters, PortId};
+use cnet_wire::time::Instant;
+use cnet_wire::{DropCounters, MacAddr, PortId};
 
 use crate::Network;
 
@@ -48,8 +50,8 @@ pub struct PortReport {
 impl Network {
     /// Everything that is counted. The cost goes with the number of ports.
     pub fn report(&self) -> Report {
-        let neighbours = self.switch.neighbours();
-        let ports = neighbours.ports().filter_map(|port| {
+        let ports = self.switch.ports().filter(|&port| port != PortId::ROUTER);
+        let ports = ports.filter_map(|port| {
             Some(PortReport {
                 port,
                 counters: self.switch.counters(port)?.clone(),
@@ -69,6 +71,11 @@ impl Network {
             gateway: self.router.gateway().counters(),
             ping_unavailable: self.router.ping_unavailable(),
         }
+    }
+
+    /// The addresses that were heard behind `port`, with the MAC addresses they were last used with.
+    pub fn addresses_behind(&self, now: Instant, port: PortId) -> Vec<(IpAddr, Option<MacAddr>)> {
+        self.switch.addresses().behind(now, port)
     }
 
     /// What was dropped so far of the frames that came in, by reason.

@@ -7,6 +7,7 @@ use cnet_nat::flow::Limits;
 use cnet_nat::gateway::Quirks;
 use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_tap::InterfaceConfig;
+use cnet_vswitch::PortRole;
 use cnet_wire::MacAddr;
 
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan, gateway_mac};
@@ -163,9 +164,19 @@ pub struct PortPlan {
     pub isolated: bool,
     /// The far ends outside of the network that it may talk with, besides the network's policy.
     pub filter: PeerFilter,
+    /// What is behind the port.
+    pub role: PortRole,
 }
 
 impl PortPlan {
+    /// A port that other switches of the network are behind.
+    pub fn uplink() -> PortPlan {
+        PortPlan {
+            role: PortRole::Uplink,
+            ..PortPlan::default()
+        }
+    }
+
     /// Its fixed addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let v4 = self.ipv4.map(IpAddr::V4);

@@ -10,7 +10,7 @@ use crate::forward::Replaced;
 use crate::worker::command::{Command, Mailboxes};
 use crate::{
     ForwardError, ForwardId, OpenForward, PortDevice, PortEnd, PortError, PortId, PortPlan,
-    QueryId, Rule, Statistics,
+    QueryId, Rule, Statistics, UplinkReport,
 };
 
 /// Steers a running network. Cheap to clone, from any thread.
@@ -181,6 +181,15 @@ impl Control {
             }
         }
         sum.ok_or(PortError::Ended)
+    }
+
+    /// What is behind each uplink, and what passed there.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Ended`] once the network has stopped.
+    pub async fn uplinks(&self) -> Result<Vec<UplinkReport>, PortError> {
+        self.ask(Command::Uplinks).await.ok_or(PortError::Ended)
     }
 
     /// Waits until all that containers have sent over TCP, and that was acknowledged to them, was

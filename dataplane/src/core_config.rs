@@ -5,14 +5,26 @@ use cnet_nat::flow::FlowBudget;
 use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway};
 use cnet_nat::router::RouterConfig;
 use cnet_nat::tcp::TcpConfig;
-use cnet_vswitch::port::{Lease, PortConfig};
+use cnet_vswitch::port::{Lease, PortConfig, PortRole};
 use cnet_wire::MacAddr;
 
 use super::{NetworkConfig, PortPlan, memory_budget};
 
+/// MAC addresses, and IP addresses, that are learned behind an uplink.
+const UPLINK_STATIONS: usize = 1 << 16;
+
 /// The port of `plan`, whose device has the hardware address `device_mac`, if that is known.
 pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortConfig {
+    let limits = match plan.role {
+        PortRole::Station | PortRole::Router => PortConfig::default(),
+        PortRole::Uplink => PortConfig {
+            max_macs: UPLINK_STATIONS,
+            max_addresses: UPLINK_STATIONS,
+            ..PortConfig::default()
+        },
+    };
     PortConfig {
+        role: plan.role,
         lease: Lease {
             mac: plan.mac.or(device_mac),
             ipv4: plan.ipv4.into_iter().collect(),
@@ -21,7 +33,7 @@ pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortCo
         },
         spoof_protection: plan.spoof_protection,
         isolated: plan.isolated,
-        ..PortConfig::default()
+        ..limits
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc as async_mpsc, watch};
 
 mod budget;
 mod busy_poll;
+mod clock;
 mod config;
 mod containment;
 mod control;
@@ -39,8 +40,10 @@ mod statistics;
 mod worker;
 
 pub use cnet_nat::gateway::{DnsQuery, QueryId, Quirks, Transport};
-pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix};
+pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix, Rule as PolicyRule};
+pub use cnet_vswitch::PortRole;
 pub use cnet_wire::PortId;
+pub use cnet_wire::conversation::{Direction, Refusal};
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;
 pub use error::{StartError, WorkerPanicked};
@@ -52,7 +55,9 @@ pub use forward::{
 pub use memory_budget::available_memory;
 #[doc(hidden)]
 pub use port::VmSocket;
-pub use port::{PortDevice, PortEnd, PortError};
+pub use port::{
+    PeerCounters, PeerReport, PortDevice, PortEnd, PortError, UplinkReport, Vxlan, VxlanConfig,
+};
 pub use socket::LocalPorts;
 pub use statistics::{PortStatistics, Statistics};
 

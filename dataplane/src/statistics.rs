@@ -56,10 +56,12 @@ impl Statistics {
         } = driver.core.report();
         // The core counts none of these: they are counted where the devices are written.
         drops.set(DropReason::PortFull, driver.ports.full());
+        drops.add(&driver.ports.dropped(None));
         let ports = ports.into_iter().filter_map(|counted| {
             let written = driver.ports.written(counted.port)?;
             let mut drops = counted.counters.drops;
             drops.set(DropReason::PortFull, written.full);
+            drops.add(&driver.ports.dropped(Some(counted.port)));
             Some(PortStatistics {
                 port: counted.port,
                 frames_in: counted.counters.frames_in,

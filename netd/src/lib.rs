@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod ns_helper;
 pub mod outside;
 mod peer;
+mod peers;
 pub mod process;
 pub mod registry;
 mod report;
@@ -31,4 +32,5 @@ mod watcher;
 
 pub use events::Subscriber;
 pub use instance::{Forwards, Instance, InstanceBuilder, InstanceError, peer_filter};
+pub use peers::PeersError;
 pub use process::{config, in_one_line, main};

@@ -46,7 +46,7 @@ use cnet::definition::{
 use cnet::log;
 use cnet::network::END_TIMEOUT;
 use cnet::start::READY;
-use cnet_dataplane::{NetworkConfig, check_descriptors};
+use cnet_dataplane::{NetworkConfig, PortDevice, PortError, PortPlan, check_descriptors};
 use cnet_tap::TapError;
 use cnet_tap::helper::NsHelper;
 use cnet_tap::sandbox::{Mode, Policy, Role, spawn_isolated};
@@ -65,6 +65,7 @@ use crate::journal::Record;
 use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
+use crate::peers::{self, PeersError, Tunnels};
 use crate::serve::{self, BindError, Busy};
 use crate::starting_client::{self, DetachError, detach, keep_client, tell_client};
 use crate::watcher::Watcher;
@@ -104,6 +105,12 @@ pub enum ProcessError {
     /// The process cannot become one of its own.
     #[error("cannot start the network process: {0}")]
     Detach(#[source] DetachError),
+    /// The other hosts cannot be reached.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    /// The uplink cannot be a port.
+    #[error("cannot join the other hosts: {0}")]
+    Uplink(#[source] PortError),
     /// There is no place for networks.
     #[error(transparent)]
     Directories(#[from] DirectoriesError),
@@ -240,10 +247,12 @@ fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, Proces
         tracing::warn!("{told}");
     }
     make_directories(&directories, network)?;
+    let tunnels = peers::open(&definition)?;
     let prepared = Prepared {
         directories,
         definition,
         helper,
+        tunnels,
     };
     match mode {
         Mode::Off => {
@@ -266,6 +275,7 @@ struct Prepared {
     directories: Directories,
     definition: Definition,
     helper: NsHelper,
+    tunnels: Option<Tunnels>,
 }
 
 /// Makes the directories that are written to while the network runs: they are what the sandbox shows.
@@ -366,7 +376,7 @@ fn signals() -> Result<[Signal; 2], ProcessError> {
 /// Starts the network and gives it the members that a process before this one has left.
 async fn start_network(
     directories: &Directories,
-    definition: Definition,
+    (definition, tunnels): (Definition, Option<Tunnels>),
     helper: &NsHelperClient,
     (policy, host, pid): (Policy, Host, u32),
 ) -> Result<Arc<Members>, ProcessError> {
@@ -376,7 +386,10 @@ async fn start_network(
     let lives = Box::new(move |records: &[Record]| asked.lives(records));
     let store = Store::open(directories.clone());
     let others = OtherNetworks::new(store, &definition.name, lives);
-    let config = config(&definition);
+    let mut config = config(&definition);
+    if let Some(tunnels) = &tunnels {
+        config.policy.rules.extend(peers::refusals(&tunnels.peers));
+    }
     let instance = Instance::builder(config.clone())
         .names(names.local(&definition))
         .dns_clients(names.clients(others))
@@ -400,6 +413,12 @@ async fn start_network(
         ipam,
     });
     routes.start(watched.0, watched.1);
+    if let Some(Tunnels { device, .. }) = tunnels {
+        let device = PortDevice::Vxlan(Box::new(device));
+        let uplink = members.instance.join(PortPlan::uplink(), device, None);
+        // Its end is the network's: no other port ends it.
+        let _ = uplink.await.map_err(ProcessError::Uplink)?;
+    }
     members::restore(&members).await;
     Ok(members)
 }
@@ -414,6 +433,7 @@ async fn serve(
         directories,
         definition,
         helper,
+        tunnels,
     } = prepared;
     // Before a client is told that we are ready, so that none of these is lost.
     let [mut terminate, mut interrupt] = signals()?;
@@ -425,7 +445,8 @@ async fn serve(
     // Both are out of reach in the sandbox, which is entered when the network starts. Clients that
     // connect before it has started wait in the socket's queue.
     let listener = serve::bind(&socket)?;
-    let started = start_network(&directories, definition, &helper, (policy, host, pid)).await;
+    let process = (policy, host, pid);
+    let started = start_network(&directories, (definition, tunnels), &helper, process).await;
     let members = started.inspect_err(|_| drop(fs::remove_file(&socket)))?;
     let instance = Arc::clone(&members.instance);
     tell_client(READY);

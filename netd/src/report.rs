@@ -58,7 +58,8 @@ fn counters<'a>(counted: impl IntoIterator<Item = (&'a str, u64)>) -> Counters {
     counted.map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
-fn by_reason(drops: &DropCounters) -> Counters {
+/// Drops by the names of their reasons.
+pub(crate) fn by_reason(drops: &DropCounters) -> Counters {
     counters(drops.iter().map(|(reason, n)| (reason.name(), n)))
 }
 

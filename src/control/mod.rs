@@ -39,6 +39,7 @@ mod event;
 mod statistics;
 pub mod stream;
 pub(crate) mod text;
+mod uplink;
 
 pub use dns_log::{DnsLog, DnsLogReport, LoggedQuery};
 pub use event::{Event, Events};
@@ -46,6 +47,7 @@ pub use statistics::{
     AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, RouterStatistics,
     StatisticsReport, TimeBucket,
 };
+pub use uplink::{PeerReport, StationReport, UplinkReport};
 
 /// The path of actions.
 pub const PATH: &str = "/v1/actions";
@@ -342,6 +344,9 @@ pub struct NetworkReport {
     pub pid: u32,
     /// The containers on it, by name.
     pub containers: Vec<ContainerReport>,
+    /// What leads to other hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<UplinkReport>,
 }
 
 impl NetworkReport {
@@ -352,6 +357,7 @@ impl NetworkReport {
             id: id.into(),
             pid,
             containers: Vec::new(),
+            uplinks: Vec::new(),
         }
     }
 }

@@ -14,14 +14,17 @@ use sha2::{Digest, Sha256};
 use super::dns_server::DnsServer;
 use super::id::is_id;
 use super::name::{NameError, check_network_name, is_domain};
+use super::overlay::{Overlay, OverlayError, OverlayRequest};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
 use super::routes::{HostRoutes, same_family};
 use super::{MTU_RANGE, default_mtu};
 use crate::filter::Filter;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
 
-/// The one driver there is: a switch of our own, called after what it stands in for.
+/// The driver of networks of one host: a switch of our own, called after what it stands in for.
 pub const BRIDGE: &str = "bridge";
+/// The driver of networks that span several hosts, by VXLAN.
+pub const OVERLAY: &str = "overlay";
 
 /// Docker's date for what was not made.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -40,7 +43,7 @@ pub struct Definition {
     pub id: String,
     /// When it was made (RFC 3339).
     pub created: String,
-    /// Always [`BRIDGE`].
+    /// [`BRIDGE`] or [`OVERLAY`].
     pub driver: String,
     /// Containers reach each other and the gateway, and nothing else.
     #[serde(default)]
@@ -71,6 +74,9 @@ pub struct Definition {
     /// The far ends that its containers may talk with.
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,
+    /// The other hosts, if it is an overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// IPv4, if it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4Pool>,
@@ -94,7 +100,7 @@ fn is_zero(n: &u32) -> bool {
 pub struct Request {
     /// What to call it.
     pub name: String,
-    /// [`BRIDGE`].
+    /// [`BRIDGE`] or [`OVERLAY`].
     pub driver: String,
     /// At most one of each family.
     pub subnets: Vec<IpNet>,
@@ -120,6 +126,8 @@ pub struct Request {
     pub keep_ports: bool,
     /// See [`Definition::filter`].
     pub filter: Filter,
+    /// For the driver [`OVERLAY`] alone.
+    pub overlay: OverlayRequest,
     /// See [`Definition::labels`].
     pub labels: BTreeMap<String, String>,
 }
@@ -142,7 +150,22 @@ impl Request {
             trust: false,
             keep_ports: false,
             filter: Filter::new(),
+            overlay: OverlayRequest::default(),
             labels: BTreeMap::new(),
+        }
+    }
+
+    /// What it says of other hosts, if it asks for an overlay.
+    pub(super) fn overlay(&self) -> Result<Option<Overlay>, DefinitionError> {
+        if self.driver == OVERLAY {
+            if self.subnets.is_empty() {
+                return Err(OverlayError::NoSubnet.into());
+            }
+            return Ok(Some(Overlay::new(&self.name, self.overlay.clone())));
+        }
+        match self.overlay == OverlayRequest::default() {
+            true => Ok(None),
+            false => Err(OverlayError::NotOverlay.into()),
         }
     }
 }
@@ -158,8 +181,11 @@ pub enum DefinitionError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// There is no such driver.
-    #[error("there is no driver `{0}`: the one driver is `bridge`")]
+    #[error("there is no driver `{0}`: there are `bridge` and `overlay`")]
     Driver(String),
+    /// Its other hosts.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// Several of one kind in one family.
     #[error("{0} and {1} are both {what}s of {family}: a network has one of each family",
         what = .2, family = .3)]
@@ -207,6 +233,7 @@ impl Definition {
             trust: false,
             keep_ports: false,
             filter: Filter::new(),
+            overlay: None,
             ipv4: None,
             ipv6: None,
             labels: BTreeMap::new(),
@@ -223,8 +250,11 @@ impl Definition {
         if !is_id(&self.id) {
             return Err(DefinitionError::Id(self.id.clone()));
         }
-        if self.driver != BRIDGE {
-            return Err(DefinitionError::Driver(self.driver.clone()));
+        match (self.driver.as_str(), &self.overlay) {
+            (BRIDGE, None) => {}
+            (OVERLAY, Some(overlay)) => self.check_overlay(overlay)?,
+            (BRIDGE, Some(_)) => return Err(OverlayError::NotOverlay.into()),
+            _ => return Err(DefinitionError::Driver(self.driver.clone())),
         }
         self.ipv4.iter().try_for_each(Ipv4Pool::check)?;
         self.ipv6.iter().try_for_each(Ipv6Pool::check)?;
@@ -245,6 +275,19 @@ impl Definition {
             Some(domain) => Err(DefinitionError::Search(domain.clone())),
             None => Ok(()),
         }
+    }
+
+    /// No two hosts may give out the same address.
+    fn check_overlay(&self, overlay: &Overlay) -> Result<(), OverlayError> {
+        overlay.check()?;
+        let without = |pool: Option<bool>| pool == Some(false);
+        if without(self.ipv4.map(|pool| pool.ip_range.is_some())) {
+            return Err(OverlayError::NoRange("IPv4"));
+        }
+        if without(self.ipv6.map(|pool| pool.ip_range.is_some())) {
+            return Err(OverlayError::NoRange("IPv6"));
+        }
+        Ok(())
     }
 
     /// The one of `servers` that is the network's own gateway: it would ask itself.
@@ -412,6 +455,7 @@ mod tests {
                 no_host: true,
                 ..Filter::new()
             },
+            overlay: None,
             ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, None).unwrap()),
             ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
             labels: BTreeMap::from([("a.b".into(), "c d".into())]),
@@ -489,6 +533,35 @@ mod tests {
         let mut small = definition();
         (small.ipv6, small.mtu) = (None, 576);
         assert_eq!(small.check(), Ok(()));
+    }
+
+    #[test]
+    fn an_overlay_has_its_hosts_and_a_range_of_its_own() {
+        let mut overlay = definition();
+        overlay.driver = OVERLAY.to_owned();
+        let no_driver = overlay.check().unwrap_err().to_string();
+        assert!(no_driver.contains("no driver"), "{no_driver}");
+        let text = toml::to_string(&overlay).unwrap();
+        let hosts = "\n[overlay]\nvni = 42\npeers = [\"192.0.2.7:4790\"]\n";
+        let mut overlay: Definition = toml::from_str(&(text + hosts)).unwrap();
+        assert_eq!(overlay.overlay.as_ref().unwrap().port, 4789);
+        let told = overlay.check().unwrap_err().to_string();
+        assert!(
+            told.contains("IPv4") && told.contains("--ip-range"),
+            "{told}"
+        );
+        let range = |net: &str| Some(net.parse().unwrap());
+        overlay.ipv4 = overlay.ipv4.map(|pool| Ipv4Pool {
+            ip_range: range("172.27.1.0/24").map(|net: ipnet::Ipv4Net| net),
+            ..pool
+        });
+        let told = overlay.check().unwrap_err().to_string();
+        assert!(told.contains("IPv6"), "{told}");
+        overlay.ipv6 = None;
+        assert_eq!(overlay.check(), Ok(()));
+        overlay.driver = BRIDGE.to_owned();
+        let told = overlay.check().unwrap_err().to_string();
+        assert!(told.contains("--driver overlay"), "{told}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod file;
 mod file_format;
 mod id;
 mod name;
+mod overlay;
 pub mod pool;
 mod routes;
 pub mod runtime;
@@ -30,11 +31,12 @@ mod user_namespace;
 
 pub use directories::{Directories, DirectoriesError};
 pub use dns_server::{DnsServer, DnsServerError};
-pub use file_format::{BRIDGE, Definition, DefinitionError, Request};
+pub use file_format::{BRIDGE, Definition, DefinitionError, OVERLAY, Request};
 pub use id::{SHORT_ID, is_id, random_id};
 pub use name::{
     DEFAULT_NETWORK, NameError, check_host_name, check_name, check_network_name, is_domain,
 };
+pub use overlay::{Overlay, OverlayError, OverlayRequest, Peer, PeerError};
 pub use pool::{Ipv4Pool, Ipv6Pool, PoolError};
 pub use routes::{HostRoute, HostRoutes, free_ula};
 pub use store::{Store, StoreError};

@@ -245,6 +245,7 @@ impl Store {
     pub fn create(&self, request: Request, routes: &HostRoutes) -> Result<Definition, StoreError> {
         check_network_name(&request.name)?;
         let (mut ipv4, mut ipv6) = pools(&request)?;
+        let overlay = request.overlay()?;
         let _lock = self.lock()?;
         let others = self.list()?;
         if others.iter().any(|d| d.name == request.name) {
@@ -271,6 +272,7 @@ impl Store {
             trust: request.trust,
             keep_ports: request.keep_ports,
             filter: request.filter,
+            overlay,
             ipv4,
             ipv6,
             labels: request.labels,

@@ -25,6 +25,7 @@ mod lifecycle;
 mod liveness;
 mod mappings;
 mod networks;
+mod overlay;
 mod plugins;
 mod protection;
 mod publish;

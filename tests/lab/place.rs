@@ -21,6 +21,8 @@ pub struct Place<'a> {
     /// The directory of its definitions, leases and sockets.
     pub runtime: PathBuf,
     user: Option<u32>,
+    /// Where it runs; the laboratory's host unless it is another one.
+    host: &'a Namespace,
 }
 
 /// A container on a network.
@@ -45,15 +47,36 @@ impl<'a> Place<'a> {
     /// Root's.
     pub fn root(lab: &'a Lab) -> Self {
         let runtime = lab.private_directory("networks", 0);
-        let user = None;
-        Self { lab, runtime, user }
+        let (user, host) = (None, &lab.host);
+        Self {
+            lab,
+            runtime,
+            user,
+            host,
+        }
+    }
+
+    /// Root's, on another host of the laboratory.
+    pub fn at(lab: &'a Lab, host: &'a Namespace, name: &str) -> Self {
+        let runtime = lab.private_directory(name, 0);
+        Self {
+            lab,
+            runtime,
+            user: None,
+            host,
+        }
     }
 
     /// An ordinary user's.
     pub fn ordinary(lab: &'a Lab) -> Self {
         let runtime = lab.private_directory("networks-user", ORDINARY_USER);
-        let user = Some(ORDINARY_USER);
-        Self { lab, runtime, user }
+        let (user, host) = (Some(ORDINARY_USER), &lab.host);
+        Self {
+            lab,
+            runtime,
+            user,
+            host,
+        }
     }
 
     /// One for each kind of user.
@@ -89,7 +112,8 @@ impl<'a> Place<'a> {
         })
     }
 
-    fn of_user(&self, mut launch: Launch) -> Launch {
+    fn of_user(&self, launch: Launch) -> Launch {
+        let mut launch = launch.namespace(self.host.descriptor());
         if self.user.is_some() {
             // As distributions have it.
             launch = launch.tun_mode(0o666);

@@ -373,6 +373,29 @@ impl AddressTable {
         let b = self.entries.get(&address)?;
         b.live(now).then(|| (b.port, b.detail.get()))
     }
+
+    /// As [`AddressTable::locate`], but only if `address` was used a moment ago ([`MAC_HOLD`]).
+    pub fn heard(&self, now: Instant, address: IpAddr) -> Option<(PortId, Option<MacAddr>)> {
+        let b = self.entries.get(&address)?;
+        (b.idle(now) < MAC_HOLD).then(|| (b.port, b.detail.get()))
+    }
+
+    /// The addresses that live behind `port`, with their MAC addresses where they are known.
+    pub fn behind(&self, now: Instant, port: PortId) -> Vec<(IpAddr, Option<MacAddr>)> {
+        let live = |b: &Binding<LinkAddress>| b.port == port && b.live(now);
+        let entries = self.entries.iter().filter(|entry| live(entry.value()));
+        entries
+            .map(|entry| (*entry.key(), entry.value().detail.get()))
+            .collect()
+    }
+}
+
+impl Fdb {
+    /// The MAC addresses that live behind ports, with these.
+    pub fn all(&self, now: Instant) -> Vec<(MacAddr, PortId)> {
+        let entries = self.entries.iter().filter(|entry| entry.live(now));
+        entries.map(|entry| (*entry.key(), entry.port)).collect()
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod port;
 mod router_port;
 pub mod stations;
 pub mod switch;
+pub mod uplink;
 
 pub use port::{AddPortError, Lease, PortConfig, PortCounters, PortRole};
 pub use router_port::{Neighbours, RouterPort};

@@ -226,8 +226,10 @@ impl Port {
     /// Whether frames may pass between this port and `other`, which is not the same.
     pub(crate) fn may_exchange_with(&self, other: &Port) -> bool {
         match (self.config.role, other.config.role) {
+            // Stations behind an uplink have a router of their own.
+            (PortRole::Router | PortRole::Uplink, PortRole::Uplink)
+            | (PortRole::Uplink, PortRole::Router) => false,
             (PortRole::Router, _) | (_, PortRole::Router) => true,
-            (PortRole::Uplink, PortRole::Uplink) => false,
             _ => !self.config.isolated && !other.config.isolated,
         }
     }

@@ -12,7 +12,7 @@ use cnet_wire::stations::{self, Location, Taken};
 use cnet_wire::time::Instant;
 use cnet_wire::vnet::VNET_HDR_LEN;
 
-use crate::port::{Port, PortCounters};
+use crate::port::{Port, PortCounters, PortRole};
 use crate::stations::Stations;
 
 /// Counts what the router sends, and takes it to the ports.
@@ -53,13 +53,20 @@ impl<'a> Neighbours<'a> {
         let numbered = (0..).map(PortId).zip(self.ports);
         numbered.filter_map(|(id, port)| port.is_some().then_some(id))
     }
+
+    /// Stations behind an uplink have a router of their own.
+    fn is_uplink(&self, id: PortId) -> bool {
+        let port = self.ports.get(id.0 as usize).and_then(Option::as_deref);
+        port.is_some_and(|port| port.config.role == PortRole::Uplink)
+    }
 }
 
 impl stations::Stations for Neighbours<'_> {
     #[inline]
     fn by_address(&self, now: Instant, address: IpAddr) -> Option<Location> {
         let (port, mac) = self.stations.by_address(now, address)?;
-        (port != PortId::ROUTER).then_some(Location { port, mac })
+        let is_router = port == PortId::ROUTER;
+        (!is_router && !self.is_uplink(port)).then_some(Location { port, mac })
     }
 
     fn grant(&self, address: IpAddr, port: PortId, mac: Option<MacAddr>) -> Result<(), Taken> {
@@ -72,6 +79,6 @@ impl stations::Stations for Neighbours<'_> {
     }
 
     fn ports(&self) -> impl Iterator<Item = PortId> + '_ {
-        self.numbers()
+        self.numbers().filter(|&port| !self.is_uplink(port))
     }
 }

@@ -17,7 +17,8 @@
 //! # Invariants
 //!
 //! - No frame leaves by the port it came from.
-//! - Nothing passes between an isolated port and any other, nor from uplink to uplink.
+//! - Nothing passes between an isolated port and any other, nor from uplink to uplink, nor between an
+//!   uplink and the router.
 //! - A leased address is one port's, whatever others say; the router's are leases too.
 //!
 //! # Limits
@@ -33,6 +34,7 @@ use crate::fdb::{AddressTable, Fdb};
 use crate::port::{AddPortError, LastSource, Port, PortConfig, PortCounters, PortRole};
 use crate::router_port::{Neighbours, RouterPort};
 use crate::stations::{Stations, SwitchConfig};
+use crate::uplink::{self, Question};
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
 use cnet_wire::drops::{DropCounters, DropReason};
@@ -81,6 +83,8 @@ pub struct Switch {
     elsewhere: DropCounters,
     /// Room for the ports of a flood, so that none allocates.
     flooded: Vec<PortId>,
+    /// How many of the ports are uplinks.
+    uplinks: usize,
 }
 
 impl Switch {
@@ -100,6 +104,7 @@ impl Switch {
             ports: Vec::new(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
+            uplinks: 0,
         }
     }
 
@@ -112,6 +117,7 @@ impl Switch {
             ports: self.ports.iter().map(|p| p.as_deref().map(port)).collect(),
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
+            uplinks: self.uplinks,
         }
     }
 
@@ -134,6 +140,7 @@ impl Switch {
         if self.ports.len() <= index {
             self.ports.resize_with(index + 1, || None);
         }
+        self.uplinks += usize::from(config.role == PortRole::Uplink);
         self.ports[index] = Some(Box::new(Port::new(config)));
         // The new lease may have taken a learned address from another port.
         for port in self.ports.iter_mut().flatten() {
@@ -148,6 +155,7 @@ impl Switch {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
         self.stations.remove_port(id);
         self.elsewhere.add(&port.counters.drops);
+        self.uplinks -= usize::from(port.config.role == PortRole::Uplink);
         Some(port.counters)
     }
 
@@ -192,7 +200,7 @@ impl Switch {
                 Ok(Delivery::Done)
             }
             Verdict::Flood { router } => {
-                self.flood(ingress, frame.dst, raw, sink);
+                self.flood(ingress, frame, raw, sink);
                 Ok(match router {
                     true => self.give_to_router(frame),
                     false => Delivery::Done,
@@ -250,9 +258,9 @@ impl Switch {
         }
     }
 
-    fn flood(&mut self, ingress: PortId, dst: MacAddr, raw: &[u8], sink: &mut impl FrameSink) {
+    fn flood(&mut self, ingress: PortId, frame: &Frame<'_>, raw: &[u8], sink: &mut impl FrameSink) {
         let mut egresses = std::mem::take(&mut self.flooded);
-        egresses.extend(self.flood_ports(ingress, dst));
+        egresses.extend(self.flooded_to(ingress, frame));
         for egress in egresses.drain(..) {
             write(egress, raw, sink);
         }
@@ -288,14 +296,16 @@ impl Switch {
 
     fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let dst = frame.dst;
+        let nowhere = Verdict::Drop(DropReason::NoSuchPort);
+        // Stations behind an uplink have a gateway of their own.
+        let from_uplink = self.uplinks > 0 && self.is_uplink(ingress);
         // As the forwarding table would say, and most frames ask.
-        if self.router.config.lease.mac == Some(dst) {
+        if self.router.config.lease.mac == Some(dst) && !from_uplink {
             return Verdict::Port(PortId::ROUTER);
         }
-        let nowhere = Verdict::Drop(DropReason::NoSuchPort);
         if dst.is_multicast() {
-            let router = !self.asks_for_another(ingress, frame);
-            return match (self.flood_ports(ingress, dst).next(), router) {
+            let router = !from_uplink && !self.asks_for_another(ingress, frame);
+            return match (self.flooded_to(ingress, frame).next(), router) {
                 (Some(_), router) => Verdict::Flood { router },
                 (None, true) => Verdict::Port(PortId::ROUTER),
                 (None, false) => nowhere,
@@ -344,6 +354,46 @@ impl Switch {
             .numbers()
             .filter(move |&id| self.may_pass(ingress, id))
             .filter(move |&id| group || self.port(id).is_some_and(Port::learns))
+    }
+
+    /// As [`Switch::flood_ports`], for this frame: what is for the gateway alone stays on this side of
+    /// uplinks.
+    fn flooded_to(&self, ingress: PortId, frame: &Frame<'_>) -> impl Iterator<Item = PortId> + '_ {
+        let stays = self.uplinks > 0
+            && frame.dst.is_multicast()
+            && uplink::stays_here(frame, &self.stations);
+        self.flood_ports(ingress, frame.dst)
+            .filter(move |&id| !(stays && self.is_uplink(id)))
+    }
+
+    /// Whether `id` leads to another switch of the network.
+    #[inline]
+    pub fn is_uplink(&self, id: PortId) -> bool {
+        self.port(id)
+            .is_some_and(|port| port.config.role == PortRole::Uplink)
+    }
+
+    /// Whether any port leads to another switch.
+    #[inline]
+    pub fn has_uplinks(&self) -> bool {
+        self.uplinks > 0
+    }
+
+    /// What the station at `ingress` asks all others in `frame`, and the MAC address of the station
+    /// behind an uplink that has the answer, if that one was heard of a moment ago.
+    pub fn answer_in_place(
+        &self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+    ) -> Option<(Question, MacAddr)> {
+        if self.is_uplink(ingress) {
+            return None;
+        }
+        let question = uplink::question(frame)?;
+        let known = self.stations.addresses.heard(now, question.target());
+        let (port, mac) = known.filter(|&(port, _)| self.is_uplink(port))?;
+        self.may_pass(ingress, port).then_some((question, mac?))
     }
 
     /// All ports, the router's first.

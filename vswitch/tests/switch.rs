@@ -12,7 +12,7 @@ use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, PortRole, Verdict}
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
 use cnet_wire::stations::{Stations, Taken};
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropReason, Frame, FrameSink, MacAddr, PortFull, PortId};
+use cnet_wire::{DropReason, Frame, FrameSink, L3, MacAddr, PortFull, PortId};
 use net::*;
 
 /// Keeps what is written, and says that it was lost.
@@ -398,6 +398,16 @@ mod learning {
 mod uplinks {
     use super::*;
 
+    /// Notes the ports that are written to.
+    struct Written(Vec<u32>);
+
+    impl FrameSink for Written {
+        fn emit(&mut self, port: PortId, _: &[u8]) -> Result<(), PortFull> {
+            self.0.push(port.0);
+            Ok(())
+        }
+    }
+
     /// A leased station at port 1, and uplinks at 2 and 3.
     fn net() -> Net {
         let uplink = || PortConfig {
@@ -447,6 +457,70 @@ mod uplinks {
         assert!(reached(&net, 2, mac(77)).is_empty());
         net.drops(2, &to(8, mac(77)), DropReason::NoSuchPort);
         net.step(1, &to(1, mac(77)), Verdict::Flood { router: false });
+    }
+
+    #[test]
+    fn each_side_has_a_gateway_of_its_own() {
+        let mut net = net();
+        // Not by an uplink to this one, whatever asks for it.
+        net.drops(2, &to(8, GW), DropReason::NoSuchPort);
+        let asks = arp_frame(8, OP_REQUEST, (mac(8), ip4(8)), GW4);
+        net.step(2, &asks, Verdict::Flood { router: false });
+        // Nor by an uplink to theirs: of the questions here, only those for others leave.
+        let left = |net: &mut Net, frame: &[u8]| {
+            let parsed = Frame::parse(frame, MTU).unwrap();
+            let mut sink = Written(Vec::new());
+            let done = net
+                .switch
+                .handle_frame(net.now, p(1), &parsed, frame, &mut sink);
+            (done.unwrap(), sink.0)
+        };
+        let arp = |target| arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), target);
+        let router = Delivery::Router;
+        assert_eq!(left(&mut net, &arp(GW4)), (router, vec![]));
+        assert_eq!(left(&mut net, &arp(ip4(9))), (router, vec![2, 3]));
+        let solicit = |target| ndp(1, ip6(1), 135, target, mac(1));
+        assert_eq!(left(&mut net, &solicit(GW6)), (router, vec![]));
+        assert_eq!(left(&mut net, &solicit(ip6(9))), (router, vec![2, 3]));
+    }
+
+    #[test]
+    fn stations_heard_of_a_moment_ago_are_answered_for() {
+        let mut net = net();
+        let asks = |target| arp_frame(1, OP_REQUEST, (mac(1), ip4(1)), target);
+        let solicit = |target| ndp(1, ip6(1), 135, target, mac(1));
+        let answered = |net: &Net, from, frame: &[u8]| {
+            let parsed = Frame::parse(frame, MTU).unwrap();
+            let answer = net.switch.answer_in_place(net.now, p(from), &parsed);
+            answer.map(|(question, mac)| question.answer(mac, |frame| (mac, frame.to_vec())))
+        };
+        assert_eq!(answered(&net, 1, &asks(ip4(9))), None);
+        net.step(2, &to(9, mac(1)), Verdict::Port(p(1)));
+        let (by, frame) = answered(&net, 1, &asks(ip4(9))).unwrap();
+        let told = Frame::parse(&frame, MTU).unwrap().arp().unwrap();
+        assert_eq!(
+            (by, told.sender_mac, told.sender_ip),
+            (mac(9), mac(9), ip4(9))
+        );
+        assert_eq!((told.operation, told.target_mac), (OP_REPLY, mac(1)));
+        net.step(
+            2,
+            &arp_frame(9, OP_REPLY, (mac(9), ip4(9)), ip4(1)),
+            Verdict::Flood { router: false },
+        );
+        let claims = ndp(9, ip6(9), 136, ip6(9), mac(9));
+        net.step(2, &claims, Verdict::Flood { router: false });
+        let (_, frame) = answered(&net, 1, &solicit(ip6(9))).unwrap();
+        let parsed = Frame::parse(&frame, MTU).unwrap();
+        let L3::Ip(ip) = parsed.l3 else {
+            panic!("no packet")
+        };
+        assert!(parsed.l4_checksum_ok(&ip) && (ip.src, parsed.dst) == (ip6(9).into(), mac(1)));
+        // Not to those behind it, and not for a station here.
+        assert_eq!(answered(&net, 2, &asks(ip4(9))), None);
+        assert_eq!(answered(&net, 1, &asks(ip4(1))), None);
+        net.wait(10);
+        assert_eq!(answered(&net, 1, &asks(ip4(9))), None);
     }
 
     #[test]

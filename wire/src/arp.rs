@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
+use crate::ethernet::{ETHERNET_HEADER_LEN, ETHERTYPE_ARP};
+use crate::vnet::VNET_HDR_LEN;
 
 /// Bytes of an ARP body for IPv4 over Ethernet.
 pub const ARP_LEN: usize = 28;
@@ -61,6 +63,30 @@ impl ArpPacket {
         body[18..24].copy_from_slice(&self.target_mac.0);
         body[24..28].copy_from_slice(&self.target_ip.octets());
     }
+}
+
+/// Bytes of the frame that [`answer`] makes.
+pub const ANSWER_LEN: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN + ARP_LEN;
+
+/// The frame, virtio-net header first, by which the station at `mac` answers `asked`: what a switch says
+/// in its place.
+pub fn answer(asked: &ArpPacket, mac: MacAddr) -> [u8; ANSWER_LEN] {
+    let mut frame = [0; ANSWER_LEN];
+    let answer = ArpPacket {
+        operation: OP_REPLY,
+        sender_mac: mac,
+        sender_ip: asked.target_ip,
+        target_mac: asked.sender_mac,
+        target_ip: asked.sender_ip,
+    };
+    let ethernet = &mut frame[VNET_HDR_LEN..];
+    ethernet[..6].copy_from_slice(&asked.sender_mac.0);
+    ethernet[6..12].copy_from_slice(&mac.0);
+    ethernet[12..14].copy_from_slice(&ETHERTYPE_ARP.to_be_bytes());
+    if let Some(body) = ethernet.last_chunk_mut() {
+        answer.write(body);
+    }
+    frame
 }
 
 /// Checks the kind and length of an ARP body.

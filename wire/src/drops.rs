@@ -47,6 +47,15 @@ drop_reasons! {
     PortFull = "port_full",
     /// The worker that takes such frames has too many waiting.
     WorkerFull = "worker_full",
+    // Tunnels
+    /// A VXLAN datagram that is truncated, or whose header has other bits than a VNI's.
+    BadVxlanHeader = "bad_vxlan_header",
+    /// A VXLAN datagram of another network.
+    UnknownVni = "unknown_vni",
+    /// A VXLAN datagram from a host that is no peer.
+    UnknownPeer = "unknown_peer",
+    /// A frame of a tunnel that carries a datagram of the same tunnel.
+    NestedTunnel = "nested_tunnel",
     // IP
     /// IP header truncated, IHL below 5, or a length that lies.
     BadIpHeader = "bad_ip_header",

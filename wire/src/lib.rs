@@ -3,8 +3,8 @@
 //!
 //! Readers: [`vnet`], [`frame`] (which reads [`ethernet`], [`arp`], IPv4 and [`ipv6`] once, from
 //! outside to inside, into the values of [`ip`]). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
-//! for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
-//! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]. Vocabulary that all
+//! and its reverse [`join`] for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
+//! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]; of tunnels: [`vxlan`]. Vocabulary that all
 //! crates share: [`addr`], [`drops`], [`time`], and what one crate asks of another as traits: [`sink`],
 //! where frames leave the pure core, [`host`], the sockets it asks for, and [`stations`], who is where on
 //! the link. They stand here, below the crates that use them and the kit that tests them, so that one fake
@@ -39,6 +39,7 @@ pub mod icmp;
 pub mod ip;
 mod ipv4;
 pub mod ipv6;
+pub mod join;
 pub mod ndp;
 pub mod packet;
 pub mod prefixes;
@@ -49,11 +50,14 @@ pub mod tcp;
 pub mod time;
 pub mod udp;
 pub mod vnet;
+pub mod vxlan;
 
 pub use addr::{MacAddr, MacAddrError, PortId, Protocol, ProtocolError};
 pub use drops::{DropCounters, DropReason};
 pub use frame::{Fragment, Frame, IpHeader, L3};
+pub use join::Joined;
 pub use packet::Packet;
 pub use segment::Segments;
 pub use sink::{FrameSink, PortFull};
 pub use vnet::VnetHeader;
+pub use vxlan::Vni;

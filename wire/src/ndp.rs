@@ -13,7 +13,11 @@ use std::net::Ipv6Addr;
 use crate::addr::MacAddr;
 use crate::dns::encode_names;
 use crate::drops::DropReason;
-use crate::icmp::{IcmpMessage, v6};
+use crate::ethernet::{ETHERNET_HEADER_LEN, ETHERTYPE_IPV6};
+use crate::headers::IPV6_HEADER_LEN;
+use crate::icmp::{self, IcmpMessage, v6};
+use crate::ip::protocol;
+use crate::vnet::VNET_HDR_LEN;
 
 /// The hop limit that proves a message to be from the link itself (RFC 4861 section 7.1).
 pub const HOP_LIMIT: u8 = 255;
@@ -235,6 +239,38 @@ impl NeighbourAdvertisement {
         put_link_layer(&mut rest, OPT_TARGET_LINK_LAYER, self.mac);
         rest
     }
+}
+
+/// Bytes of the frame that [`answer`] makes.
+pub const ANSWER_LEN: usize = VNET_HDR_LEN + ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + ADVERTISED_LEN;
+/// An advertisement with the sender's link-layer address.
+const ADVERTISED_LEN: usize = 32;
+
+/// The frame, virtio-net header first, by which the station at `mac` that has `target` answers the
+/// solicitation of `asker`: what a switch says in its place.
+pub fn answer(
+    target: Ipv6Addr,
+    mac: MacAddr,
+    (asker, asker_mac): (Ipv6Addr, MacAddr),
+) -> [u8; ANSWER_LEN] {
+    let mut frame = [0; ANSWER_LEN];
+    let ethernet = &mut frame[VNET_HDR_LEN..];
+    ethernet[..6].copy_from_slice(&asker_mac.0);
+    ethernet[6..12].copy_from_slice(&mac.0);
+    ethernet[12..14].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
+    let (ip, icmp) = ethernet[ETHERNET_HEADER_LEN..].split_at_mut(IPV6_HEADER_LEN);
+    ip[0] = 0x60;
+    ip[5] = ADVERTISED_LEN as u8;
+    ip[6..8].copy_from_slice(&[protocol::ICMPV6, HOP_LIMIT]);
+    ip[8..24].copy_from_slice(&target.octets());
+    ip[24..40].copy_from_slice(&asker.octets());
+    icmp[0] = v6::NEIGHBOUR_ADVERTISEMENT;
+    icmp[4] = NA_SOLICITED | NA_OVERRIDE;
+    icmp[8..24].copy_from_slice(&target.octets());
+    icmp[24..26].copy_from_slice(&[OPT_TARGET_LINK_LAYER, 1]);
+    icmp[26..32].copy_from_slice(&mac.0);
+    icmp::write_checksum(icmp, target.into(), asker.into());
+    frame
 }
 
 /// A router advertisement. What it tells besides the router's own lifetime has no end, but perhaps

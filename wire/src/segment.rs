@@ -124,6 +124,29 @@ impl<'a> Segments<'a> {
         self.payload.len().div_ceil(self.size).max(1)
     }
 
+    /// The frame, if it leaves as it came.
+    pub fn as_it_is(&self) -> Option<&'a [u8]> {
+        match self.packet {
+            None => Some(self.headers),
+            Some(_) => None,
+        }
+    }
+
+    /// Bytes of headers in each, at most [`MAX_HEADERS`] unless it is one frame alone, as it came.
+    pub fn headers_len(&self) -> usize {
+        self.headers.len()
+    }
+
+    /// Bytes of payload in each but the last.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// What the second pieces are together.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
     /// Their bytes together.
     pub fn bytes(&self) -> usize {
         self.count() * self.headers.len() + self.payload.len()

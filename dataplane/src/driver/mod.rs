@@ -29,7 +29,7 @@ use crate::NetworkConfig;
 use crate::budget::Batch;
 use crate::containment::{During, Panic, Panics};
 use crate::handoff::{Inlet, Outlet};
-use crate::port::Ports;
+use crate::port::{Ports, UplinkReport, Vxlan};
 use crate::socket::{Features, HostTable};
 
 mod frames;
@@ -85,6 +85,14 @@ impl Driver {
     ) -> T {
         let mut io = Io::new(&mut self.ports, &mut self.hosts, &mut self.out);
         call(&mut self.core, &mut io)
+    }
+
+    /// What is behind each uplink.
+    pub(crate) fn uplinks(&self, now: Instant) -> Vec<UplinkReport> {
+        let report = |(port, uplink): (PortId, &Vxlan)| {
+            uplink.report(now, &self.core.addresses_behind(now, port))
+        };
+        self.ports.uplinks().map(report).collect()
     }
 
     /// Reads a batch of frames of `port` and has the core handle them.

@@ -1,7 +1,7 @@
 //! What a port's frames are read from and written to.
 //!
 //! Devices are an enum: the loop over frames pays no dynamic dispatch, and the compiler shows every
-//! place that has to know a new kind (a raw socket, VXLAN, a patch to another network).
+//! place that has to know a new kind (a raw socket, a patch to another network).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,6 +12,7 @@ use cnet_wire::MacAddr;
 
 use super::PortError;
 use super::vm::VmSocket;
+use super::vxlan::Vxlan;
 
 /// What a port leads to.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub enum PortDevice {
     Packets(OwnedFd),
     /// A TAP without virtio-net headers, which another program has opened.
     PlainTap(OwnedFd),
+    /// The other hosts of the network, by VXLAN. The port's plan is to say that it is an uplink.
+    Vxlan(Box<Vxlan>),
 }
 
 /// A device as the worker uses it.
@@ -38,6 +41,7 @@ pub enum PortDevice {
 pub(crate) enum Device {
     Tap { queue: TapQueue, takes_uso: bool },
     Vm(VmSocket),
+    Vxlan(Box<Vxlan>),
 }
 
 /// A device that was taken apart for the workers.
@@ -72,11 +76,19 @@ impl Device {
                     mac: Some(MacAddr(tap.mac)),
                 });
             }
+            PortDevice::Vxlan(vxlan) if workers == 1 => {
+                return Ok(OpenedDevice {
+                    device: Device::Vxlan(vxlan),
+                    further: Vec::new(),
+                    mac: None,
+                });
+            }
             _ if workers > 1 => return Err(PortError::TooFewQueues { queues: 1, workers }),
             PortDevice::Stream(fd) => VmSocket::stream(fd),
             PortDevice::Datagram(fd) => VmSocket::datagram(fd),
             PortDevice::Packets(fd) => VmSocket::packets(fd),
             PortDevice::PlainTap(fd) => Ok(VmSocket::tap(fd)),
+            PortDevice::Vxlan(_) => return Err(PortError::TooFewQueues { queues: 1, workers }),
         };
         Ok(OpenedDevice {
             device: Device::Vm(socket.map_err(not_socket)?),
@@ -89,6 +101,7 @@ impl Device {
         match self {
             Device::Tap { queue, .. } => queue.as_fd(),
             Device::Vm(socket) => socket.as_fd(),
+            Device::Vxlan(vxlan) => vxlan.as_fd(),
         }
     }
 
@@ -97,6 +110,7 @@ impl Device {
         match self {
             Device::Tap { .. } => format!("the TAP is gone: {error}"),
             Device::Vm(socket) => format!("{} is gone: {error}", socket.name()),
+            Device::Vxlan(_) => format!("the tunnels to other hosts have ended: {error}"),
         }
     }
 }

@@ -47,10 +47,11 @@ use cnet_nat::host::{Token, TokenKind};
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::switch::MAX_PORTS;
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{FrameSink, PortFull, PortId};
+use cnet_wire::{DropCounters, DropReason, FrameSink, PortFull, PortId};
 use rustix::event::epoll;
 
-use super::{Device, Lifetime, PortEnd, PortQueue};
+use super::{Device, Lifetime, PortEnd, PortQueue, Vxlan};
+use crate::clock::now;
 use crate::handoff::Outlet;
 
 /// What was written to a port: frames of other ports, and those that the core made.
@@ -266,6 +267,27 @@ impl Ports {
         self.get(id).map(|port| port.written)
     }
 
+    /// What the devices of uplinks have dropped: of the port `id`, or of all.
+    pub(crate) fn dropped(&self, id: Option<PortId>) -> DropCounters {
+        let mut drops = DropCounters::default();
+        for (_, uplink) in self
+            .uplinks()
+            .filter(|&(port, _)| id.is_none_or(|id| id == port))
+        {
+            drops.add(uplink.drops());
+        }
+        drops
+    }
+
+    /// The uplinks.
+    pub(crate) fn uplinks(&self) -> impl Iterator<Item = (PortId, &Vxlan)> {
+        let numbered = (0..).map(PortId).zip(&self.slots);
+        numbered.filter_map(|(id, port)| match &port.as_ref()?.device {
+            Device::Vxlan(vxlan) => Some((id, &**vxlan)),
+            Device::Tap { .. } | Device::Vm(_) => None,
+        })
+    }
+
     fn get(&self, id: PortId) -> Option<&Port> {
         self.slots.get(id.0 as usize)?.as_ref()
     }
@@ -359,6 +381,7 @@ impl Ports {
             Some(Some(port)) => match &mut port.device {
                 Device::Tap { queue, .. } => queue.read(buf),
                 Device::Vm(socket) => socket.read(buf),
+                Device::Vxlan(vxlan) => vxlan.read(now(), buf, self.mtu),
             },
             _ => Err(io::ErrorKind::NotFound.into()),
         }
@@ -390,6 +413,22 @@ impl FrameSink for Ports {
                 };
             }
             Device::Vm(socket) => socket,
+            Device::Vxlan(vxlan) => {
+                return match vxlan.write(now(), frame, self.mtu) {
+                    Ok(taken) => {
+                        port.written.frames += taken.frames;
+                        port.written.bytes += taken.bytes;
+                        Ok(())
+                    }
+                    Err(DropReason::PortFull) => {
+                        self.full += 1;
+                        port.written.full += 1;
+                        Err(PortFull)
+                    }
+                    // Counted there, by its reason.
+                    Err(_) => Err(PortFull),
+                };
+            }
         };
         let taken = socket.write(frame, self.mtu);
         match taken {
@@ -418,7 +457,7 @@ impl FrameSink for Ports {
         match self.get(port).map(|port| &port.device) {
             Some(Device::Tap { takes_uso, .. }) => *takes_uso,
             // Cut at once, in one go.
-            Some(Device::Vm(_)) => true,
+            Some(Device::Vm(_) | Device::Vxlan(_)) => true,
             None => false,
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::forward::{ForwardError, OpenForward, Replaced, Rule};
 use crate::handoff::Inlet;
-use crate::port::{PortDevice, PortEnd, PortError, PortQueue};
+use crate::port::{PortDevice, PortEnd, PortError, PortQueue, UplinkReport};
 use crate::{PortId, PortPlan, QueryId, Statistics};
 
 /// What a worker is asked to do. All but `Statistics`, `Delivered`, `SetHostAddresses`, `Stop` and
@@ -26,6 +26,7 @@ pub(crate) enum Command {
     ),
     RemovePort(PortId, oneshot::Sender<Result<(), PortError>>),
     Statistics(oneshot::Sender<Statistics>),
+    Uplinks(oneshot::Sender<Vec<UplinkReport>>),
     /// Use this process to make sockets inside the namespace of the port's container.
     UseSocketHelper(PortId, SocketHelper),
     /// Ask the kernel of the port's container, by this, where the container listens.

@@ -39,6 +39,7 @@ use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 use crate::budget::{EVENTS, PORT_TURNS_A_ROUND};
 use crate::busy_poll::BusyPoll;
+use crate::clock::now;
 use crate::containment::{During, Panic, contained};
 use crate::core_config::port_config;
 use crate::driver::{Driver, Turn};
@@ -79,12 +80,6 @@ struct Worker {
     deliveries: Vec<oneshot::Sender<()>>,
     channels: Channels,
     busy_poll: BusyPoll,
-}
-
-/// The monotonic clock.
-pub(crate) fn now() -> Instant {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Instant::from_nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
 /// Runs until told to stop. `outlet` is for what the network hands over, if it does.
@@ -327,6 +322,9 @@ impl Worker {
             }
             Command::Statistics(reply) => {
                 let _ = reply.send(Statistics::of_worker(&self.driver, &self.forwards));
+            }
+            Command::Uplinks(reply) => {
+                let _ = reply.send(self.driver.uplinks(now));
             }
             Command::UseSocketHelper(port, helper) => {
                 // A port that is gone again needs none.

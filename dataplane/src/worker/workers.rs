@@ -19,7 +19,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc as async_mpsc, watch};
 
 use super::command::{Command, Mailbox, Mailboxes, Peers, WorkerEvent};
-use super::{Channels, now, run};
+use super::{Channels, run};
+use crate::clock::now;
 use crate::error::StartError;
 use crate::handoff::{self, Inlet, Outlet};
 use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget, memory_budget};

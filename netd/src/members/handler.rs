@@ -10,6 +10,7 @@ use cnet::control::{
 
 use super::{Members, join, leave, publish, vm};
 use crate::events::Subscriber;
+use crate::peers;
 use crate::serve::Actions;
 use crate::{metrics, report};
 
@@ -42,7 +43,7 @@ async fn act(
         return Err(Refusal::new(Kind::Ending, "the network is being stopped"));
     }
     match action {
-        Action::Inspect(_) => Ok(Answer::Network(inspect(&members))),
+        Action::Inspect(_) => inspect(&members).await.map(Answer::Network),
         Action::Statistics(_) => statistics(&members).await.map(Answer::Statistics),
         Action::DnsLog(asked) => dns_log(&members, &asked).await.map(Answer::DnsLog),
         Action::Attach(attach) => {
@@ -81,12 +82,22 @@ async fn act(
     }
 }
 
-/// The members that are there. Those that are about to join are not.
-fn inspect(members: &Members) -> NetworkReport {
+/// The members that are there, and the uplinks. Members that are about to join are not.
+async fn inspect(members: &Members) -> Result<NetworkReport, Refusal> {
+    let uplinks = match members.definition.overlay {
+        Some(_) => {
+            let asked = members.instance.control().uplinks().await;
+            asked.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?
+        }
+        None => Vec::new(),
+    };
     let table = members.table();
     let joined = table.members().filter(|member| member.has_joined());
     let records = joined.map(|member| &member.record);
-    report::network(&members.definition, &members.config, members.pid, records)
+    let (definition, config) = (&members.definition, &members.config);
+    let mut report = report::network(definition, config, members.pid, records);
+    report.uplinks = peers::report(definition, &uplinks);
+    Ok(report)
 }
 
 /// How long the next query of a container is waited for: short against the time that a client waits

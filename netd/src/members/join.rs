@@ -344,6 +344,7 @@ pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
         spoof_protection: !(record.trust || members.definition.trust),
         isolated: members.definition.isolate,
         filter: crate::instance::peer_filter(&record.filter),
+        ..PortPlan::default()
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`udp`]: datagrams with GRO and GSO, hop limit, type of service and local address.
 //! - [`batch`]: many datagrams, of any flows, in one call.
 //! - [`error_queue`]: what ICMP and the kernel said about what was sent.
+//! - [`tunnel`]: the sockets of a tunnel's end.
 //! - [`options`]: the socket options of both.
 //! - `ancillary`: the control messages that datagrams and the error queue need.
 //!
@@ -16,6 +17,7 @@ pub mod diagnostics;
 pub mod error_queue;
 pub mod options;
 pub mod tcp;
+pub mod tunnel;
 pub mod udp;
 
 pub use batch::{BatchSpace, MAX_BATCH, Outgoing, recv_datagrams, send_datagrams};
@@ -31,6 +33,7 @@ pub use tcp::{
     TcpInfo, peek_skipping, probe_far_end, recv_discard, recv_peek, save_syn, saved_syn,
     set_peek_off, supports_peek_off_tcp, tcp_info,
 };
+pub use tunnel::{lost_datagrams, open_tunnel, open_tunnel_to, route_mtu};
 pub use udp::{
     Datagram, SendOptions, receive_details, receive_fields, recv_datagram, send_datagram,
     send_datagram_with, set_udp_gro,

@@ -133,17 +133,19 @@ pub fn default_route_address(v6: bool) -> Option<IpAddr> {
 /// The MTU in bytes of the route to where nothing more specific leads, as the kernel has it for a
 /// socket connected there (`IP_MTU`, ip(7); `IPV6_MTU`, ipv6(7)); of IPv6 where there is no IPv4.
 pub fn default_route_mtu() -> Option<u32> {
-    let of_route = |v6| {
-        let (level, option) = match v6 {
-            false => (libc::IPPROTO_IP, libc::IP_MTU),
-            true => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
-        };
-        let socket = towards_default_route(v6)?;
-        let mut bytes = [0; 4];
-        get_bytes(socket.as_fd(), level, option, &mut bytes).ok()?;
-        Some(u32::from_ne_bytes(bytes))
-    };
+    let of_route = |v6| route_mtu_of(towards_default_route(v6)?.as_fd(), v6);
     of_route(false).or_else(|| of_route(true))
+}
+
+/// The MTU in bytes of the route of a connected datagram socket of that family.
+pub(super) fn route_mtu_of(socket: BorrowedFd<'_>, v6: bool) -> Option<u32> {
+    let (level, option) = match v6 {
+        false => (libc::IPPROTO_IP, libc::IP_MTU),
+        true => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut bytes = [0; 4];
+    get_bytes(socket, level, option, &mut bytes).ok()?;
+    Some(u32::from_ne_bytes(bytes))
 }
 
 /// Undoes [`reset_on_close`]: close(2) delivers what is queued and sends FIN.

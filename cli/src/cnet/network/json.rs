@@ -9,11 +9,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use cnet::control::{Counters, RouterStatistics, StatisticsReport};
+use cnet::control::{Counters, RouterStatistics, StatisticsReport, UplinkReport};
 use cnet::definition::{Definition, DnsServer};
 
 /// Where Docker's bridge driver has the MTU.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+
+/// Where Docker's overlay driver has the VNI.
+const VNI_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
+const PORT_OPTION: &str = "cnet.overlay.port";
+const PEERS_OPTION: &str = "cnet.overlay.peers";
 
 /// A network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -27,7 +32,7 @@ pub(crate) struct Network {
     pub(crate) created: String,
     /// `local`: of this machine.
     pub(crate) scope: String,
-    /// `bridge`.
+    /// `bridge` or `overlay`.
     pub(crate) driver: String,
     /// Whether it has IPv4.
     #[serde(rename = "EnableIPv4")]
@@ -142,6 +147,9 @@ pub(crate) struct Own {
     /// What it has counted, if its process runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) counters: Option<NetworkCounters>,
+    /// What leads to other hosts, and what is behind it, if its process runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) uplinks: Vec<UplinkReport>,
     /// What is wrong with it: routes of the host within its subnets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) warnings: Vec<String>,
@@ -157,6 +165,8 @@ pub(crate) struct Running {
     pub(crate) containers: BTreeMap<String, Container>,
     /// What it has counted.
     pub(crate) counters: Option<NetworkCounters>,
+    /// What leads to other hosts.
+    pub(crate) uplinks: Vec<UplinkReport>,
 }
 
 /// What a network has counted since it started; a counter that is 0 may be absent.
@@ -234,7 +244,7 @@ impl Network {
             ingress: false,
             config_from: ConfigFrom::default(),
             config_only: false,
-            options: BTreeMap::from([(MTU_OPTION.to_owned(), definition.mtu.to_string())]),
+            options: options(definition),
             labels: definition.labels.clone(),
             cnet: Own {
                 running,
@@ -244,11 +254,24 @@ impl Network {
                 dns: definition.dns.clone(),
                 dns_search: definition.dns_search.clone(),
                 counters: live.counters,
+                uplinks: live.uplinks,
                 warnings: Vec::new(),
             },
             containers: live.containers,
         }
     }
+}
+
+/// The driver's options, by Docker's names where it has them.
+fn options(definition: &Definition) -> BTreeMap<String, String> {
+    let mut options = BTreeMap::from([(MTU_OPTION.to_owned(), definition.mtu.to_string())]);
+    if let Some(overlay) = &definition.overlay {
+        options.insert(VNI_OPTION.to_owned(), overlay.vni.to_string());
+        let peers = overlay.peers.iter().map(ToString::to_string);
+        options.insert(PEERS_OPTION.to_owned(), peers.collect::<Vec<_>>().join(","));
+        options.insert(PORT_OPTION.to_owned(), overlay.port.to_string());
+    }
+    options
 }
 
 /// The id of a container's place on a network: 64 hexadecimal digits, the same for as long as both
@@ -271,7 +294,7 @@ pub(crate) fn endpoint_id(network: &str, container: &str) -> String {
 pub(crate) struct Line {
     /// When it was made.
     pub(crate) created_at: String,
-    /// `bridge`.
+    /// `bridge` or `overlay`.
     pub(crate) driver: String,
     /// The beginning of its id.
     #[serde(rename = "ID")]
@@ -364,6 +387,7 @@ mod tests {
         report.tcp = BTreeMap::from([("opened".to_owned(), 5)]);
         report.drops = BTreeMap::from([("no-route".to_owned(), 1)]);
         let running = Running {
+            uplinks: Vec::new(),
             containers: BTreeMap::from([("c".repeat(64), container)]),
             counters: Some(report.into()),
         };

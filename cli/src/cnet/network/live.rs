@@ -33,7 +33,7 @@ pub(super) fn ask(
                 Some(report) if shows_counters => Ok(Some(running(&network, report).await?)),
                 Some(report) => Ok(Some(Running {
                     containers: containers(report),
-                    counters: None,
+                    ..Running::default()
                 })),
                 None => Ok(None),
             }
@@ -49,9 +49,10 @@ pub(super) fn ask(
 /// When it does not answer.
 pub(crate) async fn running(
     network: &Network,
-    report: NetworkReport,
+    mut report: NetworkReport,
 ) -> Result<Running, NetworkError> {
     Ok(Running {
+        uplinks: std::mem::take(&mut report.uplinks),
         containers: containers(report),
         counters: network.statistics().await?.map(Into::into),
     })

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
-use cnet::definition::{BRIDGE, DnsServer, MTU_RANGE, Request};
+use cnet::definition::{BRIDGE, DnsServer, MTU_RANGE, OVERLAY, Peer, Request};
 
 /// The options of `cnet network create`.
 #[derive(Args, Debug)]
@@ -78,9 +78,21 @@ pub(crate) struct CreateOptions {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) label: Vec<(String, String)>,
 
-    /// The kind of network; there is one, `bridge`.
+    /// The kind of network: `bridge` on this host, or `overlay` across several, by VXLAN.
     #[arg(short, long, default_value = BRIDGE)]
     pub(super) driver: String,
+
+    /// With `overlay`, another host of the network; may be given several times.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) peer: Vec<Peer>,
+
+    /// With `overlay`, the number of the network, the same on all hosts [default: made of its name].
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) vni: Option<u32>,
+
+    /// With `overlay`, the UDP port that this host's end of the tunnels has [default: 4789].
+    #[arg(long, value_name = "PORT")]
+    pub(super) port: Option<u16>,
 }
 
 /// The options of `cnet network ls`.
@@ -139,7 +151,13 @@ impl From<CreateOptions> for Request {
         request.ip_ranges = options.ip_range;
         request.internal = options.internal;
         request.isolate = options.isolate;
-        request.mtu = options.mtu.unwrap_or(request.mtu);
+        request.overlay.peers = options.peer;
+        (request.overlay.vni, request.overlay.port) = (options.vni, options.port);
+        request.mtu = match (options.mtu, request.driver.as_str()) {
+            (Some(mtu), _) => mtu,
+            (None, OVERLAY) => request.overlay.default_mtu(),
+            (None, _) => request.mtu,
+        };
         request.dns = options.dns;
         request.dns_stale = options.dns_stale;
         request.dns_search = options.dns_search;

@@ -62,6 +62,7 @@ fn busy(definition: &Definition) -> anyhow::Result<Live> {
         ipv6_address: String::new(),
     };
     let running = Running {
+        uplinks: Vec::new(),
         containers: BTreeMap::from([("c".repeat(64), container)]),
         counters: None,
     };
