@@ -10,9 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use cnet_testkit::addresses::{DNS_V4, GATEWAY_V4, IPV4, IPV6, address};
 use cnet_testkit::corpus as kinds;
 use cnet_testkit::frames::{self, Tcp, flag};
+use cnet_testkit::packets;
 use cnet_testkit::template::{self, dns_message};
-use cnet_wire::MacAddr;
 use cnet_wire::vnet::VNET_HDR_LEN;
+use cnet_wire::{MacAddr, Vni, vxlan};
 
 use crate::corpus::directory;
 use crate::mutate::{Record, build};
@@ -54,6 +55,7 @@ fn all() -> Vec<(&'static str, Seeds)> {
         ("control-json", control_json()),
         ("network-file", network_file()),
         ("qemu", qemu()),
+        ("tunnel", tunnel()),
     ]
 }
 
@@ -547,5 +549,38 @@ fn qemu() -> Seeds {
             with(5, &[&plain[0][..], &[0, 0, 0, 13, 1, 2]].concat()),
         ),
         ("cut-short", with(6, &plain[1][..30])),
+    ]
+}
+
+/// Datagrams behind their lengths: a run of segments that go on, with one in between that does not.
+fn tunnel() -> Seeds {
+    let header = vxlan::header(const { Vni::new(42).unwrap() });
+    let datagram = |frame: &[u8]| {
+        let length = (header.len() + frame.len()) as u16;
+        [&length.to_be_bytes()[..], &header, frame].concat()
+    };
+    let segment = |n: usize, payload: &[u8]| {
+        let mut tcp = packets::tcp(payload);
+        tcp[4..8].copy_from_slice(&((n * 100) as u32).to_be_bytes());
+        // ACK alone, as bulk has it.
+        tcp[13] = 0x10;
+        let frame = packets::ip_frame(&packets::v4(6, &tcp));
+        frame[VNET_HDR_LEN..].to_vec()
+    };
+    let run: Vec<Vec<u8>> = (0..6)
+        .map(|n| datagram(&segment(n, &[n as u8; 100])))
+        .collect();
+    let plain = kinds::all();
+    let plain = plain.iter().map(|frame| datagram(&frame[VNET_HDR_LEN..]));
+    let with = |flags: u8, datagrams: &[Vec<u8>]| [&[flags][..], &datagrams.concat()].concat();
+    let (early, late) = run.split_at(3);
+    let last = datagram(&segment(6, &[6; 30]));
+    let broken = [early, &[datagram(&segment(9, &[1; 100]))], late].concat();
+    vec![
+        ("a-run", with(1, &[&run[..], &[last]].concat())),
+        ("a-hole", with(1, &broken)),
+        ("not-verified", with(0, &run)),
+        ("all-kinds", with(1, &plain.collect::<Vec<_>>())),
+        ("cut-short", with(1, &[run[0][..40].to_vec()])),
     ]
 }

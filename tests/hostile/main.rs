@@ -29,3 +29,4 @@ mod services;
 mod shares;
 mod tcp;
 mod transport;
+mod tunnel;

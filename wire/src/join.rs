@@ -168,8 +168,10 @@ impl Joined {
     /// that no further one is joined. `verified` says that its transport checksum is right.
     pub fn append(&mut self, buf: &mut [u8], frame: &[u8], verified: bool) -> bool {
         let done = self.try_append(buf, frame, verified);
-        if done.is_none() {
-            self.tcp = None;
+        if done.is_none()
+            && let (Some(first), Some(whole)) = (self.tcp, buf.get_mut(VNET_HDR_LEN..))
+        {
+            self.close(whole, &first);
         }
         done.is_some()
     }

@@ -139,6 +139,14 @@ fn what_does_not_go_on_is_not_joined() {
     wrong[100] ^= 1;
     let (whole, count) = join(&[wrong.clone(), segment(true, 1100, false, &[2; 9])], false);
     assert_eq!((count, &whole[VNET_HDR_LEN..]), (1, &wrong[..]));
+    // What was joined before one that does not go on is whole.
+    let [second, hole] = [1100, 3100].map(|seq| segment(true, seq, false, &[3; 1000]));
+    let (whole, count) = join(&[first.clone(), second, hole], true);
+    assert_eq!((count, payload_of(&whole).len()), (2, 2000));
+    assert_eq!(
+        Frame::parse(&whole, MTU).unwrap().vnet.gso_type,
+        vnet::GSO_TCPV4
+    );
     // A shorter one is the last.
     let [short, long] =
         [(1100, 9), (1109, 1000)].map(|(s, n)| segment(true, s, false, &vec![3; n]));

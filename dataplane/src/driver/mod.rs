@@ -90,7 +90,10 @@ impl Driver {
     /// What is behind each uplink.
     pub(crate) fn uplinks(&self, now: Instant) -> Vec<UplinkReport> {
         let report = |(port, uplink): (PortId, &Vxlan)| {
-            uplink.report(now, &self.core.addresses_behind(now, port))
+            let mut report = uplink.report(now, &self.core.addresses_behind(now, port));
+            let by_the_network = self.core.port_counters(port);
+            by_the_network.map(|counters| report.drops.add(&counters.drops));
+            report
         };
         self.ports.uplinks().map(report).collect()
     }

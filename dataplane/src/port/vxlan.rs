@@ -90,7 +90,7 @@ pub struct UplinkReport {
     /// Each peer, what passed, and the stations that were learned behind it, with the addresses that
     /// they were last heard with.
     pub peers: Vec<PeerReport>,
-    /// What was dropped at it, both ways, by reason.
+    /// What was dropped at it, both ways, by reason: by the device and by the network.
     pub drops: DropCounters,
     /// Datagrams that were lost because the socket's buffer was full.
     pub lost_datagrams: u64,

@@ -5,6 +5,7 @@ mod dns;
 pub(crate) mod frames;
 mod network;
 mod services;
+mod tunnel;
 mod vm;
 
 use crate::{Layout, Target};
@@ -78,5 +79,10 @@ pub const TARGETS: &[Target] = &[
         "qemu",
         "the byte stream of a virtual machine's socket",
         vm::stream,
+    ),
+    plain(
+        "tunnel",
+        "VXLAN datagrams whose frames are joined to super-frames",
+        tunnel::datagrams_joined,
     ),
 ];
