@@ -1,12 +1,13 @@
 //! The syntax of published ports: `[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]`.
 //!
 //! The last number is the container's port, the one before it the host's. Either may be a range
-//! `FIRST-LAST`, if both are of one length. An IPv6 address stands in brackets. Without HOSTPORT
-//! (`80`, or `127.0.0.1::80`) the host's port is any free one, as with Docker. Without HOSTIP the
-//! port is opened on all of the host's addresses, IPv4 and IPv6.
+//! `FIRST-LAST`, if both are of one length. An IPv6 address stands in brackets, a link-local one with
+//! its zone (`[fe80::1%eth0]`, RFC 4007). Without HOSTPORT, or with 0 (`80`, `0:80`, or `127.0.0.1::80`)
+//! the host's port is any free one, as with Docker. Without HOSTIP the port is opened on all of the
+//! host's addresses, IPv4 and IPv6.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 pub struct PublishSpec {
     protocol: Protocol,
     host_ip: Option<IpAddr>,
+    /// The interface that a link-local `host_ip` is on: its name or its number.
+    host_zone: Option<String>,
     /// As many as `ports`.
     host_ports: Option<RangeInclusive<u16>>,
     ports: RangeInclusive<u16>,
@@ -62,6 +65,7 @@ impl PublishSpec {
         Ok(PublishSpec {
             protocol,
             host_ip: None,
+            host_zone: None,
             host_ports: None,
             ports,
         })
@@ -71,6 +75,15 @@ impl PublishSpec {
     #[must_use]
     pub fn on_address(mut self, host_ip: IpAddr) -> PublishSpec {
         self.host_ip = Some(host_ip);
+        self
+    }
+
+    /// Opens the ports on this link-local address of the host, which is on the interface `zone` (a name or
+    /// a number).
+    #[must_use]
+    pub fn on_link_local(mut self, host_ip: Ipv6Addr, zone: impl Into<String>) -> PublishSpec {
+        self.host_ip = Some(host_ip.into());
+        self.host_zone = Some(zone.into());
         self
     }
 
@@ -103,6 +116,11 @@ impl PublishSpec {
     /// The host's address; `None` for all.
     pub fn host_ip(&self) -> Option<IpAddr> {
         self.host_ip
+    }
+
+    /// The interface that the host's address is on, by its name or its number, if it is a link-local one.
+    pub fn host_zone(&self) -> Option<&str> {
+        self.host_zone.as_deref()
     }
 
     /// The host's ports, as many as the container's; `None` for any free ones.
@@ -151,25 +169,37 @@ impl FromStr for PublishSpec {
             Some((rest, ports)) => (Some(rest), ports),
         };
         let ports = parse_ports(ports)?;
-        let (host_ip, host_ports) = match rest {
-            None => (None, None),
+        let host = match rest {
+            None => Host::default(),
             Some(rest) => parse_host(rest)?,
         };
         let mut spec = PublishSpec::new(protocol, ports)?;
-        spec.host_ip = host_ip;
-        match host_ports {
+        spec.host_ip = host.ip;
+        spec.host_zone = host.zone;
+        match host.ports {
             Some(host_ports) => spec.at_ports(host_ports),
             None => Ok(spec),
         }
     }
 }
 
-type Host = (Option<IpAddr>, Option<RangeInclusive<u16>>);
+/// What stands before the container's ports.
+#[derive(Default)]
+struct Host {
+    ip: Option<IpAddr>,
+    zone: Option<String>,
+    ports: Option<RangeInclusive<u16>>,
+}
 
 /// `HOSTPORT`, `HOSTIP:HOSTPORT` or `HOSTIP:`.
 fn parse_host(text: &str) -> Result<Host, PublishSyntax> {
     let (address, ports) = match text.rsplit_once(':') {
-        None => return Ok((None, Some(parse_ports(text)?))),
+        None => {
+            return Ok(Host {
+                ports: parse_host_ports(text)?,
+                ..Host::default()
+            });
+        }
         Some(parts) => parts,
     };
     let unreadable = || PublishSyntax::Address(address.to_owned());
@@ -179,12 +209,36 @@ fn parse_host(text: &str) -> Result<Host, PublishSyntax> {
         None if address.contains(':') => return Err(unreadable()),
         None => address,
     };
+    let (bare, zone) = match bare.split_once('%') {
+        None => (bare, None),
+        Some((bare, zone)) => (bare, Some(zone)),
+    };
     let ip: IpAddr = bare.parse().map_err(|_| unreadable())?;
+    if let Some(zone) = zone {
+        // As IFNAMSIZ has it, and no more: which interfaces there are is the kernel's to say.
+        let name = (1..16).contains(&zone.len()) && zone.bytes().all(|b| b.is_ascii_graphic());
+        let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if !name || !link_local {
+            return Err(unreadable());
+        }
+    }
     let ports = match ports {
         "" => None,
-        ports => Some(parse_ports(ports)?),
+        ports => parse_host_ports(ports)?,
     };
-    Ok((Some(ip), ports))
+    Ok(Host {
+        ip: Some(ip),
+        zone: zone.map(str::to_owned),
+        ports,
+    })
+}
+
+/// As [`parse_ports`]; `None` for 0, which is any free one.
+fn parse_host_ports(text: &str) -> Result<Option<RangeInclusive<u16>>, PublishSyntax> {
+    match text {
+        "0" => Ok(None),
+        text => parse_ports(text).map(Some),
+    }
 }
 
 fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, PublishSyntax> {
@@ -222,7 +276,10 @@ impl fmt::Display for PublishSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.host_ip {
             Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
-            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            Some(IpAddr::V6(ip)) => match &self.host_zone {
+                Some(zone) => write!(f, "[{ip}%{zone}]:")?,
+                None => write!(f, "[{ip}]:")?,
+            },
             None => {}
         }
         let ports = |ports: &RangeInclusive<u16>| match (ports.start(), ports.end()) {
@@ -265,6 +322,10 @@ mod tests {
                 "[2001:db8::1]:8000-8001:80-81",
                 "[2001:db8::1]:8000-8001:80-81/tcp",
             ),
+            ("0:80", "80/tcp"),
+            ("127.0.0.1:0:80/udp", "127.0.0.1::80/udp"),
+            ("[fe80::1%eth0]:80:80", "[fe80::1%eth0]:80:80/tcp"),
+            ("[fe80::1%2]::80/udp", "[fe80::1%2]::80/udp"),
             ("5-5:6", "5:6/tcp"),
             ("65535:65535", "65535:65535/tcp"),
         ] {
@@ -294,6 +355,9 @@ mod tests {
         let made = |ports| PublishSpec::new(Protocol::Udp, ports).unwrap();
         let on = made(80..=81).on_address([127, 0, 0, 1].into());
         let at = on.clone().at_ports(8080..=8081).unwrap();
+        let zoned = made(80..=80).on_link_local("fe80::1".parse().unwrap(), "eth0");
+        assert_eq!((zoned.host_zone(), at.host_zone()), (Some("eth0"), None));
+        assert_eq!(zoned, parse("[fe80::1%eth0]::80/udp"));
         assert_eq!(at, parse("127.0.0.1:8080-8081:80-81/udp"));
         assert_eq!((on.host_ports(), on.ports()), (None, &(80..=81)));
         assert_eq!(at.host_ports(), Some(&(8080..=8081)));
@@ -321,7 +385,14 @@ mod tests {
             ("http", port("http")),
             (":80", port("")),
             ("8080:", port("")),
-            ("0:80", port("0")),
+            ("0-1:80-81", port("0-1")),
+            ("80:0", port("0")),
+            ("[fe80::1%]:80:80", address("[fe80::1%]")),
+            ("[2001:db8::1%eth0]:80:80", address("[2001:db8::1%eth0]")),
+            (
+                "[fe80::1%interface-name-x]:80:80",
+                address("[fe80::1%interface-name-x]"),
+            ),
             ("::80", address("")),
             ("80/", protocol("")),
             ("80/sctp", protocol("sctp")),

@@ -18,7 +18,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use cnet_wire::frame::{Frame, L3, protocol};
-use cnet_wire::icmp;
 use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 
@@ -39,6 +38,7 @@ use cnet_wire::udp::Datagram;
 mod backlog;
 mod clients;
 mod config;
+mod gateway_addresses;
 mod port_lifecycle;
 mod prefetch;
 mod solicit;
@@ -321,73 +321,9 @@ impl Router {
         }
     }
 
-    /// Whether a packet of the container at `from` to `dst` is for the gateway itself, and not for the
-    /// host's loopback behind its address. Clients of published ports may be shown under it as well.
-    pub fn is_for_gateway(
-        &self,
-        from: PortId,
-        dst: IpAddr,
-        protocol: u8,
-        ports: Option<[u16; 2]>,
-    ) -> bool {
-        self.gateway.owns(dst) && !self.leads_to_host(from, dst, protocol, ports)
-    }
-
     /// Whether there is a TCP flow between these ends.
     pub fn has_tcp_flow(&self, container: SocketAddr, remote: SocketAddr) -> bool {
         self.tcp.owns(container, remote)
-    }
-
-    /// Whether a packet to an address of the gateway is meant for what is behind it: the host's
-    /// loopback, or the router that the gateway stands for.
-    fn leads_to_host(
-        &self,
-        from: PortId,
-        dst: IpAddr,
-        protocol: u8,
-        ports: Option<[u16; 2]>,
-    ) -> bool {
-        let port = ports.map(|[_, destination]| destination);
-        let is_open = || {
-            let remote = port.map(|port| SocketAddr::new(dst, port));
-            remote.is_some_and(|remote| self.policy.opens_host_port(Some(from), protocol, remote))
-        };
-        let whole = self.policy.host_loopback.contains(&dst) || self.gateway.stands_for(dst);
-        if !whole && !is_open() {
-            return false;
-        }
-        let dns = port == Some(53) && self.gateway.is_dns(dst);
-        match protocol {
-            protocol::TCP => !dns,
-            // A DHCP lease is renewed by unicast to the server, which is the gateway.
-            protocol::UDP => !dns && port != Some(67),
-            _ => false,
-        }
-    }
-
-    /// Whether a packet to an address of the gateway is for a client of a published port that is
-    /// shown under that address.
-    fn answers_client(&self, packet: &Packet<'_>) -> bool {
-        let Some((container, client)) = packet.ends() else {
-            return false;
-        };
-        match packet.ip.protocol {
-            protocol::TCP => self.tcp.owns(container, client),
-            _ => self.udp.has_client(packet.ingress, container, client),
-        }
-    }
-
-    /// Whether a packet to an address of the gateway asks the router that it stands for for an echo.
-    fn is_echo_for_another(&self, packet: &Packet<'_>) -> bool {
-        let request = match packet.ip.protocol {
-            protocol::ICMP => icmp::v4::ECHO_REQUEST,
-            protocol::ICMPV6 => icmp::v6::ECHO_REQUEST,
-            _ => return false,
-        };
-        let dst = packet.ip.dst;
-        packet.l4().first() == Some(&request)
-            && self.gateway.stands_for(dst)
-            && !self.policy.host_loopback.contains(&dst)
     }
 
     /// A packet for the gateway itself.

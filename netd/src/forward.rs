@@ -14,7 +14,7 @@
 //!    dataplane's table holds beside the socket.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use cnet::PublishSpec;
 use cnet::control::PublishedPort;
@@ -22,6 +22,8 @@ use cnet_dataplane::{
     ContainerEnd, Control, ForwardError, ForwardId, OpenForward, Rule, most_forwards,
 };
 use cnet_wire::Protocol;
+
+use crate::dns::resolv_conf::interface_index;
 
 /// Ports that are opened or closed by one command to the worker, which serves no frame meanwhile:
 /// some hundred microseconds.
@@ -52,12 +54,22 @@ impl ContainerAddresses {
 #[non_exhaustive]
 pub enum OpenError {
     /// One of its ports.
-    #[error("cannot publish {spec}: {source}")]
+    #[error("cannot publish {spec}: {source}{}", has_it(holder.as_deref()))]
     Port {
         /// The specification.
         spec: String,
         /// What is wrong with the port.
         source: ForwardError,
+        /// Who has it, if it is taken and that is known.
+        holder: Option<String>,
+    },
+    /// There is no such interface.
+    #[error("cannot publish {spec}: there is no interface `{zone}`")]
+    NoZone {
+        /// The specification.
+        spec: String,
+        /// What it calls the interface.
+        zone: String,
     },
     /// More ports than there may be.
     #[error("cannot publish {count} ports: {source}")]
@@ -76,16 +88,35 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether another program has the port.
-    pub fn is_conflict(&self) -> bool {
-        matches!(
-            self,
+    /// The port that another program has, if that is why.
+    pub fn conflict(&self) -> Option<(Protocol, SocketAddr)> {
+        match self {
             OpenError::Port {
-                source: ForwardError::InUse { .. },
+                source: ForwardError::InUse { protocol, host },
                 ..
-            }
-        )
+            } => Some((*protocol, *host)),
+            _ => None,
+        }
     }
+
+    /// With the name of the program that has the port, as `find` finds it.
+    pub(crate) fn with_holder(
+        mut self,
+        find: impl FnOnce(Protocol, SocketAddr) -> Option<String>,
+    ) -> OpenError {
+        let found = self
+            .conflict()
+            .and_then(|(protocol, at)| find(protocol, at));
+        if let OpenError::Port { holder, .. } = &mut self {
+            *holder = found;
+        }
+        self
+    }
+}
+
+/// What an error says of who has a port.
+pub fn has_it(holder: Option<&str>) -> String {
+    holder.map_or(String::new(), |holder| format!("; {holder} has it"))
 }
 
 /// Opens all ports of all `specs`, or none, and leads them to the container at `addresses`. Gives the
@@ -111,11 +142,14 @@ pub async fn open(
         let spec = spec.to_string();
         return Err(OpenError::NoAddress { spec });
     }
-    let all = specs.iter().flat_map(|spec| {
-        let rules = spec.pairs().map(move |ports| rule(addresses, spec, ports));
-        rules.map(move |rule| (spec, rule))
-    });
-    let all: Vec<(&PublishSpec, Rule)> = all.collect();
+    let mut all: Vec<(&PublishSpec, Rule)> = Vec::with_capacity(count);
+    for spec in specs {
+        let zone = zone_index(spec)?;
+        let rules = spec
+            .pairs()
+            .map(|ports| rule(addresses, (spec, zone), ports));
+        all.extend(rules.map(|rule| (spec, rule)));
+    }
     let mut opened = Vec::with_capacity(count);
     for some in all.chunks(PORTS_A_COMMAND) {
         let rules = some.iter().map(|(_, rule)| *rule).collect();
@@ -132,11 +166,25 @@ pub async fn open(
         }
         if let Some((spec, source)) = failed {
             close(control, &opened).await;
-            let spec = spec.to_string();
-            return Err(OpenError::Port { spec, source });
+            return Err(OpenError::Port {
+                spec: spec.to_string(),
+                source,
+                holder: None,
+            });
         }
     }
     Ok(opened)
+}
+
+/// The number of the interface that a specification's address is on; 0 if it names none.
+fn zone_index(spec: &PublishSpec) -> Result<u32, OpenError> {
+    let Some(zone) = spec.host_zone() else {
+        return Ok(0);
+    };
+    interface_index(zone).map_err(|_| OpenError::NoZone {
+        spec: spec.to_string(),
+        zone: zone.to_owned(),
+    })
 }
 
 /// Closes ports. One that is closed already is no error.
@@ -152,7 +200,11 @@ pub async fn close(control: &Control, opened: &[OpenForward]) {
 /// said means any.
 pub fn means(spec: &PublishSpec, open: &OpenForward) -> bool {
     let (host, port) = (open.bound, open.rule.container.port);
-    let same_address = |ip| !open.rule.both_families && ip == host.ip();
+    let same_zone = || match (host, zone_index(spec)) {
+        (SocketAddr::V6(host), Ok(zone)) => spec.host_zone().is_none() || host.scope_id() == zone,
+        (_, zone) => zone.is_ok(),
+    };
+    let same_address = |ip| !open.rule.both_families && ip == host.ip() && same_zone();
     let same_port = || {
         // The place of the port among the container's.
         let at = spec
@@ -173,11 +225,15 @@ pub fn means(spec: &PublishSpec, open: &OpenForward) -> bool {
 /// The rule that leads one port of the host, or a free one, to the container.
 fn rule(
     addresses: ContainerAddresses,
-    spec: &PublishSpec,
+    (spec, zone): (&PublishSpec, u32),
     (host_port, port): (Option<u16>, u16),
 ) -> Rule {
     let (host_port, end) = (host_port.unwrap_or(0), addresses.end(port));
     match spec.host_ip() {
+        Some(IpAddr::V6(host)) => {
+            let host = SocketAddrV6::new(host, host_port, 0, zone);
+            Rule::new(spec.protocol(), host.into(), end)
+        }
         Some(host) => Rule::new(spec.protocol(), SocketAddr::new(host, host_port), end),
         None => Rule::on_all(spec.protocol(), host_port, end),
     }
@@ -237,7 +293,9 @@ mod tests {
         let specs = specs.map(|spec| spec.parse::<PublishSpec>().unwrap());
         let rules = specs.iter().flat_map(|spec| {
             let pairs: Vec<_> = spec.pairs().collect();
-            pairs.into_iter().map(|pair| rule(addresses, spec, pair))
+            pairs
+                .into_iter()
+                .map(|pair| rule(addresses, (spec, 0), pair))
         });
         let rules: Vec<Rule> = rules.take(3).collect();
         let ports = |rules: &[Rule]| -> Vec<PublishedPort> {
@@ -265,9 +323,16 @@ mod tests {
         let of = |source| OpenError::Port {
             spec: "80:80/tcp".to_owned(),
             source,
+            holder: None,
         };
-        assert!(of(in_use).is_conflict());
-        assert!(!of(ForwardError::Privileged { port: 80 }).is_conflict());
+        let at = "0.0.0.0:80".parse().unwrap();
+        assert_eq!(of(in_use.clone()).conflict(), Some((Protocol::Tcp, at)));
+        let named = of(in_use).with_holder(|_, at| Some(format!("`x` at {at}")));
+        assert!(named.to_string().ends_with("; `x` at 0.0.0.0:80 has it"));
+        let privileged = of(ForwardError::Privileged { port: 80 });
+        assert_eq!(privileged.conflict(), None);
+        let named = privileged.with_holder(|_, _| panic!("no one has it"));
+        assert!(!named.to_string().contains("has it"));
     }
 
     #[tokio::test]

@@ -129,10 +129,11 @@ impl InstanceBuilder {
         let names = self.names.unwrap_or_else(gateways);
         let names = names.with_host(HostAddress::of(&config));
         let host = self.host;
+        let asked = host.clone();
         let service = Service::new(dns::Config {
             names,
             servers: self.servers,
-            host: HostConf::read_by(move || host.resolv_conf()),
+            host: HostConf::read_by(move || asked.resolv_conf()),
             sources: Sources {
                 ipv4: config.outbound_v4,
                 ipv6: config.outbound_v6,
@@ -159,6 +160,7 @@ impl InstanceBuilder {
             dns,
             no_host,
             host_addresses,
+            host,
             dataplane: Mutex::new(Some(dataplane)),
         })
     }
@@ -192,6 +194,8 @@ pub struct Instance {
     /// Whether no container may reach the host's own addresses.
     no_host: bool,
     host_addresses: HostAddressWatch,
+    /// What is asked of the host.
+    host: Host,
     /// `None` once it was stopped.
     dataplane: Mutex<Option<Dataplane>>,
 }
@@ -255,7 +259,10 @@ impl Instance {
 
     /// The published ports.
     pub fn forwards(&self) -> Forwards {
-        Forwards(self.control.clone())
+        Forwards {
+            control: self.control.clone(),
+            host: self.host.clone(),
+        }
     }
 
     /// What has passed, what was dropped, and what there is now.
@@ -366,7 +373,10 @@ pub fn peer_filter(filter: &Filter) -> PeerFilter {
 
 /// The published ports of a running network.
 #[derive(Clone, Debug)]
-pub struct Forwards(Control);
+pub struct Forwards {
+    control: Control,
+    host: Host,
+}
 
 impl Forwards {
     /// Opens all ports of the host that `specs` name, or none, and leads them to the container at
@@ -380,7 +390,8 @@ impl Forwards {
         addresses: ContainerAddresses,
         specs: &[PublishSpec],
     ) -> Result<Vec<OpenForward>, OpenError> {
-        forward::open(&self.0, addresses, specs).await
+        let opened = forward::open(&self.control, addresses, specs).await;
+        opened.map_err(|error| error.with_holder(|protocol, at| self.host.holder(protocol, at)))
     }
 
     /// Opens each of `rules` that can be opened, and gives a result for each.
@@ -394,7 +405,7 @@ impl Forwards {
     ) -> Result<Vec<Result<OpenForward, ForwardError>>, ForwardError> {
         let mut results = Vec::with_capacity(rules.len());
         for some in rules.chunks(forward::PORTS_A_COMMAND) {
-            let opened = self.0.replace_forwards(Vec::new(), some.to_vec());
+            let opened = self.control.replace_forwards(Vec::new(), some.to_vec());
             results.extend(opened.await?);
         }
         Ok(results)
@@ -402,7 +413,7 @@ impl Forwards {
 
     /// Closes ports. One that is closed already is no error.
     pub async fn close(&self, opened: &[OpenForward]) {
-        forward::close(&self.0, opened).await;
+        forward::close(&self.control, opened).await;
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod dns;
 mod events;
 pub mod forward;
+pub mod holder;
 mod host_addresses;
 mod host_routes;
 mod instance;

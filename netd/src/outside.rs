@@ -11,12 +11,14 @@
 //! - [`HostFiles`]: no request names a path. Which files there are is said before the sandbox is
 //!   entered; code that breaks into the process learns what is in `resolv.conf` and nothing else.
 //! - A network's process ([`Scope::Network`]) names paths and descriptors that clients have sent it.
-//!   What it gets for them are namespaces, the identity of files, and sockets for virtual machines
-//!   where there was no file; it removes sockets that were made for it, and nothing else.
+//!   What it gets for them are namespaces, the identity of files, sockets for virtual machines where
+//!   there was no file, and the name of the program that has a port; it removes sockets that were made
+//!   for it, and nothing else.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,11 +30,13 @@ use cnet_tap::TapError;
 use cnet_tap::helper::Output;
 use cnet_tap::helper::outside::{Outside, Reach, Server};
 use cnet_tap::watch::PathWatch;
+use cnet_wire::Protocol;
 use ipnet::IpNet;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::dns::resolv_conf;
+use crate::holder::holder;
 use crate::journal::{Liveness, Record};
 use crate::liveness::{End, Pinned};
 use crate::peer;
@@ -73,6 +77,8 @@ enum Request {
     Served(PathBuf),
     /// A virtual machine's socket is to be removed.
     Remove(PathBuf),
+    /// Which program has a port: of UDP, or of TCP.
+    Holder { udp: bool, at: SocketAddr },
 }
 
 /// The answers.
@@ -248,6 +254,13 @@ fn of_network(
                 let _ = fs::remove_file(path);
             }
             plain(Answer::Done)
+        }
+        Request::Holder { udp, at } => {
+            let protocol = match udp {
+                true => Protocol::Udp,
+                false => Protocol::Tcp,
+            };
+            plain(Answer::Text(holder(protocol, at).unwrap_or_default()))
         }
         Request::ResolvConf | Request::Watched | Request::RemoveApiSocket(_) | Request::Admit => {
             plain(refused())
@@ -427,6 +440,16 @@ impl Host {
         match self.ask(Request::Routes(networks.to_vec()))? {
             Answer::Routes(routes) => Ok(routes),
             _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Which program has a port of the host; `None` if that cannot be found out, which a network of one
+    /// container cannot.
+    pub(crate) fn holder(&self, protocol: Protocol, at: SocketAddr) -> Option<String> {
+        let udp = protocol == Protocol::Udp;
+        match self.ask(Request::Holder { udp, at }) {
+            Ok(Answer::Text(text)) => Some(text).filter(|text| !text.is_empty()),
+            _ => None,
         }
     }
 

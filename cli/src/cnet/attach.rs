@@ -1,6 +1,7 @@
 //! `cnet attach` and `cnet detach`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,6 +11,7 @@ use crate::each_network::{Answers, each};
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
 use crate::program::all_of;
+use crate::run::write_ports;
 use cnet::PublishSpec;
 use cnet::control::Attach;
 use cnet::definition::{DEFAULT_NETWORK, DnsServer};
@@ -55,6 +57,10 @@ pub(crate) struct AttachOptions {
     /// internal network.
     #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
     publish: Vec<PublishSpec>,
+
+    /// Write the published ports to this file, as JSON, in one step.
+    #[arg(long, value_name = "FILE")]
+    publish_file: Option<PathBuf>,
 
     /// Let it send from other addresses than its own: for further addresses in the subnet, and for
     /// containers, virtual machines or networks behind it.
@@ -125,6 +131,9 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.trust = options.trust;
     attach.dns = options.dns;
     let joined = network.attach(target, attach).await?;
+    if let Some(path) = &options.publish_file {
+        write_ports(path, &joined.container.ports)?;
+    }
     if options.json {
         super::print(&format!("{}\n", serde_json::to_string_pretty(&joined)?))?;
         return Ok(());

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
@@ -21,8 +22,9 @@ be executed; 127 if it is not found; 125 if cnet itself fails.")]
 pub struct RunOptions {
     /// Open a port of the host and lead it to the command.
     ///
-    /// Either may be a range, as in 8000-8010:80-90. An IPv6 address stands in brackets. Without
-    /// HOSTIP the port is opened on all addresses, without HOSTPORT any free one is taken. On an
+    /// Either may be a range, as in 8000-8010:80-90. An IPv6 address stands in brackets, a link-local one
+    /// with its interface, as in [fe80::1%eth0]:80:80. Without HOSTIP the port is opened on all
+    /// addresses, without HOSTPORT, or with 0, any free one is taken, and told on standard error. On an
     /// internal network it is refused.
     #[arg(
         short,
@@ -31,6 +33,12 @@ pub struct RunOptions {
         verbatim_doc_comment
     )]
     pub publish: Vec<PublishSpec>,
+
+    /// Write the published ports to this file, as JSON, before the command starts.
+    ///
+    /// It is a list of what `cnet inspect` shows as `ports`. The file is replaced in one step.
+    #[arg(long, value_name = "FILE")]
+    pub publish_file: Option<PathBuf>,
 
     /// Where to put the command: `none` (loopback alone), `host` (the host's own network),
     /// `container:NAME` (with that container), or on the network of that name.
@@ -303,7 +311,7 @@ mod tests {
         let error = |line: &str| parse(line).unwrap_err().to_string();
         assert!(error("").contains("CMD"));
         assert!(error("--nonsense -- true").contains("--nonsense"));
-        assert!(error("-p 0:80 -- true").contains("`0` is not a port"));
+        assert!(error("-p 80:0 -- true").contains("`0` is not a port"));
         assert!(error("--mtu 67 -- true").contains("68..=65521"));
         assert!(error("--mtu 65522 -- true").contains("68..=65521"));
         assert!(error("--subnet 10.0.2.1/24 -- true").contains("needs to be a network address"));

@@ -1,5 +1,6 @@
 //! The command's network while it runs: brought up, kept alive and taken down.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +10,8 @@ use rustix::process::{Pid, getpid};
 
 use super::plan::ConnectivityPlan;
 use super::private::{PrivateNetwork, Started};
-use cnet::control::{Attach, ContainerReport};
+use cnet::control::{Attach, ContainerReport, PublishedPort};
+use cnet::definition::file;
 use cnet::network::{Network, Target};
 
 /// The command's network, as it was brought up.
@@ -29,19 +31,33 @@ pub(super) enum Connectivity {
 }
 
 impl Connectivity {
-    /// Gives the child its network. `private` is the process of a network of the child's own.
+    /// Gives the child its network, and writes the published ports to `publish_file`. `private` is the
+    /// process of a network of the child's own.
     pub(super) async fn bring(
         plan: ConnectivityPlan,
         private: Option<Started>,
         child: Pid,
+        publish_file: Option<&Path>,
     ) -> anyhow::Result<Connectivity> {
+        let (connectivity, ports) = Connectivity::bring_up(plan, private, child).await?;
+        if let Some(path) = publish_file {
+            write_ports(path, &ports)?;
+        }
+        Ok(connectivity)
+    }
+
+    async fn bring_up(
+        plan: ConnectivityPlan,
+        private: Option<Started>,
+        child: Pid,
+    ) -> anyhow::Result<(Connectivity, Vec<PublishedPort>)> {
         match plan {
-            ConnectivityPlan::None => Ok(Connectivity::Nothing),
+            ConnectivityPlan::None => Ok((Connectivity::Nothing, Vec::new())),
             ConnectivityPlan::Private(_) => {
                 let started = private.context("the network's process was not started")?;
-                let network = PrivateNetwork::ready(started).await?;
+                let (network, ports) = PrivateNetwork::ready(started).await?;
                 tracing::info!("the network runs in a process of its own");
-                Ok(Connectivity::Private(network))
+                Ok((Connectivity::Private(network), ports))
             }
             ConnectivityPlan::Network(attach_plan) => {
                 let (network, attach) = *attach_plan;
@@ -89,6 +105,17 @@ impl Connectivity {
     }
 }
 
+/// Writes published ports to the file at `path`, in one step.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(crate) fn write_ports(path: &Path, ports: &[PublishedPort]) -> anyhow::Result<()> {
+    let text = format!("{}\n", serde_json::to_string_pretty(ports)?);
+    let written = std::path::absolute(path).and_then(|path| file::replace(&path, text.as_bytes()));
+    written.with_context(|| format!("cannot write the published ports to {}", path.display()))
+}
+
 /// Logs what a network has given, for `-v`.
 fn tell_joined(network: &str, container: &ContainerReport) {
     let ContainerReport {
@@ -113,7 +140,11 @@ fn tell_joined(network: &str, container: &ContainerReport) {
 ///
 /// The container's life is that of this process, not the child's: what the command had written
 /// before it ended still goes out.
-async fn join(network: Network, attach: Attach, child: Pid) -> anyhow::Result<Connectivity> {
+async fn join(
+    network: Network,
+    attach: Attach,
+    child: Pid,
+) -> anyhow::Result<(Connectivity, Vec<PublishedPort>)> {
     let pid = child.as_raw_nonzero().get();
     let target = Target::Descriptors {
         net: Namespaces::of_process(pid)?.net,
@@ -130,9 +161,10 @@ async fn join(network: Network, attach: Attach, child: Pid) -> anyhow::Result<Co
             keeper.keep(report.pid, tell).await;
         });
     }
-    Ok(Connectivity::Network {
+    let connectivity = Connectivity::Network {
         network: Box::new(network),
         name: joined.container.name,
         process,
-    })
+    };
+    Ok((connectivity, joined.container.ports))
 }

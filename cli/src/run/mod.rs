@@ -30,6 +30,7 @@
 //! A command in a PID namespace sees its own processes alone.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -63,6 +64,7 @@ mod userns_restrictions;
 use args::RunOptions;
 use child::Setup;
 use connectivity::Connectivity;
+pub(crate) use connectivity::write_ports;
 use drain::TcpTables;
 use handshake::{Child, Made};
 use plan::{ConnectivityPlan, Identity, Spaces};
@@ -166,7 +168,8 @@ fn bring_up(
     let entered = identity.enter(options, child.id())?;
     let runtime = event_loop()?;
     let made = (private, tables);
-    let ended = runtime.block_on(attend(connectivity, made, child, signals));
+    let publish_file = options.publish_file.as_deref();
+    let ended = runtime.block_on(attend((connectivity, publish_file), made, child, signals));
     drop(entered);
     ended
 }
@@ -187,12 +190,12 @@ fn socket_helper(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
 }
 
 async fn attend(
-    connectivity: ConnectivityPlan,
+    (connectivity, publish_file): (ConnectivityPlan, Option<&Path>),
     (private, tables): (Option<Started>, TcpTables),
     child: Child,
     signals: OwnedFd,
 ) -> anyhow::Result<u8> {
-    let network = Connectivity::bring(connectivity, private, child.id()).await?;
+    let network = Connectivity::bring(connectivity, private, child.id(), publish_file).await?;
     let mut supervisor = Supervisor::new(child.id(), signals)?;
     tracing::info!("the command starts");
     supervisor.talk_with(child.go()?)?;

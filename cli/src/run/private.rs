@@ -18,10 +18,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use cnet::PublishSpec;
+use cnet::control::PublishedPort;
+use cnet::{Protocol, PublishSpec};
 use cnet_dataplane::{NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
 use cnet_netd::Instance;
-use cnet_netd::forward::ContainerAddresses;
+use cnet_netd::forward::{ContainerAddresses, OpenError, has_it, published};
+use cnet_netd::holder::holder;
 use cnet_netd::outside::{Host, HostFiles};
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::fork::spawn;
@@ -46,11 +48,22 @@ const TITLE: &str = "cnet: network";
 const READY: u8 = b'r';
 /// The first byte of a message with the reason why it is not.
 const FAILED: u8 = b'f';
+/// The first byte of a message with some of the published ports, as JSON, before [`READY`].
+const PORTS: u8 = b'p';
+/// The first byte of a message with the reason why there is no network, which is that a port is taken:
+/// its protocol, a space, its address and a newline stand before the text.
+const TAKEN: u8 = b't';
 /// Asks, and tells, that what the command has sent is delivered.
 const DELIVERED: u8 = b'd';
 
 /// The longest message: an error's text.
 const MAX_MESSAGE: usize = 16 * 1024;
+
+/// Ports of one message; each takes some hundred bytes of JSON.
+const PORTS_A_MESSAGE: usize = 64;
+
+/// How soon a message is sent again that the socket had no room for.
+const ROOM_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long the process may take to reset connections and end.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
@@ -138,19 +151,35 @@ fn live(
     policy.isolation = isolation;
     let served = AsyncSocket::in_loop(socket, async |socket| {
         match bring(options, (policy, host), parts).await {
-            Ok((instance, ended)) => {
+            Ok((instance, ended, ports)) => {
+                if options.publish_file.is_some() {
+                    tell_ports(socket, &ports).await?;
+                }
                 socket.send(&[&[READY]])?;
                 serve(&instance, ended, socket).await;
                 instance.stop().context("the network did not end in order")
             }
             Err(error) => {
+                let (kind, taken) = match error.downcast_ref().and_then(OpenError::conflict) {
+                    Some((protocol, at)) => (TAKEN, format!("{protocol} {at}\n")),
+                    None => (FAILED, String::new()),
+                };
                 let text = report(&error);
-                let cut = text.len().min(MAX_MESSAGE - 1);
-                socket.send(&[&[FAILED], &text.as_bytes()[..cut]])
+                let cut = text.len().min(MAX_MESSAGE - 1 - taken.len());
+                socket.send(&[&[kind], taken.as_bytes(), &text.as_bytes()[..cut]])
             }
         }
     });
     u8::from(served.is_err())
+}
+
+/// Tells the published ports.
+async fn tell_ports(socket: &AsyncSocket, ports: &[PublishedPort]) -> anyhow::Result<()> {
+    for some in ports.chunks(PORTS_A_MESSAGE) {
+        let json = serde_json::to_vec(some)?;
+        socket.send_all(&[&[PORTS], &json]).await?;
+    }
+    Ok(())
 }
 
 /// Leaves the command's terminal, output and descriptors behind.
@@ -184,7 +213,11 @@ async fn bring(
     options: &RunOptions,
     (policy, host): (Policy, Host),
     mut parts: Parts,
-) -> anyhow::Result<(Instance, impl Future<Output = String> + use<>)> {
+) -> anyhow::Result<(
+    Instance,
+    impl Future<Output = String> + use<>,
+    Vec<PublishedPort>,
+)> {
     if parts.tap.lacks_ipv6 {
         tell("IPv6 is switched off in new network namespaces here: the command has IPv4 alone");
         parts.port.ipv6 = None;
@@ -201,11 +234,13 @@ async fn bring(
     let device = PortDevice::Tap(parts.tap);
     let joined = instance.join(parts.port, device, parts.socket_helper);
     let (_, port_end) = joined.await?;
-    let forwards = instance.forwards();
-    let opened = forwards.open(addresses, &options.publish).await?;
+    let opened = instance
+        .forwards()
+        .open(addresses, &options.publish)
+        .await?;
     tell_chosen(&opened);
     let ended = instance.ended_with(port_end);
-    Ok((instance, ended))
+    Ok((instance, ended, opened.iter().flat_map(published).collect()))
 }
 
 /// Serves until this program's other part closes its end.
@@ -269,6 +304,20 @@ impl AsyncSocket {
         Ok(())
     }
 
+    /// As [`AsyncSocket::send`], where there may be no room for a while.
+    async fn send_all(&self, pieces: &[&[u8]]) -> anyhow::Result<()> {
+        loop {
+            match cnet_tap::unix::send(self.0.fd(), pieces, &[], SendFlags::empty()) {
+                Err(Errno::AGAIN | Errno::NOBUFS) => tokio::time::sleep(ROOM_INTERVAL).await,
+                sent => {
+                    break sent
+                        .map(drop)
+                        .context("cannot talk to the network's process");
+                }
+            }
+        }
+    }
+
     /// The next message; `None` once the other end is closed.
     async fn receive(&self) -> anyhow::Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; MAX_MESSAGE];
@@ -299,30 +348,29 @@ pub(super) struct PrivateNetwork {
 }
 
 impl PrivateNetwork {
-    /// Waits until the network is there.
+    /// Waits until the network is there, and gives the published ports as well if it was asked to tell
+    /// them.
     ///
     /// # Errors
     ///
     /// The reason why it is not.
-    pub(super) async fn ready(started: Started) -> anyhow::Result<PrivateNetwork> {
+    pub(super) async fn ready(
+        started: Started,
+    ) -> anyhow::Result<(PrivateNetwork, Vec<PublishedPort>)> {
         let socket = Arc::new(AsyncSocket::new(started.socket)?);
-        let message = socket.receive().await?;
-        match message.as_deref().and_then(<[u8]>::split_first) {
-            Some((&READY, _)) => {}
-            Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
-            _ => return Err(anyhow!("the network's process ended before it was ready")),
-        }
+        let ports = wait_for_ready(&socket).await?;
         let (sender, delivered) = watch::channel(false);
         let ending = Arc::new(AtomicBool::new(false));
         let listen = listen(Arc::clone(&socket), sender, Arc::clone(&ending));
-        Ok(PrivateNetwork {
+        let network = PrivateNetwork {
             pid: started.pid,
             socket,
             processes: started.processes,
             delivered,
             ending,
             listening: tokio::spawn(listen).abort_handle(),
-        })
+        };
+        Ok((network, ports))
     }
 
     /// All its processes, which are children of this one.
@@ -355,6 +403,36 @@ impl PrivateNetwork {
         process::kill_child(pid);
         self.processes.into_iter().for_each(process::kill_child);
     }
+}
+
+/// Hears what the network's process says before it serves: the published ports, and that it is ready.
+async fn wait_for_ready(socket: &AsyncSocket) -> anyhow::Result<Vec<PublishedPort>> {
+    let mut ports = Vec::new();
+    loop {
+        let message = socket.receive().await?;
+        match message.as_deref().and_then(<[u8]>::split_first) {
+            Some((&READY, _)) => return Ok(ports),
+            Some((&PORTS, json)) => {
+                let some: Vec<PublishedPort> = serde_json::from_slice(json)?;
+                ports.extend(some);
+            }
+            Some((&FAILED, text)) => bail!("{}", String::from_utf8_lossy(text)),
+            Some((&TAKEN, text)) => bail!("{}", with_holder(&String::from_utf8_lossy(text))),
+            _ => return Err(anyhow!("the network's process ended before it was ready")),
+        }
+    }
+}
+
+/// The text of a message that a port is taken, with the program that has it: unlike the network's
+/// process this one sees the host's.
+fn with_holder(message: &str) -> String {
+    let (taken, text) = message.split_once('\n').unwrap_or(("", message));
+    let port = taken.split_once(' ').and_then(|(protocol, at)| {
+        let protocol: Protocol = protocol.parse().ok()?;
+        Some((protocol, at.parse().ok()?))
+    });
+    let holder = port.and_then(|(protocol, at)| holder(protocol, at));
+    format!("{text}{}", has_it(holder.as_deref()))
 }
 
 /// Hears what the network's process says, until its end, of which the user is told.

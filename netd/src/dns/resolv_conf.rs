@@ -118,7 +118,8 @@ impl From<SocketAddr> for Nameserver {
     }
 }
 
-fn interface_index(scope: &str) -> io::Result<u32> {
+/// The number of an interface that is named, or numbered already.
+pub(crate) fn interface_index(scope: &str) -> io::Result<u32> {
     if let Ok(index) = scope.parse() {
         return Ok(index);
     }

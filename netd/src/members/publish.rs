@@ -18,7 +18,7 @@ pub(super) fn addresses(record: &Record) -> ContainerAddresses {
 }
 
 fn refusal(error: &OpenError) -> Refusal {
-    let kind = match error.is_conflict() {
+    let kind = match error.conflict().is_some() {
         true => Kind::Conflict,
         false => Kind::Impossible,
     };

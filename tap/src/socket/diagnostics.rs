@@ -78,6 +78,8 @@ pub struct BoundSocket {
     pub at: SocketAddr,
     /// Whether it leaves IPv4 to others, if it is bound to the unspecified IPv6 address.
     pub v6_only: bool,
+    /// The user that has made it.
+    pub uid: u32,
     /// The inode that its descriptors show in `/proc/PID/fd`.
     pub inode: u32,
 }
@@ -395,6 +397,7 @@ fn end_of(message: &[u8], port: usize, address: usize) -> Option<SocketAddr> {
 fn read_socket(message: &[u8]) -> Option<BoundSocket> {
     let (fixed, mut attributes) = message.split_at_checked(MESSAGE)?;
     let at = end_of(fixed, 4, 8)?;
+    let uid = u32::from_ne_bytes(*fixed.get(64..)?.first_chunk()?);
     let inode = u32::from_ne_bytes(*fixed.get(68..)?.first_chunk()?);
     let mut v6_only = false;
     while let Some(length) = attributes.first_chunk().map(|b| u16::from_ne_bytes(*b)) {
@@ -409,7 +412,12 @@ fn read_socket(message: &[u8]) -> Option<BoundSocket> {
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
     }
-    Some(BoundSocket { at, v6_only, inode })
+    Some(BoundSocket {
+        at,
+        v6_only,
+        uid,
+        inode,
+    })
 }
 
 /// Has the socket receive messages about sockets without a far end alone.
@@ -514,6 +522,7 @@ mod tests {
             let socket = BoundSocket {
                 at,
                 v6_only,
+                uid: 0,
                 inode: 0,
             };
             socket.takes(address.parse().unwrap())
