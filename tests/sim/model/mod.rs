@@ -9,8 +9,8 @@
 //! compared, not only what the step was about.
 //!
 //! The model knows no bytes of headers and no table but a list of mappings and one of clients: who may
-//! talk to whom, which mapping a datagram takes, which worker a frame is for, and what is counted
-//! where. What the network emits is read by [`cnet_testkit::offload`], which is not the core's reader.
+//! talk to whom, which mapping a datagram takes, which one makes room for another where there may be few,
+//! which worker a frame is for, and what is counted where. What the network emits is read by [`cnet_testkit::offload`], which is not the core's reader.
 //!
 //! # What it does not have
 //! Loss, delay and order (the simulation's other worlds have them), data on TCP connections (likewise;
@@ -24,7 +24,7 @@ use cnet_testkit::rng::Rng;
 
 use crate::seeds::number;
 use network::Network;
-use reference::Model;
+use reference::{Limits, Model, ROOMY, TIGHT};
 use steps::Step;
 
 /// Seeds of the test command, for each number of workers.
@@ -33,10 +33,10 @@ const SEEDS: u64 = 60;
 const STEPS: usize = 150;
 
 /// Runs one seed; an error says what differed, and after which steps.
-fn run(seed: u64, workers: usize) -> Result<(), String> {
+fn run(seed: u64, workers: usize, limits: Limits) -> Result<(), String> {
     let mut rng = Rng::new(seed);
-    let mut model = Model::new(workers);
-    let mut network = Network::new(workers);
+    let mut model = Model::new(workers, limits);
+    let mut network = Network::new(workers, limits);
     let mut done = Vec::new();
     for _ in 0..STEPS {
         let step = Step::draw(&mut rng, &model);
@@ -61,10 +61,10 @@ fn run(seed: u64, workers: usize) -> Result<(), String> {
 fn the_network_does_what_the_model_says() {
     let only = number("CNET_SIM_MODEL_SEED");
     let seeds = only.map_or(0..SEEDS, |seed| seed..seed + 1);
-    for workers in 1..=3 {
+    for (workers, limits) in (1..=3).flat_map(|n| [(n, ROOMY), (n, TIGHT)]) {
         for seed in seeds.clone() {
-            if let Err(what) = run(seed, workers) {
-                panic!("CNET_SIM_MODEL_SEED={seed}, {workers} workers: {what}");
+            if let Err(what) = run(seed, workers, limits) {
+                panic!("CNET_SIM_MODEL_SEED={seed}, {workers} workers, {limits:?}: {what}");
             }
         }
     }
@@ -74,9 +74,9 @@ fn the_network_does_what_the_model_says() {
 #[test]
 fn a_difference_is_noticed() {
     let same = |steps: &[Step], unknown: Option<Step>| {
-        let (mut model, mut network) = (Model::new(2), Network::new(2));
+        let (mut model, mut network) = (Model::new(2, ROOMY), Network::new(2, ROOMY));
         if let Some(unknown) = unknown {
-            steps::perform(unknown, &mut network, &mut Model::new(2));
+            steps::perform(unknown, &mut network, &mut Model::new(2, ROOMY));
         }
         for &step in steps {
             let expected = steps::expect(step, &mut model);

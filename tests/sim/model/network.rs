@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use cnet_core::Network as Core;
 use cnet_nat::datagram::{DatagramConfig, UdpForward};
+use cnet_nat::flow::{FlowBudget, Limits as FlowLimits};
 use cnet_nat::gateway::{GatewayConfig, GatewayCounters, Ipv4Gateway, Ipv6Gateway, Quirks};
 use cnet_nat::io::Io;
 use cnet_nat::policy::{PeerFilter, Policy};
@@ -19,8 +20,8 @@ use cnet_wire::time::{Duration, Instant};
 use cnet_wire::{DropCounters, DropReason, FrameSink, PortFull, PortId};
 
 use super::reference::{
-    Books, CLIENTS_PORT, CONTAINERS, Container, DENIED_V4, DENIED_V6, MTU, Observed, PortBooks,
-    Sent,
+    Books, CLIENTS_PORT, CONTAINERS, Container, DENIED_V4, DENIED_V6, Limits, MTU, Observed,
+    PortBooks, Sent,
 };
 
 /// Readable.
@@ -89,7 +90,7 @@ pub struct Network {
     frames: Vec<(PortId, Vec<u8>)>,
 }
 
-fn config() -> RouterConfig {
+fn config(limits: Limits, budget: &FlowBudget) -> RouterConfig {
     RouterConfig {
         mtu: MTU,
         gateway: GatewayConfig {
@@ -122,12 +123,19 @@ fn config() -> RouterConfig {
             mtu: MTU,
             gateway_v4: Some(GATEWAY_V4.into()),
             gateway_v6: Some(GATEWAY_V6.into()),
+            budget: budget.clone(),
             ..TcpConfig::default()
         },
         datagram: DatagramConfig {
             mtu: MTU,
             gateway_v4: Some(GATEWAY_V4),
             gateway_v6: Some(GATEWAY_V6),
+            limits: FlowLimits {
+                udp_mappings: limits.udp,
+                ping_mappings: limits.ping,
+                ..FlowLimits::default()
+            },
+            budget: budget.clone(),
             ..DatagramConfig::default()
         },
     }
@@ -152,8 +160,10 @@ impl Network {
     pub const PUBLISHED: SocketId = SocketId(1);
 
     /// A network of [`CONTAINERS`], and the published UDP port of the first of them.
-    pub fn new(workers: usize) -> Network {
+    pub fn new(workers: usize, limits: Limits) -> Network {
         let now = Instant::from_millis(1_000);
+        let budget = FlowBudget::new(limits.total);
+        let config = || config(limits, &budget);
         let mut primary = Core::new(config(), [7; 32], now);
         let mut cores: Vec<Core> = (1..workers)
             .map(|_| primary.further(config(), [7; 32], now))

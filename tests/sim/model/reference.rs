@@ -21,7 +21,41 @@ pub const CLIENTS_PORT: u16 = 8053;
 /// Life of a UDP mapping after its last use.
 const UDP_LIFE: Duration = Duration::from_secs(300);
 /// Life of an echo mapping.
-const PING_LIFE: Duration = Duration::from_secs(60);
+const PING_LIFE: Duration = Duration::from_secs(120);
+/// Idle time after which a mapping of more than one exchange may make room for another of its port.
+const LASTING_IDLE: Duration = Duration::from_secs(30);
+/// Idle time after which a mapping makes room for a TCP flow of its port.
+const LENT_AFTER: Duration = Duration::from_secs(2);
+/// How many do for one flow.
+const MOST_LENT: usize = 2;
+
+/// How many mappings there may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// UDP mappings of a container.
+    pub udp: usize,
+    /// Echo mappings of a container.
+    pub ping: usize,
+    /// Flows of all protocols and containers.
+    pub total: usize,
+}
+
+/// More than any seed needs.
+pub const ROOMY: Limits = Limits {
+    udp: 1000,
+    ping: 1000,
+    total: usize::MAX,
+};
+/// Fewer than most seeds ask for.
+pub const TIGHT: Limits = Limits {
+    udp: 4,
+    ping: 2,
+    total: 9,
+};
+
+/// There is no room for a mapping, and none of the port's own makes any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused;
 
 /// What a step led to.
 #[derive(Default)]
@@ -244,11 +278,32 @@ pub struct Mapping {
     /// Its socket; `None` until it is opened.
     pub socket: Option<SocketId>,
     last_used: Instant,
+    /// Packets or runs of them, and how often their direction changed.
+    packets: usize,
+    turns: usize,
+    inwards: bool,
+}
+
+impl Mapping {
+    /// More than a question and its answer has passed.
+    fn is_lasting(&self) -> bool {
+        self.turns >= 2 || self.packets > 16
+    }
+
+    fn used(&mut self, now: Instant, times: usize, inwards: bool) {
+        self.last_used = now;
+        self.packets += times;
+        self.turns += usize::from(self.inwards != inwards);
+        self.inwards = inwards;
+    }
 }
 
 /// What is known of the network.
 pub struct Model {
     workers: usize,
+    limits: Limits,
+    /// The last connect found room.
+    pub connected: bool,
     now: Instant,
     /// The mappings, in the order in which they were opened.
     pub mappings: Vec<Mapping>,
@@ -257,7 +312,7 @@ pub struct Model {
 
 impl Model {
     /// A network in which nothing has happened.
-    pub fn new(workers: usize) -> Model {
+    pub fn new(workers: usize, limits: Limits) -> Model {
         let books = Books {
             ports: CONTAINERS
                 .iter()
@@ -269,6 +324,8 @@ impl Model {
         };
         Model {
             workers,
+            limits,
+            connected: false,
             now: Instant::ZERO,
             mappings: Vec::new(),
             books,
@@ -320,26 +377,96 @@ impl Model {
         expected.frames.push((CONTAINERS[to].port, seen));
     }
 
-    /// The mapping of `inside`, renewed or opened: its socket, if it is known yet.
-    pub fn map(&mut self, inside: Inside) -> Option<SocketId> {
+    /// The mapping of `inside`, used so many times outwards, and opened if there is none: its socket, if
+    /// it is known yet.
+    pub fn map(&mut self, inside: Inside, times: usize) -> Result<Option<SocketId>, Refused> {
         let now = self.now;
         if let Some(mapping) = self.mappings.iter_mut().find(|m| m.inside == inside) {
-            mapping.last_used = now;
-            return mapping.socket;
+            mapping.used(now, times, false);
+            return Ok(mapping.socket);
+        }
+        let (container, is_echo, _) = inside;
+        if !self.admits(container, is_echo) && !self.give_way(container, is_echo, Duration::ZERO) {
+            return Err(Refused);
         }
         self.mappings.push(Mapping {
             inside,
             socket: None,
             last_used: now,
+            packets: times,
+            turns: 0,
+            inwards: false,
         });
         self.resize(inside, 1);
-        None
+        Ok(None)
     }
 
-    /// A connection was opened, and refused by the far end.
-    pub fn connect_refused(&mut self) {
-        self.books.connects += 1;
-        self.books.tcp_opened += 1;
+    /// Something has arrived for a mapping.
+    pub fn arrived(&mut self, inside: Inside) {
+        let now = self.now;
+        if let Some(mapping) = self.mappings.iter_mut().find(|m| m.inside == inside) {
+            mapping.used(now, 1, true);
+        }
+    }
+
+    /// Whether the container may have one more mapping of a protocol: no more than its limit, and of what
+    /// all may have no more than eight times what is left.
+    fn admits(&self, container: usize, is_echo: bool) -> bool {
+        let own = |m: &&Mapping| (m.inside.0, m.inside.1) == (container, is_echo);
+        let held = self.mappings.iter().filter(own).count();
+        let each = match is_echo {
+            true => self.limits.ping,
+            false => self.limits.udp,
+        };
+        held < each && held < self.free().saturating_mul(8)
+    }
+
+    fn free(&self) -> usize {
+        self.limits.total.saturating_sub(self.mappings.len())
+    }
+
+    /// Ends the container's mapping of a protocol that is idle longest, for `least` at any rate: first
+    /// those of one exchange.
+    fn give_way(&mut self, container: usize, is_echo: bool, least: Duration) -> bool {
+        for (is_lasting, least) in [(false, least), (true, least.max(LASTING_IDLE))] {
+            let of_kind = |m: &Mapping| {
+                (m.inside.0, m.inside.1) == (container, is_echo) && m.is_lasting() == is_lasting
+            };
+            let numbered = self.mappings.iter().enumerate();
+            let oldest = numbered
+                .filter(|(_, m)| of_kind(m))
+                .min_by_key(|(_, m)| m.last_used);
+            if let Some((n, mapping)) = oldest
+                && self.now - mapping.last_used >= least
+            {
+                let ended = self.mappings.remove(n);
+                self.resize(ended.inside, -1);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A connection of the container's is opened, and refused by the far end; unless there is no room for
+    /// it, nor made.
+    pub fn connect(&mut self, container: usize) {
+        // Mappings are the primary worker's, which alone can have them make room.
+        for _ in 0..MOST_LENT {
+            let enough = self.free() > 0 || self.is_steered(container);
+            let lent = !enough
+                && (self.give_way(container, false, LENT_AFTER)
+                    || self.give_way(container, true, LENT_AFTER));
+            if !lent {
+                break;
+            }
+        }
+        self.connected = self.free() > 0;
+        if self.connected {
+            self.books.connects += 1;
+            self.books.tcp_opened += 1;
+        } else {
+            self.count_port_drop(container, DropReason::Quota);
+        }
     }
 
     /// Notes the socket of the mapping that was opened last, if it is not known.

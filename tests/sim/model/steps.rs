@@ -5,19 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use cnet_testkit::addresses::{GATEWAY_MAC, GATEWAY_V4, gateway};
 use cnet_testkit::frames::{self, Tcp, flag};
 use cnet_testkit::rng::Rng;
+use cnet_wire::host::SocketId;
 use cnet_wire::time::Duration;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropReason, MacAddr};
 
 use super::network::Network;
 use super::reference::{
-    CLIENTS_PORT, CONTAINERS, DENIED_V4, DENIED_V6, Expected, Mapping, Model, Observed, Seen,
+    CLIENTS_PORT, CONTAINERS, DENIED_V4, DENIED_V6, Expected, Inside, Mapping, Model, Observed,
+    Refused, Seen,
 };
 
 /// What passes before each step.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Longer than any mapping lives.
 const LONG: Duration = Duration::from_secs(1000);
+/// Longer than a mapping in use is safe, and shorter than any lives.
+const REST: Duration = Duration::from_secs(31);
 /// A port that nothing in the containers listens at.
 const NOBODYS_PORT: u16 = 5678;
 /// The first local port of containers.
@@ -85,6 +89,8 @@ pub enum Step {
     Client { n: u8, len: usize },
     /// The first container sends from the published port.
     Answer { n: u8, len: usize },
+    /// Long enough for mappings in use to make room.
+    Rest,
     /// Everything expires.
     Pass,
 }
@@ -106,7 +112,7 @@ impl Step {
                 .collect();
             (!all.is_empty()).then(|| all[rng.below(all.len())])
         };
-        match rng.below(40) {
+        match rng.below(42) {
             0..8 => Step::Udp {
                 c,
                 v6,
@@ -146,6 +152,7 @@ impl Step {
             34 => Step::NoRoom { c, v6 },
             35 | 36 => Step::Client { n: remote, len },
             37 | 38 => Step::Answer { n: remote, len },
+            39 | 40 => Step::Rest,
             _ => Step::Pass,
         }
     }
@@ -221,7 +228,11 @@ impl Step {
                 let from = (CONTAINERS[0].v4, CLIENTS_PORT).into();
                 (0, frames::udp(from, client(n), &data(len)))
             }
-            Step::Arrives { .. } | Step::EchoAnswered { .. } | Step::Client { .. } | Step::Pass => {
+            Step::Arrives { .. }
+            | Step::EchoAnswered { .. }
+            | Step::Client { .. }
+            | Step::Rest
+            | Step::Pass => {
                 return None;
             }
         };
@@ -313,9 +324,17 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             burst,
         } => {
             let inside = (c, false, SocketAddr::new(CONTAINERS[c].address(v6), port));
+            // Those of one run take one look at the mapping; empty ones make no run.
+            let looks = if len == 0 { burst } else { 1 };
+            let mapped = model.map(inside, looks);
             for _ in 0..burst {
-                let socket = model.map(inside);
-                expected.sent.push((socket, far(v6, remote), data(len)));
+                send(
+                    model,
+                    &mut expected,
+                    inside,
+                    mapped,
+                    (far(v6, remote), data(len)),
+                );
             }
         }
         Step::Denied { c, v6 } => {
@@ -330,6 +349,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             full,
         } => {
             let (c, _, to) = mapping.inside;
+            model.arrived(mapping.inside);
             if full {
                 model.count_port_drop(c, DropReason::PortFull);
             } else {
@@ -338,13 +358,15 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             }
         }
         Step::Echo { c, v6, id } => {
-            let socket = model.map((c, true, SocketAddr::new(CONTAINERS[c].address(v6), id)));
+            let inside = (c, true, SocketAddr::new(CONTAINERS[c].address(v6), id));
+            let mapped = model.map(inside, 1);
             let message = &sent[0][VNET_HDR_LEN + 14 + if v6 { 40 } else { 20 }..];
             let to = SocketAddr::new(far(v6, 0).ip(), 0);
-            expected.sent.push((socket, to, message.to_vec()));
+            send(model, &mut expected, inside, mapped, (to, message.to_vec()));
         }
         Step::EchoAnswered { mapping } => {
             let (c, _, to) = mapping.inside;
+            model.arrived(mapping.inside);
             let v6 = to.is_ipv6();
             let seen = Seen::Icmp(far(v6, 0).ip(), to.ip(), (if v6 { 129 } else { 0 }, 0));
             expected.frames.push((CONTAINERS[c].port, seen));
@@ -388,7 +410,7 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             expected.frames.push((CONTAINERS[c].port, seen));
         }
         Step::Connect { c, v6, port } => {
-            model.connect_refused();
+            model.connect(c);
             let to = SocketAddr::new(CONTAINERS[c].address(v6), port);
             let seen = Seen::Tcp(far(v6, 0), to, flag::RST | flag::ACK);
             expected.frames.push((CONTAINERS[c].port, seen));
@@ -396,10 +418,15 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
         Step::NoRoom { c, v6 } => match model.is_steered(c) {
             true => model.count_port_drop(c, DropReason::WorkerFull),
             false => {
-                let socket = model.map((c, false, local(c, v6)));
-                expected
-                    .sent
-                    .push((socket, far(v6, 1), b"no room".to_vec()));
+                let inside = (c, false, local(c, v6));
+                let mapped = model.map(inside, 1);
+                send(
+                    model,
+                    &mut expected,
+                    inside,
+                    mapped,
+                    (far(v6, 1), b"no room".to_vec()),
+                );
             }
         },
         Step::Client { n, len } => {
@@ -412,9 +439,28 @@ pub fn expect(step: Step, model: &mut Model) -> Expected {
             let socket = Some(Network::PUBLISHED);
             expected.sent.push((socket, client(n), data(len)));
         }
+        Step::Rest => model.pass(REST),
         Step::Pass => model.pass(LONG),
     }
     expected
+}
+
+/// A packet leaves by the socket of its mapping, or its sender is told that there is no room for one.
+fn send(
+    model: &mut Model,
+    expected: &mut Expected,
+    (c, _, from): Inside,
+    mapped: Result<Option<SocketId>, Refused>,
+    (to, payload): (SocketAddr, Vec<u8>),
+) {
+    match mapped {
+        Ok(socket) => expected.sent.push((socket, to, payload)),
+        Err(Refused) => {
+            model.count_port_drop(c, DropReason::Quota);
+            let v6 = from.is_ipv6();
+            error(expected, c, v6, if v6 { (1, 1) } else { (3, 13) });
+        }
+    }
 }
 
 /// Whether frames pass between two containers.
@@ -461,7 +507,8 @@ pub fn perform(step: Step, network: &mut Network, model: &mut Model) -> Observed
             network.datagram(mapping.socket.expect("a socket"), from, &reply);
         }
         Step::Client { n, len } => network.datagram(Network::PUBLISHED, client(n), &data(len)),
-        Step::Connect { c, .. } => network.refuse(c),
+        Step::Connect { c, .. } if model.connected => network.refuse(c),
+        Step::Rest => network.pass(REST),
         Step::Pass => network.pass(LONG),
         _ => {}
     }
