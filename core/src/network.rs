@@ -29,6 +29,7 @@ use cnet_nat::host::{Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_vswitch::{Delivery, Lease, Neighbours, RouterPort, Switch, SwitchConfig, Verdict};
+use cnet_wire::FrameSink as _;
 use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;
@@ -128,6 +129,22 @@ impl Network {
         };
         if let Err(reason) = done {
             self.switch.count_drop(ingress, reason);
+            if let (DropReason::Spoofed, Ok(frame)) = (reason, &parsed) {
+                self.note_foreign_source(ingress, frame, io);
+            }
+        }
+    }
+
+    /// Tells of the first of a port's frames that is dropped for its source, or for what it claims.
+    #[cold]
+    fn note_foreign_source<E: Env>(&self, ingress: PortId, frame: &Frame<'_>, io: &mut Io<'_, E>) {
+        let counters = self.switch.counters(ingress);
+        if counters.is_some_and(|counters| counters.drops.get(DropReason::Spoofed) == 1) {
+            let ip = match &frame.l3 {
+                L3::Ip(ip) => Some(ip.src),
+                L3::Arp => frame.arp().map(|arp| arp.sender_ip.into()),
+            };
+            io.sink.note_foreign_source(ingress, frame.src, ip);
         }
     }
 

@@ -9,7 +9,7 @@ use cnet::control::{
 };
 use cnet::definition::Definition;
 use cnet_dataplane::{NetworkConfig, PortId, PortStatistics, Statistics};
-use cnet_wire::DropCounters;
+use cnet_wire::{DropCounters, DropReason};
 use hickory_proto::rr::RecordType;
 use ipnet::{Ipv4Net, Ipv6Net};
 
@@ -19,6 +19,10 @@ use crate::journal::{Liveness, Record};
 /// The host refuses ping sockets to users whose group is not in this range (icmp(7)).
 const PING_UNAVAILABLE: &str = "the host refuses ping sockets to this user: containers cannot ping the \
     world until net.ipv4.ping_group_range holds the user's group";
+
+/// What is said of a container whose frames are dropped for their source.
+const FOREIGN_SOURCES: &str = "frames that do not come from its own addresses are dropped (`spoofed`): \
+    `--trust`, on `cnet attach`, `cnet run` and `cnet network create`, lets it send from others";
 
 /// A container on a network that is as `config` says.
 pub(crate) fn container(config: &NetworkConfig, record: &Record) -> ContainerReport {
@@ -102,7 +106,7 @@ pub(crate) fn statistics<'a>(
     network: &str,
     statistics: &Statistics,
     (dns, dns_of): (DnsOutcomes, impl Fn(PortId) -> DnsOutcomes),
-    containers: impl Iterator<Item = (&'a Record, PortId)>,
+    (trusts_all, containers): (bool, impl Iterator<Item = (&'a Record, PortId)>),
 ) -> StatisticsReport {
     let mut report = StatisticsReport::new(network);
     report.flows = statistics.flows as u64;
@@ -126,8 +130,15 @@ pub(crate) fn statistics<'a>(
         .map(|_| PING_UNAVAILABLE.to_owned());
     let counted: HashMap<PortId, &PortStatistics> =
         statistics.ports.iter().map(|p| (p.port, p)).collect();
-    let containers = containers
-        .filter_map(|(record, port)| Some(of_container(record, counted.get(&port)?, dns_of(port))));
+    let containers = containers.filter_map(|(record, port)| {
+        let counted = counted.get(&port)?;
+        let mut container = of_container(record, counted, dns_of(port));
+        let guarded = !(trusts_all || record.trust);
+        if guarded && counted.drops.get(DropReason::Spoofed) > 0 {
+            container.warnings.push(FOREIGN_SOURCES.to_owned());
+        }
+        Some(container)
+    });
     report.containers = containers.collect();
     report
 }

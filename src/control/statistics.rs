@@ -105,6 +105,9 @@ pub struct ContainerStatistics {
     /// What came of its DNS queries, as in [`StatisticsReport::dns`].
     #[serde(default)]
     pub dns: Counters,
+    /// What is wrong with what it sends, and the way out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl ContainerStatistics {

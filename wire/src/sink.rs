@@ -1,6 +1,8 @@
 //! Where frames leave the pure core.
 
-use crate::addr::PortId;
+use std::net::IpAddr;
+
+use crate::addr::{MacAddr, PortId};
 
 /// The port's queue is full or the port is gone: the frame is lost, as on any wire. The sink has counted
 /// it ([`crate::DropReason::PortFull`]), and no other part counts it again.
@@ -22,6 +24,10 @@ pub trait FrameSink {
     fn hand_over(&mut self, _ingress: PortId, _frame: &[u8]) -> Result<(), PortFull> {
         Err(PortFull)
     }
+
+    /// The first frame that is dropped at `port` because it speaks with, or for, an address that is not
+    /// the port's own came from there.
+    fn note_foreign_source(&mut self, _port: PortId, _mac: MacAddr, _ip: Option<IpAddr>) {}
 
     /// Whether `port` takes UDP super-frames ([`crate::vnet::GSO_UDP_L4`]). Where it does not, none
     /// is made for it; those that another port made are passed on all the same, as all ports of one

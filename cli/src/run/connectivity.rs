@@ -95,6 +95,9 @@ impl Connectivity {
                 Ok(())
             }
             Connectivity::Network { network, name, .. } => {
+                if tracing::enabled!(tracing::Level::INFO) {
+                    tell_warnings(&network, &name).await;
+                }
                 // If that fails, the network notices the end of this process.
                 if let Err(error) = network.detach(&name).await {
                     tracing::debug!(%error, "could not leave the network");
@@ -133,6 +136,17 @@ fn tell_joined(network: &str, container: &ContainerReport) {
             port.container,
             port.protocol
         );
+    }
+}
+
+/// Logs what the network says is wrong with what the container has sent, for `-v`.
+async fn tell_warnings(network: &Network, name: &str) {
+    let Ok(Some(report)) = network.statistics().await else {
+        return;
+    };
+    let its_own = report.containers.iter().find(|c| c.name == name);
+    for warning in its_own.iter().flat_map(|container| &container.warnings) {
+        tracing::info!("{warning}");
     }
 }
 

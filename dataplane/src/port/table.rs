@@ -47,7 +47,7 @@ use cnet_nat::host::{Token, TokenKind};
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::switch::MAX_PORTS;
 use cnet_wire::vnet::VNET_HDR_LEN;
-use cnet_wire::{DropCounters, DropReason, FrameSink, PortFull, PortId};
+use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortFull, PortId};
 use rustix::event::epoll;
 
 use super::{Device, Lifetime, PortEnd, PortQueue, Vxlan};
@@ -451,6 +451,17 @@ impl FrameSink for Ports {
             (Some(port), Some(outlet)) => outlet.hand_over(port.token, frame),
             _ => Err(PortFull),
         }
+    }
+
+    fn note_foreign_source(&mut self, port: PortId, mac: MacAddr, ip: Option<IpAddr>) {
+        let own = self.addresses(port).unwrap_or_default();
+        let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+        let source = ip.map_or_else(|| mac.to_string(), |ip| format!("{ip} at {mac}"));
+        tracing::warn!(
+            container = own.join(" "),
+            source,
+            "a frame is dropped that does not come from the container's own address, and others will be; `--trust` lets it send from further ones"
+        );
     }
 
     fn takes_uso(&self, port: PortId) -> bool {

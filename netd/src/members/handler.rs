@@ -126,6 +126,7 @@ async fn statistics(members: &Members) -> Result<StatisticsReport, Refusal> {
     let dns = members.instance.dns_outcomes();
     let dns_of = |port| members.instance.dns_outcomes_of(port);
     let network = &members.definition.name;
+    let ports = (members.definition.trust, ports);
     let mut report = report::statistics(network, &statistics, (dns, dns_of), ports);
     report.dns_times = members.instance.dns_times();
     report.process = Some(metrics::process(members.started));

@@ -186,4 +186,40 @@ fn only_a_container_that_is_trusted_sends_from_other_addresses() {
     }
     assert!(place.drops("lan", "guarded", "spoofed") > 0);
     assert_eq!(place.drops("lan", "trusted", "spoofed"), 0);
+    // Said once, with the way out, and of that container alone.
+    let log = std::fs::read_to_string(place.runtime.join("cnet/lan/log")).expect("the log");
+    let said: Vec<&str> = log.lines().filter(|l| l.contains("`--trust`")).collect();
+    let names = |text: &str| said.len() == 1 && said[0].contains(text);
+    assert!(
+        names("172.27.0.200 at") && names(&guarded.v4.to_string()),
+        "{log}"
+    );
+    for (member, warned) in [(&guarded, true), (&trusted, false), (&on_open, false)] {
+        let inspected = place.json(&format!("inspect {}", member.name));
+        let warnings = inspected[0]["statistics"]["warnings"].to_string();
+        assert_eq!(warnings.contains("--trust"), warned, "{inspected}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn run_says_at_its_end_what_was_dropped_for_its_source() {
+    let lab = Lab::direct();
+    let place = Place::root(&lab);
+    place.done("network create lan --subnet 172.27.0.0/24");
+    let foreign = "ip addr add 172.27.0.200/32 dev eth0; ping -c1 -W0.2 -I 172.27.0.200 172.27.0.1";
+    for (options, script, warned) in [
+        ("-v", foreign, true),
+        ("", foreign, false),
+        ("-v --trust", foreign, false),
+        ("-v", "ping -c1 -W1 172.27.0.1", false),
+    ] {
+        let run = format!("--network lan {options}");
+        let done = place.shell(&run, &format!("{script}; true"));
+        assert_eq!(
+            done.stderr.contains("`--trust`"),
+            warned,
+            "{options}: {done}"
+        );
+    }
 }
