@@ -15,5 +15,6 @@ use cnet_tests::lab;
 
 mod caller;
 mod metrics;
+mod nat_behaviour;
 mod option_by_option;
 mod programs;

@@ -38,6 +38,7 @@ const CLIENTS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("runc", "runc"),
     ("promtool", "prometheus"),
+    ("turnserver", "coturn"),
 ];
 
 /// The device that every TAP is opened through.
