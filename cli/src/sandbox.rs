@@ -18,11 +18,6 @@ pub(crate) struct SandboxOptions {
 }
 
 impl SandboxOptions {
-    /// Whether anything was said.
-    pub(crate) fn is_given(self) -> bool {
-        self.require_sandbox || self.no_sandbox
-    }
-
     pub(crate) fn mode(self) -> Mode {
         match (self.require_sandbox, self.no_sandbox) {
             (true, _) => Mode::Required,

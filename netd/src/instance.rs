@@ -141,13 +141,9 @@ impl InstanceBuilder {
             stale: self.stale,
             clients: self.clients,
         });
-        let host_addresses = match &self.sandbox {
-            Some(policy) => {
-                let watch = HostAddressWatch::open();
-                enter_sandbox(policy)?;
-                watch
-            }
-            None => HostAddressWatch::default(),
+        let (host_addresses, sandbox_lacks) = match &self.sandbox {
+            Some(policy) => (HostAddressWatch::open(), enter_sandbox(policy)?),
+            None => (HostAddressWatch::default(), Some(NO_SANDBOX.to_owned())),
         };
         let dns = Arc::clone(&service);
         let no_host = config.policy.filter.no_host;
@@ -161,29 +157,36 @@ impl InstanceBuilder {
             no_host,
             host_addresses,
             host,
+            sandbox_lacks,
             dataplane: Mutex::new(Some(dataplane)),
         })
     }
 }
 
-/// The one place where a process enters its sandbox. What the host does not offer is logged.
-fn enter_sandbox(policy: &Policy) -> Result<(), SandboxError> {
+/// What is said of a process without a sandbox.
+const NO_SANDBOX: &str = "the network's process runs outside of any sandbox";
+
+/// The one place where a process enters its sandbox. What the host does not offer is logged, and given.
+fn enter_sandbox(policy: &Policy) -> Result<Option<String>, SandboxError> {
     if policy.mode == Mode::Off {
         tracing::warn!(
             "the sandbox is switched off: a container that breaks in has this user's rights"
         );
-        return Ok(());
+        return Ok(Some(NO_SANDBOX.to_owned()));
     }
     let missing = sandbox::enter(policy)?.missing;
-    if !missing.is_empty() {
-        let stages: Vec<String> = missing.iter().map(Missing::to_string).collect();
-        let stages = stages.join("; ");
-        tracing::warn!(
-            stages,
-            "the sandbox is incomplete; `cnet doctor` tells more"
-        );
+    if missing.is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    let stages: Vec<String> = missing.iter().map(Missing::to_string).collect();
+    let stages = stages.join("; ");
+    tracing::warn!(
+        stages,
+        "the sandbox is incomplete; `cnet doctor` tells more"
+    );
+    Ok(Some(format!(
+        "the sandbox of the network's process is incomplete: {stages}"
+    )))
 }
 
 /// A running network. Dropping it stops it.
@@ -196,6 +199,7 @@ pub struct Instance {
     host_addresses: HostAddressWatch,
     /// What is asked of the host.
     host: Host,
+    sandbox_lacks: Option<String>,
     /// `None` once it was stopped.
     dataplane: Mutex<Option<Dataplane>>,
 }
@@ -292,6 +296,11 @@ impl Instance {
     /// The last DNS queries of a port; see [`Service::log`].
     pub async fn dns_log(&self, port: PortId, after: u64, wait: Duration) -> Vec<dns::Entry> {
         self.dns.log(port, after, wait).await
+    }
+
+    /// What this process lacks of a whole sandbox; `None` if it is in one.
+    pub fn sandbox_lacks(&self) -> Option<&str> {
+        self.sandbox_lacks.as_deref()
     }
 
     /// Waits until the host's kernel has all that containers have sent over TCP; see

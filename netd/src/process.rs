@@ -246,6 +246,11 @@ fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, Proces
     for told in definition.hidden_routes(&routes) {
         tracing::warn!("{told}");
     }
+    // What the definition insists upon, the client that starts the network does not undo.
+    let mode = match definition.require_sandbox {
+        true => Mode::Required,
+        false => mode,
+    };
     make_directories(&directories, network)?;
     let tunnels = peers::open(&definition)?;
     let prepared = Prepared {

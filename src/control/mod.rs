@@ -158,6 +158,9 @@ pub struct Attach {
     /// Whether it may send from other addresses than its own, for machines behind it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trust: bool,
+    /// Whether it joins only if the network's process is in its whole sandbox.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub require_sandbox: bool,
     /// The far ends that it may talk with, besides the network's own filter.
     #[serde(skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,

@@ -51,6 +51,9 @@ pub struct Definition {
     /// Containers reach the gateway and the world, but not each other.
     #[serde(default)]
     pub isolate: bool,
+    /// Its process runs in its whole sandbox or not at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_sandbox: bool,
     /// Bytes of the largest packet; that of the host's default route if it is not written down.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -112,6 +115,8 @@ pub struct Request {
     pub internal: bool,
     /// See [`Definition::isolate`].
     pub isolate: bool,
+    /// See [`Definition::require_sandbox`].
+    pub require_sandbox: bool,
     /// See [`Definition::mtu`].
     pub mtu: u16,
     /// See [`Definition::dns`].
@@ -143,6 +148,7 @@ impl Request {
             ip_ranges: Vec::new(),
             internal: false,
             isolate: false,
+            require_sandbox: false,
             mtu: default_mtu(),
             dns: Vec::new(),
             dns_stale: 0,
@@ -226,6 +232,7 @@ impl Definition {
             driver: BRIDGE.to_owned(),
             internal: false,
             isolate: false,
+            require_sandbox: false,
             mtu: default_mtu(),
             dns: Vec::new(),
             dns_stale: 0,
@@ -444,6 +451,7 @@ mod tests {
             driver: BRIDGE.into(),
             internal: false,
             isolate: true,
+            require_sandbox: true,
             mtu: 1500,
             dns: vec!["192.0.2.53".parse().unwrap()],
             dns_stale: 3600,

@@ -265,6 +265,7 @@ impl Store {
             driver: request.driver,
             internal: request.internal,
             isolate: request.isolate,
+            require_sandbox: request.require_sandbox,
             mtu: request.mtu,
             dns: request.dns,
             dns_stale: request.dns_stale,

@@ -160,3 +160,25 @@ fn no_process_of_the_command_outlives_a_killed_run() {
         });
     }
 }
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_container_that_requires_the_sandbox_joins_no_network_without_it() {
+    let lab = Lab::direct();
+    let place = Place::root(&lab);
+    let (holder, _namespace) = place.container();
+    let without = |arguments: &str| place.cnet(arguments).env("CNET_SANDBOX", "off").run(SHORT);
+    let attach = format!("attach --require-sandbox --name web {}", holder.pid());
+    let refused = without(&attach);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(
+        refused.stderr.contains("outside of any sandbox"),
+        "{refused}"
+    );
+    place.done("network create safe --require-sandbox");
+    let joined = without(&attach.replace("attach", "attach --network safe"));
+    assert!(joined.success(), "the definition insists: {joined}");
+    let run = "run --network safe --require-sandbox -- true";
+    assert!(without(run).success());
+    place.done("detach web");
+}

@@ -69,6 +69,10 @@ pub(crate) struct AttachOptions {
     #[arg(long)]
     trust: bool,
 
+    /// Join only a network whose process is in its whole sandbox.
+    #[arg(long)]
+    require_sandbox: bool,
+
     #[command(flatten)]
     filter: FilterOptions,
 
@@ -129,6 +133,7 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.publish = options.publish;
     attach.filter = options.filter.filter();
     attach.trust = options.trust;
+    attach.require_sandbox = options.require_sandbox;
     attach.dns = options.dns;
     let joined = network.attach(target, attach).await?;
     if let Some(path) = &options.publish_file {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cnet_tap::InterfaceConfig;
+use cnet_tap::sandbox::Mode;
 use ipnet::Ipv4Net;
 use rustix::process::Pid;
 
@@ -145,14 +146,17 @@ pub(super) fn make(
         });
     };
     let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
-    if options.sandbox.is_given() {
-        bail!(
-            "--require-sandbox and --no-sandbox are for a network of the command's own; the process of a named network is told by the environment variable {}=required or {}=off when it is started",
-            cnet::start::SANDBOX,
-            cnet::start::SANDBOX
-        );
-    }
     let on_network = matches!(mode, NetworkMode::Network(_));
+    match options.sandbox.mode() {
+        Mode::Off => bail!(
+            "--no-sandbox is for a network of the command's own; the process of a named network is told by the environment variable {}=off when it is started",
+            cnet::start::SANDBOX
+        ),
+        Mode::Required if !on_network => bail!(
+            "--require-sandbox is about the process that reads the command's frames, and with `--network {mode}` there is none of its own"
+        ),
+        Mode::Required | Mode::Offered => {}
+    }
     let filtered = !options.filter.filter().is_empty();
     if !on_network && (addressed || filtered || !options.publish.is_empty()) {
         bail!(
@@ -200,6 +204,7 @@ fn on_network_of(
     attach.publish.clone_from(&options.publish);
     attach.filter = options.filter.filter();
     attach.trust = options.trust;
+    attach.require_sandbox = options.sandbox.mode() == Mode::Required;
     attach.dns.clone_from(&options.names.dns);
     Ok(Plan {
         spaces: Spaces::Empty,

@@ -118,6 +118,17 @@ fn check_dns(definition: &Definition, attach: &Attach) -> Result<(), Refusal> {
     }
 }
 
+/// Checks that the process is as confined as the container asks for.
+fn check_sandbox(lacking: Option<&str>, attach: &Attach) -> Result<(), Refusal> {
+    match lacking.filter(|_| attach.require_sandbox) {
+        Some(lacking) => Err(Refusal::new(
+            Kind::Impossible,
+            format!("--require-sandbox was given, and {lacking}"),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Takes name and addresses.
 pub(super) fn reserve(
     members: &Members,
@@ -128,6 +139,7 @@ pub(super) fn reserve(
     let id = check(attach)?;
     check_dns(&members.definition, attach)?;
     check_host_access(&members.definition, attach)?;
+    check_sandbox(members.instance.sandbox_lacks(), attach)?;
     publish::check_way_in(&members.definition, attach.publish.len())?;
     let short = || id[..SHORT_ID].to_owned();
     let name = attach.name.clone().unwrap_or_else(short);

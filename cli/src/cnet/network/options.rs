@@ -39,6 +39,12 @@ pub(crate) struct CreateOptions {
     #[arg(long)]
     pub(super) isolate: bool,
 
+    /// Have the network's process refuse to run where the host lacks a stage of its sandbox.
+    ///
+    /// Without this, what is lacking is logged. `cnet doctor` tells what to do about it.
+    #[arg(long)]
+    pub(super) require_sandbox: bool,
+
     /// Bytes of the largest packet [default: as on the host's default route].
     #[arg(
         long,
@@ -158,6 +164,7 @@ impl From<CreateOptions> for Request {
             (None, OVERLAY) => request.overlay.default_mtu(),
             (None, _) => request.mtu,
         };
+        request.require_sandbox = options.require_sandbox;
         request.dns = options.dns;
         request.dns_stale = options.dns_stale;
         request.dns_search = options.dns_search;

@@ -74,7 +74,7 @@ fn all_options_arrive_in_the_definition() {
     let place = Place::new();
     let id = place.run(
         "create web --subnet 192.0.2.0/25 --subnet 2001:db8:7::/64 --gateway 192.0.2.9 \
-         --ip-range 192.0.2.64/26 --internal --isolate --mtu 1400 --dns 192.0.2.53 \
+         --ip-range 192.0.2.64/26 --internal --isolate --require-sandbox --mtu 1400 --dns 192.0.2.53 \
          --dns-search corp.example --label a=b=c --label d --driver bridge",
     );
     let made = place.store.get("web").unwrap();
@@ -85,7 +85,7 @@ fn all_options_arrive_in_the_definition() {
         "192.0.2.64/26"
     );
     assert_eq!(made.ipv6.unwrap().gateway.to_string(), "2001:db8:7::1");
-    assert!(made.internal && made.isolate);
+    assert!(made.internal && made.isolate && made.require_sandbox);
     assert_eq!(
         (made.mtu, made.dns_search),
         (1400, vec!["corp.example".to_owned()])
