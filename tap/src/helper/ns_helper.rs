@@ -299,7 +299,7 @@ fn live(socket: BorrowedFd<'_>, parent: Parent) {
     if parent.die_together().is_err() {
         return;
     }
-    confine_helper(Role::Unconfined, &[socket.as_raw_fd()]);
+    confine_helper(Role::Namespaces, &[socket.as_raw_fd()]);
     let mut running: Vec<Running> = Vec::new();
     loop {
         running.retain(|child| !is_over(socket, child));

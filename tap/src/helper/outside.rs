@@ -67,7 +67,7 @@ impl Outside {
         let (pid, socket) = spawn("cannot fork a helper process", |_, socket| {
             let role = match reach {
                 Reach::Files => Role::Files,
-                Reach::Processes => Role::Unconfined,
+                Reach::Processes => Role::Outside,
             };
             // A terminal's ^C ends the process that asks, which tells the helper.
             let _ = rustix::process::setsid();
@@ -153,7 +153,7 @@ impl Server {
     ) {
         let kept = kept.iter().map(AsRawFd::as_raw_fd);
         let kept: Vec<RawFd> = kept.chain([self.0.as_raw_fd()]).collect();
-        confine_helper(Role::Unconfined, &kept);
+        confine_helper(Role::Outside, &kept);
         serve(&self.0, handle);
     }
 }

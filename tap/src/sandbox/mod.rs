@@ -32,6 +32,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 
 use rustix::fs::OFlags;
+use rustix::thread::CapabilitySet;
 
 use crate::error::TapError;
 use crate::fork::require_one_thread;
@@ -233,10 +234,11 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
     isolation.report_to(&mut report);
     let root = root::empty(&isolation, &policy.writable, &policy.readable);
     report.note(Stage::Root, root);
-    report.note(
-        Stage::Capabilities,
-        privileges::drop_capabilities(policy.binds_low_ports && !isolation.user),
-    );
+    let kept = match policy.binds_low_ports && !isolation.user {
+        true => CapabilitySet::NET_BIND_SERVICE,
+        false => CapabilitySet::empty(),
+    };
+    report.note(Stage::Capabilities, privileges::drop_capabilities(kept));
     report.note(Stage::Memory, memory::hide());
     report.note(Stage::NoNewPrivileges, no_new_privileges());
     report.note(
@@ -256,18 +258,16 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
 }
 
 /// The stages of a helper process, which has no namespaces of its own: descriptors but `kept` and
-/// the standard streams are closed, its environment is empty, it is not dumpable, holds no
-/// capability unless it needs those it has ([`Role::Unconfined`]), and keeps the calls of its role. Its
-/// standard streams lead nowhere; only an unconfined one keeps standard error, for what it has to say.
+/// the standard streams are closed, its environment is empty, it is not dumpable, holds the
+/// capabilities that it needs and has, and keeps the calls of its role. Its standard streams lead nowhere;
+/// only one without an allow-list keeps standard error, for what it has to say.
 /// What fails is not told: a helper has no log.
 pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     learn_auxiliary_vector();
-    leave_streams(role != Role::Unconfined);
+    leave_streams(Role::LISTED.contains(&role));
     descriptors::keep_only(kept);
     environment::keep(&[]);
-    if role != Role::Unconfined {
-        let _ = privileges::drop_capabilities(false);
-    }
+    let _ = privileges::drop_capabilities(privileges::needed_by(role));
     let _ = no_new_privileges();
     let _ = memory::hide();
     let _ = seccomp::apply(role);
@@ -290,7 +290,7 @@ pub fn confine_init(title: &str, kept: &[BorrowedFd<'_>]) {
     begin(title, &kept);
     environment::keep(&[]);
     let _ = rustix::process::chdir("/");
-    let _ = privileges::drop_capabilities(false);
+    let _ = privileges::drop_capabilities(CapabilitySet::empty());
     let _ = no_new_privileges();
     let _ = seccomp::apply(Role::Init);
 }

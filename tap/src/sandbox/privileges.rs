@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
-use super::because;
+use super::{Role, because};
 
 /// `PR_SET_NO_NEW_PRIVS` (prctl(2)): execve(2) of a setuid program gains nothing.
 pub(super) fn no_new_privileges() -> Result<(), String> {
@@ -16,13 +16,27 @@ pub(super) fn binds_low_ports() -> bool {
         .is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_BIND_SERVICE))
 }
 
-/// Gives up every capability, in all sets; with `keep_bind` all but CAP_NET_BIND_SERVICE, if this
-/// process has it.
-pub(super) fn drop_capabilities(keep_bind: bool) -> Result<(), String> {
-    let kept = match keep_bind && binds_low_ports() {
-        true => CapabilitySet::NET_BIND_SERVICE,
-        false => CapabilitySet::empty(),
-    };
+/// What a helper of that role keeps of what it has: the one that is root's needs no more than these.
+pub(super) fn needed_by(role: Role) -> CapabilitySet {
+    match role {
+        // Looks at other users' processes, and makes and meets sockets in their directories.
+        Role::Outside => {
+            CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE
+        }
+        // Enters namespaces, configures interfaces there, and kills a child that hangs in one.
+        Role::Namespaces => {
+            CapabilitySet::SYS_ADMIN | CapabilitySet::NET_ADMIN | CapabilitySet::KILL
+        }
+        Role::Network | Role::Private | Role::SocketHelper | Role::Init | Role::Files => {
+            CapabilitySet::empty()
+        }
+    }
+}
+
+/// Gives up every capability, in all sets, but those of `kept` that this process has.
+pub(super) fn drop_capabilities(kept: CapabilitySet) -> Result<(), String> {
+    let has = rustix::thread::capabilities(None).map(|sets| sets.permitted);
+    let kept = kept & has.unwrap_or(CapabilitySet::empty());
     // Fails without CAP_SETPCAP. Nothing can be gained from the bounding set then either: there is
     // no execve(2) with more privileges than now.
     let bounded = shrink_bounding_set(kept);

@@ -43,9 +43,11 @@ pub enum Role {
     Init,
     /// The helper outside, for files alone ([`crate::helper::outside`]).
     Files,
-    /// A process that has to do with others' namespaces and files: every call but those of
-    /// [`FATAL`] that it has no use for.
-    Unconfined,
+    /// The process outside, which looks at other processes and makes Unix sockets: every call but those
+    /// of [`FATAL`].
+    Outside,
+    /// The namespace helper: every call but those of [`FATAL`], of which it keeps setns(2).
+    Namespaces,
 }
 
 impl Role {
@@ -90,8 +92,7 @@ pub fn compile(role: Role) -> Result<Programs, String> {
         .collect::<Result<_, seccompiler::BackendError>>()
         .map_err(text)?;
     let is_listed = Role::LISTED.contains(&role);
-    // Containers' namespaces are entered by processes without an allow-list, and by no other.
-    let is_fatal = |number: &i64| is_listed || *number != libc::SYS_setns;
+    let is_fatal = |number: &i64| role != Role::Namespaces || *number != libc::SYS_setns;
     let fatal = FATAL.iter().map(|(number, _)| (*number, Vec::new()));
     let fatal = fatal.filter(|(number, _)| is_fatal(number));
     let denied = SeccompAction::Errno(libc::ENOSYS as u32);

@@ -206,7 +206,7 @@ fn arguments_on_the_list_pass() {
 /// A process without an allow-list still starts no program, and enters namespaces.
 #[test]
 fn an_unconfined_process_is_ended_by_what_it_has_no_use_for() {
-    let programs = compile(Role::Unconfined).unwrap();
+    let programs = compile(Role::Namespaces).unwrap();
     let outcome = |number: libc::c_long| attempt(&programs, number, NOWHERE);
     assert_eq!(outcome(libc::SYS_execve), Outcome::Killed);
     assert_eq!(outcome(libc::SYS_ptrace), Outcome::Killed);
