@@ -14,6 +14,7 @@
 use cnet_tests::lab;
 
 mod caller;
+mod confinement;
 mod metrics;
 mod nat_behaviour;
 mod option_by_option;

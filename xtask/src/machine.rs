@@ -32,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// so and pass.
 const CLIENTS: &[(&str, &str)] = &[
     ("slirp4netns", "slirp4netns"),
+    ("pasta", "passt"),
     ("rootlesskit", "rootlesskit"),
     ("bwrap", "bubblewrap"),
     ("newuidmap", "uidmap"),
