@@ -246,7 +246,7 @@ impl World {
 
     /// Takes the waiting DNS query and answers it with `message`.
     pub fn answer_dns(&mut self, message: &[u8]) {
-        let query = self.network.take_query().expect("a query");
+        let query = self.hosts.queries.pop_front().expect("a query");
         self.with_io(|r, now, io| r.answer_dns(now, query.id, message, io));
     }
 

@@ -24,8 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use cnet_nat::datagram::{PublishError, UdpForward};
 use cnet_nat::flow::PREFETCH_DEPTH;
 use cnet_nat::forward::ClientPath;
-use cnet_nat::gateway::{DnsQuery, QueryId};
-use cnet_nat::host::{Readiness, SocketId, Token};
+use cnet_nat::host::{QueryId, Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_vswitch::{Delivery, Lease, Neighbours, RouterPort, Switch, SwitchConfig, Verdict};
@@ -349,12 +348,7 @@ impl Network {
         self.at_router(io, |router, _, io| router.unpublish_udp(token, io))
     }
 
-    /// The next DNS query for the service, if there is one.
-    pub fn take_query(&mut self) -> Option<DnsQuery> {
-        self.router.take_query()
-    }
-
-    /// Answers a query that [`Network::take_query`] gave.
+    /// Answers a query that was asked by [`HostSockets::ask_dns`](cnet_nat::host::HostSockets::ask_dns).
     pub fn answer_dns<E: Env>(
         &mut self,
         now: Instant,

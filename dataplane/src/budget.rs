@@ -1,7 +1,7 @@
 //! How one round of a worker is bounded: every bound on what is done in one go, and the reason for it.
 //!
 //! A worker repeats a round: it waits, acts on events, gives spliced connections and ports their
-//! turns, acts on deadlines and passes DNS queries on. No part of a round may starve another, so each
+//! turns, and acts on deadlines. No part of a round may starve another, so each
 //! part that containers or clients can lengthen is bounded, and what is left over waits its turn.
 //!
 //! | part of a round | bound | what is left over |
@@ -18,7 +18,7 @@
 //!
 //! Commands have no bound of their own: all that wait are carried out when the worker is woken. No
 //! container sends them. The program waits for the answer to nearly each, and answers of the DNS
-//! service are no more than the queries that were passed on.
+//! service are no more than the queries that were asked.
 //!
 //! # Why a batch is as long as it is
 //!

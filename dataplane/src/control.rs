@@ -212,17 +212,10 @@ impl Control {
         }
     }
 
-    /// Answers queries that came out of [`Dataplane::start`](crate::Dataplane::start)'s receiver. The
+    /// Answers queries that came out of [`DnsQueries`](crate::DnsQueries). The
     /// worker is woken once for all of them.
     pub fn answer_dns(&self, answers: Vec<(QueryId, Vec<u8>)>) {
         self.send(Command::AnswerDns(answers));
-    }
-
-    /// Tells that there is room again for queries in [`Dataplane::start`](crate::Dataplane::start)'s
-    /// receiver. To be called after queries were received while it was full: those that found no
-    /// room are not passed on before.
-    pub fn take_dns_queries(&self) {
-        self.send(Command::TakeDnsQueries);
     }
 }
 

@@ -10,7 +10,7 @@
 //! All else reaches the workers by [`Control`]: containers come and go by [`Control::add_port`] and
 //! [`Control::remove_port`], published ports ([`forward`]) by [`Control::set_forwards`], answers of the
 //! DNS service by [`Control::answer_dns`]. Commands go through a channel with an eventfd; DNS queries
-//! leave through another channel.
+//! leave through a queue ([`DnsQueries`]).
 //!
 //! There is one worker unless more are asked for ([`NetworkConfig::workers`]). The primary worker is
 //! asked for everything and tells the others what concerns them; they carry TCP alone, and hand the
@@ -19,7 +19,7 @@
 
 use std::thread;
 
-use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio::sync::watch;
 
 mod budget;
 mod busy_poll;
@@ -28,6 +28,7 @@ mod config;
 mod containment;
 mod control;
 mod core_config;
+mod dns_queue;
 mod driver;
 mod error;
 mod fd_budget;
@@ -39,13 +40,15 @@ mod socket;
 mod statistics;
 mod worker;
 
-pub use cnet_nat::gateway::{DnsQuery, QueryId, Quirks, Transport};
+pub use cnet_nat::gateway::Quirks;
+pub use cnet_nat::host::{DnsQuery, QueryId, Transport};
 pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix, Rule as PolicyRule};
 pub use cnet_vswitch::PortRole;
 pub use cnet_wire::PortId;
 pub use cnet_wire::conversation::{Direction, Refusal};
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;
+pub use dns_queue::DnsQueries;
 pub use error::{StartError, WorkerPanicked};
 pub use fd_budget::{check_descriptors, most_forwards};
 pub use forward::{
@@ -70,9 +73,6 @@ pub const ENVIRONMENT: [&str; 1] = [socket::WITHOUT];
 /// What [`Dataplane::ended`] and [`PortEnd`] say when the network was stopped.
 pub const STOPPED: &str = "stopped";
 
-/// DNS queries that may wait for the service before further ones wait at the gateway.
-const QUERY_QUEUE: usize = 1024;
-
 /// A running network. Dropping it stops it.
 #[derive(Debug)]
 pub struct Dataplane {
@@ -82,26 +82,24 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Starts the workers, without ports. DNS queries of containers come out of the receiver and are
+    /// Starts the workers, without ports. DNS queries of containers come out of the queue and are
     /// answered by [`Control::answer_dns`].
     ///
     /// # Errors
     ///
     /// When the host lacks descriptors, threads or randomness, or the number of workers is out of
     /// range. A program asks [`check_descriptors`] before that.
-    pub fn start(
-        mut config: NetworkConfig,
-    ) -> Result<(Dataplane, async_mpsc::Receiver<DnsQuery>), StartError> {
+    pub fn start(mut config: NetworkConfig) -> Result<(Dataplane, DnsQueries), StartError> {
         config.memory = config.memory.or_else(available_memory);
-        let (queries, query_receiver) = async_mpsc::channel(QUERY_QUEUE);
+        let (outlet, queries) = dns_queue::queue();
         let (ended_sender, ended) = watch::channel(None);
-        let (mailboxes, workers) = workers::start(&config, &queries, ended_sender)?;
+        let (mailboxes, workers) = workers::start(&config, outlet, ended_sender)?;
         let dataplane = Dataplane {
             control: Control::new(mailboxes),
             workers,
             ended,
         };
-        Ok((dataplane, query_receiver))
+        Ok((dataplane, queries))
     }
 
     /// The handle to steer it by.

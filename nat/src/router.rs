@@ -24,8 +24,8 @@ use cnet_wire::{DropCounters, DropReason, MacAddr, Packet, PortId};
 use crate::datagram::{PingSessions, Quote, SocketOutcome, UdpSessions};
 use crate::flow::Handle;
 use crate::fragment::{Expired, Reassembly};
-use crate::gateway::{DnsQuery, Gateway, QueryId};
-use crate::host::{HostError, Readiness, SocketId, Token, TokenKind};
+use crate::gateway::Gateway;
+use crate::host::{HostError, QueryId, Readiness, SocketId, Token, TokenKind};
 use crate::icmp_error::{IcmpErrorKind, RateLimit, emit_icmp_error, may_answer_with_error};
 use crate::io::{Env, Io};
 use crate::policy::Policy;
@@ -450,12 +450,7 @@ impl Router {
 
     // ---- DNS ----
 
-    /// The next DNS query for the service, if there is one.
-    pub fn take_query(&mut self) -> Option<DnsQuery> {
-        self.gateway.take_query()
-    }
-
-    /// Answers a query that [`Router::take_query`] gave.
+    /// Answers a query that was asked by [`HostSockets::ask_dns`](crate::host::HostSockets::ask_dns).
     pub fn answer_dns<E: Env>(
         &mut self,
         now: Instant,

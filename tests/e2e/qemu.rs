@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use cnet::definition::Directories;
 use cnet::vm::VmAddress;
-use cnet_dataplane::{Control, DnsQuery, PortDevice, PortPlan};
+use cnet_dataplane::{Control, DnsQueries, PortDevice, PortPlan};
 use cnet_netd::dns::{self, Host, LocalNames, Names, Service, Zone};
 use cnet_netd::vm_endpoint::Endpoint;
 use cnet_wire::{DropReason, MacAddr};
 use rustix::process::{Signal, kill_process};
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::lab::dataplane::{Member, Network};
 use crate::lab::namespace::{Namespace, limit_stalls};
@@ -78,7 +78,7 @@ while true; do sleep 1000; done
 fn serve(
     control: Control,
     address: VmAddress,
-    queries: mpsc::Receiver<DnsQuery>,
+    queries: DnsQueries,
     web: &Member,
 ) -> oneshot::Sender<()> {
     let names = Names::new(Zone::default());

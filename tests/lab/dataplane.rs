@@ -5,13 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use cnet_dataplane::{
-    Control, Dataplane, DnsQuery, NetworkConfig, PortDevice, PortEnd, PortError, PortId, PortPlan,
-    PortStatistics, Statistics,
+    Control, Dataplane, DnsQueries, NetworkConfig, PortDevice, PortEnd, PortError, PortId,
+    PortPlan, PortStatistics, Statistics,
 };
 use cnet_tap::{Namespaces, open_tap_in};
 use cnet_wire::prefixes::{Subnet, ipv6_plan};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 
 use super::Lab;
 use super::namespace::Namespace;
@@ -27,7 +26,7 @@ pub struct Network {
     pub control: Control,
     config: NetworkConfig,
     /// What containers ask of its DNS.
-    pub queries: Option<mpsc::Receiver<DnsQuery>>,
+    pub queries: Option<DnsQueries>,
 }
 
 /// A container on it.

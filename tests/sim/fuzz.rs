@@ -301,7 +301,7 @@ impl Bench {
             self.event("timeout");
             self.with_core(|network, now, io| network.handle_timeout(now, io));
         }
-        while let Some(query) = self.network.take_query() {
+        while let Some(query) = self.host.queries.pop_front() {
             let recorder = self.recorder.get_mut();
             recorder.event(|| format!("query {}", record::bytes(&query.message)));
             let mut answer = query.message;

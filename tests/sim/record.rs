@@ -17,8 +17,8 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use cnet_nat::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets,
-    Readiness, Received, SendOptions, SocketId, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, DnsQuery, HeaderFields, HostError, HostSockets,
+    QueueFull, Readiness, Received, SendOptions, SocketId, Token,
 };
 use cnet_wire::drops::DropCounters;
 use cnet_wire::time::{Duration, Instant};
@@ -228,6 +228,11 @@ impl<T> Recorded<'_, T> {
 }
 
 impl<H: HostSockets> HostSockets for Recorded<'_, H> {
+    /// Not recorded: the worlds resolve no names, and what the fuzzer answers it records itself.
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
+        self.inner.ask_dns(query)
+    }
+
     fn tcp_connect(
         &mut self,
         token: Token,

@@ -1,4 +1,5 @@
-//! The host's side of a flow: the socket operations the core asks for, as a trait.
+//! The host's side of a flow: the socket operations the core asks for, as a trait. Names are resolved on
+//! the host's side, too.
 //!
 //! The shell implements [`HostSockets`] with system calls, the simulation with a host of its own.
 //! Every call is non-blocking. Readiness comes back edge-triggered: after a call returned
@@ -8,6 +9,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::addr::PortId;
 use crate::time::Duration;
 
 /// A socket of the host, as the implementor of [`HostSockets`] numbers them.
@@ -129,6 +131,38 @@ pub enum HostError {
 
 /// A connection with a smaller hop limit is one that is to end on its way, as traceroute's are.
 pub const TRACED_HOP_LIMIT: u8 = 32;
+
+/// Names a DNS query until it is answered. Numbers are not used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct QueryId(pub u64);
+
+/// How a DNS query came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Transport {
+    /// In a datagram.
+    Udp,
+    /// On a connection.
+    Tcp,
+}
+
+/// A DNS query to be resolved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DnsQuery {
+    /// Its answer comes back with it.
+    pub id: QueryId,
+    /// How it came.
+    pub transport: Transport,
+    /// Who asks.
+    pub client: SocketAddr,
+    /// Where it came from.
+    pub port: PortId,
+    /// The message, at least a DNS header with QR clear; nothing else of it is checked.
+    pub message: Vec<u8>,
+}
+
+/// Too many DNS queries of the port wait to be taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueFull;
 
 /// What happened on a socket since the last event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -329,6 +363,14 @@ pub trait HostSockets {
 
     /// Closes the socket in the ordinary way and forgets it.
     fn close(&mut self, socket: SocketId);
+
+    /// Has `query`, which a container sent to the gateway, resolved. The answer comes back as an event of
+    /// its own, or never.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFull`]: it is lost.
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull>;
 
     /// Whether a program in the container would take a datagram to `container`, an address of that
     /// container's; `None` where that cannot be told.

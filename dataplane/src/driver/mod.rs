@@ -28,6 +28,7 @@ use cnet_wire::time::Instant;
 use crate::NetworkConfig;
 use crate::budget::Batch;
 use crate::containment::{During, Panic, Panics};
+use crate::dns_queue::DnsOutlet;
 use crate::handoff::{Inlet, Outlet};
 use crate::port::{Ports, UplinkReport, Vxlan};
 use crate::socket::{Features, HostTable};
@@ -60,17 +61,18 @@ pub(crate) enum Turn {
 
 impl Driver {
     /// A driver without ports, whose devices and sockets report to `epoll`. `outlet` takes what the
-    /// core hands over to the primary worker, if it does.
+    /// core hands over to the primary worker, if it does; `queries` takes what the gateway has resolved.
     pub(crate) fn new(
         config: &NetworkConfig,
         core: Network,
         epoll: &Rc<OwnedFd>,
         outlet: Option<Outlet>,
+        queries: Option<DnsOutlet>,
     ) -> Driver {
         Driver {
             core,
             ports: Ports::new(Rc::clone(epoll), usize::from(config.mtu), outlet),
-            hosts: HostTable::new(Rc::clone(epoll), Features::detect(), config),
+            hosts: HostTable::new(Rc::clone(epoll), Features::detect(), config, queries),
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             panics: Panics::default(),

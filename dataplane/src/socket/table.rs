@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use cnet_nat::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets, Received,
-    SendOptions, SocketId, TRACED_HOP_LIMIT, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, DnsQuery, HeaderFields, HostError, HostSockets,
+    QueueFull, Received, SendOptions, SocketId, TRACED_HOP_LIMIT, Token,
 };
 use cnet_tap::socket as sys;
 use cnet_wire::PortId;
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::NetworkConfig;
+use crate::dns_queue::DnsOutlet;
 
 use super::errno::{from_connect, from_errno, from_io, from_send};
 use super::features::Features;
@@ -75,6 +76,8 @@ pub(crate) struct HostTable {
     outbound_v6: Option<Ipv6Addr>,
     /// What UDP mappings may take by its number.
     local_ports: LocalPorts,
+    /// Where the gateway's DNS queries go; further workers have none.
+    queries: Option<DnsOutlet>,
     /// That the host refuses ping sockets was told.
     told_of_ping: bool,
     /// What tells where containers' programs receive datagrams, by port and addresses.
@@ -83,7 +86,12 @@ pub(crate) struct HostTable {
 
 impl HostTable {
     /// An empty table whose sockets report to `epoll`.
-    pub(crate) fn new(epoll: Rc<OwnedFd>, features: Features, config: &NetworkConfig) -> HostTable {
+    pub(crate) fn new(
+        epoll: Rc<OwnedFd>,
+        features: Features,
+        config: &NetworkConfig,
+        queries: Option<DnsOutlet>,
+    ) -> HostTable {
         HostTable {
             epoll,
             sockets: Vec::new(),
@@ -95,6 +103,7 @@ impl HostTable {
             outbound_v4: config.outbound_v4,
             outbound_v6: config.outbound_v6,
             local_ports: config.local_ports.clone(),
+            queries,
             told_of_ping: false,
             diagnostics: Vec::new(),
         }
@@ -109,6 +118,13 @@ impl HostTable {
     ) {
         self.forget_diagnostics(port);
         self.diagnostics.push((port, addresses, diagnostics));
+    }
+
+    /// The container of `port` is gone, and its DNS queries need no answer.
+    pub(crate) fn forget_queries(&self, port: PortId) {
+        if let Some(queries) = &self.queries {
+            queries.remove_port(port);
+        }
     }
 
     /// The container of `port` is gone.
@@ -261,6 +277,13 @@ fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
 }
 
 impl HostSockets for HostTable {
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
+        match &self.queries {
+            Some(queries) => queries.push(query),
+            None => Err(QueueFull),
+        }
+    }
+
     fn tcp_connect(
         &mut self,
         token: Token,

@@ -40,8 +40,6 @@ pub(crate) enum Command {
     },
     ListForwards(oneshot::Sender<Vec<OpenForward>>),
     AnswerDns(Vec<(QueryId, Vec<u8>)>),
-    /// The DNS service has room for queries again.
-    TakeDnsQueries,
     /// To all workers: the host has these addresses now.
     SetHostAddresses(Vec<IpAddr>),
     Stop,

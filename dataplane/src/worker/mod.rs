@@ -4,7 +4,7 @@
 //!
 //! A worker owns a pure core, its host sockets and its queue of every port's device alone
 //! ([`crate::driver`]). It repeats a round: wait for events; act on each, of sockets, listeners and
-//! commands; give spliced connections and ports their turns; act on deadlines; pass DNS queries on.
+//! commands; give spliced connections and ports their turns; act on deadlines.
 //! How much is done in a round is bounded by [`crate::budget`].
 //!
 //! The epoll token of an event is the handle of what it is about ([`Token`]): a flow of the core, a
@@ -35,20 +35,21 @@ use cnet_wire::PortId;
 use cnet_wire::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use tokio::sync::{mpsc as async_mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::budget::{EVENTS, PORT_TURNS_A_ROUND};
 use crate::busy_poll::BusyPoll;
 use crate::clock::now;
 use crate::containment::{During, Panic, contained};
 use crate::core_config::port_config;
+use crate::dns_queue::DnsOutlet;
 use crate::driver::{Driver, Turn};
 use crate::error::WorkerError;
 use crate::forward::Forwards;
 use crate::handoff::Outlet;
 use crate::port::{Device, OpenedDevice, PortDevice, PortEnd, PortError, RemovedPort};
 use crate::statistics::Statistics;
-use crate::{DnsQuery, NetworkConfig, PortPlan};
+use crate::{NetworkConfig, PortPlan};
 
 pub(crate) mod command;
 pub(crate) mod workers;
@@ -68,7 +69,8 @@ const WAKE: u32 = 0;
 pub(crate) struct Channels {
     pub(crate) inbox: mpsc::Receiver<Command>,
     pub(crate) wake: Arc<OwnedFd>,
-    pub(crate) queries: async_mpsc::Sender<DnsQuery>,
+    /// For the gateway's queries: the primary worker's alone.
+    pub(crate) queries: Option<DnsOutlet>,
     pub(crate) peers: Peers,
 }
 
@@ -97,7 +99,7 @@ impl Worker {
         config: &NetworkConfig,
         network: Network,
         outlet: Option<Outlet>,
-        channels: Channels,
+        mut channels: Channels,
     ) -> Result<Worker, WorkerError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| WorkerError::Epoll(errno.into()))?;
@@ -107,7 +109,7 @@ impl Worker {
         epoll::add(&*epoll, channels.wake.as_fd(), data, epoll::EventFlags::IN)
             .map_err(|errno| WorkerError::WatchCommands(errno.into()))?;
         Ok(Worker {
-            driver: Driver::new(config, network, &epoll, outlet),
+            driver: Driver::new(config, network, &epoll, outlet, channels.queries.take()),
             forwards: Forwards::new(Rc::clone(&epoll)),
             epoll,
             deliveries: Vec::new(),
@@ -154,7 +156,6 @@ impl Worker {
             self.serve_ports(now)?;
             let done = contained(|| {
                 self.handle_timeouts();
-                self.pass_queries();
                 self.tell_delivered();
             });
             if self
@@ -268,17 +269,6 @@ impl Worker {
         }
     }
 
-    fn pass_queries(&mut self) {
-        // What does not fit waits at the gateway, where ports take turns. The service wakes us once
-        // there is room ([`Command::TakeDnsQueries`]).
-        while let Ok(room) = self.channels.queries.try_reserve() {
-            match self.driver.core.take_query() {
-                Some(query) => room.send(query),
-                None => break,
-            }
-        }
-    }
-
     /// Answers [`Command::Delivered`] once all that containers have sent was passed on.
     fn tell_delivered(&mut self) {
         let delivered = || self.forwards.is_delivered() && self.driver.core.is_delivered();
@@ -359,7 +349,7 @@ impl Worker {
                 }
             }
             Command::SetHostAddresses(addresses) => self.driver.core.set_host_addresses(addresses),
-            Command::TakeDnsQueries | Command::Stop => {}
+            Command::Stop => {}
             Command::Worker(event) => self.handle_worker_event(now, event)?,
         }
         Ok(())
@@ -440,6 +430,7 @@ impl Worker {
             .remove_port(id, &removed.addresses, &mut self.driver);
         self.driver
             .with_core(|core, io| core.remove_port(now, id, io));
+        self.driver.hosts.forget_queries(id);
         let peers = &self.channels.peers;
         peers.tell_others(|| WorkerEvent::PortRemoved(removed.token));
         Some(removed)
@@ -540,7 +531,7 @@ mod tests {
         let channels = Channels {
             inbox,
             wake: Arc::new(wake),
-            queries: async_mpsc::channel(1).0,
+            queries: None,
             peers: Peers {
                 others: Vec::new(),
                 inlets,

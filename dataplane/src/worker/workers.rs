@@ -16,14 +16,15 @@ use std::thread::{self, JoinHandle};
 
 use cnet_core::Network;
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::sync::{mpsc as async_mpsc, watch};
+use tokio::sync::watch;
 
 use super::command::{Command, Mailbox, Mailboxes, Peers, WorkerEvent};
 use super::{Channels, run};
 use crate::clock::now;
+use crate::dns_queue::DnsOutlet;
 use crate::error::StartError;
 use crate::handoff::{self, Inlet, Outlet};
-use crate::{DnsQuery, MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget, memory_budget};
+use crate::{MAX_WORKERS, NetworkConfig, STOPPED, core_config, fd_budget, memory_budget};
 
 /// Tells the primary worker, at the end of another's thread, if that one failed or panicked.
 struct PanicNotice {
@@ -55,7 +56,7 @@ struct Start {
 /// See [`StartError`]; none runs then.
 pub(crate) fn start(
     config: &NetworkConfig,
-    queries: &async_mpsc::Sender<DnsQuery>,
+    queries: DnsOutlet,
     ended: watch::Sender<Option<String>>,
 ) -> Result<(Mailboxes, Vec<JoinHandle<()>>), StartError> {
     if !(1..=MAX_WORKERS).contains(&config.workers) {
@@ -85,7 +86,7 @@ pub(crate) fn start(
 /// Makes networks and channels.
 fn prepare(
     config: &NetworkConfig,
-    queries: &async_mpsc::Sender<DnsQuery>,
+    queries: DnsOutlet,
 ) -> Result<(Mailboxes, Vec<Start>), StartError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(StartError::Random)?;
@@ -118,6 +119,7 @@ fn prepare(
     };
     let peers = std::iter::once(of_primary).chain(std::iter::repeat_with(of_another));
     let outlets = std::iter::once(None).chain(outlets.into_iter().map(Some));
+    let mut queries = Some(queries);
     let networks = std::iter::once(first).chain(further);
     let starts = inboxes.into_iter().zip(&mailboxes).zip(peers);
     let starts = starts.zip(networks.zip(outlets));
@@ -127,7 +129,7 @@ fn prepare(
         channels: Channels {
             inbox,
             wake: Arc::clone(&mailbox.wake),
-            queries: queries.clone(),
+            queries: queries.take(),
             peers,
         },
     });

@@ -16,7 +16,8 @@ use std::rc::Rc;
 
 use cnet_nat::datagram::DatagramConfig;
 use cnet_nat::flow::Limits;
-use cnet_nat::gateway::{DnsQuery, GatewayConfig, Ipv4Gateway, Ipv6Gateway, QueryId, Quirks};
+use cnet_nat::gateway::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks};
+use cnet_nat::host::{DnsQuery, QueryId};
 use cnet_nat::io::Io;
 use cnet_nat::policy::Policy;
 use cnet_nat::router::RouterConfig;
@@ -360,7 +361,7 @@ impl Network {
 
     /// The next DNS query.
     pub fn query(&mut self) -> Option<DnsQuery> {
-        self.core.take_query()
+        self.host.queries.pop_front()
     }
 
     /// Answers a DNS query.

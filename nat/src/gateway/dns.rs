@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! Every datagram that is a query, each segment of a super-frame included, is queued unchanged
+//! The service is asked every datagram that is a query, each segment of a super-frame included, unchanged
 //! ([`super::queries`]). The answer goes to the port and MAC address the query came from, with the
 //! address it was sent to as source. An answer longer than the client's EDNS size (RFC 6891) or the
 //! MTU is truncated (TC, RFC 2181 section 9), and the client asks again over TCP.
@@ -19,6 +19,7 @@ use super::counters::DnsCounters;
 use super::emit::Emitter;
 use super::queries::{Asker, Queries, WayBack};
 use super::{Endpoint, GatewayConfig, Packet};
+use crate::host::HostSockets;
 use crate::io::{Env, Io};
 use cnet_wire::addr::is_station;
 
@@ -49,6 +50,7 @@ impl Dns {
         payload: &[u8],
         endpoint: &Endpoint,
         queries: &mut Queries,
+        hosts: &mut impl HostSockets,
     ) -> Result<(), DropReason> {
         let Packet { frame, ip, .. } = packet;
         if !endpoint.addresses.is_dns(ip.dst) {
@@ -79,7 +81,7 @@ impl Dns {
                 limit: udp_size(query).min(room),
             };
             let back = WayBack::Udp(asker);
-            queries.push(client, packet.ingress, query.to_vec(), back)?;
+            queries.ask(client, packet.ingress, query.to_vec(), back, hosts)?;
             self.counters.queries += 1;
         }
         Ok(())
@@ -114,8 +116,9 @@ impl Dns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::queries::{MAX_PENDING, MAX_QUEUED, QueryId, Transport};
+    use crate::gateway::queries::MAX_PENDING;
     use crate::gateway::testing::*;
+    use crate::host::{QueryId, Transport};
     use cnet_wire::MacAddr;
 
     const QUESTION: &[u8] = b"\x07example\x03org\x00\x00\x01\x00\x01";
@@ -160,10 +163,10 @@ mod tests {
             let (client, server, header) = addresses(v6);
             let sent = query(7, None);
             assert_eq!(bench.send(A, &udp(MAC_A, client, server, &sent)), Ok(()));
-            let q = bench.gw.take_query().unwrap();
+            let q = bench.take_query().unwrap();
             assert_eq!(q.message, sent);
             assert_eq!((q.client, q.port, q.transport), (client, A, Transport::Udp));
-            assert_eq!(bench.gw.take_query(), None);
+            assert_eq!(bench.take_query(), None);
             bench.answer(q.id, &answer(7, 300));
             let reply = bench.reply(A);
             assert!(checksum_ok(&reply));
@@ -194,7 +197,7 @@ mod tests {
             let (client, server, header) = addresses(v6);
             let frame = udp(MAC_A, client, server, &query(7, edns));
             bench.send(A, &frame).unwrap();
-            let id = bench.gw.take_query().unwrap().id;
+            let id = bench.take_query().unwrap().id;
             bench.answer(id, &answer(7, len));
             let reply = bench.reply(A);
             let message = &reply[header..];
@@ -219,7 +222,7 @@ mod tests {
             let sent = bench.send(A, &udp(MAC_A, client, server, m));
             assert_eq!(sent, Err(DropReason::BadDns));
         }
-        assert_eq!(bench.gw.take_query(), None);
+        assert_eq!(bench.take_query(), None);
         bench.answer(QueryId(0), &answer(7, 100));
         bench.assert_silent();
     }
@@ -231,27 +234,29 @@ mod tests {
         let patient = SocketAddr::from((B4, 5000));
         let frame = udp(MAC_B, patient, server, &query(1, None));
         bench.send(B, &frame).unwrap();
-        let id = bench.gw.take_query().unwrap().id;
+        let id = bench.take_query().unwrap().id;
         let frame = udp(MAC_A, client, server, &query(2, None));
         for _ in 0..10 * MAX_PENDING {
             bench.send(A, &frame).unwrap();
-            bench.gw.take_query().unwrap();
+            bench.take_query().unwrap();
         }
         assert_eq!(bench.gw.queries.pending(), MAX_PENDING + 1);
         bench.answer(id, &answer(1, 100));
         assert_eq!(bench.reply(B)[header..], answer(1, 100));
-        // Queries that the service does not take are not hoarded.
-        let refused = (0..2 * MAX_QUEUED).filter(|_| bench.send(A, &frame).is_err());
-        assert_eq!(refused.count(), MAX_QUEUED);
-        // Nor do they keep another port's waiting.
-        let other = udp(MAC_B, patient, server, &query(3, None));
-        bench.send(B, &other).unwrap();
-        let next = [(); 2].map(|()| bench.gw.take_query().unwrap().port);
-        assert!(next.contains(&B));
         bench.gw.remove_port(A);
         bench.gw.remove_port(B);
-        assert_eq!(bench.gw.take_query(), None);
         assert_eq!(bench.gw.queries.pending(), 0);
+    }
+
+    #[test]
+    fn a_query_that_the_service_does_not_take_is_dropped() {
+        let mut bench = Bench::new();
+        let (client, server, _) = addresses(false);
+        bench.wire.2.takes_no_queries = true;
+        let sent = bench.send(A, &udp(MAC_A, client, server, &query(1, None)));
+        assert_eq!(sent, Err(DropReason::RateLimit));
+        assert_eq!(bench.gw.queries.pending(), 0);
+        assert_eq!(bench.gw.counters().dns.queries, 0);
     }
 
     #[test]
@@ -261,11 +266,11 @@ mod tests {
         let slow = SocketAddr::from((A4, 5000));
         let frame = udp(MAC_A, slow, server, &query(1, None));
         bench.send(A, &frame).unwrap();
-        let id = bench.gw.take_query().unwrap().id;
+        let id = bench.take_query().unwrap().id;
         let frame = udp(MAC_A, client, server, &query(2, None));
         for _ in 0..2 * MAX_PENDING {
             bench.send(A, &frame).unwrap();
-            let quick = bench.gw.take_query().unwrap().id;
+            let quick = bench.take_query().unwrap().id;
             bench.answer(quick, &answer(2, 100));
             bench.reply(A);
         }
@@ -285,8 +290,8 @@ mod tests {
         bench
             .send(B, &udp(MAC_B, client, server, &query(1, None)))
             .unwrap();
-        let first = bench.gw.take_query().unwrap();
-        let second = bench.gw.take_query().unwrap();
+        let first = bench.take_query().unwrap();
+        let second = bench.take_query().unwrap();
         bench.answer(second.id, &answer(1, 100));
         assert_eq!(bench.reply(B)[..6], MAC_B.0);
         bench.answer(first.id, &answer(1, 100));

@@ -314,7 +314,7 @@ impl DnsTcp {
             self.iface
                 .poll_ingress_single(stack_now, &mut device, &mut c.sockets);
             for _ in 0..MAX_ROUNDS {
-                c.serve(now, queries, &mut self.counters);
+                c.serve(now, queries, &mut self.counters, io.hosts);
                 let before = device.outgoing.len();
                 self.iface
                     .poll_egress(stack_now, &mut device, &mut c.sockets);

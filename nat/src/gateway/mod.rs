@@ -12,8 +12,9 @@
 //! - `echo`: an echo request to one of the gateway's addresses comes back with exactly its own
 //!   bytes, up to 64 KiB, in fragments where the MTU asks for them.
 //! - `dhcpv4`, `dhcpv6`: a port gets its own lease, one a port, and never another port's address.
-//! - `dns`, `dns_tcp`: queries to port 53 of the DNS addresses go to the router's owner
-//!   ([`Gateway::take_query`]), which brings the answers back ([`Gateway::answer`]).
+//! - `dns`, `dns_tcp`: queries to port 53 of the DNS addresses go to a service outside
+//!   ([`HostSockets::ask_dns`](crate::host::HostSockets::ask_dns)), whose answers come back by
+//!   [`Gateway::answer`].
 //! - Other ports and protocols are not served: the router answers with an ICMP error or a RST.
 //! - A reply goes to the port and MAC address the request came from. A station's claim on an address
 //!   that is another port's is refused ([`Stations`]).
@@ -70,8 +71,8 @@ pub use counters::{
     GatewayCounters, NdpCounters,
 };
 pub use lease::Lease;
-pub use queries::{DnsQuery, QueryId, Transport};
 
+use crate::host::QueryId;
 use crate::icmp_error::RateLimit;
 use crate::io::{Env, Io};
 use addresses::{ALL_DHCP_SERVERS, Addresses};
@@ -364,7 +365,7 @@ impl Gateway {
             ([source, dns::PORT], _) => {
                 let queries = &mut self.queries;
                 self.dns
-                    .handle_datagram(packet, source, payload, endpoint, queries)
+                    .handle_datagram(packet, source, payload, endpoint, queries, io.hosts)
             }
             _ => Err(DropReason::NotServed),
         }
@@ -382,11 +383,6 @@ impl Gateway {
         self.dns_tcp
             .handle_timeout(now, &self.endpoint.emitter, &mut self.queries, io);
         self.ndp.handle_timeout(now, &mut self.endpoint, io);
-    }
-
-    /// The next DNS query to be resolved.
-    pub fn take_query(&mut self) -> Option<DnsQuery> {
-        self.queries.take()
     }
 
     /// Sends `message` to the client that sent query `id`. Over UDP it is truncated (TC, RFC 2181

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::datagram::testing::FakeHost;
 use crate::fake_stations::FakeStations;
+use crate::host::DnsQuery;
 use crate::io::Io;
 use cnet_wire::headers::FRAME_BUFFER_LEN;
 use cnet_wire::stations::{Location, Stations};
@@ -69,9 +70,13 @@ pub(super) fn lease() -> Lease {
     }
 }
 
-/// Keeps the frames sent to each port, without their virtio-net headers, and the frame buffer.
+/// Keeps the frames sent to each port, without their virtio-net headers, the frame buffer, and the host.
 #[derive(Default)]
-pub(super) struct Wire(pub(super) VecDeque<(PortId, Vec<u8>)>, Vec<u8>);
+pub(super) struct Wire(
+    pub(super) VecDeque<(PortId, Vec<u8>)>,
+    Vec<u8>,
+    pub(super) FakeHost,
+);
 
 impl FrameSink for Wire {
     fn emit(&mut self, port: PortId, frame: &[u8]) -> Result<(), PortFull> {
@@ -85,12 +90,13 @@ impl FrameSink for Wire {
     }
 }
 
-/// Effects for a gateway: it has the wire and the frame buffer, and does not ask the host.
+/// Effects for a gateway: it has the wire and the frame buffer, and asks the host for names alone.
 pub(super) fn with_io<T>(wire: &mut Wire, f: impl FnOnce(&mut Io<'_, (Wire, FakeHost)>) -> T) -> T {
     let mut buf = std::mem::take(&mut wire.1);
     buf.resize(FRAME_BUFFER_LEN, 0);
-    let result = f(&mut Io::new(wire, &mut FakeHost::default(), &mut buf));
-    wire.1 = buf;
+    let mut hosts = std::mem::take(&mut wire.2);
+    let result = f(&mut Io::new(wire, &mut hosts, &mut buf));
+    (wire.1, wire.2) = (buf, hosts);
     result
 }
 
@@ -129,6 +135,11 @@ pub(super) struct Bench {
 }
 
 impl Bench {
+    /// The next DNS query that was asked.
+    pub(super) fn take_query(&mut self) -> Option<DnsQuery> {
+        self.wire.2.queries.pop_front()
+    }
+
     pub(super) fn new() -> Bench {
         Bench::with(config())
     }

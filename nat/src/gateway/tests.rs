@@ -72,7 +72,7 @@ fn with_the_quirks_of_slirp4netns_dns_is_silent_where_it_is_off_and_the_gateway_
         let sent = bench.send(A, &udp(MAC_A, client, server, &query));
         assert_eq!(sent, Err(expected), "port {port}");
     }
-    assert_eq!(bench.gw.take_query(), None);
+    assert_eq!(bench.take_query(), None);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn mutated(bench: &mut Bench, buf: &[u8]) {
     if let Ok(frame) = Frame::parse(buf, 65535) {
         let _ = handle_frame(bench, A, &frame);
     }
-    while bench.gw.take_query().is_some() {}
+    while bench.take_query().is_some() {}
     bench.wire.0.clear();
 }
 
@@ -329,5 +329,5 @@ fn queries_in_a_super_frame_are_all_taken() {
     };
     assert_eq!(bench.send_vnet(A, vnet, &frame), Ok(()));
     assert_eq!(bench.gw.counters().dns.queries, 3);
-    assert_eq!(bench.gw.take_query().unwrap().message.len(), 12);
+    assert_eq!(bench.take_query().unwrap().message.len(), 12);
 }

@@ -57,13 +57,12 @@ pub use resolv_conf::{HostConf, Nameserver, Servers};
 pub use upstream::Sources;
 
 use hickory_proto::op::ResponseCode;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use cache::Found;
 use cnet::control::AnswerTimes;
 use cnet::definition::DnsServer;
-use cnet_dataplane::{Control, DnsQuery, PortId, QueryId};
+use cnet_dataplane::{Control, DnsQueries, PortId, QueryId};
 use flights::{FlightId, Flights, Given, Waiter};
 use forward::Resolved;
 use log::QueryLog;
@@ -534,16 +533,13 @@ impl Answers {
 }
 
 /// Has the service answer the queries of a running network, as long as there are any to come.
-pub async fn serve(service: Arc<Service>, control: Control, mut queries: mpsc::Receiver<DnsQuery>) {
+pub async fn serve(service: Arc<Service>, control: Control, mut queries: DnsQueries) {
     let mut some = Vec::with_capacity(BATCH);
     let answers = Arc::new(Answers {
         control: control.clone(),
         batch: Mutex::default(),
     });
     while queries.recv_many(&mut some, BATCH).await > 0 {
-        if some.len() == BATCH {
-            control.take_dns_queries();
-        }
         answers.begin(some.len());
         for query in some.drain(..) {
             let (id, answers) = (query.id, Arc::clone(&answers));

@@ -1,11 +1,12 @@
 //! A host that takes everything and keeps nothing but counts.
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::net::SocketAddr;
 
 use cnet_wire::host::{
-    DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Received, SendOptions,
-    SocketId, Token,
+    DatagramError, DatagramKind, DnsQuery, HeaderFields, HostError, HostSockets, QueueFull,
+    Received, SendOptions, SocketId, Token,
 };
 
 /// A host whose sockets take all and hold what they are told to.
@@ -32,6 +33,8 @@ pub struct NullHosts {
     pub sends: u64,
     /// Bytes of all datagrams sent.
     pub sent_datagram_bytes: u64,
+    /// DNS queries that were asked.
+    pub queries: VecDeque<DnsQuery>,
 }
 
 impl NullHosts {
@@ -50,6 +53,7 @@ impl NullHosts {
             discarded: 0,
             sends: 0,
             sent_datagram_bytes: 0,
+            queries: VecDeque::new(),
         }
     }
 
@@ -88,6 +92,11 @@ impl HostSockets for NullHosts {
     fn tcp_adopt(&mut self, token: Token, socket: SocketId) -> Result<HeaderFields, HostError> {
         black_box((token, socket));
         Ok(HeaderFields::default())
+    }
+
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
+        self.queries.push_back(query);
+        Ok(())
     }
 
     fn tcp_connected(&mut self, socket: SocketId) -> Result<(), HostError> {

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use cnet_wire::host::{
-    DatagramError, DatagramErrorKind, DatagramKind, HeaderFields, HostError, HostSockets, Received,
-    SendOptions, SocketId, Token,
+    DatagramError, DatagramErrorKind, DatagramKind, DnsQuery, HeaderFields, HostError, HostSockets,
+    QueueFull, Received, SendOptions, SocketId, Token,
 };
 use cnet_wire::time::Duration;
 
@@ -142,6 +142,10 @@ pub struct Scripted {
     pub bound: Option<SocketAddr>,
     /// Datagrams that were sent.
     pub sent: Vec<(SocketId, SendOptions, Vec<u8>)>,
+    /// DNS queries that were asked.
+    pub queries: VecDeque<DnsQuery>,
+    /// No further query finds room.
+    pub takes_no_queries: bool,
     /// Calls to connect.
     pub connects: usize,
     /// Calls to peek.
@@ -229,6 +233,14 @@ impl Scripted {
 }
 
 impl HostSockets for Scripted {
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
+        if self.takes_no_queries {
+            return Err(QueueFull);
+        }
+        self.queries.push_back(query);
+        Ok(())
+    }
+
     fn tcp_connect(
         &mut self,
         token: Token,

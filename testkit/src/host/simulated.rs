@@ -31,8 +31,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::net::SocketAddr;
 
 use cnet_wire::host::{
-    DatagramError, DatagramKind, HeaderFields, HostError, HostSockets, Readiness, Received,
-    SendOptions, SocketId, Token,
+    DatagramError, DatagramKind, DnsQuery, HeaderFields, HostError, HostSockets, QueueFull,
+    Readiness, Received, SendOptions, SocketId, Token,
 };
 use cnet_wire::time::{Duration, Instant};
 
@@ -219,6 +219,8 @@ pub struct Host {
     open: usize,
     /// Refusals for want of descriptors, by the address they were for.
     pub refused_opens: Vec<SocketAddr>,
+    /// DNS queries that were asked.
+    pub queries: VecDeque<DnsQuery>,
     /// What the core did that no caller may do; the first of it.
     pub violations: Vec<String>,
 }
@@ -240,6 +242,7 @@ impl Host {
             next_event: 0,
             open: 0,
             refused_opens: Vec::new(),
+            queries: VecDeque::new(),
             violations: Vec::new(),
         }
     }
@@ -453,6 +456,11 @@ impl Host {
 }
 
 impl HostSockets for Host {
+    fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
+        self.queries.push_back(query);
+        Ok(())
+    }
+
     fn tcp_connect(
         &mut self,
         token: Token,

@@ -11,6 +11,7 @@ use super::{ANSWER_WAIT, Ends, IDLE, MAX_BACKLOG, MAX_PIPELINE};
 use crate::gateway::counters::DnsTcpCounters;
 use crate::gateway::dns::PORT;
 use crate::gateway::queries::{ConnectionId, Queries, WayBack};
+use crate::host::HostSockets;
 
 /// Bytes of queries that a socket buffers.
 pub(super) const RECEIVE_LEN: usize = 1024;
@@ -107,6 +108,7 @@ impl Connection {
         now: Instant,
         queries: &mut Queries,
         counters: &mut DnsTcpCounters,
+        hosts: &mut impl HostSockets,
     ) {
         if matches!(
             self.state(),
@@ -114,7 +116,7 @@ impl Connection {
         ) {
             return;
         }
-        if self.read_queries(now, queries, counters).is_err() {
+        if self.read_queries(now, queries, counters, hosts).is_err() {
             self.socket().abort();
             counters.aborts += 1;
             return;
@@ -170,6 +172,7 @@ impl Connection {
         now: Instant,
         queries: &mut Queries,
         counters: &mut DnsTcpCounters,
+        hosts: &mut impl HostSockets,
     ) -> Result<(), DropReason> {
         while self.outstanding < MAX_PIPELINE && self.backlog() < MAX_BACKLOG {
             let missing = dns::missing(&self.partial);
@@ -193,7 +196,8 @@ impl Connection {
                     return Err(DropReason::BadDns);
                 }
                 let back = WayBack::Tcp(self.id);
-                queries.push(self.ends.client, self.link.port, body.to_vec(), back)?;
+                let (client, port) = (self.ends.client, self.link.port);
+                queries.ask(client, port, body.to_vec(), back, hosts)?;
                 counters.queries += 1;
                 self.outstanding += 1;
                 self.partial = Vec::new();

@@ -12,7 +12,7 @@ use smoltcp::wire::{IpAddress, TcpPacket};
 
 use super::*;
 use crate::gateway::testing::*;
-use crate::gateway::{DnsQuery, Transport};
+use crate::host::{DnsQuery, Transport};
 
 fn query(id: u16, len: usize) -> Vec<u8> {
     let mut m = vec![0; len];
@@ -73,7 +73,7 @@ impl Client {
     }
 
     fn take(&mut self) -> Option<DnsQuery> {
-        self.bench.gw.take_query()
+        self.bench.take_query()
     }
 
     fn answer(&mut self, q: &DnsQuery, message: &[u8]) {
@@ -183,7 +183,7 @@ fn more_queries_than_may_be_outstanding_wait_in_the_window() {
     let mut answered = 0;
     while let Some(q) = c.take() {
         assert_eq!(q.message, query(answered, 500));
-        assert!(c.bench.gw.queries.queued() < MAX_PIPELINE as usize);
+        assert!(c.bench.wire.2.queries.len() < MAX_PIPELINE as usize);
         answered += 1;
         c.answer(&q, &query(0, 12));
         c.pass(Duration::from_millis(50));
