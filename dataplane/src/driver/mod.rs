@@ -31,7 +31,7 @@ use crate::containment::{During, Panic, Panics};
 use crate::dns_queue::DnsOutlet;
 use crate::handoff::{Inlet, Outlet};
 use crate::port::{Ports, UplinkReport, Vxlan};
-use crate::socket::{Features, HostTable};
+use crate::socket::HostTable;
 
 mod frames;
 
@@ -72,7 +72,7 @@ impl Driver {
         Driver {
             core,
             ports: Ports::new(Rc::clone(epoll), usize::from(config.mtu), outlet),
-            hosts: HostTable::new(Rc::clone(epoll), Features::detect(), config, queries),
+            hosts: HostTable::new(Rc::clone(epoll), config, queries),
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             panics: Panics::default(),

@@ -187,7 +187,7 @@ impl Forwards {
         {
             forget(&self.epoll, &gone);
         }
-        driver.hosts.forget_diagnostics(port);
+        driver.hosts.remove_port(port);
     }
 
     fn open(

@@ -10,6 +10,6 @@ mod local_ports;
 mod receive_batch;
 mod table;
 
-pub(crate) use features::{Features, WITHOUT, allowed};
+pub(crate) use features::{WITHOUT, allowed};
 pub use local_ports::LocalPorts;
 pub(crate) use table::HostTable;

@@ -88,7 +88,6 @@ impl HostTable {
     /// An empty table whose sockets report to `epoll`.
     pub(crate) fn new(
         epoll: Rc<OwnedFd>,
-        features: Features,
         config: &NetworkConfig,
         queries: Option<DnsOutlet>,
     ) -> HostTable {
@@ -96,7 +95,7 @@ impl HostTable {
             epoll,
             sockets: Vec::new(),
             free: Vec::new(),
-            features,
+            features: Features::detect(),
             // Zeroed pages that are not touched take no memory.
             scratch: vec![0; SCRATCH_LEN].into_boxed_slice(),
             batch: ReceiveBatch::new(),
@@ -116,20 +115,16 @@ impl HostTable {
         addresses: Vec<IpAddr>,
         diagnostics: Rc<sys::Diagnostics>,
     ) {
-        self.forget_diagnostics(port);
+        self.diagnostics.retain(|(other, ..)| *other != port);
         self.diagnostics.push((port, addresses, diagnostics));
     }
 
     /// The container of `port` is gone, and its DNS queries need no answer.
-    pub(crate) fn forget_queries(&self, port: PortId) {
+    pub(crate) fn remove_port(&mut self, port: PortId) {
+        self.diagnostics.retain(|(other, ..)| *other != port);
         if let Some(queries) = &self.queries {
             queries.remove_port(port);
         }
-    }
-
-    /// The container of `port` is gone.
-    pub(crate) fn forget_diagnostics(&mut self, port: PortId) {
-        self.diagnostics.retain(|(other, ..)| *other != port);
     }
 
     /// Why there is no ping socket; told once where it is the host's rule.
@@ -209,11 +204,7 @@ impl HostTable {
     }
 
     fn prepare_tcp(&mut self, socket: SocketId) -> Result<(), HostError> {
-        let Features {
-            peek_off_v4,
-            peek_off_v6,
-            ..
-        } = self.features;
+        let (peek_off_v4, peek_off_v6) = (self.features.peek_off_v4, self.features.peek_off_v6);
         let s = self.get_mut(socket)?;
         // Whatever ends this process, a stream that it did not end in order is not to look whole.
         s.tcp = sys::reset_on_close(&s.fd).is_ok();
@@ -261,16 +252,10 @@ impl HostTable {
     }
 }
 
-/// Whether an address is one of IPv4, mapped or not.
-fn is_ipv4(address: IpAddr) -> bool {
-    address.to_canonical().is_ipv4()
-}
-
 fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
-    let family = if to.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
+    let family = match to {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     rustix::net::socket_with(family, kind, flags, None).map_err(from_errno)
@@ -278,10 +263,8 @@ fn open(to: IpAddr, kind: SocketType) -> Result<OwnedFd, HostError> {
 
 impl HostSockets for HostTable {
     fn ask_dns(&mut self, query: DnsQuery) -> Result<(), QueueFull> {
-        match &self.queries {
-            Some(queries) => queries.push(query),
-            None => Err(QueueFull),
-        }
+        let queries = self.queries.as_ref().ok_or(QueueFull)?;
+        queries.push(query)
     }
 
     fn tcp_connect(
@@ -623,7 +606,8 @@ impl HostSocket {
 
     /// Brings the socket to what the next datagram is to be sent with.
     fn apply(&mut self, options: &SendOptions) -> Result<(), HostError> {
-        let as_ipv6 = self.v6 && !is_ipv4(options.to.ip());
+        // Not where the address is one of IPv4, mapped.
+        let as_ipv6 = self.v6 && options.to.ip().to_canonical().is_ipv6();
         let mut with = self.sent_with[usize::from(as_ipv6)];
         if with.hop_limit != options.hop_limit {
             let set = if as_ipv6 {

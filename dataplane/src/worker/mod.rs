@@ -430,7 +430,6 @@ impl Worker {
             .remove_port(id, &removed.addresses, &mut self.driver);
         self.driver
             .with_core(|core, io| core.remove_port(now, id, io));
-        self.driver.hosts.forget_queries(id);
         let peers = &self.channels.peers;
         peers.tell_others(|| WorkerEvent::PortRemoved(removed.token));
         Some(removed)

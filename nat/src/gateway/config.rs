@@ -4,29 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet_wire::MacAddr;
 
-/// The gateway's IPv4 side.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv4Gateway {
-    /// The gateway's address.
-    pub address: Ipv4Addr,
-    /// Bits of the subnet, at most 32.
-    pub prefix_len: u8,
-    /// The address that serves DNS; may be the gateway's own.
-    pub dns: Option<Ipv4Addr>,
-}
-
-/// The gateway's IPv6 side.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv6Gateway {
-    /// The gateway's address.
-    pub address: Ipv6Addr,
-    /// Bits of the prefix, at most 128; containers configure themselves (SLAAC) if it is 64.
-    pub prefix_len: u8,
-    /// The address that serves DNS; may be the gateway's own.
-    pub dns: Option<Ipv6Addr>,
-    /// Whether router advertisements offer a default route.
-    pub advertise_default_route: bool,
-}
+use super::{Ipv4Gateway, Ipv6Gateway};
 
 /// What the gateway is and hands out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,50 +81,5 @@ impl Quirks {
             host_subnets: true,
             ..Quirks::default()
         }
-    }
-}
-
-impl Ipv4Gateway {
-    pub(super) fn mask(self) -> Ipv4Addr {
-        let ones = u32::MAX.checked_shl(32 - u32::from(self.prefix_len.min(32)));
-        Ipv4Addr::from(ones.unwrap_or(0))
-    }
-
-    /// Whether `a` is in the subnet.
-    pub(super) fn contains(self, a: Ipv4Addr) -> bool {
-        a & self.mask() == self.network()
-    }
-
-    fn network(self) -> Ipv4Addr {
-        self.address & self.mask()
-    }
-
-    /// The subnet's broadcast address; none in a /31 or /32 (RFC 3021).
-    pub(super) fn broadcast(self) -> Option<Ipv4Addr> {
-        (self.prefix_len < 31).then(|| self.address | !self.mask())
-    }
-
-    /// Whether `a` could be a container's address in the subnet.
-    pub(super) fn is_host(self, a: Ipv4Addr) -> bool {
-        self.contains(a)
-            && a != self.address
-            && Some(a) != self.dns
-            && (self.prefix_len >= 31 || (a != self.network() && Some(a) != self.broadcast()))
-    }
-}
-
-impl Ipv6Gateway {
-    fn mask(self) -> Ipv6Addr {
-        let ones = u128::MAX.checked_shl(128 - u32::from(self.prefix_len.min(128)));
-        Ipv6Addr::from(ones.unwrap_or(0))
-    }
-
-    pub(super) fn prefix(self) -> Ipv6Addr {
-        self.address & self.mask()
-    }
-
-    /// Whether `a` is in the prefix.
-    pub(super) fn contains(self, a: Ipv6Addr) -> bool {
-        a & self.mask() == self.prefix()
     }
 }

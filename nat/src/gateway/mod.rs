@@ -65,7 +65,8 @@ use cnet_wire::time::Instant;
 use cnet_wire::udp::Datagram;
 use cnet_wire::{DropReason, Frame, Packet, PortId};
 
-pub use config::{GatewayConfig, Ipv4Gateway, Ipv6Gateway, Quirks, ServicesOff};
+pub use addresses::{Ipv4Gateway, Ipv6Gateway};
+pub use config::{GatewayConfig, Quirks, ServicesOff};
 pub use counters::{
     ArpCounters, Dhcpv4Counters, Dhcpv6Counters, DnsCounters, DnsTcpCounters, EchoCounters,
     GatewayCounters, NdpCounters,

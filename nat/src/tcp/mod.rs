@@ -77,7 +77,6 @@ macro_rules! with_flow {
 
 mod acknowledge;
 mod alarm;
-mod backlog;
 mod congestion;
 mod counters;
 mod emit;

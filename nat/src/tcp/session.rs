@@ -1,14 +1,24 @@
 //! The order of work among the TCP flows of one worker: which flow an event concerns, and when it is
 //! served.
 //!
-//! The order of work. A segment changes its flow at once; the flow is served (it sends, acknowledges
-//! and discards) at the end of the batch ([`TcpSessions::end_batch`]). An event of a host socket and a
-//! deadline serve their flow at once. A flow that has more to send than one round allows goes on in the
-//! [`backlog`](super::backlog). After every operation [`TcpSessions::settle`](super::TcpSessions::settle) frees a flow that has
-//! ended, or updates its timer.
+//! # Theory of operation
+//!
+//! A *batch* is the frames that are read from ports at one time; [`TcpSessions::end_batch`] ends it. A
+//! *round* is the service of one flow ([`TcpSessions::serve`]): it sends, acknowledges and discards, at
+//! most [`ROUND_FRAMES`](super::transmit::ROUND_FRAMES) frames, which may be a megabyte. A segment
+//! changes its flow at once, and the flow is served at the end of the batch. An event of a host socket
+//! and some deadlines serve their flow at once. A flow with more left to send than one round allows joins
+//! the *backlog* once and is served again in the order of the backlog. After every operation
+//! [`TcpSessions::settle`](super::TcpSessions::settle) frees a flow that has ended, or updates its timer.
 //!
 //! How flows begin is told in [`open`](super::open), how they outlive their container in
 //! [`orphan`](super::orphan).
+//!
+//! # Limits
+//!
+//! [`TcpSessions::handle_timeout`] serves at most [`BACKLOG_ROUNDS`] flows of the backlog. This bounds
+//! the backlog's work however many long transfers there are. It does not bound the rounds that events,
+//! deadlines and batches cause before the worker looks at its other work again.
 
 use std::net::SocketAddr;
 
@@ -29,6 +39,9 @@ use crate::icmp_error::IcmpErrorKind;
 use crate::io::{Env, Io};
 use crate::policy::{Policy, is_routable};
 use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
+
+/// Flows of the backlog that one call serves.
+const BACKLOG_ROUNDS: usize = 4;
 
 impl TcpSessions {
     /// A TCP packet from a container, its checksum verified.
@@ -181,6 +194,38 @@ impl TcpSessions {
             self.serve(now, handle, io);
         }
         self.dirty.clear();
+    }
+
+    /// Gives a flow one round; it joins the backlog if it has more to send.
+    pub(super) fn serve<E: Env>(&mut self, now: Instant, handle: Handle, io: &mut Io<'_, E>) {
+        let enlist = with_flow!(self, handle, now, io, |flow, cx| {
+            flow.service(cx) && !std::mem::replace(&mut flow.queued, true)
+        });
+        if enlist == Some(true) {
+            self.backlog.push_back(handle);
+        }
+        self.settle(handle);
+    }
+
+    /// Serves the next flows of the backlog.
+    fn serve_backlog<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
+        let mut rounds = 0;
+        // No flow is served twice in one call: one with more to send goes to the end.
+        for _ in 0..self.backlog.len() {
+            let Some(handle) = self.backlog.pop_front() else {
+                return;
+            };
+            // Skipping an ended flow costs no round, so that ended flows do not pile up.
+            let Some(flow) = self.flows.get_mut(handle) else {
+                continue;
+            };
+            flow.queued = false;
+            self.serve(now, handle, io);
+            rounds += 1;
+            if rounds == BACKLOG_ROUNDS {
+                return;
+            }
+        }
     }
 
     /// When [`TcpSessions::handle_timeout`] wants to be called; the origin of time when it has work
