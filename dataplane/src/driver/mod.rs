@@ -72,7 +72,12 @@ impl Driver {
         Driver {
             core,
             ports: Ports::new(Rc::clone(epoll), usize::from(config.mtu), outlet),
-            hosts: HostTable::new(Rc::clone(epoll), config, queries),
+            hosts: HostTable::new(
+                Rc::clone(epoll),
+                (config.outbound_v4, config.outbound_v6),
+                config.local_ports.clone(),
+                queries,
+            ),
             frames: Frames::new(),
             out: vec![0; FRAME_BUFFER_LEN].into_boxed_slice(),
             panics: Panics::default(),

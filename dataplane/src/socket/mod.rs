@@ -6,6 +6,7 @@
 
 mod errno;
 mod features;
+mod host_socket;
 mod local_ports;
 mod receive_batch;
 mod table;

@@ -24,11 +24,11 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
-use crate::NetworkConfig;
 use crate::dns_queue::DnsOutlet;
 
 use super::errno::{from_connect, from_errno, from_io, from_send};
 use super::features::Features;
+use super::host_socket::{HostSocket, SentWith};
 use super::local_ports::LocalPorts;
 use super::receive_batch::{ReceiveBatch, fields};
 
@@ -36,31 +36,6 @@ use super::receive_batch::{ReceiveBatch, fields};
 const SCRATCH_LEN: usize = 128 * 1024;
 /// Receive buffer asked for UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max`.
 const UDP_RECEIVE_BUFFER: usize = 4 << 20;
-
-#[derive(Debug)]
-struct HostSocket {
-    fd: OwnedFd,
-    v6: bool,
-    /// Datagrams that may be joined to trains; echo messages may not.
-    udp: bool,
-    /// A TCP connection of a flow, which is reset if it is closed before its time.
-    tcp: bool,
-    /// TCP: where the kernel's peek offset stands, if it keeps one. UDP: unused.
-    peek_off: Option<usize>,
-    /// What datagrams are sent with at present, so that it is set only when it changes: IPv4's and
-    /// IPv6's, since a published socket may serve both.
-    sent_with: [SentWith; 2],
-    dont_fragment: bool,
-    /// TCP: ICMP errors about its connect are queued.
-    traced: bool,
-}
-
-/// What datagrams of one family are sent with.
-#[derive(Clone, Copy, Debug, Default)]
-struct SentWith {
-    hop_limit: u8,
-    tos: u8,
-}
 
 /// All host sockets of one worker.
 #[derive(Debug)]
@@ -85,10 +60,12 @@ pub(crate) struct HostTable {
 }
 
 impl HostTable {
-    /// An empty table whose sockets report to `epoll`.
+    /// An empty table whose sockets report to `epoll`. UDP mappings may take one of `local_ports` by its
+    /// number. `queries` takes the gateway's DNS queries.
     pub(crate) fn new(
         epoll: Rc<OwnedFd>,
-        config: &NetworkConfig,
+        (outbound_v4, outbound_v6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
+        local_ports: LocalPorts,
         queries: Option<DnsOutlet>,
     ) -> HostTable {
         HostTable {
@@ -99,9 +76,9 @@ impl HostTable {
             // Zeroed pages that are not touched take no memory.
             scratch: vec![0; SCRATCH_LEN].into_boxed_slice(),
             batch: ReceiveBatch::new(),
-            outbound_v4: config.outbound_v4,
-            outbound_v6: config.outbound_v6,
-            local_ports: config.local_ports.clone(),
+            outbound_v4,
+            outbound_v6,
+            local_ports,
             queries,
             told_of_ping: false,
             diagnostics: Vec::new(),
@@ -574,65 +551,6 @@ impl HostTable {
         let _ = sockopt::set_socket_recv_buffer_size(fd, UDP_RECEIVE_BUFFER);
         if kind == DatagramKind::Udp && self.features.udp_gro {
             let _ = sys::set_udp_gro(fd, true);
-        }
-        Ok(())
-    }
-}
-
-impl HostSocket {
-    /// What the packets of a TCP connection are to say. Where the host does not take it, the connection
-    /// is worth more.
-    fn set_fields(&mut self, fields: HeaderFields) {
-        // A socket that was told nothing sends what is usual.
-        let usual = HeaderFields::default();
-        let mut with = self.sent_with[usize::from(self.v6)];
-        let told = (with.hop_limit != 0).then_some(with.hop_limit);
-        if told.unwrap_or(usual.hop_limit) != fields.hop_limit {
-            let _ = match self.v6 {
-                true => sockopt::set_ipv6_unicast_hops(&self.fd, Some(fields.hop_limit)),
-                false => sockopt::set_ip_ttl(&self.fd, u32::from(fields.hop_limit)),
-            };
-            with.hop_limit = fields.hop_limit;
-        }
-        if with.tos != fields.tos {
-            let _ = match self.v6 {
-                true => sockopt::set_ipv6_tclass(&self.fd, u32::from(fields.tos)),
-                false => sockopt::set_ip_tos(&self.fd, fields.tos),
-            };
-            with.tos = fields.tos;
-        }
-        self.sent_with[usize::from(self.v6)] = with;
-    }
-
-    /// Brings the socket to what the next datagram is to be sent with.
-    fn apply(&mut self, options: &SendOptions) -> Result<(), HostError> {
-        // Not where the address is one of IPv4, mapped.
-        let as_ipv6 = self.v6 && options.to.ip().to_canonical().is_ipv6();
-        let mut with = self.sent_with[usize::from(as_ipv6)];
-        if with.hop_limit != options.hop_limit {
-            let set = if as_ipv6 {
-                sockopt::set_ipv6_unicast_hops(&self.fd, Some(options.hop_limit))
-            } else {
-                sockopt::set_ip_ttl(&self.fd, u32::from(options.hop_limit))
-            };
-            set.map_err(from_errno)?;
-            with.hop_limit = options.hop_limit;
-        }
-        if with.tos != options.tos {
-            let set = if as_ipv6 {
-                sockopt::set_ipv6_tclass(&self.fd, u32::from(options.tos))
-            } else {
-                sockopt::set_ip_tos(&self.fd, options.tos)
-            };
-            // Some classes need privilege; the datagram is worth more than its class.
-            let _ = set;
-            with.tos = options.tos;
-        }
-        self.sent_with[usize::from(as_ipv6)] = with;
-        if self.dont_fragment != options.dont_fragment {
-            sys::set_dont_fragment(&self.fd, self.v6, options.dont_fragment)
-                .map_err(|e| from_io(&e))?;
-            self.dont_fragment = options.dont_fragment;
         }
         Ok(())
     }

@@ -4,8 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cnet_wire::MacAddr;
 
-use super::GatewayConfig;
-
 /// The gateway's IPv4 side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ipv4Gateway {
@@ -85,8 +83,8 @@ impl Ipv6Gateway {
 /// The addresses of one gateway.
 #[derive(Clone, Copy)]
 pub(super) struct Addresses {
-    v4: Option<Ipv4Gateway>,
-    v6: Option<Ipv6Gateway>,
+    pub(super) v4: Option<Ipv4Gateway>,
+    pub(super) v6: Option<Ipv6Gateway>,
     /// The address router advertisements come from.
     pub(super) link_local: Ipv6Addr,
     /// See [`Quirks::host_subnets`](super::Quirks::host_subnets).
@@ -94,19 +92,6 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(cfg: &GatewayConfig) -> Addresses {
-        let iid = u64::from_be_bytes(cfg.mac.eui64());
-        Addresses {
-            v4: cfg.v4,
-            v6: cfg.v6,
-            host_subnets: cfg.quirks.host_subnets,
-            link_local: cfg
-                .quirks
-                .link_local
-                .unwrap_or(Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(iid))),
-        }
-    }
-
     /// Whether the gateway listens to `ip`: its addresses, groups and broadcast addresses. Asked for
     /// every packet, so it compares plainly.
     pub(super) fn owns(&self, ip: IpAddr) -> bool {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use cnet_wire::MacAddr;
 
-use super::{Ipv4Gateway, Ipv6Gateway};
+use super::addresses::{Addresses, Ipv4Gateway, Ipv6Gateway};
 
 /// What the gateway is and hands out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,22 @@ pub struct GatewayConfig {
     pub dhcp_range: Option<(Ipv4Addr, Ipv4Addr)>,
     /// What it does otherwise than it would by itself.
     pub quirks: Quirks,
+}
+
+impl GatewayConfig {
+    /// The gateway's own addresses.
+    pub(super) fn addresses(&self) -> Addresses {
+        let iid = u64::from_be_bytes(self.mac.eui64());
+        Addresses {
+            v4: self.v4,
+            v6: self.v6,
+            host_subnets: self.quirks.host_subnets,
+            link_local: self
+                .quirks
+                .link_local
+                .unwrap_or(Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(iid))),
+        }
+    }
 }
 
 /// What the gateway does otherwise for clients that were written against another one.

@@ -154,7 +154,7 @@ impl Gateway {
         let search: Arc<[String]> = std::mem::take(&mut cfg.search).into();
         Gateway {
             endpoint: Endpoint {
-                addresses: Addresses::new(&cfg),
+                addresses: cfg.addresses(),
                 leases: Leases::new(cfg.dhcp_range, cfg.quirks.dhcp_from_range),
                 emitter: Emitter::new(cfg.mac, cfg.mtu.into(), seed),
             },
