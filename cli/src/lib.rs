@@ -1,6 +1,6 @@
 //! The programs of cnet, a folder each: [`cnet`] behind the binary of that name, `run` for its
 //! largest command, [`slirp`] behind `cnet-slirp`, the drop-in for slirp4netns, and [`cni`] and
-//! [`netavark`] behind the plug-ins of engines. Beside them stands what several of them need.
+//! [`netavark`] behind the plug-ins of engines, and [`uplink`] behind the one program with a privilege. Beside them stands what several of them need.
 #![forbid(unsafe_code)]
 
 pub mod cnet;
@@ -15,3 +15,4 @@ mod program;
 mod run;
 mod sandbox;
 pub mod slirp;
+pub mod uplink;

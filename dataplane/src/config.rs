@@ -43,6 +43,9 @@ pub struct NetworkConfig {
     pub mtu: u16,
     /// The gateway's address on the link.
     pub gateway_mac: MacAddr,
+    /// The gateways of [`NetworkConfig::ipv4`] and [`NetworkConfig::ipv6`] are another machine's, on the LAN
+    /// behind an uplink. Nothing answers for them here, and there is no way out but the LAN's.
+    pub lan: bool,
     /// IPv4, if the network has it.
     pub ipv4: Option<Ipv4Plan>,
     /// IPv6, if the network has it.
@@ -86,6 +89,7 @@ impl NetworkConfig {
         NetworkConfig {
             mtu,
             gateway_mac: gateway_mac(gateway.unwrap_or(Ipv4Addr::UNSPECIFIED)),
+            lan: false,
             ipv4,
             ipv6,
             policy: Policy {
@@ -166,9 +170,19 @@ pub struct PortPlan {
     pub filter: PeerFilter,
     /// What is behind the port.
     pub role: PortRole,
+    /// What is behind an uplink may offer DHCP and advertise routers.
+    pub offers_services: bool,
 }
 
 impl PortPlan {
+    /// A port that the host's LAN is behind, with its own router.
+    pub fn lan() -> PortPlan {
+        PortPlan {
+            offers_services: true,
+            ..PortPlan::uplink()
+        }
+    }
+
     /// A port that other switches of the network are behind.
     pub fn uplink() -> PortPlan {
         PortPlan {

@@ -33,6 +33,7 @@ pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortCo
         },
         spoof_protection: plan.spoof_protection,
         isolated: plan.isolated,
+        offers_services: plan.offers_services,
         ..limits
     }
 }
@@ -43,7 +44,10 @@ pub(super) fn port_config(plan: PortPlan, device_mac: Option<MacAddr>) -> PortCo
 pub(super) fn router_config(config: &NetworkConfig, budget: &FlowBudget) -> RouterConfig {
     let workers = usize::from(config.workers.max(1));
     let alone = TcpConfig::default();
-    let (v4, v6) = (config.ipv4, config.ipv6);
+    let (v4, v6) = match config.lan {
+        true => (None, None),
+        false => (config.ipv4, config.ipv6),
+    };
     let gateway_v4 = v4.map(|plan| plan.gateway);
     let gateway_v6 = v6.map(|plan| plan.gateway);
     RouterConfig {

@@ -59,7 +59,8 @@ pub use memory_budget::available_memory;
 #[doc(hidden)]
 pub use port::VmSocket;
 pub use port::{
-    PeerCounters, PeerReport, PortDevice, PortEnd, PortError, UplinkReport, Vxlan, VxlanConfig,
+    PeerCounters, PeerReport, PortDevice, PortEnd, PortError, Station, UplinkReport, Vxlan,
+    VxlanConfig,
 };
 pub use socket::LocalPorts;
 pub use statistics::{PortStatistics, Statistics};

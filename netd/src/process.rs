@@ -46,7 +46,7 @@ use cnet::definition::{
 use cnet::log;
 use cnet::network::END_TIMEOUT;
 use cnet::start::READY;
-use cnet_dataplane::{NetworkConfig, PortDevice, PortError, PortPlan, check_descriptors};
+use cnet_dataplane::{NetworkConfig, PortError, check_descriptors};
 use cnet_tap::TapError;
 use cnet_tap::helper::NsHelper;
 use cnet_tap::sandbox::{Mode, Policy, Role, spawn_isolated};
@@ -65,7 +65,7 @@ use crate::journal::Record;
 use crate::members::{self, ActionHandler, Members};
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
-use crate::peers::{self, PeersError, Tunnels};
+use crate::peers::{self, PeersError, Uplink};
 use crate::serve::{self, BindError, Busy};
 use crate::starting_client::{self, DetachError, detach, keep_client, tell_client};
 use crate::watcher::Watcher;
@@ -252,12 +252,12 @@ fn live(network: &str, mode: Mode, watcher: &Watcher) -> Result<ExitCode, Proces
         false => mode,
     };
     make_directories(&directories, network)?;
-    let tunnels = peers::open(&definition)?;
+    let uplink = peers::open(&definition)?;
     let prepared = Prepared {
         directories,
         definition,
         helper,
-        tunnels,
+        uplink,
     };
     match mode {
         Mode::Off => {
@@ -280,7 +280,7 @@ struct Prepared {
     directories: Directories,
     definition: Definition,
     helper: NsHelper,
-    tunnels: Option<Tunnels>,
+    uplink: Option<Uplink>,
 }
 
 /// Makes the directories that are written to while the network runs: they are what the sandbox shows.
@@ -364,7 +364,8 @@ pub fn config(definition: &Definition) -> NetworkConfig {
     config.search = definition.dns_search.clone();
     config.keep_tcp_ports = definition.keep_ports;
     config.policy.filter = peer_filter(&definition.filter);
-    if definition.internal {
+    config.lan = definition.lan.is_some();
+    if definition.internal || config.lan {
         config.policy.ipv4 = false;
         config.policy.ipv6 = false;
     }
@@ -381,7 +382,7 @@ fn signals() -> Result<[Signal; 2], ProcessError> {
 /// Starts the network and gives it the members that a process before this one has left.
 async fn start_network(
     directories: &Directories,
-    (definition, tunnels): (Definition, Option<Tunnels>),
+    (definition, uplink): (Definition, Option<Uplink>),
     helper: &NsHelperClient,
     (policy, host, pid): (Policy, Host, u32),
 ) -> Result<Arc<Members>, ProcessError> {
@@ -392,15 +393,15 @@ async fn start_network(
     let store = Store::open(directories.clone());
     let others = OtherNetworks::new(store, &definition.name, lives);
     let mut config = config(&definition);
-    if let Some(tunnels) = &tunnels {
-        config.policy.rules.extend(peers::refusals(&tunnels.peers));
+    if let Some(uplink) = &uplink {
+        config.policy.rules.extend(uplink.refusals());
     }
     let instance = Instance::builder(config.clone())
         .names(names.local(&definition))
         .dns_clients(names.clients(others))
         .dns_stale(Duration::from_secs(definition.dns_stale.into()))
         .sandbox(policy, host.clone());
-    let instance = match definition.internal {
+    let instance = match definition.internal || definition.lan.is_some() {
         true => instance.without_dns_upstreams(),
         false => instance.dns_servers(definition.dns.clone()),
     };
@@ -418,9 +419,9 @@ async fn start_network(
         ipam,
     });
     routes.start(watched.0, watched.1);
-    if let Some(Tunnels { device, .. }) = tunnels {
-        let device = PortDevice::Vxlan(Box::new(device));
-        let uplink = members.instance.join(PortPlan::uplink(), device, None);
+    if let Some(uplink) = uplink {
+        let (plan, device) = uplink.port();
+        let uplink = members.instance.join(plan, device, None);
         // Its end is the network's: no other port ends it.
         let _ = uplink.await.map_err(ProcessError::Uplink)?;
     }
@@ -438,7 +439,7 @@ async fn serve(
         directories,
         definition,
         helper,
-        tunnels,
+        uplink,
     } = prepared;
     // Before a client is told that we are ready, so that none of these is lost.
     let [mut terminate, mut interrupt] = signals()?;
@@ -451,7 +452,7 @@ async fn serve(
     // connect before it has started wait in the socket's queue.
     let listener = serve::bind(&socket)?;
     let process = (policy, host, pid);
-    let started = start_network(&directories, (definition, tunnels), &helper, process).await;
+    let started = start_network(&directories, (definition, uplink), &helper, process).await;
     let members = started.inspect_err(|_| drop(fs::remove_file(&socket)))?;
     let instance = Arc::clone(&members.instance);
     tell_client(READY);

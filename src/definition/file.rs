@@ -96,6 +96,24 @@ pub fn read_trusted_text(path: &Path, limit: u64) -> io::Result<String> {
     text_of(file, limit)
 }
 
+/// As [`read_text`], for a file that decides what is done with a privilege: root's alone, whoever this
+/// user is.
+///
+/// # Errors
+///
+/// As there; `PermissionDenied` if a user other than root may change it.
+pub fn read_trusted_text_of_root(path: &Path, limit: u64) -> io::Result<String> {
+    let file = open_regular(path)?;
+    let found = file.metadata()?;
+    match found.uid() == 0 && found.mode() & OTHERS_WRITE == 0 {
+        true => text_of(file, limit),
+        false => {
+            let why = "root alone may be able to change it; `chown root` and `chmod go-w` it";
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+        }
+    }
+}
+
 /// Checks that no user other than this one and root may change what is in the directory at `path`;
 /// one that does not exist is as good.
 ///

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::dns_server::DnsServer;
 use super::id::is_id;
+use super::lan::{Lan, LanError};
 use super::name::{NameError, check_network_name, is_domain};
 use super::overlay::{Overlay, OverlayError, OverlayRequest};
 use super::pool::{Ipv4Pool, Ipv6Pool, PoolError};
@@ -25,6 +26,8 @@ use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan};
 pub const BRIDGE: &str = "bridge";
 /// The driver of networks that span several hosts, by VXLAN.
 pub const OVERLAY: &str = "overlay";
+/// The driver of networks whose containers are stations on the host's LAN.
+pub const MACVLAN: &str = "macvlan";
 
 /// Docker's date for what was not made.
 pub(super) const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -43,7 +46,7 @@ pub struct Definition {
     pub id: String,
     /// When it was made (RFC 3339).
     pub created: String,
-    /// [`BRIDGE`] or [`OVERLAY`].
+    /// [`BRIDGE`], [`OVERLAY`] or [`MACVLAN`].
     pub driver: String,
     /// Containers reach each other and the gateway, and nothing else.
     #[serde(default)]
@@ -80,6 +83,9 @@ pub struct Definition {
     /// The other hosts, if it is an overlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
+    /// The host's LAN, if its containers are on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<Lan>,
     /// IPv4, if it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<Ipv4Pool>,
@@ -103,7 +109,7 @@ fn is_zero(n: &u32) -> bool {
 pub struct Request {
     /// What to call it.
     pub name: String,
-    /// [`BRIDGE`] or [`OVERLAY`].
+    /// [`BRIDGE`], [`OVERLAY`] or [`MACVLAN`].
     pub driver: String,
     /// At most one of each family.
     pub subnets: Vec<IpNet>,
@@ -133,6 +139,8 @@ pub struct Request {
     pub filter: Filter,
     /// For the driver [`OVERLAY`] alone.
     pub overlay: OverlayRequest,
+    /// Options of the driver: of [`MACVLAN`] `parent` and `macvlan_mode`.
+    pub options: BTreeMap<String, String>,
     /// See [`Definition::labels`].
     pub labels: BTreeMap<String, String>,
 }
@@ -157,7 +165,18 @@ impl Request {
             keep_ports: false,
             filter: Filter::new(),
             overlay: OverlayRequest::default(),
+            options: BTreeMap::new(),
             labels: BTreeMap::new(),
+        }
+    }
+
+    /// What it says of the host's LAN, if containers are to be on it.
+    pub(super) fn lan(&self) -> Result<Option<Lan>, DefinitionError> {
+        match (self.driver == MACVLAN, self.options.keys().next()) {
+            (true, _) if self.subnets.is_empty() => Err(LanError::NoSubnet.into()),
+            (true, _) => Ok(Some(Lan::new(&self.options)?)),
+            (false, Some(key)) => Err(LanError::NotLan(key.clone()).into()),
+            (false, None) => Ok(None),
         }
     }
 
@@ -187,11 +206,14 @@ pub enum DefinitionError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// There is no such driver.
-    #[error("there is no driver `{0}`: there are `bridge` and `overlay`")]
+    #[error("there is no driver `{0}`: there are `bridge`, `overlay` and `macvlan`")]
     Driver(String),
     /// Its other hosts.
     #[error(transparent)]
     Overlay(#[from] OverlayError),
+    /// The host's LAN.
+    #[error(transparent)]
+    Lan(#[from] LanError),
     /// Several of one kind in one family.
     #[error("{0} and {1} are both {what}s of {family}: a network has one of each family",
         what = .2, family = .3)]
@@ -241,6 +263,7 @@ impl Definition {
             keep_ports: false,
             filter: Filter::new(),
             overlay: None,
+            lan: None,
             ipv4: None,
             ipv6: None,
             labels: BTreeMap::new(),
@@ -257,10 +280,11 @@ impl Definition {
         if !is_id(&self.id) {
             return Err(DefinitionError::Id(self.id.clone()));
         }
-        match (self.driver.as_str(), &self.overlay) {
-            (BRIDGE, None) => {}
-            (OVERLAY, Some(overlay)) => self.check_overlay(overlay)?,
-            (BRIDGE, Some(_)) => return Err(OverlayError::NotOverlay.into()),
+        match (self.driver.as_str(), &self.overlay, &self.lan) {
+            (BRIDGE, None, None) => {}
+            (OVERLAY, Some(overlay), None) => self.check_overlay(overlay)?,
+            (MACVLAN, None, Some(lan)) => lan.check()?,
+            (BRIDGE, Some(_), _) => return Err(OverlayError::NotOverlay.into()),
             _ => return Err(DefinitionError::Driver(self.driver.clone())),
         }
         self.ipv4.iter().try_for_each(Ipv4Pool::check)?;
@@ -318,6 +342,10 @@ impl Definition {
     /// What is to be said of those of the host's `routes` that came up within the network's subnets
     /// after it was made.
     pub fn hidden_routes(&self, routes: &HostRoutes) -> Vec<String> {
+        // The LAN's subnet is the host's own.
+        if self.lan.is_some() {
+            return Vec::new();
+        }
         let hidden = self.subnets().filter_map(|subnet| {
             let route = routes.overlapping(subnet)?;
             Some(format!(
@@ -464,6 +492,7 @@ mod tests {
                 ..Filter::new()
             },
             overlay: None,
+            lan: None,
             ipv4: Some(Ipv4Pool::new("172.27.0.0/16".parse().unwrap(), None, None).unwrap()),
             ipv6: Some(Ipv6Pool::new("fd12::/64".parse().unwrap(), None, None).unwrap()),
             labels: BTreeMap::from([("a.b".into(), "c d".into())]),

@@ -20,6 +20,7 @@ mod dns_server;
 pub mod file;
 mod file_format;
 mod id;
+mod lan;
 mod name;
 mod overlay;
 pub mod pool;
@@ -31,8 +32,9 @@ mod user_namespace;
 
 pub use directories::{Directories, DirectoriesError};
 pub use dns_server::{DnsServer, DnsServerError};
-pub use file_format::{BRIDGE, Definition, DefinitionError, OVERLAY, Request};
+pub use file_format::{BRIDGE, Definition, DefinitionError, MACVLAN, OVERLAY, Request};
 pub use id::{SHORT_ID, is_id, random_id};
+pub use lan::{Lan, LanError};
 pub use name::{
     DEFAULT_NETWORK, NameError, check_host_name, check_name, check_network_name, is_domain,
 };

@@ -245,14 +245,14 @@ impl Store {
     pub fn create(&self, request: Request, routes: &HostRoutes) -> Result<Definition, StoreError> {
         check_network_name(&request.name)?;
         let (mut ipv4, mut ipv6) = pools(&request)?;
-        let overlay = request.overlay()?;
+        let (overlay, lan) = (request.overlay()?, request.lan()?);
         let _lock = self.lock()?;
         let others = self.list()?;
         if others.iter().any(|d| d.name == request.name) {
             return Err(StoreError::Exists(request.name));
         }
         for subnet in &request.subnets {
-            unused(*subnet, &others, routes)?;
+            unused(*subnet, &others, lan.is_none().then_some(routes))?;
         }
         let id = random_id().map_err(StoreError::Random)?;
         if request.subnets.is_empty() {
@@ -274,6 +274,7 @@ impl Store {
             keep_ports: request.keep_ports,
             filter: request.filter,
             overlay,
+            lan,
             ipv4,
             ipv6,
             labels: request.labels,
@@ -441,7 +442,11 @@ fn broken(path: &Path, reason: &dyn std::fmt::Display) -> StoreError {
 }
 
 /// Whether `subnet` shares no address with these.
-fn unused(subnet: IpNet, networks: &[Definition], routes: &HostRoutes) -> Result<(), StoreError> {
+fn unused(
+    subnet: IpNet,
+    networks: &[Definition],
+    routes: Option<&HostRoutes>,
+) -> Result<(), StoreError> {
     for network in networks {
         if let Some(other) = network.subnets().find(|other| overlap(*other, subnet)) {
             let network = network.name.clone();
@@ -452,7 +457,7 @@ fn unused(subnet: IpNet, networks: &[Definition], routes: &HostRoutes) -> Result
             });
         }
     }
-    match routes.overlapping(subnet) {
+    match routes.and_then(|routes| routes.overlapping(subnet)) {
         Some(route) => Err(StoreError::OverlapsHost {
             subnet,
             route: route.clone(),

@@ -23,6 +23,7 @@ mod headers;
 mod host_access;
 mod lifecycle;
 mod liveness;
+mod macvlan;
 mod mappings;
 mod networks;
 mod overlay;

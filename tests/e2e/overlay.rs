@@ -48,7 +48,7 @@ fn kernel_end(lab: &Lab, local: IpAddr, remote: IpAddr) -> Namespace {
 
 /// Bytes each way between `ours` and `theirs`, over both families, with equal digests.
 fn carry(ours: (&Namespace, &[IpAddr]), theirs: (&Namespace, &[IpAddr])) {
-    let payload = Payload::new(24 << 20, 5);
+    let payload = Payload::new(8 << 20, 5);
     for (&own, &far) in ours.1.iter().zip(theirs.1) {
         let sink = TcpServer::digest(theirs.0, any(far, 0));
         let to = SocketAddr::new(far, sink.address.port());

@@ -87,6 +87,9 @@ pub struct PortConfig {
     pub spoof_protection: bool,
     /// The port exchanges frames with the gateway and with no other port.
     pub isolated: bool,
+    /// What is behind an uplink may offer what only the router offers elsewhere: router advertisements,
+    /// DHCP. Questions for such services leave by it.
+    pub offers_services: bool,
     /// How many MAC addresses may be learned behind the port, the leased one not counted. With
     /// spoof protection and a leased MAC address none is.
     pub max_macs: usize,
@@ -102,6 +105,7 @@ impl Default for PortConfig {
             lease: Lease::default(),
             spoof_protection: false,
             isolated: false,
+            offers_services: false,
             max_macs: DEFAULT_MAX_MACS,
             max_addresses: DEFAULT_MAX_ADDRESSES,
         }

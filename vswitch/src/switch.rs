@@ -363,7 +363,15 @@ impl Switch {
             && frame.dst.is_multicast()
             && uplink::stays_here(frame, &self.stations);
         self.flood_ports(ingress, frame.dst)
-            .filter(move |&id| !(stays && self.is_uplink(id)))
+            .filter(move |&id| !(stays && self.keeps_services_here(id)))
+    }
+
+    /// Whether `id` is an uplink that offers no services of its own.
+    fn keeps_services_here(&self, id: PortId) -> bool {
+        self.is_uplink(id)
+            && self
+                .port(id)
+                .is_some_and(|port| !port.config.offers_services)
     }
 
     /// Whether `id` leads to another switch of the network.

@@ -30,7 +30,7 @@ use crate::budget::Batch;
 use crate::containment::{During, Panic, Panics};
 use crate::dns_queue::DnsOutlet;
 use crate::handoff::{Inlet, Outlet};
-use crate::port::{Ports, UplinkReport, Vxlan};
+use crate::port::{Device, Ports, UplinkReport};
 use crate::socket::HostTable;
 
 mod frames;
@@ -96,10 +96,15 @@ impl Driver {
 
     /// What is behind each uplink.
     pub(crate) fn uplinks(&self, now: Instant) -> Vec<UplinkReport> {
-        let report = |(port, uplink): (PortId, &Vxlan)| {
-            let mut report = uplink.report(now, &self.core.addresses_behind(now, port));
-            let by_the_network = self.core.port_counters(port);
-            by_the_network.map(|counters| report.drops.add(&counters.drops));
+        let report = |(port, device): (PortId, &Device)| {
+            let addresses = self.core.addresses_behind(now, port);
+            let mut report = match device {
+                Device::Vxlan(vxlan) => vxlan.report(now, &addresses),
+                _ => UplinkReport::of_lan(&addresses, &self.ports.dropped(Some(port))),
+            };
+            if let Some(counters) = self.core.port_counters(port) {
+                report.drops.add(&counters.drops);
+            }
             report
         };
         self.ports.uplinks().map(report).collect()

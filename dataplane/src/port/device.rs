@@ -1,7 +1,7 @@
 //! What a port's frames are read from and written to.
 //!
 //! Devices are an enum: the loop over frames pays no dynamic dispatch, and the compiler shows every
-//! place that has to know a new kind (a raw socket, a patch to another network).
+//! place that has to know a new kind (a patch to another network).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +11,7 @@ use cnet_tap::device::TapQueue;
 use cnet_wire::MacAddr;
 
 use super::PortError;
+use super::raw::RawUplink;
 use super::vm::VmSocket;
 use super::vxlan::Vxlan;
 
@@ -34,6 +35,9 @@ pub enum PortDevice {
     PlainTap(OwnedFd),
     /// The other hosts of the network, by VXLAN. The port's plan is to say that it is an uplink.
     Vxlan(Box<Vxlan>),
+    /// The host's LAN, by a socket of [`cnet_tap::device::raw::open_uplink`]. The port's plan is to say that
+    /// it is an uplink.
+    Raw(OwnedFd),
 }
 
 /// A device as the worker uses it.
@@ -42,6 +46,7 @@ pub(crate) enum Device {
     Tap { queue: TapQueue, takes_uso: bool },
     Vm(VmSocket),
     Vxlan(Box<Vxlan>),
+    Raw(RawUplink),
 }
 
 /// A device that was taken apart for the workers.
@@ -83,12 +88,21 @@ impl Device {
                     mac: None,
                 });
             }
+            PortDevice::Raw(socket) if workers == 1 => {
+                return Ok(OpenedDevice {
+                    device: Device::Raw(RawUplink::new(socket)),
+                    further: Vec::new(),
+                    mac: None,
+                });
+            }
             _ if workers > 1 => return Err(PortError::TooFewQueues { queues: 1, workers }),
             PortDevice::Stream(fd) => VmSocket::stream(fd),
             PortDevice::Datagram(fd) => VmSocket::datagram(fd),
             PortDevice::Packets(fd) => VmSocket::packets(fd),
             PortDevice::PlainTap(fd) => Ok(VmSocket::tap(fd)),
-            PortDevice::Vxlan(_) => return Err(PortError::TooFewQueues { queues: 1, workers }),
+            PortDevice::Vxlan(_) | PortDevice::Raw(_) => {
+                return Err(PortError::TooFewQueues { queues: 1, workers });
+            }
         };
         Ok(OpenedDevice {
             device: Device::Vm(socket.map_err(not_socket)?),
@@ -102,6 +116,7 @@ impl Device {
             Device::Tap { queue, .. } => queue.as_fd(),
             Device::Vm(socket) => socket.as_fd(),
             Device::Vxlan(vxlan) => vxlan.as_fd(),
+            Device::Raw(uplink) => uplink.as_fd(),
         }
     }
 
@@ -110,6 +125,7 @@ impl Device {
         match self {
             Device::Tap { .. } => format!("the TAP is gone: {error}"),
             Device::Vm(socket) => format!("{} is gone: {error}", socket.name()),
+            Device::Raw(_) => format!("the interface of the LAN is gone: {error}"),
             Device::Vxlan(_) => format!("the tunnels to other hosts have ended: {error}"),
         }
     }

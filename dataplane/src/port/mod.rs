@@ -1,8 +1,8 @@
 //! Ports: the devices by which containers and virtual machines stand on the network.
 //!
 //! [`device`] is what a port's frames are read from and written to: a TAP, or the socket of a virtual
-//! machine ([`vm`]), or the tunnels to other hosts ([`vxlan`]). [`table`] holds a worker's ports and gives them their turns. A further kind of
-//! port (a raw socket, a patch to another network) is a variant of [`device::Device`] and a
+//! machine ([`vm`]), the tunnels to other hosts ([`vxlan`]), or the host's LAN ([`raw`]). [`table`] holds a worker's ports and gives them their turns. A further kind of
+//! port (a patch to another network) is a variant of [`device::Device`] and a
 //! file of its own here.
 //!
 //! A port that has queues in several workers is one port: its workers share a [`Lifetime`].
@@ -18,6 +18,7 @@ use cnet_wire::PortId;
 use tokio::sync::oneshot;
 
 mod device;
+mod raw;
 mod table;
 mod vm;
 mod vxlan;
@@ -26,7 +27,7 @@ pub use device::PortDevice;
 pub(crate) use device::{Device, OpenedDevice};
 pub(crate) use table::{Ports, RemovedPort};
 pub use vm::VmSocket;
-pub use vxlan::{PeerCounters, PeerReport, UplinkReport, Vxlan, VxlanConfig};
+pub use vxlan::{PeerCounters, PeerReport, Station, UplinkReport, Vxlan, VxlanConfig};
 
 /// Why a port was not added or removed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

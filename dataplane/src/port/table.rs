@@ -50,7 +50,7 @@ use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortFull, PortId};
 use rustix::event::epoll;
 
-use super::{Device, Lifetime, PortEnd, PortQueue, Vxlan};
+use super::{Device, Lifetime, PortEnd, PortQueue};
 use crate::clock::now;
 use crate::handoff::Outlet;
 
@@ -270,21 +270,24 @@ impl Ports {
     /// What the devices of uplinks have dropped: of the port `id`, or of all.
     pub(crate) fn dropped(&self, id: Option<PortId>) -> DropCounters {
         let mut drops = DropCounters::default();
-        for (_, uplink) in self
-            .uplinks()
-            .filter(|&(port, _)| id.is_none_or(|id| id == port))
-        {
-            drops.add(uplink.drops());
+        for (port, device) in self.uplinks() {
+            if id.is_none_or(|id| id == port) {
+                match device {
+                    Device::Vxlan(vxlan) => drops.add(vxlan.drops()),
+                    Device::Raw(uplink) => drops.add(uplink.drops()),
+                    Device::Tap { .. } | Device::Vm(_) => {}
+                }
+            }
         }
         drops
     }
 
-    /// The uplinks.
-    pub(crate) fn uplinks(&self) -> impl Iterator<Item = (PortId, &Vxlan)> {
+    /// The devices that lead to other switches.
+    pub(crate) fn uplinks(&self) -> impl Iterator<Item = (PortId, &Device)> {
         let numbered = (0..).map(PortId).zip(&self.slots);
         numbered.filter_map(|(id, port)| match &port.as_ref()?.device {
-            Device::Vxlan(vxlan) => Some((id, &**vxlan)),
             Device::Tap { .. } | Device::Vm(_) => None,
+            device => Some((id, device)),
         })
     }
 
@@ -382,6 +385,7 @@ impl Ports {
                 Device::Tap { queue, .. } => queue.read(buf),
                 Device::Vm(socket) => socket.read(buf),
                 Device::Vxlan(vxlan) => vxlan.read(now(), buf, self.mtu),
+                Device::Raw(uplink) => uplink.read(buf),
             },
             _ => Err(io::ErrorKind::NotFound.into()),
         }
@@ -413,8 +417,13 @@ impl FrameSink for Ports {
                 };
             }
             Device::Vm(socket) => socket,
-            Device::Vxlan(vxlan) => {
-                return match vxlan.write(now(), frame, self.mtu) {
+            Device::Raw(_) | Device::Vxlan(_) => {
+                let written = match &mut port.device {
+                    Device::Vxlan(vxlan) => vxlan.write(now(), frame, self.mtu),
+                    Device::Raw(uplink) => uplink.write(frame).ok_or(DropReason::PortFull),
+                    Device::Tap { .. } | Device::Vm(_) => Err(DropReason::PortFull),
+                };
+                return match written {
                     Ok(taken) => {
                         port.written.frames += taken.frames;
                         port.written.bytes += taken.bytes;
@@ -468,7 +477,7 @@ impl FrameSink for Ports {
         match self.get(port).map(|port| &port.device) {
             Some(Device::Tap { takes_uso, .. }) => *takes_uso,
             // Cut at once, in one go.
-            Some(Device::Vm(_) | Device::Vxlan(_)) => true,
+            Some(Device::Vm(_) | Device::Vxlan(_) | Device::Raw(_)) => true,
             None => false,
         }
     }

@@ -26,6 +26,7 @@
 //! Nothing is encrypted or authenticated: whoever can send from a peer's address is that peer.
 //! The port is the network's own: two networks of a host have different ones.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -90,10 +91,37 @@ pub struct UplinkReport {
     /// Each peer, what passed, and the stations that were learned behind it, with the addresses that
     /// they were last heard with.
     pub peers: Vec<PeerReport>,
+    /// The stations that were heard on the host's LAN.
+    pub stations: Vec<Station>,
     /// What was dropped at it, both ways, by reason: by the device and by the network.
     pub drops: DropCounters,
     /// Datagrams that were lost because the socket's buffer was full.
     pub lost_datagrams: u64,
+}
+
+/// A station, and the addresses that it was last heard with.
+pub type Station = (MacAddr, Vec<IpAddr>);
+
+impl UplinkReport {
+    /// Of an uplink to the host's LAN, with the addresses that the switch knows behind it.
+    pub(crate) fn of_lan(
+        addresses: &[(IpAddr, Option<MacAddr>)],
+        drops: &DropCounters,
+    ) -> UplinkReport {
+        let mut stations = BTreeMap::<MacAddr, Vec<IpAddr>>::new();
+        for &(address, mac) in addresses {
+            stations
+                .entry(mac.unwrap_or(MacAddr([0; 6])))
+                .or_default()
+                .push(address);
+        }
+        UplinkReport {
+            peers: Vec::new(),
+            stations: stations.into_iter().collect(),
+            drops: drops.clone(),
+            lost_datagrams: 0,
+        }
+    }
 }
 
 /// What is known of one peer.
@@ -105,7 +133,7 @@ pub struct PeerReport {
     /// What passed.
     pub counters: PeerCounters,
     /// The stations behind it.
-    pub stations: Vec<(MacAddr, Vec<IpAddr>)>,
+    pub stations: Vec<Station>,
 }
 
 /// This host's end of the tunnels to all peers.
@@ -190,6 +218,7 @@ impl Vxlan {
         };
         UplinkReport {
             peers: self.peers.iter().enumerate().map(of_peer).collect(),
+            stations: Vec::new(),
             drops: self.drops.clone(),
             lost_datagrams: lost_datagrams(&self.socket),
         }

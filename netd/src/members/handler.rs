@@ -84,12 +84,13 @@ async fn act(
 
 /// The members that are there, and the uplinks. Members that are about to join are not.
 async fn inspect(members: &Members) -> Result<NetworkReport, Refusal> {
-    let uplinks = match members.definition.overlay {
-        Some(_) => {
+    let has_uplinks = members.definition.overlay.is_some() || members.definition.lan.is_some();
+    let uplinks = match has_uplinks {
+        true => {
             let asked = members.instance.control().uplinks().await;
             asked.map_err(|e| Refusal::new(Kind::Ending, e.to_string()))?
         }
-        None => Vec::new(),
+        false => Vec::new(),
     };
     let table = members.table();
     let joined = table.members().filter(|member| member.has_joined());

@@ -28,6 +28,13 @@ fn refusal(error: &OpenError) -> Refusal {
 /// Refuses `count` ports of the host on an internal network. Docker accepts such ports
 /// and opens none; an error is better.
 pub(super) fn check_way_in(definition: &Definition, count: usize) -> Result<(), Refusal> {
+    if count > 0 && definition.lan.is_some() {
+        let text = format!(
+            "containers of the network `{}` are on the host's LAN and are reached at their own addresses: leave -p out",
+            definition.name
+        );
+        return Err(Refusal::new(Kind::Impossible, text));
+    }
     if count == 0 || !definition.internal {
         return Ok(());
     }

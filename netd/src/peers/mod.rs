@@ -1,4 +1,4 @@
-//! The other hosts of an overlay: where they are, and the tunnels to them.
+//! What leads out of a network at layer 2: the tunnels to the other hosts of an overlay, or the host's LAN.
 //!
 //! # Theory of operation
 //!
@@ -17,13 +17,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use cnet::control::{PeerReport, StationReport, UplinkReport};
 use cnet::definition::{Definition, Overlay, Peer};
-use cnet_dataplane::{Direction, PolicyRule, Prefix, Refusal, Vxlan, VxlanConfig};
+use cnet_dataplane::{
+    Direction, PolicyRule, PortDevice, PortPlan, Prefix, Refusal, Station, Vxlan, VxlanConfig,
+};
 use cnet_wire::Vni;
 
 use crate::report::by_reason;
+
+mod lan;
 
 /// Why there are no tunnels.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,14 @@ pub enum PeersError {
         peer: Peer,
         /// Why.
         source: io::Error,
+    },
+    /// The interface of the LAN.
+    #[error("cannot use {parent}: {why}")]
+    Lan {
+        /// Its name.
+        parent: String,
+        /// Why, and what to do about it.
+        why: String,
     },
     /// The sockets.
     #[error("cannot open the tunnels on UDP port {port}: {source}{}", hint(source))]
@@ -56,16 +69,42 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The opened end of an overlay's tunnels.
+/// What was opened for a network.
 #[derive(Debug)]
-pub(crate) struct Tunnels {
-    pub(crate) device: Vxlan,
-    /// Where the peers are.
-    pub(crate) peers: Vec<SocketAddr>,
+pub(crate) enum Uplink {
+    /// The end of an overlay's tunnels.
+    Tunnels {
+        device: Box<Vxlan>,
+        /// Where the peers are.
+        peers: Vec<SocketAddr>,
+    },
+    /// The host's LAN, by a packet socket.
+    Lan(OwnedFd),
 }
 
-/// Opens the tunnels of `definition`, if it is an overlay.
-pub(crate) fn open(definition: &Definition) -> Result<Option<Tunnels>, PeersError> {
+impl Uplink {
+    /// What it adds to the network's policy.
+    pub(crate) fn refusals(&self) -> Vec<PolicyRule> {
+        match self {
+            Uplink::Tunnels { peers, .. } => refusals(peers).collect(),
+            Uplink::Lan(_) => Vec::new(),
+        }
+    }
+
+    /// Its port and device.
+    pub(crate) fn port(self) -> (PortPlan, PortDevice) {
+        match self {
+            Uplink::Tunnels { device, .. } => (PortPlan::uplink(), PortDevice::Vxlan(device)),
+            Uplink::Lan(socket) => (PortPlan::lan(), PortDevice::Raw(socket)),
+        }
+    }
+}
+
+/// Opens what leads out of `definition`, if anything does.
+pub(crate) fn open(definition: &Definition) -> Result<Option<Uplink>, PeersError> {
+    if let Some(lan) = &definition.lan {
+        return Ok(Some(Uplink::Lan(lan::open(&lan.parent)?)));
+    }
     let Some(overlay) = &definition.overlay else {
         return Ok(None);
     };
@@ -87,7 +126,8 @@ pub(crate) fn open(definition: &Definition) -> Result<Option<Tunnels>, PeersErro
         port: overlay.port,
         source,
     })?;
-    Ok(Some(Tunnels { device, peers }))
+    let device = Box::new(device);
+    Ok(Some(Uplink::Tunnels { device, peers }))
 }
 
 /// The network's number, which was checked when the definition was.
@@ -96,7 +136,7 @@ fn vni(overlay: &Overlay) -> Vni {
 }
 
 /// What keeps containers from speaking to `peers` as this host.
-pub(crate) fn refusals(peers: &[SocketAddr]) -> impl Iterator<Item = PolicyRule> + '_ {
+fn refusals(peers: &[SocketAddr]) -> impl Iterator<Item = PolicyRule> + '_ {
     const UDP: u8 = 17;
     peers.iter().map(|peer| PolicyRule {
         protocol: Some(UDP),
@@ -114,8 +154,9 @@ pub(crate) fn report(
     definition: &Definition,
     uplinks: &[cnet_dataplane::UplinkReport],
 ) -> Vec<UplinkReport> {
-    let Some(overlay) = &definition.overlay else {
-        return Vec::new();
+    let station = |(mac, addresses): &Station| StationReport {
+        mac: *mac,
+        addresses: addresses.clone(),
     };
     let peer = |peer: &cnet_dataplane::PeerReport| {
         let mut told = PeerReport::new(peer.address);
@@ -124,16 +165,23 @@ pub(crate) fn report(
         told.frames_sent = peer.counters.frames_out;
         told.bytes_sent = peer.counters.bytes_out;
         told.frames_lost = peer.counters.lost;
-        let station = |(mac, addresses): &(_, Vec<_>)| StationReport {
-            mac: *mac,
-            addresses: addresses.clone(),
-        };
         told.stations = peer.stations.iter().map(station).collect();
         told
     };
     let uplink = |uplink: &cnet_dataplane::UplinkReport| {
-        let mut told = UplinkReport::new("vxlan");
-        (told.vni, told.port) = (Some(overlay.vni), Some(overlay.port));
+        let mut told = match (&definition.overlay, &definition.lan) {
+            (Some(overlay), _) => {
+                let mut told = UplinkReport::new("vxlan");
+                (told.vni, told.port) = (Some(overlay.vni), Some(overlay.port));
+                told
+            }
+            (None, lan) => {
+                let mut told = UplinkReport::new("raw");
+                told.parent = lan.as_ref().map(|lan| lan.parent.clone());
+                told
+            }
+        };
+        told.stations = uplink.stations.iter().map(station).collect();
         told.peers = uplink.peers.iter().map(peer).collect();
         told.drops = by_reason(&uplink.drops);
         told.lost_datagrams = uplink.lost_datagrams;

@@ -11,7 +11,7 @@
 //! Nothing here waits: every call that could is made with `MSG_DONTWAIT`, whatever the socket's
 //! own mode. `EINTR` cannot occur for such calls. Errors are the kernel's, unchanged.
 
-mod ancillary;
+pub(crate) mod ancillary;
 pub mod batch;
 pub mod diagnostics;
 pub mod error_queue;

@@ -30,7 +30,9 @@ pub(crate) fn admit(source: &mut Source<'_>, frame: &Frame<'_>) -> Result<(), Dr
     if ip.protocol == protocol::TCP || ip.fragment.is_some_and(|f| f.offset > 0) {
         return Ok(());
     }
-    rogue::refuse(frame, ip)?;
+    if !source.port.config.offers_services {
+        rogue::refuse(frame, ip)?;
+    }
     match (ip.protocol, ip.src) {
         (protocol::ICMPV6, IpAddr::V6(_)) => source.admit_icmpv6(frame, ip),
         _ => Ok(()),

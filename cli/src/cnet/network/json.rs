@@ -32,7 +32,7 @@ pub(crate) struct Network {
     pub(crate) created: String,
     /// `local`: of this machine.
     pub(crate) scope: String,
-    /// `bridge` or `overlay`.
+    /// `bridge`, `overlay` or `macvlan`.
     pub(crate) driver: String,
     /// Whether it has IPv4.
     #[serde(rename = "EnableIPv4")]
@@ -271,6 +271,9 @@ fn options(definition: &Definition) -> BTreeMap<String, String> {
         options.insert(PEERS_OPTION.to_owned(), peers.collect::<Vec<_>>().join(","));
         options.insert(PORT_OPTION.to_owned(), overlay.port.to_string());
     }
+    if let Some(lan) = &definition.lan {
+        options.insert("parent".to_owned(), lan.parent.clone());
+    }
     options
 }
 
@@ -294,7 +297,7 @@ pub(crate) fn endpoint_id(network: &str, container: &str) -> String {
 pub(crate) struct Line {
     /// When it was made.
     pub(crate) created_at: String,
-    /// `bridge` or `overlay`.
+    /// `bridge`, `overlay` or `macvlan`.
     pub(crate) driver: String,
     /// The beginning of its id.
     #[serde(rename = "ID")]

@@ -84,9 +84,14 @@ pub(crate) struct CreateOptions {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub(super) label: Vec<(String, String)>,
 
-    /// The kind of network: `bridge` on this host, or `overlay` across several, by VXLAN.
+    /// The kind of network: `bridge` on this host, `overlay` across several, by VXLAN, or `macvlan` on the
+    /// host's LAN.
     #[arg(short, long, default_value = BRIDGE)]
     pub(super) driver: String,
+
+    /// An option of the driver: with `macvlan`, `parent=INTERFACE`; may be given several times.
+    #[arg(short, long = "opt", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub(super) option: Vec<(String, String)>,
 
     /// With `overlay`, another host of the network; may be given several times.
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -157,6 +162,7 @@ impl From<CreateOptions> for Request {
         request.ip_ranges = options.ip_range;
         request.internal = options.internal;
         request.isolate = options.isolate;
+        request.options = options.option.into_iter().collect();
         request.overlay.peers = options.peer;
         (request.overlay.vni, request.overlay.port) = (options.vni, options.port);
         request.mtu = match (options.mtu, request.driver.as_str()) {
