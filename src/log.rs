@@ -49,6 +49,11 @@ impl Bounded {
         Ok(log)
     }
 
+    /// The same with at most so many bytes.
+    pub fn with_max_size(self, max_size: u64) -> Bounded {
+        Bounded { max_size, ..self }
+    }
+
     /// `file`, which is this process's standard error, if it is the log at `path`.
     pub fn of(file: impl AsFd, path: &Path) -> io::Result<Option<Bounded>> {
         let file = File::from(file.as_fd().try_clone_to_owned()?);

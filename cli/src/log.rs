@@ -1,8 +1,9 @@
 //! The log, on standard error, which may be closed, and errors in one line.
 
-use std::io;
-use std::sync::Mutex;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cnet::log::Bounded;
 use tracing::Level;
@@ -24,9 +25,49 @@ pub(crate) fn start(level: Level) {
 
 /// The log of a network's process: to its file, which is bounded, or to standard error.
 pub(crate) fn start_to(file: Option<Bounded>) {
+    start_at(Level::INFO, file);
+}
+
+/// As [`start`], to a file if there is one.
+pub(crate) fn start_at(level: Level, file: Option<Bounded>) {
     match file {
-        Some(file) => start_into(Level::INFO, Mutex::new(file)),
-        None => start(Level::INFO),
+        Some(file) => start_into(level, Mutex::new(file)),
+        None => start(level),
+    }
+}
+
+/// A standard error that the log can let go of, where no descriptor can be put in the place of another.
+static STANDARD_ERROR: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
+/// As [`start`], until [`let_go`] is called; nothing is logged after that.
+pub(crate) fn start_for_now(level: Level) {
+    *standard_error() = std::io::stderr().as_fd().try_clone_to_owned().ok();
+    start_into(level, || ForNow);
+}
+
+/// Closes the descriptor that [`start_for_now`] logs to.
+pub(crate) fn let_go() {
+    *standard_error() = None;
+}
+
+fn standard_error() -> MutexGuard<'static, Option<OwnedFd>> {
+    STANDARD_ERROR
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+struct ForNow;
+
+impl Write for ForNow {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        match &*standard_error() {
+            Some(fd) => Ok(rustix::io::write(fd, line)?),
+            None => Ok(line.len()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What every program needs: standard streams, which may be closed, exit codes, one error for many,
 //! and an event loop.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 
 use anyhow::{Context, bail};
@@ -53,4 +54,29 @@ pub(crate) fn event_loop() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("cannot start the event loop")
+}
+
+/// The variable of the environment that refuses the cloud's instance metadata, for programs whose
+/// callers have no option for it.
+pub(crate) const DENY_METADATA: &str = "CNET_DENY_METADATA";
+
+/// Whether [`DENY_METADATA`] says so: any value but `0` and none at all does.
+pub(crate) fn metadata_is_denied() -> bool {
+    says_yes(std::env::var_os(DENY_METADATA))
+}
+
+fn says_yes(value: Option<OsString>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_denied_by_any_value_that_says_yes() {
+        let denied = |value: &str| says_yes(Some(value.into()));
+        assert!(denied("1") && denied("yes"));
+        assert!(!denied("0") && !denied("") && !says_yes(None));
+    }
 }

@@ -40,7 +40,7 @@ mod socket;
 mod statistics;
 mod worker;
 
-pub use cnet_nat::gateway::Quirks;
+pub use cnet_nat::gateway::{Quirks, ServicesOff};
 pub use cnet_nat::host::{DnsQuery, QueryId, Transport};
 pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix, Rule as PolicyRule};
 pub use cnet_vswitch::PortRole;

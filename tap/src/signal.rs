@@ -116,6 +116,13 @@ pub fn restore_default(signal: Signal) {
     unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
 }
 
+/// Has a signal do nothing to this process, and to programs that it becomes until they say otherwise
+/// (`SIG_IGN`, signal(2)).
+pub fn ignore(signal: Signal) {
+    // SAFETY: SIG_IGN installs no code of ours. The call fails for the same numbers as above.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_IGN) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

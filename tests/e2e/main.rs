@@ -27,6 +27,7 @@ mod macvlan;
 mod mappings;
 mod networks;
 mod overlay;
+mod pasta;
 mod plugins;
 mod protection;
 mod publish;

@@ -201,7 +201,7 @@ fn own_hostname(setup: &Setup<'_>) -> bool {
 
 /// As root, a network and a mount namespace; as any other user, and as a root who may not do that,
 /// inside a user namespace in which the user is root. With `uts`, a host name as well.
-fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
+pub(crate) fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
     let inner = NewNamespaces {
         net: true,
         mount: true,
@@ -266,7 +266,7 @@ fn errno_of(error: &TapError) -> Option<Errno> {
 
 /// Lets every group of the namespace use ping sockets (icmp(7)), so that `ping` works without
 /// CAP_NET_RAW. In a user namespace there is one group; the kernel refuses those without a mapping.
-fn allow_ping() {
+pub(crate) fn allow_ping() {
     let path = "/proc/sys/net/ipv4/ping_group_range";
     let opened = fs::write(path, "0 2147483647").or_else(|_| fs::write(path, "0 0"));
     if let Err(error) = opened {

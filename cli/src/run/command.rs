@@ -59,7 +59,7 @@ fn what_runs(program: &OsStr) -> &'static str {
 }
 
 /// Executes the command; gives the exit code if that fails.
-pub(super) fn become_command(command: &[OsString]) -> u8 {
+pub(crate) fn become_command(command: &[OsString]) -> u8 {
     let Some((program, arguments)) = command.split_first() else {
         return OWN_FAILURE;
     };

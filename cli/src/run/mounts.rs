@@ -83,14 +83,14 @@ impl OwnFiles {
 
 /// Mounts a /proc that shows the PID namespace of this process. Where parts of the host's are covered,
 /// as in most containers, the kernel refuses that (`mount_too_revealing` in fs/namespace.c).
-pub(super) fn proc() -> anyhow::Result<()> {
+pub(crate) fn proc() -> anyhow::Result<()> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", safe, None).context("cannot mount /proc")
 }
 
 /// Keeps what is mounted from here on out of the host's sight, and lets the host's new mounts be
 /// seen here.
-pub(super) fn separate() -> anyhow::Result<()> {
+pub(crate) fn separate() -> anyhow::Result<()> {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).context("cannot separate the mounts from the host's")
 }

@@ -102,7 +102,7 @@ fn parent_in_stat(stat: &str) -> Option<Pid> {
 }
 
 /// As a shell tells it: 128 and the signal's number for a command that a signal ended.
-pub(super) fn exit_code(status: WaitStatus) -> u8 {
+pub(crate) fn exit_code(status: WaitStatus) -> u8 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code as u8,
         (None, Some(signal)) => 128_u8.wrapping_add(signal as u8),

@@ -17,7 +17,7 @@ use rustix::net::{
 
 use super::args::{self, Options};
 use super::exit::ExitFd;
-use super::target::Target;
+use crate::target::Target;
 
 /// The container's side of the network.
 pub(super) struct Link {
@@ -66,7 +66,14 @@ impl Link {
         options: &Options,
         interface: Option<&InterfaceConfig>,
     ) -> anyhow::Result<Link> {
-        let (target, namespaces) = Target::pin(&options.target, options.userns.as_deref())?;
+        let userns = options.userns.as_deref();
+        let (target, namespaces) = match &options.target {
+            args::Target::Process(pid) => Target::pin_process(*pid, userns)?,
+            args::Target::Path(path) => Target::pin_path(path, userns)?,
+            args::Target::TapFd(_) | args::Target::Bess(_) => {
+                bail!("there are no namespaces to enter")
+            }
+        };
         let (name, queues) = (&options.tap_name, options.workers);
         let tap = cnet_tap::open_tap_in(&namespaces, name, queues, interface)?;
         // Only the API publishes ports.

@@ -35,7 +35,7 @@ use cnet_tap::{InterfaceConfig, TapError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::{self, report};
-use crate::program::{event_loop, write_err, write_out};
+use crate::program::{DENY_METADATA, event_loop, metadata_is_denied, write_err, write_out};
 use cnet_dataplane::{NetworkConfig, PortPlan, Quirks};
 use cnet_netd::Instance;
 use cnet_netd::outside::{Host, HostFiles};
@@ -48,13 +48,12 @@ mod args;
 mod exit;
 mod link;
 mod source;
-mod target;
 
+use crate::target::Target;
 use api::{Api, ApiSocket};
 use args::{Invocation, Options};
 use exit::{ExitEvent, ExitFd};
 use link::Link;
-use target::Target;
 
 /// The smallest MTU of a link with IPv6 (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
@@ -155,15 +154,6 @@ fn interface(config: &NetworkConfig, port: &PortPlan) -> InterfaceConfig {
     interface
 }
 
-/// The variable of the environment that refuses the cloud's instance metadata: callers of slirp4netns
-/// have no option for it.
-const DENY_METADATA: &str = "CNET_DENY_METADATA";
-
-/// Any value but `0` and none at all says yes.
-fn metadata_is_denied(value: Option<OsString>) -> bool {
-    value.is_some_and(|value| !value.is_empty() && value != "0")
-}
-
 /// What is asked of the host while the program runs, which no file is in sight of then.
 fn host(options: &Options, target: Option<&Target>) -> anyhow::Result<Host> {
     let absolute = options.api_socket.as_ref().map(std::path::absolute);
@@ -210,7 +200,7 @@ fn network(options: &Options) -> anyhow::Result<(NetworkConfig, PortPlan)> {
         ..Quirks::slirp4netns()
     };
     // As slirp4netns, which has no such guard; its callers bring their own.
-    config.policy.allow_metadata = !metadata_is_denied(std::env::var_os(DENY_METADATA));
+    config.policy.allow_metadata = !metadata_is_denied();
     if config.policy.allow_metadata {
         tracing::info!(
             "the cloud's instance metadata can be reached; {DENY_METADATA}=1 refuses it"
@@ -334,16 +324,4 @@ fn summary(options: &Options, config: &NetworkConfig) -> String {
         );
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metadata_is_denied_by_any_value_that_says_yes() {
-        let denied = |value: &str| metadata_is_denied(Some(value.into()));
-        assert!(denied("1") && denied("yes"));
-        assert!(!denied("0") && !denied("") && !metadata_is_denied(None));
-    }
 }

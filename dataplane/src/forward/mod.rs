@@ -57,6 +57,9 @@ pub struct Rule {
     pub both_families: bool,
     /// Port and addresses of the container.
     pub container: ContainerEnd,
+    /// Whether clients of the host's loopback are brought to the container's loopback, and not to its
+    /// own addresses.
+    pub to_loopback: bool,
 }
 
 impl Rule {
@@ -67,6 +70,7 @@ impl Rule {
             host,
             both_families: false,
             container: container.into(),
+            to_loopback: false,
         }
     }
 

@@ -16,7 +16,7 @@
 //! A UDP forward's socket is in the core and in the host table for as long as its place is taken.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
@@ -325,7 +325,7 @@ impl Forwards {
             else {
                 return;
             };
-            let end = open.rule.container;
+            let (end, to_loopback) = (open.rule.container, open.rule.to_loopback);
             if self.paused.is_some_and(|until| until > now) {
                 return;
             }
@@ -345,10 +345,15 @@ impl Forwards {
                     let Some(container) = self.end_for(now, end, address.ip()) else {
                         continue;
                     };
+                    let spliced_to = match to_loopback {
+                        true => loopback_of(container),
+                        false => container,
+                    };
                     let client = Client {
                         fd,
                         address,
                         container,
+                        spliced_to,
                     };
                     self.route_client(now, client, driver);
                 }
@@ -400,6 +405,7 @@ impl Forwards {
             fd,
             address,
             container,
+            ..
         } = client;
         let socket = driver.hosts.insert(fd, address.is_ipv6(), false);
         driver.with_core(|core, io| core.handle_accept(now, container, address, socket, io));
@@ -491,8 +497,9 @@ impl Forwards {
             if !to.is_behind(&open.rule) {
                 continue;
             }
-            let mut ends = open.rule.container.in_order(open.bound.ip());
-            let wanted = ends.any(&serves);
+            let ends = open.rule.container.in_order(open.bound.ip());
+            let to_loopback = open.rule.to_loopback;
+            let wanted = { ends }.any(|end| serves(end) || to_loopback && serves(loopback_of(end)));
             let token = Token::new(TokenKind::Forward, slot as u32, open.id.0);
             if wanted != listens
                 && let Err(error) = socket.set_listening(&self.epoll, token, wanted)
@@ -562,6 +569,15 @@ impl ForwardSocket {
         *listens = wanted;
         Ok(())
     }
+}
+
+/// The same port of the loopback address of the same family.
+fn loopback_of(end: SocketAddr) -> SocketAddr {
+    let address: IpAddr = match end {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(address, end.port())
 }
 
 /// Hears no more of a container's listeners.

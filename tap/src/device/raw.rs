@@ -65,6 +65,18 @@ pub fn sender(ifindex: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A non-blocking socket that hears every frame of the interface `ifindex` of the current network
+/// namespace, those that it sends too.
+///
+/// # Errors
+///
+/// As [`sender`].
+pub fn listener(ifindex: u32) -> io::Result<OwnedFd> {
+    let socket = packet_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    bind(&socket, ifindex, ETH_P_ALL.to_be())?;
+    Ok(socket)
+}
+
 /// A non-blocking socket for all frames on `interface` of the current network namespace.
 ///
 /// # Errors

@@ -116,6 +116,7 @@ impl TapRequest {
             gateways: self.gateways.clone(),
             tx_queue_len: self.tx_queue_len,
             joins_others: true,
+            ..InterfaceConfig::default()
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The socket helper: a small process that stands in a container's network namespace and makes TCP
-//! sockets there.
+//! The socket helper: a small process that stands in a container's network namespace and makes TCP and
+//! UDP sockets there.
 //!
 //! # Theory of operation
 //!
@@ -44,9 +44,10 @@ use crate::unix;
 /// The most sockets asked for at once; fewer than [`unix::MAX_DESCRIPTORS`].
 pub const MAX_SOCKETS: u8 = 64;
 
-/// The first byte of a request and of its answer: the family.
+/// The first byte of a request and of its answer: the family, for datagrams with [`DATAGRAM`].
 const V4: u8 = 4;
 const V6: u8 = 6;
+const DATAGRAM: u8 = 0x10;
 /// The first byte of the answer that carries [`Diagnostics`].
 const DIAGNOSTICS: u8 = b'd';
 
@@ -55,7 +56,7 @@ const DIAGNOSTICS: u8 = b'd';
 pub struct Supply {
     /// Whether they are for IPv6.
     pub v6: bool,
-    /// Unconnected TCP sockets, non-blocking and close-on-exec. Fewer than were asked for where a
+    /// Unconnected sockets, non-blocking and close-on-exec. Fewer than were asked for where a
     /// limit of descriptors is reached.
     pub sockets: Vec<OwnedFd>,
 }
@@ -125,7 +126,20 @@ impl SocketHelper {
     ///
     /// As send(2): `EPIPE` when the helper has ended, `EAGAIN` when it does not listen.
     pub fn ask(&self, v6: bool, count: u8) -> io::Result<()> {
-        let request = [if v6 { V6 } else { V4 }, count.min(MAX_SOCKETS)];
+        self.request(if v6 { V6 } else { V4 }, count)
+    }
+
+    /// As [`ask`](Self::ask), for UDP sockets.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn ask_datagram(&self, v6: bool, count: u8) -> io::Result<()> {
+        self.request(DATAGRAM | if v6 { V6 } else { V4 }, count)
+    }
+
+    fn request(&self, kind: u8, count: u8) -> io::Result<()> {
+        let request = [kind, count.min(MAX_SOCKETS)];
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rustix::net::send(&self.socket, &request, flags)?;
         Ok(())
@@ -148,7 +162,7 @@ impl SocketHelper {
                 Ok(Some(Answer::Diagnostics(diagnostics)))
             }
             Ok((_, sockets)) => Ok(Some(Answer::Sockets(Supply {
-                v6: family == [V6],
+                v6: family == [V6] || family == [DATAGRAM | V6],
                 sockets,
             }))),
             Err(Errno::AGAIN) => Ok(None),
@@ -214,16 +228,18 @@ fn serve(socket: &OwnedFd) -> rustix::io::Result<()> {
             Err(e) => return Err(e),
         }
     };
-    let (V4 | V6, 2) = (request[0], length) else {
-        return Err(Errno::INVAL);
+    let kind = match request[0] & DATAGRAM {
+        0 => SocketType::STREAM,
+        _ => SocketType::DGRAM,
     };
-    let family = match request[0] {
-        V6 => AddressFamily::INET6,
-        _ => AddressFamily::INET,
+    let family = match (request[0] & !DATAGRAM, length) {
+        (V4, 2) => AddressFamily::INET,
+        (V6, 2) => AddressFamily::INET6,
+        _ => return Err(Errno::INVAL),
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let sockets = (0..request[1].min(MAX_SOCKETS))
-        .map_while(|_| rustix::net::socket_with(family, SocketType::STREAM, flags, None).ok());
+        .map_while(|_| rustix::net::socket_with(family, kind, flags, None).ok());
     let sockets: Vec<OwnedFd> = sockets.collect();
     let borrowed: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
     unix::send(socket, &[&request[..1]], &borrowed, SendFlags::empty()).map(drop)

@@ -29,6 +29,7 @@ use rustix::net::{AddressFamily as SocketFamily, SocketFlags, SocketType};
 
 use crate::error::TapError;
 
+pub mod host_link;
 pub mod policy_routing;
 mod rtnetlink;
 
@@ -49,12 +50,29 @@ pub struct InterfaceConfig {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Where default routes lead; each must be on a subnet of `addresses`.
     pub gateways: Vec<IpAddr>,
+    /// Further routes. One whose gateway is on no subnet of `addresses` counts as on the link.
+    pub routes: Vec<Route>,
     /// Packets the queue towards the TAP holds (`txqueuelen`); `None` keeps the kernel's 1000.
     pub tx_queue_len: Option<u32>,
+    /// Whether it stays down and without addresses and routes: what is in the container brings it up.
+    pub stays_down: bool,
     /// Whether default routes that are there already keep their place: these get a metric above
     /// theirs, which rises with the interface's index. When the earlier interface goes, the next
     /// one's routes are there to take over.
     pub joins_others: bool,
+}
+
+/// A route through an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// What it leads to: an address, and how many of its bits count.
+    pub destination: (IpAddr, u8),
+    /// The next router; `None` for what is on the link.
+    pub gateway: Option<IpAddr>,
+    /// The address to send from, where it is not the kernel's choice.
+    pub source: Option<IpAddr>,
+    /// Its metric; 0 leaves it to the kernel.
+    pub metric: u32,
 }
 
 /// What a default route that joins others has on top of the interface's index. The kernel gives
@@ -100,6 +118,9 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool
             .set_link(ifindex, LinkAttribute::TxQueueLen(length))
             .map_err(failed(format!("set the queue length to {length}")))?;
     }
+    if cfg.stays_down {
+        return Ok(true);
+    }
     rtnetlink
         .set_up(ifindex)
         .map_err(failed("bring it up".to_owned()))?;
@@ -128,6 +149,17 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool
         rtnetlink
             .set_default_route(ifindex, gateway, rtnetlink::MAIN, metric)
             .map_err(failed(format!("add a default route via {gateway}")))?;
+    }
+    // Gateways are reached by routes to the link, so those come first.
+    let usable = |route: &&Route| whole || route.destination.0.is_ipv4();
+    let routes = cfg.routes.iter().filter(usable);
+    let (via, on_link): (Vec<&Route>, Vec<&Route>) =
+        routes.partition(|route| route.gateway.is_some());
+    for route in on_link.into_iter().chain(via) {
+        let (to, len) = route.destination;
+        rtnetlink
+            .set_route(ifindex, route)
+            .map_err(failed(format!("add a route to {to}/{len}")))?;
     }
     Ok(whole)
 }

@@ -12,12 +12,16 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use rustix::io::Errno;
+
+use super::Route;
 use crate::error::TapError;
 use crate::netlink;
 
@@ -101,27 +105,42 @@ impl Rtnetlink {
         table: u32,
         metric: Option<u32>,
     ) -> io::Result<()> {
-        let mut route = RouteMessage::default();
-        route.header.address_family = family(gateway);
+        let mut message = route_message(ifindex, family(gateway), Some(gateway), metric);
         // A number of more than a byte stands in the attribute alone (rtnetlink(7)).
-        route.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-        route.attributes.push(RouteAttribute::Table(table));
-        // RTPROT_BOOT is what ip(8) gives a route set by hand.
-        route.header.protocol = RouteProtocol::Boot;
-        route.header.scope = RouteScope::Universe;
-        route.header.kind = RouteType::Unicast;
-        route
-            .attributes
-            .push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
-        route.attributes.push(RouteAttribute::Oif(ifindex));
-        route
-            .attributes
-            .extend(metric.map(RouteAttribute::Priority));
-        self.request(
-            RouteNetlinkMessage::NewRoute(route),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map(drop)
+        message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        message.attributes.push(RouteAttribute::Table(table));
+        self.add_route(message)
+    }
+
+    /// Sets a route in the main table.
+    pub(super) fn set_route(&mut self, ifindex: u32, route: &Route) -> io::Result<()> {
+        let (to, len) = route.destination;
+        let metric = (route.metric != 0).then_some(route.metric);
+        let mut message = route_message(ifindex, family(to), route.gateway, metric);
+        message.header.destination_prefix_length = len;
+        if route.gateway.is_none() {
+            message.header.scope = RouteScope::Link;
+        }
+        let to = (len != 0).then(|| RouteAttribute::Destination(to.into()));
+        message.attributes.extend(to);
+        let from = route.source.map(RouteAddress::from);
+        let from = from.map(RouteAttribute::PrefSource);
+        message.attributes.extend(from);
+        let added = self.add_route(message.clone());
+        match &added {
+            // No route leads to the gateway.
+            Err(error) if route.gateway.is_some() && is_unreachable(error) => {
+                message.header.flags |= RouteFlags::Onlink;
+                self.add_route(message)
+            }
+            _ => added,
+        }
+    }
+
+    fn add_route(&mut self, message: RouteMessage) -> io::Result<()> {
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(RouteNetlinkMessage::NewRoute(message), flags)
+            .map(drop)
     }
 
     /// Sends one request and reads up to its acknowledgement; gives the message that came before
@@ -190,6 +209,36 @@ impl Rtnetlink {
             "no acknowledgement",
         ))
     }
+}
+
+/// A default route through an interface, in the main table.
+fn route_message(
+    ifindex: u32,
+    family: AddressFamily,
+    gateway: Option<IpAddr>,
+    metric: Option<u32>,
+) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = family;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    // RTPROT_BOOT is what ip(8) gives a route set by hand.
+    route.header.protocol = RouteProtocol::Boot;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    let gateway = gateway.map(RouteAddress::from);
+    let gateway = gateway.map(RouteAttribute::Gateway);
+    route.attributes.extend(gateway);
+    route.attributes.push(RouteAttribute::Oif(ifindex));
+    let metric = metric.map(RouteAttribute::Priority);
+    route.attributes.extend(metric);
+    route
+}
+
+/// Whether a route was refused because none leads to its gateway: ENETUNREACH for IPv4, EHOSTUNREACH
+/// for IPv6 (`net/ipv4/fib_semantics.c`, `net/ipv6/route.c`).
+fn is_unreachable(error: &io::Error) -> bool {
+    let unreachable = [Errno::NETUNREACH, Errno::HOSTUNREACH];
+    Errno::from_io_error(error).is_some_and(|errno| unreachable.contains(&errno))
 }
 
 /// The family of an address.

@@ -21,6 +21,7 @@ pub fn config() -> InterfaceConfig {
         gateways: vec!["10.0.2.2".parse().unwrap(), "fd00::2".parse().unwrap()],
         tx_queue_len: Some(4000),
         joins_others: false,
+        ..InterfaceConfig::default()
     }
 }
 

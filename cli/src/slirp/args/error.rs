@@ -1,5 +1,6 @@
 //! What is wrong with a command line. The texts are slirp4netns's where it has one.
 
+use crate::getopt::SyntaxError;
 use cnet_dataplane::{MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::{Subnet, SubnetError};
 
@@ -7,8 +8,8 @@ use cnet_wire::prefixes::{Subnet, SubnetError};
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum ArgsError {
     /// getopt_long(3) refuses it.
-    #[error("{0}")]
-    Syntax(String),
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
     /// Neither PID nor PATH.
     #[error("a PID or a PATH is needed")]
     NoTarget,

@@ -24,10 +24,11 @@ use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
 
 mod error;
-mod getopt;
+mod options;
 
+use crate::getopt::{Word, Words, between, number, station_mac};
 pub(crate) use error::ArgsError;
-use getopt::{Key, Word, Words};
+use options::{Key, SPECS};
 
 /// The usage line, for a program that was called as `program`.
 pub(crate) fn usage(program: &str) -> String {
@@ -165,7 +166,7 @@ pub(crate) struct Options {
 /// See [`ArgsError`]. slirp4netns shows its usage on each of them.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, ArgsError> {
     let mut given = Given::default();
-    for word in Words::new(args.into_iter()) {
+    for word in Words::new(args.into_iter(), &SPECS) {
         let ended = match word? {
             Word::Option(key, value) => given.take(key, value)?,
             Word::Operand(operand) => {
@@ -242,7 +243,7 @@ impl Given {
             Key::OutboundV6 => self.outbound_v6 = Some(Source::from(&*text)),
             Key::DisableDns => self.disable_dns = true,
             Key::Mac => {
-                let mac = mac_address(&text).ok_or_else(|| ArgsError::Mac(text.to_string()))?;
+                let mac = station_mac(&text).ok_or_else(|| ArgsError::Mac(text.to_string()))?;
                 self.mac = Some(mac);
             }
             Key::TargetType => self.bess = is_bess(&text)?,
@@ -329,21 +330,6 @@ impl Given {
     }
 }
 
-/// A number as strtol(3) reads it: blanks before it and a sign are skipped, nothing may follow it.
-fn number(text: &str) -> Option<i32> {
-    let blank = |c: char| c.is_ascii_whitespace() || c == '\u{b}';
-    let text = text.trim_start_matches(blank);
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|_| plain)
-}
-
-/// A number from `first` to `last`.
-fn between<N: TryFrom<i32> + PartialOrd>(text: &str, first: N, last: N) -> Option<N> {
-    let number = N::try_from(number(text)?).ok()?;
-    (first <= number && number <= last).then_some(number)
-}
-
 fn descriptor(option: &'static str, text: &str) -> Result<i32, ArgsError> {
     let number = number(text).filter(|&number| number >= 0);
     number.ok_or(ArgsError::Descriptor(option))
@@ -396,18 +382,6 @@ fn tap_name(text: &OsStr) -> Result<String, ArgsError> {
         true => Err(ArgsError::TapName(name)),
         false => Ok(name),
     }
-}
-
-fn mac_address(text: &str) -> Option<MacAddr> {
-    let mut octets = [0; 6];
-    let mut parts = text.split(':');
-    for octet in &mut octets {
-        let part = parts.next()?;
-        let hex = (1..=2).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
-        *octet = u8::from_str_radix(part, 16).ok().filter(|_| hex)?;
-    }
-    let mac = MacAddr(octets);
-    (parts.next().is_none() && !mac.is_multicast() && !mac.is_zero()).then_some(mac)
 }
 
 #[cfg(test)]

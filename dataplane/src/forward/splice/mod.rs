@@ -13,8 +13,8 @@
 //!
 //! Those for which the core decides so ([`cnet_nat::forward`]): the client has a loopback address.
 //!
-//! The connection is made to the container's own address, as through the TAP, and never to its
-//! loopback: a service that listens on loopback alone has not been published, and one that trusts
+//! The connection is made to the container's own address, as through the TAP, and not to its
+//! loopback unless the rule asks for that: a service that listens on loopback alone has not been published, and one that trusts
 //! loopback must not meet a stranger there. The kernel takes the address that is connected to as
 //! the source as well, so that the container sees itself as the client. That also tells whether the
 //! container has the address at all: if the source is another, the connection would leave through
@@ -101,6 +101,8 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// Where in the container it is to come.
     pub(crate) container: SocketAddr,
+    /// Where it comes by a splice: there, or to the same port of the container's loopback.
+    pub(crate) spliced_to: SocketAddr,
 }
 
 /// A port's socket helper.
@@ -317,13 +319,13 @@ impl Splices {
             let _ = sockopt::set_socket_keepalive(fd, true);
             let _ = sockopt::set_socket_oobinline(fd, true);
         }
-        match rustix::net::connect(&socket, &client.container) {
+        match rustix::net::connect(&socket, &client.spliced_to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => return Err(client),
         }
         let source = rustix::net::getsockname(&socket);
         let source = source.ok().and_then(|a| SocketAddr::try_from(a).ok());
-        if source.is_none_or(|source| source.ip() != client.container.ip()) {
+        if source.is_none_or(|source| source.ip() != client.spliced_to.ip()) {
             return Err(client);
         }
         let index = match self.free.pop() {
@@ -555,6 +557,7 @@ mod tests {
             fd: fd.into(),
             address,
             container,
+            spliced_to: container,
         }
     }
 

@@ -67,15 +67,6 @@ pub(super) const SOCKET: Alternatives = {
     ]
 };
 
-/// socket(2) in a container's namespace: TCP alone.
-pub(super) const TCP_SOCKET: Alternatives = {
-    const STREAM: u64 = libc::SOCK_STREAM as u64;
-    &[
-        &[is(0, libc::AF_INET as u64), bits(1, 0xf, STREAM)],
-        &[is(0, libc::AF_INET6 as u64), bits(1, 0xf, STREAM)],
-    ]
-};
-
 /// ioctl(2).
 pub(super) const IOCTL: Alternatives = {
     /// `SIOCOUTQNSD` (linux/sockios.h), which libc lacks.

@@ -68,7 +68,7 @@ const CALLS: &[Call] = calls![
     PACKETS SYS_splice "bytes between two connections, without a copy",
     PACKETS SYS_pipe2 "where spliced bytes are in between",
     PACKETS SYS_socket(SOCKET) "flows, published ports, DNS queries",
-    SOCKET_HELPER SYS_socket(TCP_SOCKET) "its one task",
+    SOCKET_HELPER SYS_socket(SOCKET) "its one task",
     PACKETS SYS_connect "flows to the world",
     PACKETS SYS_bind "published ports, sources of flows",
     PACKETS SYS_listen "published TCP ports",

@@ -9,50 +9,51 @@ use cnet_tap::watch::{self, PathWatch};
 use cnet_tap::{Namespaces, TapError};
 use tokio::io::Interest;
 
-use super::args;
 use cnet_tap::async_fd::AsyncOwnedFd;
 
 /// What is watched.
 #[derive(Debug)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Process(OwnedFd),
     Path(PathWatch),
 }
 
 impl Target {
-    /// Pins the namespaces, and what tells of their end.
-    pub(super) fn pin(
-        target: &args::Target,
+    /// Pins the network namespace at `path`, and what tells of its end.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such namespace, or no right to enter it.
+    pub(crate) fn pin_path(
+        path: &Path,
         userns: Option<&Path>,
     ) -> anyhow::Result<(Target, Namespaces)> {
-        if let Some(path) = userns
-            && !path.exists()
-        {
-            bail!("userns path doesn't exist: {}", path.display());
-        }
-        match target {
-            args::Target::Process(pid) => Target::pin_process(*pid, userns),
-            args::Target::TapFd(_) | args::Target::Bess(_) => {
-                bail!("there are no namespaces to enter")
-            }
-            args::Target::Path(path) => {
-                path.metadata()
-                    .with_context(|| format!("existing path expected, not {}", path.display()))?;
-                // Files of /proc send no events: such a path is watched by its process.
-                let target = match watch::process_of(path) {
-                    Some(pid) => Target::Process(watch::pidfd(pid)?),
-                    None => Target::Path(PathWatch::new(path)?),
-                };
-                let namespaces = Namespaces::from_paths(path, userns)?;
-                target
-                    .still_there()
-                    .with_context(|| path.display().to_string())?;
-                Ok((target, namespaces))
-            }
-        }
+        check_userns(userns)?;
+        path.metadata()
+            .with_context(|| format!("existing path expected, not {}", path.display()))?;
+        // Files of /proc send no events: such a path is watched by its process.
+        let target = match watch::process_of(path) {
+            Some(pid) => Target::Process(watch::pidfd(pid)?),
+            None => Target::Path(PathWatch::new(path)?),
+        };
+        let namespaces = Namespaces::from_paths(path, userns)?;
+        target
+            .still_there()
+            .with_context(|| path.display().to_string())?;
+        Ok((target, namespaces))
     }
 
-    fn pin_process(pid: i32, userns: Option<&Path>) -> anyhow::Result<(Target, Namespaces)> {
+    /// Pins the network namespace of a process, and what tells of its end. Without `userns`, the
+    /// process's user namespace is entered as well.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process, or no right to enter its namespaces.
+    pub(crate) fn pin_process(
+        pid: i32,
+        userns: Option<&Path>,
+    ) -> anyhow::Result<(Target, Namespaces)> {
+        check_userns(userns)?;
         // The pidfd first: if the process is still there afterwards, both are of the same one.
         let target = Target::Process(watch::pidfd(pid)?);
         let namespaces = match userns {
@@ -83,7 +84,7 @@ impl Target {
     }
 
     /// The path whose end is watched for.
-    pub(super) fn watched(&self) -> Option<PathBuf> {
+    pub(crate) fn watched(&self) -> Option<PathBuf> {
         match self {
             Target::Process(_) => None,
             Target::Path(path) => Some(path.path().to_owned()),
@@ -106,7 +107,7 @@ impl Target {
     /// # Errors
     ///
     /// When it cannot be watched.
-    pub(super) fn watch(self, host: Host) -> anyhow::Result<impl Future<Output = ()>> {
+    pub(crate) fn watch(self, host: Host) -> anyhow::Result<impl Future<Output = ()>> {
         let fd = self.as_fd().try_clone_to_owned();
         let fd = fd.and_then(|fd| AsyncOwnedFd::new(fd, Interest::READABLE));
         let fd = fd.context("cannot watch the target")?;
@@ -127,6 +128,15 @@ impl Target {
                 }
             }
         })
+    }
+}
+
+fn check_userns(userns: Option<&Path>) -> anyhow::Result<()> {
+    match userns {
+        Some(path) if !path.exists() => {
+            bail!("userns path doesn't exist: {}", path.display())
+        }
+        _ => Ok(()),
     }
 }
 
