@@ -18,4 +18,5 @@ mod confinement;
 mod metrics;
 mod nat_behaviour;
 mod option_by_option;
+mod podman_cni;
 mod programs;

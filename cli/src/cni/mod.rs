@@ -125,6 +125,7 @@ async fn add(environment: &Environment, configuration: &Configuration) -> Result
         );
         return Err(Error::new(Code::Refused, message));
     }
+    plugin::come_here(&network).await?;
     let mut names = names(environment).into_iter().map(Some).chain([None]);
     let joined = loop {
         let name = names.next().unwrap_or_default();

@@ -220,6 +220,7 @@ async fn setup(netns: &str, request: &ContainerRequest) -> anyhow::Result<Value>
             attach = attach.publish(port);
         }
     }
+    plugin::come_here(&network).await?;
     let joined = network.attach(Target::Path(netns.into()), attach).await?;
     Ok(status(&network, &joined))
 }
