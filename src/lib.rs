@@ -11,6 +11,7 @@ mod filter;
 mod host_access;
 pub mod log;
 pub mod network;
+pub mod policy;
 pub mod publish;
 pub mod start;
 pub mod vm;

@@ -179,6 +179,9 @@ impl Network {
         io: &mut Io<'_, E>,
     ) -> Result<(), DropReason> {
         let mut verdict = self.switch.judge(now, ingress, frame);
+        if verdict == Verdict::Refuse {
+            self.tell_refusal(now, ingress, frame, io);
+        }
         if self.router.policy().has_rules(Direction::Between) {
             verdict = self.ask_policy(now, ingress, frame, verdict)?;
         }
@@ -213,7 +216,8 @@ impl Network {
         verdict: Verdict,
     ) -> Result<Verdict, DropReason> {
         let ip = match (verdict, &frame.l3) {
-            (Verdict::Port(PortId::ROUTER) | Verdict::Drop(_), _) | (_, L3::Arp) => {
+            (Verdict::Port(PortId::ROUTER) | Verdict::Drop(_) | Verdict::Refuse, _)
+            | (_, L3::Arp) => {
                 return Ok(verdict);
             }
             (_, L3::Ip(ip)) => ip,
@@ -240,6 +244,22 @@ impl Network {
                 Ok(Verdict::Port(PortId::ROUTER))
             }
             (Decision::Refuse(_), _) => Err(DropReason::Policy),
+        }
+    }
+
+    /// The switch has refused the frame by what is allowed to containers: the sender is told.
+    #[cold]
+    fn tell_refusal<E: Env>(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        io: &mut Io<'_, E>,
+    ) {
+        let L3::Ip(ip) = &frame.l3 else { return };
+        if ip.fragment.is_none() {
+            let packet = Packet::new(now, ingress, frame, ip);
+            self.at_router(io, |router, _, io| router.tell_refusal(&packet, io));
         }
     }
 

@@ -1,11 +1,14 @@
 //! Containers that come and go.
 
+use std::sync::Arc;
+
 use cnet_nat::gateway::Lease;
 use cnet_nat::io::{Env, Io};
 use cnet_nat::policy::PeerFilter;
 use cnet_nat::router::PortFlows;
 use cnet_vswitch::port::{self, AddPortError, PortConfig, PortCounters};
 use cnet_wire::PortId;
+use cnet_wire::access::Access;
 use cnet_wire::time::Instant;
 
 use crate::Network;
@@ -51,6 +54,19 @@ impl Network {
     /// policy; without a call no filter does.
     pub fn set_port_filter(&mut self, port: PortId, filter: PeerFilter) {
         self.router.policy_mut().set_port_filter(port, filter);
+    }
+
+    /// Has `access` be what is allowed to the container at `port`, `None` for everything, and ends what is
+    /// open and not allowed any more ([`cnet_nat::router::Router::set_access`]).
+    pub fn set_access<E: Env>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        access: Option<Arc<Access>>,
+        io: &mut Io<'_, E>,
+    ) {
+        self.switch.set_access(port, access.clone());
+        self.at_router(io, |router, _, io| router.set_access(now, port, access, io));
     }
 
     /// What came in from `port`, and what was dropped there.

@@ -1,6 +1,7 @@
 //! What a network is to be, and what a container on it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cnet_nat::flow::Limits;
@@ -9,7 +10,7 @@ use cnet_nat::policy::{PeerFilter, Policy};
 use cnet_tap::InterfaceConfig;
 use cnet_vswitch::PortRole;
 use cnet_wire::MacAddr;
-
+use cnet_wire::access::Access;
 use cnet_wire::prefixes::{Ipv4Plan, Ipv6Plan, gateway_mac};
 
 use crate::LocalPorts;
@@ -170,6 +171,8 @@ pub struct PortPlan {
     pub filter: PeerFilter,
     /// What is behind the port.
     pub role: PortRole,
+    /// What policies allow to it; `None` where none selects it.
+    pub access: Option<Arc<Access>>,
     /// What is behind an uplink may offer DHCP and advertise routers.
     pub offers_services: bool,
 }

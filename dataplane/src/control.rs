@@ -1,9 +1,11 @@
 //! The handle that a running network is steered by.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use cnet_tap::SocketHelper;
 use cnet_tap::socket::Diagnostics;
+use cnet_wire::access::Access;
 use tokio::sync::oneshot;
 
 use crate::forward::Replaced;
@@ -209,6 +211,14 @@ impl Control {
     pub fn set_host_addresses(&self, addresses: &[IpAddr]) {
         for worker in self.workers.iter() {
             worker.send(Command::SetHostAddresses(addresses.to_vec()));
+        }
+    }
+
+    /// Tells what is allowed to the containers at these ports from now on, `None` for everything. What is
+    /// open and not allowed any more ends.
+    pub fn set_access(&self, list: Vec<(PortId, Option<Arc<Access>>)>) {
+        for worker in self.workers.iter() {
+            worker.send(Command::SetAccess(list.clone()));
         }
     }
 

@@ -45,6 +45,7 @@ pub use cnet_nat::host::{DnsQuery, QueryId, Transport};
 pub use cnet_nat::policy::{HostAccess, PeerFilter, Prefix, Rule as PolicyRule};
 pub use cnet_vswitch::PortRole;
 pub use cnet_wire::PortId;
+pub use cnet_wire::access::Access;
 pub use cnet_wire::conversation::{Direction, Refusal};
 pub use config::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS, NetworkConfig, PortPlan};
 pub use control::Control;

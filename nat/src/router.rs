@@ -41,6 +41,7 @@ mod config;
 mod gateway_addresses;
 mod port_lifecycle;
 mod prefetch;
+mod refusal;
 mod solicit;
 
 use backlog::{BACKLOG_ROUNDS, Backlog};

@@ -62,7 +62,7 @@ use crate::host_routes::HostRouteWatch;
 use crate::instance::{Instance, InstanceError, peer_filter};
 use crate::ipam::{Ipam, IpamError};
 use crate::journal::Record;
-use crate::members::{self, ActionHandler, Members};
+use crate::members::{self, ActionHandler, Members, Policies};
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
 use crate::peers::{self, PeersError, Uplink};
@@ -387,6 +387,8 @@ async fn start_network(
     (policy, host, pid): (Policy, Host, u32),
 ) -> Result<Arc<Members>, ProcessError> {
     let ipam = Ipam::load(directories.leases(&definition.name), &definition)?;
+    let policies = Policies::load(directories.policies(&definition.name));
+    let policies = policies.map_err(system("cannot read the network's policies"))?;
     let names = MemberNames::new(&definition);
     let asked = host.clone();
     let lives = Box::new(move |records: &[Record]| asked.lives(records));
@@ -417,6 +419,7 @@ async fn start_network(
         pid,
         names,
         ipam,
+        policies,
     });
     routes.start(watched.0, watched.1);
     if let Some(uplink) = uplink {

@@ -86,7 +86,7 @@ pub async fn ask<T: DeserializeOwned>(
         Ok((status, collect(&mut body).await?))
     };
     let limit = match action {
-        Action::Inspect(_) | Action::Statistics(_) => LOOK_TIMEOUT,
+        Action::Inspect(_) | Action::Statistics(_) | Action::Policies(_) => LOOK_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     };
     let (status, answer) = timeout(limit, asked)

@@ -57,6 +57,7 @@ fn every_example_reads_and_is_written_like_that() {
             "published" => check::<Published>(text, true),
             "dns_log" => check::<DnsLogReport>(text, true),
             "statistics" => check::<StatisticsReport>(text, true),
+            "policies" => check::<PolicyReport>(text, true),
             "done" => check::<Nothing>(text, true),
             "event" => check::<Event>(text, true),
             "error" => check::<ErrorBody>(text, true),
@@ -72,11 +73,14 @@ fn every_example_reads_and_is_written_like_that() {
     });
     let names: std::collections::BTreeSet<String> = names.collect();
     let all = [
+        "apply_policies",
         "attach",
         "detach",
         "dns_log",
         "inspect",
+        "policies",
         "publish",
+        "remove_policies",
         "statistics",
         "stop",
         "unpublish",

@@ -36,6 +36,7 @@ use crate::vm::VmAddress;
 pub mod client;
 mod dns_log;
 mod event;
+mod policy;
 mod statistics;
 pub mod stream;
 pub(crate) mod text;
@@ -43,6 +44,7 @@ mod uplink;
 
 pub use dns_log::{DnsLog, DnsLogReport, LoggedQuery};
 pub use event::{Event, Events};
+pub use policy::{ApplyPolicies, PolicyReport, RemovePolicies};
 pub use statistics::{
     AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, RouterStatistics,
     StatisticsReport, TimeBucket,
@@ -107,6 +109,14 @@ pub enum Action {
     /// Tells what a container has asked for by DNS. 404 if there is no such container. Answered with
     /// a [`DnsLogReport`].
     DnsLog(DnsLog),
+    /// Takes policies in, and applies them to what is there and what is open. 400 if one is not
+    /// understood: none is taken in then. Answered with a [`PolicyReport`].
+    ApplyPolicies(ApplyPolicies),
+    /// Takes policies out. 404 if there is none of a name: none is taken out then. Answered with a
+    /// [`PolicyReport`].
+    RemovePolicies(RemovePolicies),
+    /// Tells the policies. Answered with a [`PolicyReport`].
+    Policies(Nothing),
     /// Ends the network process. 409 while containers are on the network, unless `force` is given,
     /// which detaches them. Answered with [`Nothing`], then done.
     Stop(Stop),
@@ -433,6 +443,8 @@ pub enum Answer {
     Statistics(StatisticsReport),
     /// To [`Action::DnsLog`].
     DnsLog(DnsLogReport),
+    /// To [`Action::ApplyPolicies`], [`Action::RemovePolicies`] and [`Action::Policies`].
+    Policies(PolicyReport),
     /// To the rest.
     Done(Nothing),
 }

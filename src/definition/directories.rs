@@ -197,6 +197,11 @@ impl Directories {
     pub fn leases(&self, network: &str) -> PathBuf {
         self.state.join(network).join("leases.toml")
     }
+
+    /// The policies of a network.
+    pub fn policies(&self, network: &str) -> PathBuf {
+        self.state.join(network).join("policies.json")
+    }
 }
 
 fn of_environment<T>(find: impl FnOnce(Places<'_>) -> T) -> T {

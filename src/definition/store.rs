@@ -334,6 +334,13 @@ impl Store {
         // Leases of a network that is gone do no harm: the next one of that name has other pools,
         // which they do not fit.
         let _ = fs::remove_file(&leases);
+        // Policies would apply to the next one.
+        let policies = self.directories.policies(name);
+        if let Err(error) = fs::remove_file(&policies)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(at(&policies)(error));
+        }
         let _ = leases.parent().map(fs::remove_dir);
         Ok(())
     }

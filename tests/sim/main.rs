@@ -11,6 +11,7 @@ mod hostile;
 mod many;
 mod model;
 mod plan;
+mod policy;
 mod prefetch;
 mod record;
 mod scenarios;

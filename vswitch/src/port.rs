@@ -2,8 +2,10 @@
 //! passed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::fdb::REFRESH_INTERVAL;
+use cnet_wire::access::Access;
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::drops::{DropCounters, DropReason};
 use cnet_wire::time::Instant;
@@ -162,6 +164,8 @@ pub(crate) struct Port {
     pub(crate) counters: PortCounters,
     /// Saves asking the tables about each frame.
     pub(crate) last_source: LastSource,
+    /// What policies allow; `None` where none selects the container.
+    pub(crate) access: Option<Arc<Access>>,
 }
 
 /// The source of the last frame admitted: what the tables said is the port's own, and when. Fresher
@@ -219,6 +223,7 @@ impl Port {
             config,
             counters: PortCounters::default(),
             last_source: LastSource::NONE,
+            access: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use cnet_wire::addr::{MacAddr, PortId, is_station};
 use cnet_wire::time::Instant;
 
+use crate::admit::conntrack::Conntrack;
 use crate::fdb::{AGEING, AddressTable, Claim, Fdb, MAC_HOLD, Refusal};
 use crate::port::{AddPortError, Lease};
 
@@ -28,6 +29,8 @@ pub struct Stations {
     ipv6_prefixes: Vec<(Ipv6Addr, u8)>,
     pub(crate) fdb: Fdb,
     pub(crate) addresses: AddressTable,
+    /// What containers that policies select have opened.
+    pub(crate) conntrack: Conntrack,
 }
 
 impl Stations {
@@ -36,6 +39,7 @@ impl Stations {
             ipv6_prefixes,
             fdb: Fdb::new(MAC_HOLD, seed),
             addresses: AddressTable::new(AGEING, seed),
+            conntrack: Conntrack::new(seed),
         }
     }
 
@@ -67,6 +71,7 @@ impl Stations {
     pub(crate) fn remove_port(&self, port: PortId) {
         self.fdb.remove_port(port);
         self.addresses.remove_port(port);
+        self.conntrack.remove_port(port);
     }
 
     /// Where `address` is: the port it is leased or granted to, or was learned from, and the MAC address

@@ -29,12 +29,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::admit::rules::{Pair, resolves_address};
 use crate::admit::{Source, admit};
 use crate::fdb::{AddressTable, Fdb};
 use crate::port::{AddPortError, LastSource, Port, PortConfig, PortCounters, PortRole};
 use crate::router_port::{Neighbours, RouterPort};
 use crate::stations::{Stations, SwitchConfig};
 use crate::uplink::{self, Question};
+use cnet_wire::access::Access;
 use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::arp::OP_REQUEST;
 use cnet_wire::drops::{DropCounters, DropReason};
@@ -59,6 +61,8 @@ pub enum Verdict {
     },
     /// Nowhere.
     Drop(DropReason),
+    /// Nowhere, by what policies allow: the sender is to be told.
+    Refuse,
 }
 
 /// What is left to do with a frame that the switch took in.
@@ -85,6 +89,8 @@ pub struct Switch {
     flooded: Vec<PortId>,
     /// How many of the ports are uplinks.
     uplinks: usize,
+    /// How many ports have a container that policies select.
+    selected: usize,
 }
 
 impl Switch {
@@ -105,12 +111,17 @@ impl Switch {
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
             uplinks: 0,
+            selected: 0,
         }
     }
 
     /// The same switch for another worker: the same ports and shared tables, its own counters.
     pub fn for_worker(&self) -> Switch {
-        let port = |p: &Port| Box::new(Port::new(p.config.clone()));
+        let port = |p: &Port| {
+            let mut port = Port::new(p.config.clone());
+            port.access.clone_from(&p.access);
+            Box::new(port)
+        };
         Switch {
             stations: Arc::clone(&self.stations),
             router: Port::new(self.router.config.clone()),
@@ -118,6 +129,7 @@ impl Switch {
             elsewhere: DropCounters::default(),
             flooded: Vec::new(),
             uplinks: self.uplinks,
+            selected: self.selected,
         }
     }
 
@@ -154,9 +166,20 @@ impl Switch {
     pub fn remove_port(&mut self, id: PortId) -> Option<PortCounters> {
         let port = self.ports.get_mut(id.0 as usize)?.take()?;
         self.stations.remove_port(id);
+        self.selected -= usize::from(port.access.is_some());
         self.elsewhere.add(&port.counters.drops);
         self.uplinks -= usize::from(port.config.role == PortRole::Uplink);
         Some(port.counters)
+    }
+
+    /// Has `access` be what policies allow to the container at `id`; `None` where none selects it. To be
+    /// called on every worker's switch.
+    pub fn set_access(&mut self, id: PortId, access: Option<Arc<Access>>) {
+        if let Some(port) = port_mut(&mut self.ports, id) {
+            self.selected += usize::from(access.is_some());
+            self.selected -= usize::from(port.access.is_some());
+            port.access = access;
+        }
     }
 
     /// Takes a frame in that came by `ingress`: admits it, writes it to the ports it goes to, and says
@@ -207,6 +230,7 @@ impl Switch {
                 })
             }
             Verdict::Drop(reason) => Err(reason),
+            Verdict::Refuse => Err(DropReason::Policy),
         }
     }
 
@@ -253,14 +277,63 @@ impl Switch {
             stations: &self.stations,
         };
         match admit(&mut source, frame) {
-            Ok(()) => self.forward(now, ingress, frame),
+            Ok(()) => {
+                let verdict = self.forward(now, ingress, frame);
+                match self.selected {
+                    0 => verdict,
+                    _ => self.ask_rules(now, ingress, frame, verdict),
+                }
+            }
             Err(reason) => Verdict::Drop(reason),
         }
+    }
+
+    /// Asks what policies allow about a frame that goes to one container. A frame to several is asked
+    /// about for each ([`Switch::flood`]).
+    fn ask_rules(
+        &self,
+        now: Instant,
+        ingress: PortId,
+        frame: &Frame<'_>,
+        verdict: Verdict,
+    ) -> Verdict {
+        let (Verdict::Port(egress), L3::Ip(ip)) = (verdict, &frame.l3) else {
+            return verdict;
+        };
+        let pair = self.pair(ingress, egress);
+        let passes = egress == PortId::ROUTER
+            || pair.is_open()
+            || resolves_address(frame, ip)
+            || pair.admits(now, frame, ip, &self.stations.conntrack);
+        match passes {
+            true => verdict,
+            false => Verdict::Refuse,
+        }
+    }
+
+    fn pair(&self, ingress: PortId, egress: PortId) -> Pair<'_> {
+        let access = |id: PortId| self.port(id)?.access.as_deref();
+        Pair {
+            sender: access(ingress),
+            receiver: access(egress),
+            ingress,
+        }
+    }
+
+    fn may_flood(&self, ingress: PortId, egress: PortId, frame: &Frame<'_>) -> bool {
+        let L3::Ip(ip) = &frame.l3 else {
+            return true;
+        };
+        let pair = self.pair(ingress, egress);
+        pair.is_open() || resolves_address(frame, ip) || pair.admits_flooded(frame, ip)
     }
 
     fn flood(&mut self, ingress: PortId, frame: &Frame<'_>, raw: &[u8], sink: &mut impl FrameSink) {
         let mut egresses = std::mem::take(&mut self.flooded);
         egresses.extend(self.flooded_to(ingress, frame));
+        if self.selected > 0 {
+            egresses.retain(|&egress| self.may_flood(ingress, egress, frame));
+        }
         for egress in egresses.drain(..) {
             write(egress, raw, sink);
         }

@@ -5,7 +5,7 @@
 //! outside to inside, into the values of [`ip`]). Writers: [`headers`] in front of a payload that stands in place already, [`segment`]
 //! and its reverse [`join`] for ports without offloads, [`checksum`] for both. Readers and writers of what a gateway speaks:
 //! [`icmp`], [`ndp`], [`dhcp`], [`dns`]; of what it translates: [`tcp`], [`udp`]; of tunnels: [`vxlan`]. Vocabulary that all
-//! crates share: [`addr`], [`drops`], [`time`], and what one crate asks of another as traits: [`sink`],
+//! crates share: [`addr`], [`access`], [`drops`], [`time`], and what one crate asks of another as traits: [`sink`],
 //! where frames leave the pure core, [`host`], the sockets it asks for, and [`stations`], who is where on
 //! the link. They stand here, below the crates that use them and the kit that tests them, so that one fake
 //! host serves the unit tests of all.
@@ -23,6 +23,7 @@
 //! A packet that is refused is an outcome, not an error: it is counted under its [`DropReason`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod addr;
 pub mod arp;
 pub mod checksum;

@@ -105,6 +105,11 @@ pub fn is_opening(l4: &[u8]) -> bool {
     l4.get(FLAGS).is_some_and(|b| b & (SYN | ACK) == SYN)
 }
 
+/// Whether the segment `l4` is the last one of its sender: FIN or RST.
+pub fn is_last(l4: &[u8]) -> bool {
+    l4.get(FLAGS).is_some_and(|b| b & (FIN | RST) != 0)
+}
+
 /// Makes `tcp`, a copy of a super-frame's header, that of its `n`th segment. The segment's payload
 /// stands at `offset` of the super-frame's. FIN and PSH stay on the last segment alone, CWR on the
 /// first alone (RFC 3168 section 6.1.2).

@@ -20,6 +20,7 @@ mod inspect;
 mod metrics;
 mod mistakes;
 mod network;
+mod policy;
 mod ps;
 mod publish;
 mod table;
@@ -65,6 +66,9 @@ pub(crate) enum Command {
     Inspect(inspect::InspectOptions),
     /// Show what passes, by container.
     Top(top::TopOptions),
+    /// Say who may speak to whom on a network.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Print what networks count, for Prometheus, or serve it.
     Metrics(metrics::MetricsOptions),
     /// Let programs of another user namespace, such as a container engine's, use the networks.
@@ -103,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Port(options) => attended(publish::port(options)),
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
+        Command::Policy(command) => attended(policy::policy(command)),
         Command::Metrics(options) => attended(metrics::metrics(options)),
         Command::Trust(options) => trust::trust(&options),
         Command::Doctor => doctor::doctor(),

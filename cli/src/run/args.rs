@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 
 use super::network_mode::NetworkMode;
 use crate::filter::FilterOptions;
+use crate::label::parse_label;
 use crate::sandbox::SandboxOptions;
 use cnet::PublishSpec;
 use cnet::definition::{DnsServer, MTU_RANGE, check_host_name, check_name, is_domain};
@@ -54,6 +55,10 @@ pub struct RunOptions {
     /// A further name on the network; may be given several times.
     #[arg(long = "alias", value_name = "NAME", requires = "network")]
     pub aliases: Vec<String>,
+
+    /// A note for programs and for policy; may be given several times. It needs --network NET.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, requires = "network")]
+    pub labels: Vec<(String, String)>,
 
     /// The IPv4 address on the network.
     #[arg(long, value_name = "ADDRESS", requires = "network")]

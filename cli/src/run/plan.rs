@@ -199,6 +199,7 @@ fn on_network_of(
     let network = Network::new(definition, store.directories().clone());
     let mut attach = Attach::new().name(&identity.name).id(&identity.id);
     attach.aliases.clone_from(&options.aliases);
+    attach.labels = options.labels.iter().cloned().collect();
     attach.ipv4 = options.ip;
     attach.ipv6 = options.ip6;
     attach.publish.clone_from(&options.publish);

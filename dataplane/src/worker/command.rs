@@ -9,6 +9,7 @@ use cnet_nat::policy::PeerFilter;
 use cnet_tap::SocketHelper;
 use cnet_tap::socket::Diagnostics;
 use cnet_vswitch::port::PortConfig;
+use cnet_wire::access::Access;
 use tokio::sync::oneshot;
 
 use crate::forward::{ForwardError, OpenForward, Replaced, Rule};
@@ -16,8 +17,8 @@ use crate::handoff::Inlet;
 use crate::port::{PortDevice, PortEnd, PortError, PortQueue, UplinkReport};
 use crate::{PortId, PortPlan, QueryId, Statistics};
 
-/// What a worker is asked to do. All but `Statistics`, `Delivered`, `SetHostAddresses`, `Stop` and
-/// `Worker` goes to the primary worker.
+/// What a worker is asked to do. All but `Statistics`, `Delivered`, `SetHostAddresses`, `SetAccess`,
+/// `Stop` and `Worker` goes to the primary worker.
 pub(crate) enum Command {
     AddPort(
         PortPlan,
@@ -42,10 +43,15 @@ pub(crate) enum Command {
     AnswerDns(Vec<(QueryId, Vec<u8>)>),
     /// To all workers: the host has these addresses now.
     SetHostAddresses(Vec<IpAddr>),
+    /// To all workers: this is allowed to the containers at these ports from now on.
+    SetAccess(AccessList),
     Stop,
     /// From another worker.
     Worker(WorkerEvent),
 }
+
+/// What is allowed to containers, by their ports; `None` for everything.
+pub(crate) type AccessList = Vec<(PortId, Option<Arc<Access>>)>;
 
 /// What workers tell each other.
 pub(crate) enum WorkerEvent {
@@ -64,6 +70,7 @@ pub(crate) struct AddedPort {
     pub(crate) queue: PortQueue,
     pub(crate) config: PortConfig,
     pub(crate) filter: PeerFilter,
+    pub(crate) access: Option<Arc<Access>>,
 }
 
 /// Where a worker takes its commands from.

@@ -32,6 +32,7 @@ use cnet_nat::policy::PeerFilter;
 use cnet_tap::device::TapQueue;
 use cnet_vswitch::port::PortConfig;
 use cnet_wire::PortId;
+use cnet_wire::access::Access;
 use cnet_wire::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -348,6 +349,11 @@ impl Worker {
                         .with_core(|core, io| core.answer_dns(now, id, &message, io));
                 }
             }
+            Command::SetAccess(list) => {
+                for (port, access) in list {
+                    self.set_access(now, port, access);
+                }
+            }
             Command::SetHostAddresses(addresses) => self.driver.core.set_host_addresses(addresses),
             Command::Stop => {}
             Command::Worker(event) => self.handle_worker_event(now, event)?,
@@ -370,13 +376,14 @@ impl Worker {
             mac,
         } = Device::open(device, workers)?;
         let addresses = plan.addresses().collect();
-        let filter = plan.filter.clone();
+        let (filter, access) = (plan.filter.clone(), plan.access.clone());
         let config = port_config(plan, mac);
         self.driver.core.add_port(id, config.clone())?;
         self.driver.core.set_port_filter(id, filter.clone());
+        self.set_access(now(), id, access.clone());
         match self.driver.ports.add(id, device, addresses) {
             Ok(end) => {
-                self.share_port(id, further, &config, &filter);
+                self.share_port(id, further, &config, (&filter, &access));
                 Ok((id, end))
             }
             Err(e) => {
@@ -393,7 +400,7 @@ impl Worker {
         id: PortId,
         queues: Vec<TapQueue>,
         config: &PortConfig,
-        filter: &PeerFilter,
+        (filter, access): (&PeerFilter, &Option<Arc<Access>>),
     ) {
         for (other, queue) in self.channels.peers.others.iter().zip(queues) {
             if let Some(queue) = self.driver.ports.queue_of(id, queue) {
@@ -401,10 +408,16 @@ impl Worker {
                     queue,
                     config: config.clone(),
                     filter: filter.clone(),
+                    access: access.clone(),
                 };
                 other.send(Command::Worker(WorkerEvent::PortAdded(Box::new(added))));
             }
         }
+    }
+
+    fn set_access(&mut self, now: Instant, id: PortId, access: Option<Arc<Access>>) {
+        self.driver
+            .with_core(|core, io| core.set_access(now, id, access, io));
     }
 
     fn remove_port(&mut self, now: Instant, id: PortId) -> Result<(), PortError> {
@@ -472,21 +485,24 @@ impl Worker {
             queue,
             config,
             filter,
+            access,
         } = added;
         let token = queue.token;
         let id = PortId(token.index());
-        let peers = &self.channels.peers;
         if let Err(error) = self.driver.core.add_port(id, config) {
             // Removed meanwhile, and its address given to another port: the primary worker knows.
-            peers.tell_primary(WorkerEvent::PortFailed(token, error.to_string()));
+            let failed = WorkerEvent::PortFailed(token, error.to_string());
+            self.channels.peers.tell_primary(failed);
             return;
         }
         self.driver.core.set_port_filter(id, filter);
+        self.set_access(now, id, access);
         if let Err(error) = self.driver.ports.add_queue(queue, Vec::new()) {
             self.driver
                 .with_core(|core, io| core.remove_port(now, id, io));
             let reason = PortError::Watch(error.to_string()).to_string();
-            peers.tell_primary(WorkerEvent::PortFailed(token, reason));
+            let failed = WorkerEvent::PortFailed(token, reason);
+            self.channels.peers.tell_primary(failed);
         }
     }
 }

@@ -16,16 +16,19 @@ mod rules;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
+use cnet_wire::access::{Access, Asked, Way};
 use cnet_wire::conversation::{Conversation, Decision, Direction, Refusal};
 use cnet_wire::frame::protocol;
 use cnet_wire::{Packet, PortId};
 
 pub(crate) use addresses::is_routable;
 use addresses::{embedded_ipv4, is_metadata, is_this_host};
+pub use cnet_wire::access::Prefix;
 pub use filter::PeerFilter;
 pub use host_access::HostAccess;
-pub use rules::{Prefix, Rule};
+pub use rules::Rule;
 
 /// The rules of one network.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +49,9 @@ pub struct Policy {
     pub filter: PeerFilter,
     /// The same for single containers, by their switch ports: both are asked.
     pub port_filters: BTreeMap<PortId, PeerFilter>,
+    /// What is allowed to containers that policies select, by their switch ports. Between containers the
+    /// switch asks the same.
+    pub access: BTreeMap<PortId, Arc<Access>>,
     /// The addresses that the host has now, for filters that refuse them.
     pub host_addresses: Vec<IpAddr>,
     /// IPv4 egress.
@@ -65,6 +71,7 @@ impl Default for Policy {
             allow_metadata: false,
             filter: PeerFilter::default(),
             port_filters: BTreeMap::new(),
+            access: BTreeMap::new(),
             host_addresses: Vec::new(),
             ipv4: true,
             ipv6: true,
@@ -77,7 +84,8 @@ impl Policy {
     /// Whether any rule or filter is about conversations of `direction`.
     #[inline]
     pub fn has_rules(&self, direction: Direction) -> bool {
-        let filters = !self.filter.is_empty() || !self.port_filters.is_empty();
+        let filters =
+            !self.filter.is_empty() || !self.port_filters.is_empty() || !self.access.is_empty();
         (direction != Direction::Between && filters)
             || !self.rules.is_empty() && self.rules.iter().any(|rule| rule.direction == direction)
     }
@@ -105,6 +113,35 @@ impl Policy {
         })
     }
 
+    /// Whether what is allowed to the container forbids the conversation, whose far end is `peer`.
+    fn access_refuses(&self, way: Way, peer: IpAddr, conversation: &Conversation) -> bool {
+        let access = conversation.port.and_then(|port| self.access.get(&port));
+        let has_ports = matches!(conversation.protocol, protocol::TCP | protocol::UDP);
+        let asked = Asked {
+            peer,
+            protocol: conversation.protocol,
+            service: has_ports.then(|| conversation.service()),
+        };
+        access.is_some_and(|access| !access.allows(way, &asked))
+    }
+
+    /// Whether a filter, or what is allowed to the container, refuses a client at `peer` of a published
+    /// port. It is asked with the client's own address: the one that the container is shown, which is
+    /// in `conversation`, may be the gateway's.
+    pub fn refuses_client(&self, conversation: &Conversation, peer: IpAddr) -> bool {
+        self.filters_refuse(conversation.port, Direction::Inwards, peer)
+            || self.access_refuses(Way::Ingress, peer, conversation)
+    }
+
+    /// Whether a conversation that was allowed once still is, by what is allowed to the container.
+    pub(crate) fn still_allows(&self, conversation: &Conversation) -> bool {
+        let way = match conversation.direction {
+            Direction::Inwards => Way::Ingress,
+            Direction::Outwards | Direction::Between => Way::Egress,
+        };
+        !self.access_refuses(way, conversation.remote.ip(), conversation)
+    }
+
     /// Decides on the conversation that `packet` opens or goes on with. Without rules for that
     /// direction the address alone decides.
     #[inline]
@@ -119,8 +156,7 @@ impl Policy {
     }
 
     /// Decides on `conversation`. Whether a filter refuses a client is asked beforehand
-    /// ([`Policy::filters_refuse`]), with the client's own address: the one that the container is shown
-    /// may be the gateway's.
+    /// ([`Policy::refuses_client`]).
     pub fn decide(&self, conversation: &Conversation) -> Decision {
         let rule = self.rules.iter().find(|rule| rule.matches(conversation));
         if let Some(refusal) = rule.and_then(|rule| rule.refusal) {
@@ -128,6 +164,9 @@ impl Policy {
         }
         let (direction, remote) = (conversation.direction, conversation.remote.ip());
         match direction {
+            Direction::Outwards if self.access_refuses(Way::Egress, remote, conversation) => {
+                Decision::Refuse(Refusal::Prohibited)
+            }
             Direction::Outwards if self.opens_host(conversation) => {
                 self.decide_host_access(conversation.port, remote)
             }

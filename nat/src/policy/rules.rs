@@ -12,32 +12,11 @@
 //! its first, which does, it completes nothing, but under a rule that allows only a service it is
 //! refused.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use cnet_wire::PortId;
+use cnet_wire::access::Prefix;
 use cnet_wire::conversation::{Conversation, Direction, Refusal};
-
-/// Addresses with a common prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Prefix {
-    /// Any of them.
-    pub address: IpAddr,
-    /// How many bits are common; more than the address has are all.
-    pub len: u8,
-}
-
-impl Prefix {
-    /// Whether `address` is one of them.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (differ, bits) = match (self.address, address) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(u32::from(a) ^ u32::from(b)), 32),
-            (IpAddr::V6(a), IpAddr::V6(b)) => (u128::from(a) ^ u128::from(b), 128),
-            _ => return false,
-        };
-        differ.leading_zeros() + bits - 128 >= u32::from(self.len).min(bits)
-    }
-}
 
 /// One rule. What is `None` matches everything.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -105,9 +105,8 @@ impl Router {
             container,
             remote: client,
         };
-        let filtered =
-            (self.policy).filters_refuse(conversation.port, Direction::Inwards, peer.ip());
-        filtered || matches!(self.policy.decide(&conversation), Decision::Refuse(_))
+        self.policy.refuses_client(&conversation, peer.ip())
+            || matches!(self.policy.decide(&conversation), Decision::Refuse(_))
     }
 
     pub(super) fn forwarded(&self, peer: SocketAddr, container: SocketAddr) -> ForwardedClient {

@@ -1,8 +1,10 @@
 //! Containers that come and go, and what each has.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cnet_wire::PortId;
+use cnet_wire::access::Access;
 use cnet_wire::time::Instant;
 
 use super::Router;
@@ -51,6 +53,7 @@ impl Router {
             self.stop_soliciting(now, address, io);
         }
         self.policy.port_filters.remove(&port);
+        self.policy.access.remove(&port);
         self.tcp.remove_port(now, port, io);
         self.udp.remove_port(port, io);
         self.ping.remove_port(port, io);
@@ -77,6 +80,38 @@ impl Router {
         for gone in used.into_iter().filter(|port| !there.contains(port)) {
             self.remove_port(now, gone, io);
         }
+    }
+
+    /// Has `access` be what is allowed to the container at `port`, and no longer what was there before.
+    /// What is not allowed any more ends: connections with a reset on both sides. Where what is allowed
+    /// beyond the network has changed, mappings of UDP and echo end as well, and are made anew by what
+    /// the container sends next. The cost goes with the size of the tables.
+    pub fn set_access<E: Env>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        access: Option<Arc<Access>>,
+        io: &mut Io<'_, E>,
+    ) {
+        let before = match &access {
+            Some(access) => self.policy.access.insert(port, Arc::clone(access)),
+            None => self.policy.access.remove(&port),
+        };
+        // A container that no policy selects any more may do all that it did.
+        let Some(access) = access else { return };
+        let open = Access::default();
+        if access.is_alike_outside(before.as_deref().unwrap_or(&open)) {
+            return;
+        }
+        let policy = &self.policy;
+        (self.tcp).end_refused(
+            now,
+            port,
+            |conversation| policy.still_allows(conversation),
+            io,
+        );
+        self.udp.remove_port(port, io);
+        self.ping.remove_port(port, io);
     }
 
     /// What `port` has in the tables.

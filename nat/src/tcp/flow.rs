@@ -75,6 +75,8 @@ pub(super) enum Alarm {
 #[derive(Debug)]
 pub struct TcpFlow {
     pub(super) state: State,
+    /// A client of a published port has opened it.
+    pub(super) opened_inwards: bool,
     /// Unknown for a published port until the container's address is resolved.
     pub(super) link: Option<Link>,
     pub(super) socket: Option<SocketId>,
@@ -153,6 +155,7 @@ impl TcpFlow {
     pub(super) fn new(now: Instant, state: State, link: Option<Link>, iss: Seq) -> Self {
         TcpFlow {
             state,
+            opened_inwards: state == State::SynSent,
             link,
             socket: None,
             rcv_nxt: Seq(0),

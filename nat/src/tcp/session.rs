@@ -307,6 +307,36 @@ impl TcpSessions {
         self.quotas.remove_port(port);
     }
 
+    /// Ends the flows of `port` that are not `allowed` any more, with a reset on both sides.
+    pub fn end_refused<E: Env>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        allowed: impl Fn(&Conversation) -> bool,
+        io: &mut Io<'_, E>,
+    ) {
+        let is_refused = |ends: &Ends, flow: &TcpFlow| {
+            let conversation = Conversation {
+                direction: match flow.opened_inwards {
+                    true => Direction::Inwards,
+                    false => Direction::Outwards,
+                },
+                port: Some(port),
+                protocol: protocol::TCP,
+                container: ends.container(),
+                remote: ends.remote(),
+            };
+            flow.link.is_some_and(|link| link.port == port) && !allowed(&conversation)
+        };
+        let flows = self.flows.iter();
+        let refused = flows.filter(|(_, ends, flow)| is_refused(ends, flow));
+        let handles: Vec<Handle> = refused.map(|(handle, ..)| handle).collect();
+        for handle in handles {
+            with_flow!(self, handle, now, io, |flow, cx| flow.abort(cx));
+            self.settle(handle);
+        }
+    }
+
     /// Ends all flows, because the network ends.
     pub fn shut_down<E: Env>(&mut self, now: Instant, io: &mut Io<'_, E>) {
         let handles: Vec<Handle> = self.flows.iter().map(|(handle, ..)| handle).collect();

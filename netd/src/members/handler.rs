@@ -8,7 +8,7 @@ use cnet::control::{
     Action, Answer, DnsLog, DnsLogReport, Kind, NetworkReport, Nothing, Refusal, StatisticsReport,
 };
 
-use super::{Members, join, leave, publish, vm};
+use super::{Members, join, leave, policy, publish, vm};
 use crate::events::Subscriber;
 use crate::peers;
 use crate::serve::Actions;
@@ -66,6 +66,9 @@ async fn act(
             let closed = publish::unpublish(&members, &ports).await;
             closed.map(Answer::Published)
         }
+        Action::ApplyPolicies(asked) => policy::take_in(&members, asked).map(Answer::Policies),
+        Action::RemovePolicies(asked) => policy::take_out(&members, &asked).map(Answer::Policies),
+        Action::Policies(_) => Ok(Answer::Policies(policy::report(&members))),
         Action::Stop(stop) => {
             let count = members.table().members().count();
             if count > 0 && !stop.force {

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use cnet::PublishSpec;
 use cnet::control::{Attach, Attached, Event, Kind, MAX_LABEL, MAX_LABELS, Refusal};
 use cnet::definition::{Definition, DefinitionError, SHORT_ID, check_name, is_id, random_id};
-use cnet_dataplane::{PortDevice, PortEnd, PortPlan, STOPPED};
+use cnet_dataplane::{Access, PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::TapQueue;
 use cnet_tap::helper::{OpenedTap, RouteState, TapRequest};
 
-use super::{MemberKey, Members, TapLink, leave, publish, routing};
+use super::{MemberKey, Members, TapLink, leave, policy, publish, routing};
 use crate::forward::ContainerAddresses;
 use crate::ipam::AddressRequest;
 use crate::journal::{Liveness, Record};
@@ -192,7 +192,8 @@ pub(super) async fn plug_in(
         let mut table = members.table();
         table.member(key).ok_or_else(gone)?.record.clone()
     };
-    let mut plan = port_plan(members, &record);
+    let access = policy::access_at_join(members, &mut members.table(), key, &record);
+    let mut plan = port_plan(members, &record, access);
     let (opened, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
     let OpenedTap {
         tap,
@@ -347,7 +348,11 @@ async fn wait_for_end(members: Arc<Members>, key: MemberKey, end: End, lost: Por
 }
 
 /// What the container's port is to be.
-pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
+pub(super) fn port_plan(
+    members: &Members,
+    record: &Record,
+    access: Option<Arc<Access>>,
+) -> PortPlan {
     PortPlan {
         mac: Some(record.mac),
         ipv4: record.ipv4,
@@ -356,6 +361,7 @@ pub(super) fn port_plan(members: &Members, record: &Record) -> PortPlan {
         spoof_protection: !(record.trust || members.definition.trust),
         isolated: members.definition.isolate,
         filter: crate::instance::peer_filter(&record.filter),
+        access,
         ..PortPlan::default()
     }
 }

@@ -64,6 +64,7 @@ use crate::outside::Host;
 mod handler;
 mod join;
 mod leave;
+mod policy;
 mod publish;
 mod restore;
 mod routing;
@@ -72,6 +73,7 @@ mod vm;
 
 pub(crate) use handler::ActionHandler;
 pub(crate) use leave::leave_all;
+pub(crate) use policy::Policies;
 pub(crate) use restore::restore;
 use table::{Link, MemberKey, Table, TapLink};
 
@@ -109,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) pid: u32,
     pub(crate) names: MemberNames,
     pub(crate) ipam: Ipam,
+    pub(crate) policies: Policies,
 }
 
 /// The members of one running network.
@@ -121,6 +124,7 @@ pub(crate) struct Members {
     host: Host,
     pid: u32,
     names: MemberNames,
+    policies: Policies,
     journal: Journal,
     table: Mutex<Table>,
     changes: watch::Sender<()>,
@@ -147,6 +151,7 @@ impl Members {
             host: parts.host,
             pid: parts.pid,
             names: parts.names,
+            policies: parts.policies,
             journal: Journal::new(parts.journal),
             table: Mutex::new(Table::new(parts.ipam)),
             changes: watch::Sender::new(()),
@@ -204,6 +209,7 @@ impl Members {
     /// [`Members::save`] after that, without the lock.
     fn changed(&self, table: &mut Table) {
         table.changes += 1;
+        policy::apply(self, table);
         self.leases.notify_one();
         self.changes.send_replace(());
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use cnet::control::{Kind, Refusal};
-use cnet_dataplane::{OpenForward, PortId};
+use cnet_dataplane::{Access, OpenForward, PortId};
 use cnet_tap::TapQueue;
 use cnet_tap::netif::policy_routing::RoutesBySource;
 use tokio::sync::{Mutex, oneshot};
@@ -43,6 +43,8 @@ pub(crate) struct Member {
     pub(super) opened: Vec<OpenForward>,
     /// Whether others were told that it has joined.
     pub(super) announced: bool,
+    /// What its port was told that is allowed.
+    pub(super) access: Option<Arc<Access>>,
 }
 
 /// What connects a member to the dataplane.
@@ -188,6 +190,7 @@ impl Table {
             link: Link::Joining,
             opened: Vec::new(),
             announced: false,
+            access: None,
         };
         let key = member.key();
         self.members.insert(key.name.clone(), member);

@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use super::join::{announce, attached, port_plan, reserve};
 use super::table::{Link, MemberKey, VmLink};
-use super::{Members, leave, publish};
+use super::{Members, leave, policy, publish};
 use crate::journal::Liveness;
 use crate::vm_endpoint::Endpoint;
 
@@ -167,8 +167,9 @@ async fn plug(
 ) -> Result<(PortId, PortEnd), String> {
     let plan = {
         let mut table = members.table();
-        let member = table.member(key).ok_or("it was detached")?;
-        port_plan(members, &member.record)
+        let record = table.member(key).ok_or("it was detached")?.record.clone();
+        let access = policy::access_at_join(members, &mut table, key, &record);
+        port_plan(members, &record, access)
     };
     let added = members.instance.join(plan, device, None).await;
     let (port, end) = added.map_err(|error| error.to_string())?;

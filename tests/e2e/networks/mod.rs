@@ -14,6 +14,7 @@ mod metrics;
 mod mistakes;
 mod moves;
 mod names;
+mod policy;
 mod ports;
 mod removal;
 mod several;

@@ -2,13 +2,16 @@
 //!
 //! - [`source`]: are the addresses that it speaks with, and for, the port's own?
 //! - [`rogue`]: is it a service that only the gateway offers?
+//! - [`rules`]: do policies allow it to go to that container? With [`conntrack`], which knows answers.
 //!
 //! # Limits
 //!
 //! A fragment after the first shows no ports or types; without its first fragment, which does, it
 //! completes nothing.
 
+pub(crate) mod conntrack;
 mod rogue;
+pub(crate) mod rules;
 mod source;
 
 use std::net::IpAddr;

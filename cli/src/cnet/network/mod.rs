@@ -4,12 +4,13 @@
 //! a function ([`Ask`]), so that tests need no process either.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 
-use crate::program::all_of;
+use crate::program::{all_of, event_loop};
 use cnet::definition::{Definition, Directories, HostRoutes, Store, StoreError};
 
 pub(super) mod json;
@@ -50,10 +51,30 @@ pub(crate) enum NetworkCommand {
 pub(super) fn main(command: NetworkCommand) -> anyhow::Result<()> {
     let store = Store::open(Directories::of_this_user()?);
     let ask = live::ask(&command);
+    let policy = match &command {
+        NetworkCommand::Create(options) => {
+            options.policy.clone().map(|p| (options.name.clone(), p))
+        }
+        _ => None,
+    };
     let mut out = Vec::new();
     let done = run(command, &store, &HostRoutes::read(), &ask, &mut out);
+    if let (Ok(()), Some((name, file))) = (&done, policy) {
+        event_loop()?.block_on(with_policy(&name, &file))?;
+    }
     let printed = super::print(&String::from_utf8_lossy(&out)).map(drop);
     done.and(printed)
+}
+
+/// Applies the policies of `file` to the network that was just made, which goes again if that fails: it must
+/// not be there without them.
+async fn with_policy(name: &str, file: &Path) -> anyhow::Result<()> {
+    let network = cnet::Network::open(name)?;
+    let applied = super::policy::apply(&network, file).await;
+    if applied.is_err() {
+        network.remove().await?;
+    }
+    applied
 }
 
 /// Does what `command` says, with the definitions in `store`, on a host with these `routes`; `ask`

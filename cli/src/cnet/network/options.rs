@@ -1,6 +1,7 @@
 //! The options of `cnet network`'s subcommands, and how their values are read.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -79,6 +80,10 @@ pub(crate) struct CreateOptions {
 
     #[command(flatten)]
     pub(super) filter: FilterOptions,
+
+    /// Policies of who may speak to whom, as manifests of Kubernetes; see `cnet policy apply`.
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
 
     /// A note for programs; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]

@@ -84,7 +84,7 @@ fn admit_client(
         container,
         remote: client,
     };
-    if policy.filters_refuse(conversation.port, Direction::Inwards, peer.ip()) {
+    if policy.refuses_client(&conversation, peer.ip()) {
         return Err(DropReason::Policy);
     }
     match policy.decide(&conversation) {
