@@ -92,13 +92,12 @@ impl Cluster {
                 ..PortConfig::default()
             };
             network.add_port(port(n), config).expect("a free port");
-            let mut pod = Pod::default();
-            pod.name = format!("{namespace}/{name}");
-            pod.labels = [("namespace", namespace), ("pod", name)]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .into();
-            pod.addresses = vec![v4.into(), v6.into()];
-            pods.push(pod);
+            let labels = [("namespace", namespace), ("pod", name)];
+            pods.push(Pod {
+                name: format!("{namespace}/{name}"),
+                labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+                addresses: vec![v4.into(), v6.into()],
+            });
         }
         Cluster {
             network,

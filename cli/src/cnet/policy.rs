@@ -196,6 +196,7 @@ async fn why(options: WhyOptions) -> anyhow::Result<()> {
     let mut lines = String::new();
     let mut ask = |own: &End, peer: &End, way: Way, what: &str| {
         let End::Pod(own) = own else { return true };
+        // Of two families the one that is refused counts.
         let verdicts = peer_addresses(peer, own).into_iter().map(|peer| {
             let asked = Asked {
                 peer,
@@ -204,7 +205,9 @@ async fn why(options: WhyOptions) -> anyhow::Result<()> {
             };
             set.why(own, &pods, way, &asked)
         });
-        let verdict = verdicts.last().unwrap_or(Verdict::Open);
+        let verdict = verdicts
+            .min_by_key(Verdict::allows)
+            .unwrap_or(Verdict::Open);
         lines.push_str(&match &verdict {
             Verdict::Open => format!("{what} `{}`: open, no policy closes it\n", own.name),
             Verdict::AllowedBy(policy) => format!("{what} `{}`: allowed by {policy}\n", own.name),
@@ -241,11 +244,11 @@ fn peer_addresses(peer: &End, own: &Pod) -> Vec<IpAddr> {
 fn pod(container: &ContainerReport) -> Pod {
     let v4 = container.ipv4.map(|net| net.addr().into());
     let v6 = container.ipv6.map(|net| net.addr().into());
-    let mut pod = Pod::default();
-    pod.name.clone_from(&container.name);
-    pod.labels.clone_from(&container.labels);
-    pod.addresses = v4.into_iter().chain(v6).collect();
-    pod
+    Pod {
+        name: container.name.clone(),
+        labels: container.labels.clone(),
+        addresses: v4.into_iter().chain(v6).collect(),
+    }
 }
 
 /// `DST[:PORT[/PROTO]]`: the end, the port, and the protocol's number. An IPv6 address with a port stands in
