@@ -201,6 +201,7 @@ proptest! {
                             prop_assert!(ingress != 3 && !to.contains(&port(3)));
                             prop_assert!(to.iter().all(|p| present[p.0 as usize - 1]));
                         }
+                        Verdict::Refuse => panic!("no policy selects a container"),
                         Verdict::Drop(reason) => {
                             switch.count_drop(from, reason);
                             *drops += u64::from(present[ingress as usize]);
