@@ -28,7 +28,6 @@ use cnet_nat::host::{QueryId, Readiness, SocketId, Token};
 use cnet_nat::io::{Env, Io};
 use cnet_nat::router::{Router, RouterConfig};
 use cnet_vswitch::{Delivery, Lease, Neighbours, RouterPort, Switch, SwitchConfig, Verdict};
-use cnet_wire::FrameSink as _;
 use cnet_wire::conversation::{Decision, Direction};
 use cnet_wire::frame::protocol;
 use cnet_wire::icmp::v6;

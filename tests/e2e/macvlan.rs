@@ -1,12 +1,16 @@
 //! Containers on the host's LAN (`--driver macvlan`): a third machine reaches them at their own addresses,
 //! and they reach it, with no NAT between.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-use crate::lab::place::Place;
+use crate::lab::binaries::binary;
+use crate::lab::place::{Member, Place};
+use crate::lab::run::SHORT;
 use crate::lab::servers::TcpServer;
 use crate::lab::traffic::{Payload, connect_and_echo, ping};
-use crate::lab::{GATEWAY_V4, GATEWAY_V6, HOST_V4, Lab, any};
+use crate::lab::{GATEWAY_V4, GATEWAY_V6, HOST_V4, Lab, ORDINARY_USER, any};
 
 /// The LAN of the laboratory's host, with a part that containers have.
 const NETWORK: &str = "--driver macvlan -o parent=eth0 \
@@ -61,6 +65,52 @@ fn a_third_machine_reaches_a_container_at_its_own_address() {
     }
     let refused = place.refused(&format!("publish {} 8080:80", member.name));
     assert!(refused.contains("own addresses"), "{refused}");
+}
+
+/// An `/etc` whose rules let the ordinary user use `parent`.
+fn etc_with_rules(lab: &Lab, parent: &str) -> PathBuf {
+    let etc = lab.directory().join(format!("etc-{parent}"));
+    fs::create_dir_all(etc.join("cnet")).expect("a directory");
+    let rules = format!("[[allow]]\nuid = {ORDINARY_USER}\nparents = [\"{parent}\"]\n");
+    fs::write(etc.join("cnet/uplinks.toml"), rules).expect("a file");
+    fs::write(etc.join("passwd"), "root:x:0:0::/:/bin/sh\n").expect("a file");
+    etc
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn the_program_with_the_privilege_opens_it_for_whom_the_rules_let() {
+    let lab = Lab::direct();
+    let place = Place::ordinary(&lab);
+    place.done(&format!("network create {NETWORK} lan"));
+    // Beside the user's `cnet`, as it would be installed.
+    let program = lab.directory().join("cnet-uplink");
+    fs::copy(binary("cnet-uplink"), &program).expect("a copy of the program");
+    let setcap = lab.command("setcap").arg("cap_net_raw+ep").arg(&program);
+    let done = setcap.run(SHORT);
+    assert!(done.success(), "{done}");
+    let (process, namespace) = place.container();
+    let attach = format!("attach --json --network lan --name web {}", process.pid());
+    let elsewhere = place
+        .cnet(&attach)
+        .etc(&etc_with_rules(&lab, "eth1"))
+        .run(SHORT);
+    assert!(
+        elsewhere
+            .stderr
+            .contains("does not let user 12345 use eth0"),
+        "{elsewhere}"
+    );
+    let done = place
+        .cnet(&attach)
+        .etc(&etc_with_rules(&lab, "eth0"))
+        .run(SHORT);
+    assert!(done.success(), "{done}");
+    let joined = serde_json::from_str(&done.stdout).expect("JSON");
+    let member = Member::read(&joined, Some(process), namespace);
+    for own in member.addresses() {
+        ping(&lab.remote, own, 1400);
+    }
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::stage::{self, Outcome};
 const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
+    ("setcap", "libcap2-bin"),
     ("ping", "iputils-ping"),
     ("traceroute", "traceroute"),
     ("unshare", "util-linux"),

@@ -46,7 +46,7 @@ pub(crate) enum Device {
     Tap { queue: TapQueue, takes_uso: bool },
     Vm(VmSocket),
     Vxlan(Box<Vxlan>),
-    Raw(RawUplink),
+    Raw(Box<RawUplink>),
 }
 
 /// A device that was taken apart for the workers.
@@ -90,7 +90,7 @@ impl Device {
             }
             PortDevice::Raw(socket) if workers == 1 => {
                 return Ok(OpenedDevice {
-                    device: Device::Raw(RawUplink::new(socket)),
+                    device: Device::Raw(Box::new(RawUplink::new(socket))),
                     further: Vec::new(),
                     mac: None,
                 });
