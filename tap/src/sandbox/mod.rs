@@ -225,6 +225,7 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
     }
     require_one_thread()?;
     learn_auxiliary_vector();
+    let code = memory::code();
     report.note(Stage::Descriptors, descriptors::close_inherited());
     environment::keep(&policy.environment);
     let isolation = policy
@@ -250,6 +251,7 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
     if incomplete(&report) {
         return Err(SandboxError::Incomplete(report.missing));
     }
+    memory::give_back(&code);
     report.note(Stage::Seccomp, seccomp::apply(policy.role));
     if incomplete(&report) {
         return Err(SandboxError::Incomplete(report.missing));
@@ -270,6 +272,7 @@ pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     let _ = privileges::drop_capabilities(privileges::needed_by(role));
     let _ = no_new_privileges();
     let _ = memory::hide();
+    memory::give_back(&memory::code());
     let _ = seccomp::apply(role);
 }
 
@@ -292,6 +295,7 @@ pub fn confine_init(title: &str, kept: &[BorrowedFd<'_>]) {
     let _ = rustix::process::chdir("/");
     let _ = privileges::drop_capabilities(CapabilitySet::empty());
     let _ = no_new_privileges();
+    memory::give_back(&memory::code());
     let _ = seccomp::apply(Role::Init);
 }
 
