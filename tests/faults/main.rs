@@ -11,6 +11,7 @@ use cnet_tests::lab;
 mod descriptors;
 mod disk;
 mod ends;
+mod endurance;
 mod memory;
 mod output;
 mod survival;

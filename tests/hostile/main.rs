@@ -24,6 +24,7 @@ mod icmp;
 mod ip;
 mod knock;
 mod link;
+mod mutations;
 mod segments;
 mod services;
 mod shares;

@@ -576,13 +576,24 @@ fn fuzz(seed: u64, frames: u64) -> (u64, u64) {
 /// One seed a processor; or the one in `CNET_FUZZ_SEED`.
 #[test]
 fn a_million_mutated_frames() {
+    mutated_frames(FRAMES);
+}
+
+/// The long form (`cargo xtask test mutations`).
+#[test]
+#[ignore = "takes an hour; run by cargo xtask test mutations"]
+fn long_a_hundred_million_mutated_frames() {
+    mutated_frames(100 * FRAMES);
+}
+
+fn mutated_frames(frames: u64) {
     if let Some(seed) = number("CNET_FUZZ_SEED") {
-        fuzz(seed, FRAMES);
+        fuzz(seed, frames);
         return;
     }
     let threads = std::thread::available_parallelism().map_or(2, usize::from) as u64;
     let (emitted, refused) = std::thread::scope(|scope| {
-        let run = |seed| (seed, scope.spawn(move || fuzz(seed, FRAMES / threads)));
+        let run = |seed| (seed, scope.spawn(move || fuzz(seed, frames / threads)));
         let running: Vec<_> = (0..threads).map(run).collect();
         running.into_iter().fold((0, 0), |sum, (seed, thread)| {
             let Ok(done) = thread.join() else {
@@ -593,5 +604,5 @@ fn a_million_mutated_frames() {
     });
     eprintln!("{emitted} frames emitted, {refused} refused by the parser");
     // Neither everything nor nothing got through.
-    assert!(emitted > FRAMES / 20 && refused > FRAMES / 20);
+    assert!(emitted > frames / 20 && refused > frames / 20);
 }

@@ -184,13 +184,32 @@ const HOSTILE_AND_FAULTS: &[Stage] = &[
 /// The long forms, each run by its name alone.
 const LONG: Part = Part {
     name: "long forms",
-    minutes: 15,
+    minutes: 195,
     stages: &[
         Stage {
             name: "shares",
             about: "what a neighbour costs that is hostile in any way (as root, alone on the machine)",
             minutes: 10,
-            run: |limit| only_in_namespaces(limit, "hostile", "long_"),
+            run: |limit| only_in_namespaces(limit, "hostile", "long_a_hostile"),
+        },
+        Stage {
+            name: "mutations",
+            about: "10^8 mutated frames through the pure core, 10^6 over a TAP (as root)",
+            minutes: 90,
+            run: |limit| {
+                let sim =
+                    "test --locked --release --package cnet-tests --test sim -- --ignored long_";
+                match cargo(limit, sim)? {
+                    Outcome::Passed => only_in_namespaces(limit, "hostile", "long_a_million"),
+                    other => Ok(other),
+                }
+            },
+        },
+        Stage {
+            name: "endurance",
+            about: "10^7 short flows of each kind, 10,000 attaches: what is held is flat (as root)",
+            minutes: 90,
+            run: |limit| only_in_namespaces(limit, "faults", "long_"),
         },
         Stage {
             name: "repeats",
