@@ -5,6 +5,7 @@
 //! API. It moves no packet.
 #![forbid(unsafe_code)]
 
+mod auto_publish;
 pub mod control;
 pub mod definition;
 mod filter;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod start;
 pub mod vm;
 
+pub use auto_publish::{AutoPublish, AutoPublishError};
 pub use cnet_wire::{MacAddr, Protocol};
 pub use control::{
     Attach, Attached, ContainerReport, ContainerStatistics, Counters, Event, Events, NetworkReport,

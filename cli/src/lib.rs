@@ -15,6 +15,7 @@ pub mod pasta;
 pub mod pesto;
 mod plugin;
 mod program;
+mod publish_option;
 mod run;
 mod sandbox;
 pub mod slirp;

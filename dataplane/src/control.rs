@@ -8,7 +8,7 @@ use cnet_tap::socket::Diagnostics;
 use cnet_wire::access::Access;
 use tokio::sync::oneshot;
 
-use crate::forward::Replaced;
+use crate::forward::{BoundSockets, Replaced};
 use crate::worker::command::{Command, Mailboxes};
 use crate::{
     ForwardError, ForwardId, OpenForward, PortDevice, PortEnd, PortError, PortId, PortPlan,
@@ -148,6 +148,13 @@ impl Control {
     pub async fn forwards(&self) -> Result<Vec<OpenForward>, ForwardError> {
         let list = self.ask(Command::ListForwards).await;
         list.ok_or(ForwardError::Ended)
+    }
+
+    /// The sockets that programs in the container of `port` have bound; `None` if its kernel cannot be
+    /// asked, or not yet, and once the network has stopped.
+    pub async fn bound_sockets(&self, port: PortId) -> Option<BoundSockets> {
+        let asked = self.ask(|reply| Command::ListBound(port, reply));
+        asked.await.flatten()
     }
 
     async fn change_forwards(

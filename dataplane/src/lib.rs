@@ -53,7 +53,8 @@ pub use dns_queue::DnsQueries;
 pub use error::{StartError, WorkerPanicked};
 pub use fd_budget::{check_descriptors, most_forwards};
 pub use forward::{
-    ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, start_socket_helper,
+    BoundSockets, ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule,
+    start_socket_helper,
 };
 // For the fuzz targets alone.
 pub use memory_budget::available_memory;

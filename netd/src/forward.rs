@@ -40,7 +40,7 @@ pub struct ContainerAddresses {
 
 impl ContainerAddresses {
     /// A port at them.
-    fn end(self, port: u16) -> ContainerEnd {
+    pub(crate) fn end(self, port: u16) -> ContainerEnd {
         ContainerEnd {
             ipv4: self.ipv4,
             ipv6: self.ipv6,

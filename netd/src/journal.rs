@@ -16,10 +16,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use cnet::Filter;
 use cnet::control::PublishedPort;
 use cnet::definition::{DnsServer, file};
 use cnet::vm::VmAddress;
+use cnet::{AutoPublish, Filter};
 use cnet_tap::watch::start_time;
 use cnet_wire::MacAddr;
 
@@ -61,6 +61,9 @@ pub struct Record {
     /// Open ports of the host.
     #[serde(with = "ports")]
     pub ports: Vec<PublishedPort>,
+    /// What it listens on is published too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_auto: Option<AutoPublish>,
     /// It may send from other addresses than its own.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trust: bool,
@@ -306,6 +309,7 @@ mod tests {
                 "0.0.0.0:8080".parse().unwrap(),
                 "10.88.0.2:80".parse().unwrap(),
             )],
+            publish_auto: None,
             trust: false,
             filter: cnet::Filter::new(),
         }

@@ -7,6 +7,7 @@
 //! and whose names are answered by DNS ([`dns`]).
 #![forbid(unsafe_code)]
 
+pub mod auto_ports;
 pub mod dns;
 mod events;
 pub mod forward;

@@ -28,6 +28,7 @@ use cnet_wire::{MacAddr, Protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::auto_publish::AutoPublish;
 use crate::definition::DnsServer;
 use crate::filter::Filter;
 use crate::publish::PublishSpec;
@@ -165,6 +166,10 @@ pub struct Attach {
     pub interface: Option<String>,
     /// Ports to open, in JSON as `-p` has them.
     pub publish: Vec<PublishSpec>,
+    /// Whether what it listens on is published too, as it begins and ends; in JSON as
+    /// `auto,~PORT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_auto: Option<AutoPublish>,
     /// Whether it may send from other addresses than its own, for machines behind it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub trust: bool,

@@ -1,16 +1,19 @@
 //! `-p` as people know it: ports that the kernel chooses, told and written to a file; addresses with
-//! zones; and who has a port that is taken.
+//! zones; who has a port that is taken; and ports that are published as the container listens on them.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
+use crate::lab::namespace::Namespace;
 use crate::lab::place::Place;
 use crate::lab::run::{self, SHORT};
-use crate::lab::servers::TcpServer;
-use crate::lab::traffic::connect_and_echo;
-use crate::lab::{HOST_V4, Lab, any};
+use crate::lab::servers::{TcpServer, UdpServer};
+use crate::lab::traffic::{connect_and_echo, echo_datagram};
+use crate::lab::{HOST_V4, Lab, any, wait_until};
 
 /// The host's ports in a file that `--publish-file` has made.
 fn ports(text: &str) -> Vec<(String, SocketAddr)> {
@@ -135,4 +138,64 @@ fn the_program_that_has_a_port_is_named() {
         );
     }
     drop(taken);
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn what_the_container_listens_on_is_published_as_it_begins_and_ends() {
+    let lab = Lab::direct();
+    let place = Place::ordinary(&lab);
+    let auto = "-p auto,~7023 -p 7900:7022";
+    let alone = run::Options {
+        arguments: auto.to_owned(),
+        ..run::Options::ordinary_user()
+    };
+    let held = run::Held::start(&lab, &alone);
+    follows(&lab, &held.namespace);
+    drop(held);
+    let web = place.join("cnet", "web", auto);
+    follows(&lab, &web.namespace);
+    // A process that takes over goes on with it.
+    let server = TcpServer::echo(&web.namespace, any(HOST_V4.into(), 7022));
+    let at = SocketAddr::new(HOST_V4.into(), 7022);
+    appears(&lab, at);
+    let process = place.process("cnet").expect("a network process");
+    kill_process(process, Signal::KILL).expect("a process to kill");
+    place.done("ps");
+    appears(&lab, at);
+    drop(server);
+    disappears(&lab, at);
+    let listed = place.done("port web").stdout;
+    assert!(!listed.contains("0.0.0.0:7022"), "{listed}");
+    assert!(listed.contains("0.0.0.0:7900"), "{listed}");
+}
+
+fn appears(lab: &Lab, at: SocketAddr) {
+    wait_until("the port is published", Duration::from_secs(5), || {
+        connect_and_echo(&lab.remote, at, b"hello").map_err(|error| error.to_string())
+    });
+}
+
+/// No program of the host has the port, nor cnet.
+fn disappears(lab: &Lab, at: SocketAddr) {
+    wait_until("the port is free", Duration::from_secs(5), || {
+        let bound = lab.host.enter(|| TcpListener::bind(at));
+        bound.map(drop).map_err(|error| error.to_string())
+    });
+}
+
+fn follows(lab: &Lab, container: &Namespace) {
+    let at = |port| SocketAddr::new(HOST_V4.into(), port);
+    let all = |port| any(HOST_V4.into(), port);
+    let server = TcpServer::echo(container, all(7022));
+    let datagrams = UdpServer::echo(container, all(7022));
+    let _left_out = TcpServer::echo(container, all(7023));
+    let _own = TcpServer::echo(container, "127.0.0.1:7024".parse().expect("an address"));
+    appears(lab, at(7022));
+    echo_datagram(&lab.remote, at(7022), 100).expect("a datagram and its echo");
+    for port in [7023, 7024] {
+        disappears(lab, at(port));
+    }
+    drop((server, datagrams));
+    disappears(lab, at(7022));
 }

@@ -123,7 +123,7 @@ fn missing_packages() -> Vec<&'static str> {
 
 /// Looks a program up in PATH, and where Debian keeps those of the system, which an ordinary
 /// user's PATH leaves out.
-fn find_program(name: &str) -> Option<std::path::PathBuf> {
+pub fn find_program(name: &str) -> Option<std::path::PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into);
     let mut candidates = env::split_paths(&path)

@@ -25,6 +25,7 @@ usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages n
        cargo xtask test --list      name the stages
        cargo xtask house            print what breaks the rules of the house
        cargo xtask fuzz --minutes N [TARGET…]  let the fuzz targets run
+       cargo xtask dnsperf [OPTION…]  compare the gateway's DNS with dnsmasq's
        cargo xtask bench [OPTION…]  compare cnet with its peers; --help names the options";
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         ["house"] => house::run().map(|findings| findings == 0),
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", words @ ..] => bench::run(words),
+        ["dnsperf", words @ ..] => bench::dns::run(words),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(true)

@@ -11,8 +11,8 @@ use crate::each_network::{Answers, each};
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
 use crate::program::all_of;
+use crate::publish_option::PublishOption;
 use crate::run::write_ports;
-use cnet::PublishSpec;
 use cnet::control::Attach;
 use cnet::definition::{DEFAULT_NETWORK, DnsServer};
 use cnet::network::{Network, Target};
@@ -55,8 +55,12 @@ pub(crate) struct AttachOptions {
 
     /// Open a port of the host and lead it to the container; as with `cnet run`. Refused on an
     /// internal network.
-    #[arg(short, long, value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]")]
-    publish: Vec<PublishSpec>,
+    #[arg(
+        short,
+        long,
+        value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]|auto[,~PORT]"
+    )]
+    publish: Vec<PublishOption>,
 
     /// Write the published ports to this file, as JSON, in one step.
     #[arg(long, value_name = "FILE")]
@@ -130,7 +134,8 @@ pub(super) async fn attach(options: AttachOptions) -> anyhow::Result<()> {
     attach.ipv6 = options.ip6;
     attach.mac = options.mac.as_deref().map(str::parse).transpose()?;
     attach.interface = options.ifname;
-    attach.publish = options.publish;
+    attach.publish = PublishOption::specs(&options.publish);
+    attach.publish_auto = PublishOption::auto(&options.publish);
     attach.filter = options.filter.filter();
     attach.trust = options.trust;
     attach.require_sandbox = options.require_sandbox;

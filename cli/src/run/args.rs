@@ -9,8 +9,8 @@ use clap::{ArgAction, Args};
 use super::network_mode::NetworkMode;
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
+use crate::publish_option::PublishOption;
 use crate::sandbox::SandboxOptions;
-use cnet::PublishSpec;
 use cnet::definition::{DnsServer, MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
 use cnet_wire::prefixes::Subnet;
@@ -27,13 +27,16 @@ pub struct RunOptions {
     /// with its interface, as in [fe80::1%eth0]:80:80. Without HOSTIP the port is opened on all
     /// addresses, without HOSTPORT, or with 0, any free one is taken, and told on standard error. On an
     /// internal network it is refused.
+    ///
+    /// `auto` publishes what the command listens on, at the same ports, as it begins and ends; ports
+    /// behind `~` are left out, as in auto,~22.
     #[arg(
         short,
         long,
-        value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]",
+        value_name = "[[HOSTIP:]HOSTPORT:]PORT[/tcp|udp]|auto[,~PORT]",
         verbatim_doc_comment
     )]
-    pub publish: Vec<PublishSpec>,
+    pub(crate) publish: Vec<PublishOption>,
 
     /// Write the published ports to this file, as JSON, before the command starts.
     ///

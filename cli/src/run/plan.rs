@@ -23,6 +23,7 @@ use cnet_netd::dns::resolv_conf::ResolvConf;
 use cnet_wire::prefixes::{Ipv6Plan, Subnet};
 
 use crate::program::event_loop;
+use crate::publish_option::PublishOption;
 use cnet::definition::{
     Directories, DnsServer, HostRoutes, SHORT_ID, Store, check_name, default_mtu, file, free_ula,
     random_id,
@@ -202,7 +203,8 @@ fn on_network_of(
     attach.labels = options.labels.iter().cloned().collect();
     attach.ipv4 = options.ip;
     attach.ipv6 = options.ip6;
-    attach.publish.clone_from(&options.publish);
+    attach.publish = PublishOption::specs(&options.publish);
+    attach.publish_auto = PublishOption::auto(&options.publish);
     attach.filter = options.filter.filter();
     attach.trust = options.trust;
     attach.require_sandbox = options.sandbox.mode() == Mode::Required;

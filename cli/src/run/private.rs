@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use cnet::control::PublishedPort;
-use cnet::{Protocol, PublishSpec};
-use cnet_dataplane::{NetworkConfig, OpenForward, PortDevice, PortPlan, STOPPED};
+use cnet::{AutoPublish, Protocol};
+use cnet_dataplane::{NetworkConfig, OpenForward, PortDevice, PortId, PortPlan, STOPPED};
 use cnet_netd::Instance;
+use cnet_netd::auto_ports::{self, AutoPorts};
 use cnet_netd::forward::{ContainerAddresses, OpenError, has_it, published};
 use cnet_netd::holder::holder;
 use cnet_netd::outside::{Host, HostFiles};
@@ -40,6 +41,7 @@ use super::args::RunOptions;
 use super::process;
 use crate::log::report;
 use crate::program::{event_loop, tell};
+use crate::publish_option::PublishOption;
 
 /// What `ps` shows of the process.
 const TITLE: &str = "cnet: network";
@@ -127,8 +129,12 @@ pub(super) fn start(options: &RunOptions, parts: Parts) -> anyhow::Result<Starte
     })
 }
 
-fn binds_low_ports(publish: &[PublishSpec]) -> bool {
-    let first = |spec: &PublishSpec| spec.host_ports().map(|ports| *ports.start());
+fn binds_low_ports(publish: &[PublishOption]) -> bool {
+    let first = |option: &PublishOption| match option {
+        PublishOption::Ports(spec) => spec.host_ports().map(|ports| *ports.start()),
+        // What the command will listen on is not known.
+        PublishOption::Auto(_) => Some(1),
+    };
     let mut first = publish.iter().filter_map(first);
     first.any(|port| port < FIRST_ORDINARY_PORT)
 }
@@ -151,13 +157,16 @@ fn live(
     policy.isolation = isolation;
     let served = AsyncSocket::in_loop(socket, async |socket| {
         match bring(options, (policy, host), parts).await {
-            Ok((instance, ended, ports)) => {
+            Ok((brought, ended)) => {
                 if options.publish_file.is_some() {
+                    let ports: Vec<_> = brought.opened.iter().flat_map(published).collect();
                     tell_ports(socket, &ports).await?;
                 }
                 socket.send(&[&[READY]])?;
-                serve(&instance, ended, socket).await;
-                instance.stop().context("the network did not end in order")
+                let auto = PublishOption::auto(&options.publish);
+                serve(&brought, ended, auto, socket).await;
+                let stopped = brought.instance.stop();
+                stopped.context("the network did not end in order")
             }
             Err(error) => {
                 let (kind, taken) = match error.downcast_ref().and_then(OpenError::conflict) {
@@ -208,16 +217,21 @@ fn leave(parts: &Parts, host: &Host, socket: &OwnedFd) {
     sandbox::begin(TITLE, &kept);
 }
 
+/// A network that runs, with the command on it.
+struct Brought {
+    instance: Instance,
+    port: PortId,
+    addresses: ContainerAddresses,
+    /// The published ports that were asked for by their numbers.
+    opened: Vec<OpenForward>,
+}
+
 /// Starts the network, and gives what tells of its failure.
 async fn bring(
     options: &RunOptions,
     (policy, host): (Policy, Host),
     mut parts: Parts,
-) -> anyhow::Result<(
-    Instance,
-    impl Future<Output = String> + use<>,
-    Vec<PublishedPort>,
-)> {
+) -> anyhow::Result<(Brought, impl Future<Output = String> + use<>)> {
     if parts.tap.lacks_ipv6 {
         tell("IPv6 is switched off in new network namespaces here: the command has IPv4 alone");
         parts.port.ipv6 = None;
@@ -233,18 +247,47 @@ async fn bring(
         .start()?;
     let device = PortDevice::Tap(parts.tap);
     let joined = instance.join(parts.port, device, parts.socket_helper);
-    let (_, port_end) = joined.await?;
-    let opened = instance
-        .forwards()
-        .open(addresses, &options.publish)
-        .await?;
+    let (port, port_end) = joined.await?;
+    let specs = PublishOption::specs(&options.publish);
+    let opened = instance.forwards().open(addresses, &specs).await?;
     tell_chosen(&opened);
     let ended = instance.ended_with(port_end);
-    Ok((instance, ended, opened.iter().flat_map(published).collect()))
+    let brought = Brought {
+        instance,
+        port,
+        addresses,
+        opened,
+    };
+    Ok((brought, ended))
+}
+
+/// Publishes what the command listens on, as long as the network runs.
+async fn follow_listeners(brought: &Brought, auto: Option<AutoPublish>) {
+    let Some(auto) = auto else {
+        return std::future::pending().await;
+    };
+    let mut ports = AutoPorts::new(auto, []);
+    let (control, at) = (
+        brought.instance.control(),
+        (brought.port, brought.addresses),
+    );
+    loop {
+        let others = brought.opened.iter().copied();
+        let step = ports.step(&control, at, others);
+        for open in step.await.map(|changes| changes.opened).unwrap_or_default() {
+            tracing::info!("{} is published, as the command listens on it", open.bound);
+        }
+        tokio::time::sleep(auto_ports::INTERVAL).await;
+    }
 }
 
 /// Serves until this program's other part closes its end.
-async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket: &AsyncSocket) {
+async fn serve(
+    brought: &Brought,
+    ended: impl Future<Output = String>,
+    auto: Option<AutoPublish>,
+    socket: &AsyncSocket,
+) {
     let failure = async {
         let reason = ended.await;
         if reason != STOPPED {
@@ -254,7 +297,7 @@ async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket:
     };
     let requests = async {
         while let Ok(Some(_)) = socket.receive().await {
-            instance.delivered().await;
+            brought.instance.delivered().await;
             if socket.send(&[&[DELIVERED]]).is_err() {
                 return;
             }
@@ -263,6 +306,7 @@ async fn serve(instance: &Instance, ended: impl Future<Output = String>, socket:
     tokio::select! {
         () = failure => {}
         () = requests => {}
+        () = follow_listeners(brought, auto) => {}
     }
 }
 

@@ -28,6 +28,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use cnet_nat::forward::ContainerEnd;
+use cnet_tap::socket::BoundSocket;
 use cnet_wire::Protocol;
 
 mod counters;
@@ -115,6 +116,15 @@ impl OpenForward {
         let hosts = as_v4.into_iter().chain([bound]);
         hosts.filter_map(move |host| Some((host, rule.container.in_order(host.ip()).next()?)))
     }
+}
+
+/// The sockets of a container that programs elsewhere can send to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BoundSockets {
+    /// Those of TCP that listen.
+    pub tcp: Vec<BoundSocket>,
+    /// Those of UDP without a far end.
+    pub udp: Vec<BoundSocket>,
 }
 
 /// Why a rule was not opened.

@@ -34,7 +34,10 @@ use rustix::net::SocketFlags;
 use super::listener::{self, Bound};
 use super::presence::Presence;
 use super::splice::{Client, Splices};
-use super::{ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule, canonical};
+use super::{
+    BoundSockets, ContainerEnd, ForwardCounters, ForwardError, ForwardId, OpenForward, Rule,
+    canonical,
+};
 use crate::budget::ACCEPTS_A_ROUND;
 use crate::driver::Driver;
 use crate::fd_budget::most_forwards;
@@ -481,6 +484,16 @@ impl Forwards {
                 presence.set_next(now, missed);
             }
         }
+    }
+
+    /// What the container of `port` has bound; `None` if it cannot be asked.
+    pub(crate) fn bound_in(&self, port: PortId) -> Option<BoundSockets> {
+        let presence = self.presences.iter().find(|p| p.port == port)?;
+        let diagnostics = presence.diagnostics()?;
+        Some(BoundSockets {
+            tcp: diagnostics.listeners().ok()?,
+            udp: diagnostics.udp_holders().ok()?,
+        })
     }
 
     /// Has the TCP ports that lead to a container listen where `serves` says that it does; whether

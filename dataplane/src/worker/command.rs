@@ -12,7 +12,7 @@ use cnet_vswitch::port::PortConfig;
 use cnet_wire::access::Access;
 use tokio::sync::oneshot;
 
-use crate::forward::{ForwardError, OpenForward, Replaced, Rule};
+use crate::forward::{BoundSockets, ForwardError, OpenForward, Replaced, Rule};
 use crate::handoff::Inlet;
 use crate::port::{PortDevice, PortEnd, PortError, PortQueue, UplinkReport};
 use crate::{PortId, PortPlan, QueryId, Statistics};
@@ -40,6 +40,8 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Vec<Result<OpenForward, ForwardError>>>,
     },
     ListForwards(oneshot::Sender<Vec<OpenForward>>),
+    /// What the container of a port has bound.
+    ListBound(PortId, oneshot::Sender<Option<BoundSockets>>),
     AnswerDns(Vec<(QueryId, Vec<u8>)>),
     /// To all workers: the host has these addresses now.
     SetHostAddresses(Vec<IpAddr>),

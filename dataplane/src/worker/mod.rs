@@ -343,6 +343,9 @@ impl Worker {
             Command::ListForwards(reply) => {
                 let _ = reply.send(self.forwards.list().collect());
             }
+            Command::ListBound(port, reply) => {
+                let _ = reply.send(self.forwards.bound_in(port));
+            }
             Command::AnswerDns(answers) => {
                 for (id, message) in answers {
                     self.driver

@@ -12,7 +12,7 @@ use cnet_dataplane::{Access, PortDevice, PortEnd, PortPlan, STOPPED};
 use cnet_tap::TapQueue;
 use cnet_tap::helper::{OpenedTap, RouteState, TapRequest};
 
-use super::{MemberKey, Members, TapLink, leave, policy, publish, routing};
+use super::{MemberKey, Members, TapLink, auto, leave, policy, publish, routing};
 use crate::forward::ContainerAddresses;
 use crate::ipam::AddressRequest;
 use crate::journal::{Liveness, Record};
@@ -47,6 +47,7 @@ pub(super) async fn join(
         leave::leave(members, &key, "it could not join").await;
         return Err(refusal);
     }
+    auto::start(members, &key, false);
     attached(members, &key)
 }
 
@@ -144,6 +145,10 @@ pub(super) fn reserve(
     let short = || id[..SHORT_ID].to_owned();
     let name = attach.name.clone().unwrap_or_else(short);
     let is_vm = matches!(liveness, Liveness::Vm { .. });
+    if is_vm && attach.publish_auto.is_some() {
+        let text = "a virtual machine cannot be asked what it listens on: publish its ports by their numbers";
+        return Err(Refusal::new(Kind::Impossible, text));
+    }
     let mut table = members.table();
     let is_it = |record: &Record| match is_vm {
         true => record.liveness == liveness,
@@ -175,6 +180,7 @@ pub(super) fn reserve(
         ipv6: addresses.v6,
         dns: attach.dns.clone(),
         ports: Vec::new(),
+        publish_auto: attach.publish_auto.clone(),
         trust: attach.trust,
         filter: attach.filter.clone(),
     }))

@@ -61,6 +61,7 @@ use crate::journal::Journal;
 use crate::ns_helper::NsHelperClient;
 use crate::outside::Host;
 
+mod auto;
 mod handler;
 mod join;
 mod leave;

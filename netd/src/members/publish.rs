@@ -119,7 +119,7 @@ pub(super) async fn open_for(
 }
 
 /// Notes that these ports lead to the container; `false` if it has left.
-fn enter(members: &Members, key: &MemberKey, opened: &[OpenForward]) -> bool {
+pub(super) fn enter(members: &Members, key: &MemberKey, opened: &[OpenForward]) -> bool {
     let mut table = members.table();
     let Some(member) = table.member(key) else {
         return false;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use super::join::{self, Interface};
-use super::{MemberKey, Members, leave, publish, vm};
+use super::{MemberKey, Members, auto, leave, publish, vm};
 use crate::ipam::AddressRequest;
 use crate::journal::{self, Liveness, Record};
 
@@ -64,6 +64,7 @@ async fn restore_one(members: &Arc<Members>, record: Record) -> Result<(), Strin
         return Err(refusal.message);
     }
     publish::reopen_all(members, &key, addresses, ports).await;
+    auto::start(members, &key, true);
     Ok(())
 }
 

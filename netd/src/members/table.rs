@@ -326,6 +326,7 @@ mod tests {
             ipv6: None,
             dns: Vec::new(),
             ports: Vec::new(),
+            publish_auto: None,
             trust: false,
             filter: cnet::Filter::new(),
         }

@@ -23,6 +23,7 @@
 mod arguments;
 mod contenders;
 mod daemon;
+pub mod dns;
 mod hosts;
 mod interrupt;
 mod load;

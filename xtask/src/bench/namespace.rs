@@ -106,6 +106,12 @@ impl Namespace {
         PathBuf::from(format!("/proc/{}/fd/{descriptor}", std::process::id()))
     }
 
+    /// The path of its name, if it has one: it lasts longer than this process's descriptors.
+    pub fn named(&self) -> Option<PathBuf> {
+        let name = self.inner.name.as_ref()?;
+        Some(Path::new(NAMES).join(name))
+    }
+
     /// Moves the calling thread into it for good.
     ///
     /// # Errors
