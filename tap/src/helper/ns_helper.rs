@@ -385,8 +385,12 @@ fn is_over(socket: BorrowedFd<'_>, running: &Running) -> bool {
 /// source.
 fn open(request: &TapRequest) -> Result<Output, TapError> {
     let tap = make(request)?;
+    let mut routes = request.routes();
+    routes
+        .gateways
+        .retain(|gateway| gateway.is_ipv4() || !tap.lacks_ipv6);
     let routes = match request.take_over {
-        false => RouteState::of(policy_routing::apply(tap.ifindex, &request.routes())),
+        false => RouteState::of(policy_routing::apply(tap.ifindex, &routes)),
         true => match policy_routing::has_rules(tap.ifindex) {
             Ok(true) => RouteState::Made,
             Ok(false) | Err(_) => RouteState::Needless,

@@ -124,26 +124,7 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool
     rtnetlink
         .set_up(ifindex)
         .map_err(failed("bring it up".to_owned()))?;
-    let has_ipv4 = cfg.addresses.iter().any(|(address, _)| address.is_ipv4());
-    let mut whole = true;
-    for &(address, prefix_len) in &cfg.addresses {
-        match rtnetlink.set_address(ifindex, address, prefix_len) {
-            Ok(()) => {}
-            Err(error) if ipv6_is_off(address, &error) && has_ipv4 => whole = false,
-            Err(source) if ipv6_is_off(address, &source) => {
-                return Err(TapError::Ipv6Disabled {
-                    name: name.to_owned(),
-                    address,
-                    source,
-                });
-            }
-            Err(source) => {
-                return Err(failed(format!("add address {address}/{prefix_len}"))(
-                    source,
-                ));
-            }
-        }
-    }
+    let whole = set_addresses(&mut rtnetlink, (ifindex, name), &cfg.addresses)?;
     let metric = cfg.joins_others.then(|| JOINING_METRIC + ifindex);
     for &gateway in cfg.gateways.iter().filter(|g| whole || g.is_ipv4()) {
         rtnetlink
@@ -160,6 +141,39 @@ pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool
         rtnetlink
             .set_route(ifindex, route)
             .map_err(failed(format!("add a route to {to}/{len}")))?;
+    }
+    Ok(whole)
+}
+
+/// Sets the addresses; `false` if those of IPv6 are left out, since it is switched off and there are
+/// others.
+fn set_addresses(
+    rtnetlink: &mut Rtnetlink,
+    (ifindex, name): (u32, &str),
+    addresses: &[(IpAddr, u8)],
+) -> Result<bool, TapError> {
+    let has_ipv4 = addresses.iter().any(|(address, _)| address.is_ipv4());
+    let name = || name.to_owned();
+    let mut whole = true;
+    for &(address, prefix_len) in addresses {
+        match rtnetlink.set_address(ifindex, address, prefix_len) {
+            Ok(()) => {}
+            Err(error) if ipv6_is_off(address, &error) && has_ipv4 => whole = false,
+            Err(source) if ipv6_is_off(address, &source) => {
+                return Err(TapError::Ipv6Disabled {
+                    name: name(),
+                    address,
+                    source,
+                });
+            }
+            Err(source) => {
+                return Err(TapError::Configure {
+                    name: name(),
+                    what: format!("add address {address}/{prefix_len}"),
+                    source,
+                });
+            }
+        }
     }
     Ok(whole)
 }

@@ -90,7 +90,11 @@ pub fn run(words: &[&str]) -> anyhow::Result<bool> {
         }
     }
     let own = CONTENDERS.iter().find(|contender| contender.name == "cnet");
-    let cnet = super::build(own.context("cnet is a contender")?)?.with_file_name("cnet");
+    let slirp = match std::env::var_os("CNET_SLIRP") {
+        Some(path) => path.into(),
+        None => super::build(own.context("cnet is a contender")?)?,
+    };
+    let cnet = slirp.with_file_name("cnet");
     super::interrupt::watch()?;
     let mut lab = Lab::create(cnet)?;
     let mut resolvers = [
