@@ -11,7 +11,8 @@
 //! The order follows from what each stage takes away: namespaces need `/proc/self/uid_map`, which a
 //! process that is not dumpable may not write; the root needs mount(2), which capabilities permit;
 //! the bounding set needs CAP_SETPCAP; Landlock and seccomp(2) need no new privileges; seccomp
-//! forbids all of these calls, so it is last.
+//! forbids all of these calls, so it is last. Only the pages of code that all of it took are given back
+//! after it.
 //!
 //! # Invariants
 //!
@@ -251,8 +252,8 @@ pub fn enter(policy: &Policy) -> Result<Report, SandboxError> {
     if incomplete(&report) {
         return Err(SandboxError::Incomplete(report.missing));
     }
-    memory::give_back(&code);
     report.note(Stage::Seccomp, seccomp::apply(policy.role));
+    memory::give_back(&code);
     if incomplete(&report) {
         return Err(SandboxError::Incomplete(report.missing));
     }
@@ -272,8 +273,9 @@ pub(crate) fn confine_helper(role: Role, kept: &[RawFd]) {
     let _ = privileges::drop_capabilities(privileges::needed_by(role));
     let _ = no_new_privileges();
     let _ = memory::hide();
-    memory::give_back(&memory::code());
+    let code = memory::code();
     let _ = seccomp::apply(role);
+    memory::give_back(&code);
 }
 
 /// Begins the life of a process that was forked for a task of its own: closes its parent's descriptors
@@ -295,8 +297,9 @@ pub fn confine_init(title: &str, kept: &[BorrowedFd<'_>]) {
     let _ = rustix::process::chdir("/");
     let _ = privileges::drop_capabilities(CapabilitySet::empty());
     let _ = no_new_privileges();
-    memory::give_back(&memory::code());
+    let code = memory::code();
     let _ = seccomp::apply(Role::Init);
+    memory::give_back(&code);
 }
 
 /// Has the standard streams lead nowhere: a reader that waits for the end of the parent's output must
