@@ -6,6 +6,9 @@
 //! port; between containers for every packet that the switch would deliver, where there are rules for
 //! that ([`Policy::has_rules`]).
 //!
+//! A rule that has to see each packet of a conversation, or its answers, is none of policy's: checks on
+//! frames stand with the switch's admission (`vswitch/src/admit`).
+//!
 //! Its default is the safe one: the host's loopback under any of its names, and the instance metadata
 //! services of clouds, cannot be reached (CVE-2020-13401 and the like start here).
 

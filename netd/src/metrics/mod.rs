@@ -16,7 +16,8 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cnet::control::{
-    AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, StatisticsReport,
+    AnswerTimes, ContainerStatistics, Counters, ProcessStatistics, RouterStatistics,
+    StatisticsReport,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -97,6 +98,7 @@ impl Collector for Networks {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.up(&mut encoder)?;
         self.interfaces(&mut encoder)?;
+        self.routers(&mut encoder)?;
         self.flows(&mut encoder)?;
         self.names(&mut encoder)?;
         self.published(&mut encoder)?;
@@ -195,6 +197,41 @@ impl Networks {
             "reason",
             |report| &report.drops,
         )
+    }
+
+    /// What passed the router's port of each network.
+    fn routers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Count = fn(&RouterStatistics) -> u64;
+        let families: [(&str, &str, Count); 4] = [
+            (
+                "cnet_router_receive_bytes",
+                "Bytes of Ethernet frames given to the router's port",
+                |router| router.bytes_received,
+            ),
+            (
+                "cnet_router_receive_packets",
+                "Frames given to the router's port, a super-frame counted as one",
+                |router| router.frames_received,
+            ),
+            (
+                "cnet_router_transmit_bytes",
+                "Bytes of Ethernet frames that the router sent to containers",
+                |router| router.bytes_sent,
+            ),
+            (
+                "cnet_router_transmit_packets",
+                "Frames that the router sent to containers, a super-frame counted as one",
+                |router| router.frames_sent,
+            ),
+        ];
+        for (name, help, count) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for report in &self.reports {
+                let labels = [("network", report.network.as_str())];
+                counted(&mut family, &labels, count(&report.router))?;
+            }
+        }
+        Ok(())
     }
 
     fn flows(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -405,6 +442,7 @@ mod tests {
         web.flows = [("tcp".to_owned(), 2)].into();
         web.dns = [("cached".to_owned(), 5)].into();
         report.containers = vec![web];
+        (report.router.bytes_sent, report.router.frames_received) = (21, 4);
         report.tcp = [("opened".to_owned(), 11)].into();
         report.dns_times.buckets = vec![TimeBucket {
             up_to: 500,
@@ -427,6 +465,8 @@ mod tests {
             r#"cnet_port_receive_bytes_total{network="lan",container="web",interface="eth0"} 9"#,
             r#"cnet_port_transmit_bytes_total{network="a\"b",container="web",interface="eth0"} 7"#,
             r#"cnet_port_dropped_total{network="lan",container="web",interface="eth0",reason="spoofed"} 3"#,
+            r#"cnet_router_transmit_bytes_total{network="lan"} 21"#,
+            r#"cnet_router_receive_packets_total{network="lan"} 4"#,
             r#"cnet_flows{network="lan",container="web",protocol="tcp"} 2"#,
             r#"cnet_flow_opened_total{network="lan"} 11"#,
             r#"cnet_dns_queries_total{network="lan",container="web",outcome="cached"} 5"#,

@@ -4,6 +4,9 @@
 //! - [`rogue`]: is it a service that only the gateway offers?
 //! - [`rules`]: do policies allow it to go to that container? With [`conntrack`], which knows answers.
 //!
+//! Every frame of every container passes here, whoever it is for. Who may open a conversation with the
+//! host and the world is policy's to say (`nat/src/policy`).
+//!
 //! # Limits
 //!
 //! A fragment after the first shows no ports or types; without its first fragment, which does, it
