@@ -239,7 +239,7 @@ fn pasta_tells_what_is_wrong_and_ends_with_1() {
             &["-i", "nowhere0", "--", "true"],
             "Invalid interface name nowhere0",
         ),
-        (&["99999999"], "no process 99999999"),
+        (&["99999999"], "no process with PID 99999999"),
     ] {
         let done = run(&lab, arguments);
         assert_eq!(done.code(), Some(1), "{done}");

@@ -131,9 +131,10 @@ fn template<'a>(
     }
 }
 
-/// A family as the host has it, changed as the options say; `None` if there is none of it.
-fn family(options: &Options, link: Option<&HostLink>, ipv6: bool) -> Option<Family> {
-    let (on, address, gateway, len) = match ipv6 {
+/// What the command line says of a family: whether there is to be one, its address and gateway, and the
+/// length of its prefix.
+fn given(options: &Options, ipv6: bool) -> (bool, Option<IpAddr>, Option<IpAddr>, Option<u8>) {
+    match ipv6 {
         false => (
             options.ipv4,
             options.address.ipv4.map(IpAddr::V4),
@@ -146,7 +147,12 @@ fn family(options: &Options, link: Option<&HostLink>, ipv6: bool) -> Option<Fami
             options.gateway.ipv6.map(IpAddr::V6),
             options.prefix_v6,
         ),
-    };
+    }
+}
+
+/// A family as the host has it, changed as the options say; `None` if there is none of it.
+fn family(options: &Options, link: Option<&HostLink>, ipv6: bool) -> Option<Family> {
+    let (on, address, gateway, len) = given(options, ipv6);
     if !on {
         return None;
     }

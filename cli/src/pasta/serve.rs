@@ -113,6 +113,7 @@ fn sandbox(options: &Options) -> Policy {
     policy
 }
 
+// Longer than 60 lines: the order of the steps is the contract with the caller.
 async fn serve(
     options: &Options,
     plan: Plan,

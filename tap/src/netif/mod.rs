@@ -87,6 +87,7 @@ const JOINING_METRIC: u32 = 1024;
 ///
 /// [`TapError::MtuTooSmallForIpv6`] before anything is changed; otherwise the first step that the
 /// kernel refused, with the earlier ones in force.
+// Longer than 60 lines: the order of the steps is all there is to it.
 pub fn configure(ifindex: u32, name: &str, cfg: &InterfaceConfig) -> Result<bool, TapError> {
     let ipv6 = cfg.addresses.iter().find(|(address, _)| address.is_ipv6());
     if let Some(&(address, _)) = ipv6

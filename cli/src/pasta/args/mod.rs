@@ -373,6 +373,7 @@ impl Given {
         }
     }
 
+    // Longer than 60 lines: it names each option once.
     fn finish(mut self, operands: Vec<OsString>) -> Result<Options, ArgsError> {
         self.check()?;
         let target = self.target(operands)?;

@@ -96,6 +96,7 @@ fn version_and_help_win_over_values_but_not_over_unknown_options() {
 }
 
 /// The message of each wrong input.
+// Longer than 60 lines: one wrong input after the other, each with its message.
 #[test]
 fn what_is_wrong_is_told() {
     for (line, message) in [
