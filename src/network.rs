@@ -411,6 +411,27 @@ impl Network {
         Ok(started.await.map_err(lost)??)
     }
 
+    /// Has the program that [`Network::start`] starts take the place of the network's process, with its
+    /// containers: their interfaces, addresses, names and published ports stay, their connections are
+    /// reset. `false` if the network does not run.
+    ///
+    /// # Errors
+    ///
+    /// As for all calls.
+    pub async fn restart(&self) -> Result<bool, NetworkError> {
+        let Some(report) = self.inspect().await? else {
+            return Ok(false);
+        };
+        let (directories, program) = (self.directories.clone(), self.program.clone());
+        let name = self.definition.name.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            start::restart(&directories, &name, &program, report.pid)
+        });
+        let lost = |e: tokio::task::JoinError| StartError::Failed(e.to_string());
+        started.await.map_err(lost)??;
+        Ok(true)
+    }
+
     /// Keeps the network's process `pid` alive for as long as this is polled: starts it again
     /// whenever it ends. `started` is told the process's number each time.
     pub async fn keep(&self, mut pid: u32, mut started: impl FnMut(u32)) {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
 
 use crate::definition::{DEFAULT_NETWORK, Directories, runtime};
 use crate::log::{Bounded, LogEnd};
@@ -103,20 +105,111 @@ pub fn ensure_with(
 ) -> Result<(), StartError> {
     let unusable = |(path, source)| StartError::Directory { path, source };
     let (path, _lock) = runtime::lock_directory(directories, network).map_err(unusable)?;
-    let failed = |source| unusable((path.clone(), source));
     if UnixStream::connect(directories.socket(network)).is_ok() {
         // Another client was quicker.
         return Ok(());
     }
+    start_locked(directories, (network, &path), program, variable)
+}
+
+/// Ends the process `pid` of a network, and all that belong to it, as a crash would, and starts
+/// `program` in its place, which takes up the containers. No other client starts one meanwhile.
+///
+/// # Errors
+///
+/// See [`StartError`].
+pub fn restart(
+    directories: &Directories,
+    network: &str,
+    program: &Path,
+    pid: u32,
+) -> Result<(), StartError> {
+    let unusable = |(path, source)| StartError::Directory { path, source };
+    let (path, _lock) = runtime::lock_directory(directories, network).map_err(unusable)?;
+    end_family(network, pid.cast_signed());
+    // Its lock is free once all of it has ended.
+    let lock = runtime::lock(&path).map_err(|source| unusable((path.clone(), source)))?;
+    drop(lock);
+    start_locked(directories, (network, &path), program, None)
+}
+
+/// Kills the process of a network, the one outside its sandbox, and what those have forked, among it
+/// the watcher, which would start the network again. They are stopped first, so that none acts on the
+/// end of another.
+fn end_family(network: &str, pid: i32) {
+    let outer = parent_of(pid).filter(|parent| is_of_network(*parent, network));
+    let outer = outer.unwrap_or(pid);
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let others: Vec<(i32, i32)> = numbers
+        .filter_map(|pid| Some((pid, parent_of(pid)?)))
+        .collect();
+    let mut family = vec![outer, pid];
+    // A watcher whose parent has been killed is no descendant any more.
+    let orphans = others.iter().map(|(pid, _)| *pid);
+    family.extend(orphans.filter(|pid| is_of_network(*pid, network) && has_our_directories(*pid)));
+    loop {
+        let is_new = |(pid, parent): &&(i32, i32)| family.contains(parent) && !family.contains(pid);
+        match others.iter().find(is_new) {
+            Some((pid, _)) => family.push(*pid),
+            None => break,
+        }
+    }
+    for signal in [Signal::STOP, Signal::KILL] {
+        for pid in family.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            // One that is gone needs no signal.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+}
+
+/// Whether the process was started to serve the network.
+fn is_of_network(pid: i32, network: &str) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    words.any(|word| word == SUBCOMMAND.as_bytes()) && words.any(|word| word == network.as_bytes())
+}
+
+/// Whether the process has the runtime directory that this one has.
+fn has_our_directories(pid: i32) -> bool {
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let mut theirs = environment.split(|byte| *byte == 0).filter_map(|entry| {
+        let value = entry.strip_prefix(VARIABLE.as_bytes())?;
+        value.strip_prefix(b"=").map(<[u8]>::to_vec)
+    });
+    let own = std::env::var_os(VARIABLE).map(OsStringExt::into_vec);
+    !environment.is_empty() && theirs.next() == own
+}
+
+/// The parent, which is the second word behind the name in parentheses (proc_pid_stat(5)).
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Starts a process, for a caller that has locked the network's runtime directory, `path`.
+fn start_locked(
+    directories: &Directories,
+    (network, path): (&str, &Path),
+    program: &Path,
+    variable: Option<(&str, &str)>,
+) -> Result<(), StartError> {
+    let failed = |source| StartError::Directory {
+        path: path.to_owned(),
+        source,
+    };
     if network != DEFAULT_NETWORK && !directories.definition(network).exists() {
         // The directory, if it was made just now.
-        let _ = fs::remove_dir(&path);
+        let _ = fs::remove_dir(path);
         return Err(StartError::Removed(network.to_owned()));
     }
     if Directories::of_admitting_user().is_some_and(|theirs| theirs == *directories) {
         return Err(StartError::Elsewhere(network.to_owned()));
     }
-    let log = Bounded::open(&runtime::log(&path)).map_err(failed)?;
+    let log = Bounded::open(&runtime::log(path)).map_err(failed)?;
     let not_started = |source| StartError::Program {
         program: program.to_owned(),
         source,

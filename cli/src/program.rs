@@ -17,9 +17,9 @@ pub(crate) const OWN_FAILURE: u8 = 125;
 /// # Errors
 ///
 /// As write(2); `BrokenPipe` once nothing reads the output any more.
-pub(crate) fn write_out(text: &str) -> io::Result<()> {
+pub(crate) fn write_out(text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(text.as_ref())?;
     out.flush()
 }
 

@@ -133,6 +133,7 @@ mod tests {
             pid,
             start_time: watch::start_time(pid).unwrap(),
             network: "none".to_owned(),
+            ..Running::default()
         };
         let entered = Registry::new(&directories).enter(&running).unwrap();
         assert!(is_served(net, &directories));

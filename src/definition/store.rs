@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::directories::Directories;
 use super::file::{self, DirectoryLock};
-use super::file_format::{Definition, DefinitionError, Request, pools};
+use super::file_format::{BRIDGE, Definition, DefinitionError, Request, pools};
 use super::id::random_id;
 use super::name::{DEFAULT_NETWORK, NameError, check_network_name};
 use super::pool::{Ipv4Pool, Ipv6Pool, overlap};
@@ -170,7 +170,8 @@ impl Store {
         Ok(names.into_iter().filter_map(read).collect())
     }
 
-    /// The network of that name, or else the one whose id starts with it.
+    /// The network of that name, or else the one whose id starts with it; the default one for
+    /// `bridge`, where there is no network of that name.
     ///
     /// # Errors
     ///
@@ -181,6 +182,8 @@ impl Store {
             match self.read(name)? {
                 Some(definition) => return Ok(definition),
                 None if name == DEFAULT_NETWORK => return self.implied(),
+                // What Docker calls its own default network.
+                None if name == BRIDGE => return self.get(DEFAULT_NETWORK),
                 None => {}
             }
         }

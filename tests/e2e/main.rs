@@ -37,6 +37,7 @@ mod publish_syntax;
 mod qemu;
 mod reach;
 mod run;
+mod run_words;
 mod sandbox;
 mod source_ports;
 mod splice;

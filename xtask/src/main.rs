@@ -14,6 +14,7 @@ mod cargo;
 mod deny;
 mod fuzz;
 mod house;
+mod install;
 mod machine;
 mod stage;
 mod test;
@@ -26,6 +27,8 @@ usage: cargo xtask test [STAGE…]    run the tests, all of them or the stages n
        cargo xtask house            print what breaks the rules of the house
        cargo xtask fuzz --minutes N [TARGET…]  let the fuzz targets run
        cargo xtask dnsperf [OPTION…]  compare the gateway's DNS with dnsmasq's
+       cargo xtask install [--prefix DIR] [--links]  install the programs, manual pages and completions
+       cargo xtask documentation    make the manual pages and completions that `cargo deb` packs
        cargo xtask bench [OPTION…]  compare cnet with its peers; --help names the options";
 
 fn main() -> ExitCode {
@@ -41,6 +44,8 @@ fn main() -> ExitCode {
         ["fuzz", words @ ..] => fuzz::run(words),
         ["bench", words @ ..] => bench::run(words),
         ["dnsperf", words @ ..] => bench::dns::run(words),
+        ["install", words @ ..] => install::run(words),
+        ["documentation"] => install::documentation(),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(true)

@@ -7,6 +7,13 @@ use anyhow::{Context, bail};
 use cnet_tap::sandbox::{Stage, probe};
 
 use super::print;
+use crate::run::id_maps;
+
+/// The oldest kernel that everything works with.
+const OLDEST_KERNEL: (u32, u32) = (5, 4);
+
+/// Bytes that a UDP socket may keep for a burst to pass: 4 MiB.
+const WANTED_RECEIVE_BUFFER: u64 = 4 * 1024 * 1024;
 
 /// One line of the report.
 struct Finding {
@@ -23,9 +30,14 @@ struct Finding {
 ///
 /// If something is missing, or cannot be found out.
 pub(super) fn doctor() -> anyhow::Result<()> {
-    let mut findings = vec![tun(), user_namespaces()];
+    let mut findings = vec![
+        versions(),
+        tun(),
+        user_namespaces(),
+        restricted_namespaces(),
+    ];
     findings.extend(sandbox().context("cannot try the sandbox out")?);
-    findings.extend([ping(), low_ports()]);
+    findings.extend([subordinate_ids(), ping(), low_ports(), receive_buffers()]);
     let mut text = String::new();
     for Finding {
         what,
@@ -90,6 +102,68 @@ fn sandbox() -> anyhow::Result<Vec<Finding>> {
         finding(format!("sandbox: {stage}"), why, true)
     };
     Ok(Stage::ALL.into_iter().map(stage).collect())
+}
+
+/// This program's version and the kernel's; the oldest kernel that works.
+fn versions() -> Finding {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    let version = (
+        numbers.next().and_then(Result::ok).unwrap_or(0),
+        numbers.next().and_then(Result::ok).unwrap_or(0),
+    );
+    let wrong = (version < OLDEST_KERNEL).then(|| {
+        let (major, minor) = OLDEST_KERNEL;
+        format!("cnet needs Linux {major}.{minor} or newer; install a newer kernel")
+    });
+    let own = env!("CARGO_PKG_VERSION");
+    finding(format!("cnet {own} on Linux {release}"), wrong, true)
+}
+
+/// What distributions restrict user namespaces by. A process that may make them all the same, such as
+/// root's, is not concerned.
+fn restricted_namespaces() -> Finding {
+    let switches = [
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+    ];
+    let is_root = rustix::process::geteuid().is_root();
+    let set = switches.iter().find(|(name, value, _)| {
+        read(&format!("/proc/sys/{}", name.replace('.', "/"))).as_deref() == Some(value)
+    });
+    let wrong = set.filter(|_| !is_root).map(|(name, _, open)| {
+        format!("{name} forbids them to ordinary users; as root, run `sysctl -w {name}={open}`")
+    });
+    finding("user namespaces of ordinary users", wrong, true)
+}
+
+/// Whether `cnet run` can give the command more users than root.
+fn subordinate_ids() -> Finding {
+    let uid = rustix::process::geteuid();
+    let found = id_maps::subordinate_ranges();
+    let wrong = match (uid.is_root(), found) {
+        (true, _) | (_, (true, true)) => None,
+        (false, (false, _)) => Some(
+            "the command of `cnet run` has no users but root, so `su nobody` and `tcpdump` fail in it; as root, run `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER`".to_owned(),
+        ),
+        (false, (true, false)) => Some(
+            "newuidmap(1) and newgidmap(1) are missing, so the command of `cnet run` has no users but root; as root, run `apt-get install uidmap`".to_owned(),
+        ),
+    };
+    finding("subordinate user ids", wrong, false)
+}
+
+/// Whether UDP sockets may have buffers as large as a burst is.
+fn receive_buffers() -> Finding {
+    let name = "net.core.rmem_max";
+    let most = read("/proc/sys/net/core/rmem_max").and_then(|most| most.parse::<u64>().ok());
+    let wrong = most.filter(|most| *most < WANTED_RECEIVE_BUFFER).map(|most| {
+        format!(
+            "{name} is {most} bytes, so bursts of UDP are lost earlier than need be; as root, run `sysctl -w {name}={WANTED_RECEIVE_BUFFER}`"
+        )
+    });
+    finding("receive buffers", wrong, false)
 }
 
 fn ping() -> Finding {

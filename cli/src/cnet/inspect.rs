@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::Serialize;
 
+use super::format::{Format, filled};
 use super::network::{json, live};
 use super::ps::{Entry, entries};
 use crate::each_network::one_or_each;
@@ -16,6 +17,14 @@ use cnet::network::Network;
 /// The options of `cnet inspect`.
 #[derive(Args, Debug)]
 pub(crate) struct InspectOptions {
+    /// How to print it: `json` or a template such as '{{.ipv4}}', which each is put in.
+    #[arg(short, long, default_value = "json", value_name = "FORMAT")]
+    format: Format,
+
+    /// As --format json, the default.
+    #[arg(long)]
+    json: bool,
+
     /// Containers, by name, id or process, or networks.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
@@ -57,7 +66,11 @@ pub(super) async fn inspect(options: InspectOptions) -> anyhow::Result<()> {
             Err(error) => failed.push(error),
         }
     }
-    super::print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
+    let text = match &options.format {
+        Format::Template(template, heading) if !options.json => filled(template, *heading, &found)?,
+        _ => format!("{}\n", serde_json::to_string_pretty(&found)?),
+    };
+    super::print(&text)?;
     if !missing.is_empty() {
         let names = missing.join(", ");
         failed.push(anyhow!("there is no container and no network {names}"));

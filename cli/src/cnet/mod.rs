@@ -16,6 +16,10 @@ mod attach;
 mod container;
 mod dns;
 mod doctor;
+mod documentation;
+mod events;
+mod format;
+mod held;
 mod inspect;
 mod metrics;
 mod mistakes;
@@ -24,10 +28,11 @@ mod policy;
 mod ps;
 mod publish;
 mod table;
+mod template;
 mod top;
 mod trust;
 
-/// The exit code for a command line that cannot be read, of all commands but `cnet run`.
+/// The exit code for a command line that cannot be read, of all commands but `cnet run` and `exec`.
 const UNREADABLE: u8 = 2;
 
 /// Networks for containers, in user space and without privileges.
@@ -62,6 +67,18 @@ pub(crate) enum Command {
     Port(publish::PortOptions),
     /// List the containers on networks.
     Ps(ps::PsOptions),
+    /// Run a further command in a container.
+    Exec(Box<crate::run::exec::ExecOptions>),
+    /// Print what a container in the background has written.
+    Logs(held::LogsOptions),
+    /// End containers of `cnet run`: by a signal, and after a while by SIGKILL.
+    Stop(held::StopOptions),
+    /// Send a signal to containers of `cnet run`.
+    Kill(held::KillOptions),
+    /// Forget containers of the background that have ended.
+    Rm(held::RemoveOptions),
+    /// Print which containers join networks and leave them, as it happens.
+    Events(events::EventsOptions),
     /// Show all about containers or networks, as JSON.
     Inspect(inspect::InspectOptions),
     /// Show what passes, by container.
@@ -75,6 +92,10 @@ pub(crate) enum Command {
     Trust(trust::TrustOptions),
     /// Tell what this host offers, and what to do about what it does not.
     Doctor,
+    /// Print what a shell completes the command line by.
+    Completion(documentation::CompletionOptions),
+    /// Write the manual pages.
+    Man(documentation::ManOptions),
     /// Serve a network; started by the other commands.
     #[command(name = cnet::start::SUBCOMMAND, hide = true)]
     NetworkProcess {
@@ -108,9 +129,17 @@ pub fn main() -> ExitCode {
         Command::Ps(options) => attended(ps::ps(options)),
         Command::Inspect(options) => attended(inspect::inspect(options)),
         Command::Policy(command) => attended(policy::policy(command)),
+        Command::Exec(options) => return crate::run::exec::main(&options),
+        Command::Logs(options) => attended(held::logs(options)),
+        Command::Stop(options) => attended(held::stop(options)),
+        Command::Kill(options) => attended(held::kill(options)),
+        Command::Rm(options) => attended(held::remove(options)),
+        Command::Events(options) => attended(events::events(options)),
         Command::Metrics(options) => attended(metrics::metrics(options)),
         Command::Trust(options) => trust::trust(&options),
         Command::Doctor => doctor::doctor(),
+        Command::Completion(options) => documentation::completion(&options),
+        Command::Man(options) => documentation::man(&options),
         Command::Top(options) => attended(top::top(options)),
     };
     code_of(done)
@@ -133,7 +162,10 @@ fn not_parsed(error: &clap::Error, words: &[OsString]) -> ExitCode {
         return code_of(print(&error.render().to_string()).map(drop));
     }
     write_err(&mistakes::explain(error, words));
-    match words.get(1).is_some_and(|word| word == "run") {
+    match words
+        .get(1)
+        .is_some_and(|word| word == "run" || word == "exec")
+    {
         true => OWN_FAILURE.into(),
         false => ExitCode::from(UNREADABLE),
     }
@@ -147,7 +179,12 @@ fn attended(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 
 /// A result on standard output. `false` once nothing reads it any more.
 fn print(text: &str) -> anyhow::Result<bool> {
-    match write_out(text) {
+    print_bytes(text.as_bytes())
+}
+
+/// As [`print`], of what may be no text.
+fn print_bytes(bytes: &[u8]) -> anyhow::Result<bool> {
+    match write_out(bytes) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error).context("cannot write to standard output"),

@@ -1,24 +1,17 @@
 //! `cnet ps`: which container is where.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
+use super::format::{Filter, Format, filled, passes};
+use super::network::json::short;
 use super::table::table;
 use crate::each_network::one_or_each;
 use crate::program::{all_of, tell};
 use cnet::control::{ContainerReport, PublishedPort};
 use cnet::definition::{Directories, HostRoutes, Store};
 use cnet::network::Network;
-use cnet_netd::registry::{Registry, Running, is_meant_by};
-
-/// How results are printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(super) enum Format {
-    /// For people.
-    Table,
-    /// For programs.
-    Json,
-}
+use cnet_netd::registry::{Ended, Registry, Running, is_meant_by};
 
 /// The options of `cnet ps`.
 #[derive(Args, Debug)]
@@ -27,9 +20,51 @@ pub(crate) struct PsOptions {
     #[arg(long, value_name = "NET")]
     network: Option<String>,
 
-    /// How to print it.
-    #[arg(long, value_enum, default_value = "table")]
+    /// Those of the background that have ended as well, until `cnet rm`.
+    #[arg(short, long)]
+    all: bool,
+
+    /// The ids alone.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Those alone for which this holds, of name, id, network and status (`running` or `exited`); may
+    /// be given several times.
+    #[arg(short, long, value_name = "FIELD=VALUE")]
+    filter: Vec<Filter>,
+
+    /// How to print it: `table`, `json` or a template such as '{{.Name}}', of Name, ID, Network, PID,
+    /// Interface, IPv4, IPv6, Addresses, Ports, Status, Command and Created.
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
     format: Format,
+
+    /// As --format json.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+/// A line, as templates have it: all text, as Docker's are.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    name: String,
+    names: String,
+    #[serde(rename = "ID")]
+    id: String,
+    network: String,
+    networks: String,
+    #[serde(rename = "PID")]
+    pid: String,
+    interface: String,
+    #[serde(rename = "IPv4")]
+    ipv4: String,
+    #[serde(rename = "IPv6")]
+    ipv6: String,
+    addresses: String,
+    ports: String,
+    status: String,
+    command: String,
+    created: String,
 }
 
 /// A container and the network it is on.
@@ -38,15 +73,46 @@ pub(super) struct Entry {
     pub(super) network: String,
     #[serde(flatten)]
     pub(super) container: ContainerReport,
+    /// Whether `cnet run` alone knows it: it is on no named network.
+    #[serde(skip)]
+    pub(super) on_no_network: bool,
 }
 
 /// Prints the containers of all networks that run, and those that `cnet run` holds elsewhere. A
 /// network that cannot be asked is an error, after all others are listed.
 pub(super) async fn ps(options: PsOptions) -> anyhow::Result<()> {
-    let (entries, failures) = entries(options.network.as_deref()).await?;
+    let (mut entries, failures) = entries(options.network.as_deref()).await?;
+    let registry = Registry::new(&Directories::of_this_user()?);
+    let ended = match options.all {
+        true => registry.ended(),
+        false => Vec::new(),
+    };
+    entries.extend(ended.iter().map(|ended| {
+        let mut entry = held(ended.was.clone());
+        entry.container.pid = None;
+        entry
+    }));
+    let running = registry.list();
+    let known: Vec<&Running> = running.iter().chain(ended.iter().map(|e| &e.was)).collect();
+    let mut shown: Vec<(Entry, Row)> = Vec::new();
+    for entry in entries {
+        let row = row(&entry, &known, &ended);
+        if passes(&options.filter, "name, id, network and status", |f| {
+            row.is(f)
+        })? {
+            shown.push((entry, row));
+        }
+    }
+    let (entries, rows): (Vec<Entry>, Vec<Row>) = shown.into_iter().unzip();
     let text = match options.format {
+        _ if options.quiet => rows
+            .iter()
+            .map(|row| format!("{}\n", short(&row.id)))
+            .collect(),
         Format::Json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
-        Format::Table => table(&lines(&entries)),
+        _ if options.json => format!("{}\n", serde_json::to_string_pretty(&entries)?),
+        Format::Table => table(&lines(&entries, &rows, options.all)),
+        Format::Template(template, heading) => filled(&template, heading, &rows)?,
     };
     super::print(&text)?;
     warn_of_routes(&entries)?;
@@ -80,6 +146,7 @@ pub(super) async fn entries(
         entries.extend(report.containers.into_iter().map(|container| Entry {
             network: report.name.clone(),
             container,
+            on_no_network: false,
         }));
     }
     if network.is_none() {
@@ -104,16 +171,67 @@ impl Entry {
 fn held(running: Running) -> Entry {
     let mut container = ContainerReport::new(running.id, running.name);
     container.pid = Some(running.pid);
+    container.interface = running.interface;
+    (container.ipv4, container.ipv6) = (running.ipv4, running.ipv6);
+    container.ports = running.ports;
     Entry {
         network: running.network,
         container,
+        on_no_network: true,
     }
 }
 
-fn lines(entries: &[Entry]) -> Vec<Vec<String>> {
+impl Row {
+    fn is(&self, filter: &Filter) -> Option<bool> {
+        let value = filter.value.as_str();
+        Some(match filter.key.as_str() {
+            "name" => self.name.contains(value),
+            "id" => self.id.starts_with(value),
+            "network" => self.network == value,
+            "status" => self.status.to_lowercase().starts_with(value),
+            _ => return None,
+        })
+    }
+}
+
+fn row(entry: &Entry, known: &[&Running], ended: &[Ended]) -> Row {
+    let container = &entry.container;
+    let text = |address: Option<String>| address.unwrap_or_default();
+    let ipv4 = text(container.ipv4.map(|net| net.addr().to_string()));
+    let ipv6 = text(container.ipv6.map(|net| net.addr().to_string()));
+    let addresses = [&*ipv4, &*ipv6].into_iter().filter(|a| !a.is_empty());
+    let addresses: Vec<&str> = addresses.collect();
+    let ports: Vec<String> = container.ports.iter().map(port).collect();
+    let run = known.iter().find(|running| running.id == container.id);
+    let exited = ended.iter().find(|ended| ended.was.id == container.id);
+    Row {
+        name: container.name.clone(),
+        names: container.name.clone(),
+        id: container.id.clone(),
+        network: entry.network.clone(),
+        networks: entry.network.clone(),
+        pid: text(container.pid.map(|pid| pid.to_string())),
+        interface: container.interface.clone(),
+        addresses: addresses.join(" "),
+        ports: ports.join(", "),
+        status: match exited {
+            Some(ended) => format!("Exited ({})", ended.exit_code),
+            None => "Running".to_owned(),
+        },
+        command: run.map_or(String::new(), |run| run.command.join(" ")),
+        created: run.map_or(String::new(), |run| run.started.clone()),
+        ipv4,
+        ipv6,
+    }
+}
+
+fn lines(entries: &[Entry], rows: &[Row], all: bool) -> Vec<Vec<String>> {
     let heading = ["NAME", "NETWORK", "PID", "INTERFACE", "ADDRESSES", "PORTS"];
     let mut lines = vec![heading.map(str::to_owned).to_vec()];
-    for Entry { network, container } in entries {
+    for Entry {
+        network, container, ..
+    } in entries
+    {
         let ipv4 = container.ipv4.iter().map(ToString::to_string);
         let ipv6 = container.ipv6.iter().map(ToString::to_string);
         let addresses: Vec<String> = ipv4.chain(ipv6).collect();
@@ -126,6 +244,14 @@ fn lines(entries: &[Entry]) -> Vec<Vec<String>> {
             addresses.join(" "),
             ports.join(", "),
         ]);
+    }
+    if all {
+        lines[0].push("STATUS".to_owned());
+        let statuses = rows.iter().map(|row| row.status.clone());
+        lines[1..]
+            .iter_mut()
+            .zip(statuses)
+            .for_each(|(line, status)| line.push(status));
     }
     lines
 }
@@ -146,6 +272,7 @@ mod tests {
             pid: 4711,
             start_time: 1,
             network: "none".to_owned(),
+            ..Running::default()
         });
         for meant in ["web", "abab", "4711"] {
             assert!(entry.is_meant_by(meant), "{meant}");
@@ -153,7 +280,7 @@ mod tests {
         for other in ["we", "aba", "abb0", "471", ""] {
             assert!(!entry.is_meant_by(other), "{other}");
         }
-        let shown = table(&lines(&[entry]));
+        let shown = table(&lines(&[entry], &[], false));
         let line: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(line, ["web", "none", "4711"]);
     }

@@ -67,7 +67,7 @@ async fn network_of(options: &PublishOptions) -> anyhow::Result<Network> {
         return Ok(Network::open(name)?);
     }
     let found = meant(None, &options.container).await?;
-    let on_networks = found.iter().filter(|e| !e.container.interface.is_empty());
+    let on_networks = found.iter().filter(|e| !e.on_no_network);
     let names: Vec<&str> = on_networks.map(|e| e.network.as_str()).collect();
     match names.as_slice() {
         [name] => Ok(Network::open(name)?),

@@ -3,16 +3,24 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::ps::Format;
 use super::table::table;
 use crate::each_network::one_or_each;
 use crate::log::report;
 use crate::program::{all_of, tell};
 use cnet::control::{ContainerStatistics, Counters, RouterStatistics, StatisticsReport};
 use cnet::network::Network;
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
 
 /// The options of `cnet top`.
 #[derive(Args, Debug)]

@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
             env!("CARGO_PKG_VERSION"),
             VERSIONS.join(", ")
         );
-        let _ = write_out(&about);
+        let _ = write_out(about);
         return ExitCode::SUCCESS;
     };
     plugin::start_log();
@@ -67,7 +67,7 @@ pub fn main() -> ExitCode {
         Ok(Some(answer)) => (answer.to_string(), ExitCode::SUCCESS),
         Err(error) => (error.to_json(&version), ExitCode::FAILURE),
     };
-    match write_out(&format!("{answer}\n")) {
+    match write_out(format!("{answer}\n")) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     }

@@ -104,7 +104,7 @@ pub fn main() -> ExitCode {
         Ok(Some(answer)) => (answer, ExitCode::SUCCESS),
         Err(error) => (json!({"error": report(&error)}), ExitCode::FAILURE),
     };
-    match write_out(&format!("{answer}\n")) {
+    match write_out(format!("{answer}\n")) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     }

@@ -21,7 +21,8 @@ use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::log::report;
 use crate::program::{OWN_FAILURE, tell};
-use crate::run::command as run_command;
+use crate::run::command::{self as run_command, CommandPlan};
+use crate::run::id_maps::IdMaps;
 use crate::run::{child, mounts, process::exit_code};
 
 /// The variable that names the user's shell, and the shell without it.
@@ -93,7 +94,7 @@ fn wait(pid: Pid) -> anyhow::Result<u8> {
 /// The outer process's life; the command's, once it is that.
 fn live(words: &[OsString], parent: Parent, socket: &OwnedFd) -> anyhow::Result<u8> {
     parent.die_together()?;
-    child::enter_namespaces(true)?;
+    child::enter_namespaces(true, &IdMaps::root_alone())?;
     // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
     parent.die_together()?;
     mounts::separate()?;
@@ -120,7 +121,9 @@ fn live(words: &[OsString], parent: Parent, socket: &OwnedFd) -> anyhow::Result<
             if with_processes && let Err(error) = mounts::proc() {
                 tracing::info!("the command sees the host's /proc: {}", report(&error));
             }
-            Ok(run_command::become_command(&command(words)))
+            Ok(run_command::become_command(&CommandPlan::of(&command(
+                words,
+            ))))
         }
         Some(command) => {
             for of_terminal in [Signal::INT, Signal::QUIT] {

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::network_mode::NetworkMode;
+use super::network_mode::NetworkChoice;
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
 use crate::publish_option::PublishOption;
 use crate::sandbox::SandboxOptions;
 use cnet::definition::{DnsServer, MTU_RANGE, check_host_name, check_name, is_domain};
 use cnet_dataplane::{DEFAULT_BUSY_POLL, MAX_BUSY_POLL_MICROS, MAX_WORKERS};
+use cnet_wire::MacAddr;
 use cnet_wire::prefixes::Subnet;
 
 /// The options of `cnet run`.
@@ -45,23 +46,71 @@ pub struct RunOptions {
     pub publish_file: Option<PathBuf>,
 
     /// Where to put the command: `none` (loopback alone), `host` (the host's own network),
-    /// `container:NAME` (with that container), or on the network of that name.
+    /// `container:NAME` or `container:PID` (with that container), or on the network of that name.
     ///
-    /// Without it the command has a network of its own, which ends with it.
-    #[arg(long, value_name = "none|host|NET|container:NAME")]
-    pub network: Option<NetworkMode>,
+    /// Without it the command has a network of its own, which ends with it. Several networks may be
+    /// given. Behind a name stands what concerns that network alone: NET:alias=db,ip=10.88.0.7, of
+    /// alias, ip, ip6, mac and interface_name. `bridge` is the network `cnet`, unless there is one of
+    /// that name.
+    #[arg(
+        id = "network",
+        long = "network",
+        visible_alias = "net",
+        value_name = "none|host|NET|container:NAME"
+    )]
+    pub(crate) networks: Vec<NetworkChoice>,
+
+    /// Go on in the background, and print the container's id. Its output is kept for `cnet logs`.
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// The id of a container in the background, in its own process.
+    #[arg(long, hide = true, value_name = "ID")]
+    pub detached_id: Option<String>,
+
+    /// With --detach, keep neither log nor exit code of a command that has ended. Of one in the
+    /// foreground nothing is kept in any case.
+    #[arg(long)]
+    pub rm: bool,
+
+    /// Let the command read standard input, as it does in any case; for those who type it.
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// Give the command a terminal of its own, if standard input is one; without it the command has
+    /// the user's.
+    #[arg(short, long)]
+    pub tty: bool,
+
+    /// A variable for the command's environment, with its value, or without for the value that it has
+    /// here; may be given several times. The command has all other variables as well.
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = parse_env)]
+    pub env: Vec<(String, Option<String>)>,
+
+    /// The directory that the command starts in.
+    #[arg(short, long, value_name = "DIRECTORY")]
+    pub workdir: Option<PathBuf>,
 
     /// What the container is called; by default the start of a random id.
     #[arg(long)]
     pub name: Option<String>,
 
     /// A further name on the network; may be given several times.
-    #[arg(long = "alias", value_name = "NAME", requires = "network")]
+    #[arg(
+        long = "alias",
+        visible_alias = "network-alias",
+        value_name = "NAME",
+        requires = "network"
+    )]
     pub aliases: Vec<String>,
 
     /// A note for programs and for policy; may be given several times. It needs --network NET.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label, requires = "network")]
     pub labels: Vec<(String, String)>,
+
+    /// A further name for a container of the network, in `/etc/hosts`; may be given several times.
+    #[arg(long = "link", value_name = "CONTAINER[:NAME]", value_parser = parse_link, requires = "network")]
+    pub(crate) links: Vec<Link>,
 
     /// The IPv4 address on the network.
     #[arg(long, value_name = "ADDRESS", requires = "network")]
@@ -70,6 +119,10 @@ pub struct RunOptions {
     /// The IPv6 address on the network.
     #[arg(long, value_name = "ADDRESS", requires = "network")]
     pub ip6: Option<Ipv6Addr>,
+
+    /// The hardware address of the command's interface.
+    #[arg(long, visible_alias = "mac", value_name = "MAC")]
+    pub mac_address: Option<MacAddr>,
 
     /// Bytes of the largest packet on the command's interface [default: as on the host's default route].
     #[arg(
@@ -159,6 +212,17 @@ pub struct RunOptions {
     #[command(flatten)]
     pub(crate) sandbox: SandboxOptions,
 
+    /// Have more users than root in the command, from this user's ranges in /etc/subuid and /etc/subgid:
+    /// the default where they and newuidmap(1) are there; with this, an error where they are not.
+    ///
+    /// Root and root's files are this user's own in any case.
+    #[arg(long, conflicts_with = "keep_uid")]
+    pub map_users: bool,
+
+    /// Run the command as the user who one is, without rights over its network, and not as root of it.
+    #[arg(long)]
+    pub keep_uid: bool,
+
     /// Say more on standard error; twice for still more.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -203,6 +267,36 @@ impl NameOptions {
         let servers = !self.dns.is_empty();
         let lists = servers || !self.dns_search.is_empty() || !self.dns_option.is_empty();
         lists || !self.add_host.is_empty() || self.hostname.is_some()
+    }
+}
+
+/// A container of the network, and what it is to be called.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Link {
+    /// What the network calls it, or its id.
+    pub(crate) container: String,
+    /// What the command calls it.
+    pub(crate) name: String,
+}
+
+fn parse_link(text: &str) -> Result<Link, String> {
+    let (container, name) = text.split_once(':').unwrap_or((text, text));
+    check_host_name(name).map_err(|error| error.to_string())?;
+    Ok(Link {
+        container: container.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// `NAME=VALUE`, or `NAME`.
+pub(super) fn parse_env(text: &str) -> Result<(String, Option<String>), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (text, None),
+    };
+    match name.is_empty() || text.contains('\0') {
+        true => Err("it is a name, or a name, `=` and a value".to_owned()),
+        false => Ok((name.to_owned(), value)),
     }
 }
 
@@ -297,10 +391,7 @@ mod tests {
         let options = parse("--no-ipv6 curl -sI https://example.org --no-ipv6").unwrap();
         assert_eq!(options.command.len(), 4);
         let options = parse("--network lan --name web --alias www --ip 10.89.0.7 true").unwrap();
-        assert_eq!(
-            options.network,
-            Some(NetworkMode::Network("lan".to_owned()))
-        );
+        assert_eq!(options.networks, ["lan".parse().unwrap()]);
         assert_eq!(options.ip, Some([10, 89, 0, 7].into()));
         let options = parse("true").unwrap();
         assert_eq!(options.mtu, None);
@@ -312,6 +403,36 @@ mod tests {
         assert!(parse("--workers 0 true").is_err() && parse("--workers 65 true").is_err());
         assert!(parse("--workers 2 --network lan true").is_err());
         assert!(!options.allow_host_loopback && !options.allow_metadata && !options.no_ipv6);
+    }
+
+    #[test]
+    fn the_words_of_docker_and_podman_are_read() {
+        let options = parse(
+            "-dit --rm -e A=b=c -e EMPTY= --env HOME -w /tmp --net lan --network name=wan,alias=www \
+             --network-alias db --link web:front --link db --mac-address 02:00:00:00:00:07 sh -c x",
+        )
+        .unwrap();
+        assert!(options.detach && options.interactive && options.tty && options.rm);
+        let some = |value: &str| Some(value.to_owned());
+        let env = [("A", some("b=c")), ("EMPTY", some("")), ("HOME", None)];
+        assert_eq!(
+            options.env,
+            env.map(|(name, value)| (name.to_owned(), value))
+        );
+        assert_eq!(options.networks.len(), 2);
+        assert_eq!(options.networks[1].own.aliases, ["www"]);
+        assert_eq!(options.aliases, ["db"]);
+        assert_eq!(
+            (&*options.links[0].container, &*options.links[0].name),
+            ("web", "front")
+        );
+        assert_eq!(options.links[1].name, "db");
+        assert_eq!(
+            options.mac_address.unwrap().to_string(),
+            "02:00:00:00:00:07"
+        );
+        assert_eq!(options.command, ["sh", "-c", "x"]);
+        assert!(parse("-e =x true").is_err() && parse("--link a..b true").is_err());
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The child: makes the namespaces, sets the network up in them, and becomes the command, or the init
 //! of the PID namespace that the command is in.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -13,11 +12,12 @@ use cnet_tap::namespace::{NewNamespaces, unshare};
 use cnet_tap::signal::Mask;
 use cnet_tap::{InterfaceConfig, Tap, TapError, netif};
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
+use rustix::process::geteuid;
 
-use super::command::become_command;
+use super::command::{CommandPlan, become_command};
 use super::drain::TcpTables;
 use super::handshake::{self, Child, Made};
+use super::id_maps::{self, IdMaps};
 use super::mounts::OwnFiles;
 use super::plan::Spaces;
 use super::{INTERFACE, init, mounts, process, userns_restrictions};
@@ -31,7 +31,9 @@ pub(super) struct Setup<'a> {
     pub(super) own_files: Option<OwnFiles>,
     /// The directory of the control sockets, which it is not to see.
     pub(super) networks: Option<PathBuf>,
-    pub(super) command: &'a [OsString],
+    pub(super) command: CommandPlan<'a>,
+    /// Whose numbers its users have, in a user namespace.
+    pub(super) id_maps: IdMaps,
     /// What the command is to have blocked.
     pub(super) signal_mask: Mask,
     /// Whether the command is to have a PID namespace. One on the host's network has none.
@@ -94,7 +96,7 @@ fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
     if setup.pid_namespace {
         let become_command = || {
             setup.signal_mask.restore();
-            become_command(setup.command)
+            become_command(&setup.command)
         };
         return init::live(socket.as_fd(), become_command).unwrap_or_else(|error| {
             tell(&report(&error));
@@ -102,7 +104,7 @@ fn live(setup: &Setup<'_>, socket: handshake::Parent, parent: Parent) -> u8 {
         });
     }
     setup.signal_mask.restore();
-    become_command(setup.command)
+    become_command(&setup.command)
 }
 
 /// Goes on as the first process of a new PID namespace, with a /proc that shows it; `false` where the
@@ -132,7 +134,9 @@ fn set_up(setup: &Setup<'_>, parent: Parent) -> anyhow::Result<(Option<Tap>, Tcp
             };
             unshare(mount).context("cannot make a mount namespace")?;
         }
-        Spaces::Private(..) | Spaces::Empty => enter_namespaces(own_hostname(setup))?,
+        Spaces::Private(..) | Spaces::Empty => {
+            enter_namespaces(own_hostname(setup), &setup.id_maps)?
+        }
     }
     // The change of credentials has cleared the request (`commit_creds` in kernel/cred.c).
     die_with(parent)?;
@@ -201,7 +205,7 @@ fn own_hostname(setup: &Setup<'_>) -> bool {
 
 /// As root, a network and a mount namespace; as any other user, and as a root who may not do that,
 /// inside a user namespace in which the user is root. With `uts`, a host name as well.
-pub(crate) fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
+pub(crate) fn enter_namespaces(uts: bool, id_maps: &IdMaps) -> anyhow::Result<()> {
     let inner = NewNamespaces {
         net: true,
         mount: true,
@@ -215,7 +219,7 @@ pub(crate) fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
             result => return result.context("cannot make a network namespace"),
         }
     }
-    let (user, group) = (geteuid().as_raw(), getegid().as_raw());
+    let mapper = id_maps.mapper()?;
     let user_namespace = NewNamespaces {
         user: true,
         ..NewNamespaces::default()
@@ -230,15 +234,13 @@ pub(crate) fn enter_namespaces(uts: bool) -> anyhow::Result<()> {
         Some(errno) => forbidden(errno),
         None => error.into(),
     })?;
-    // A group may be mapped only by a process that cannot drop groups (user_namespaces(7)). The file is
-    // missing before Linux 3.19, which had no such rule.
-    let mapped = match fs::write("/proc/self/setgroups", "deny") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::write("/proc/self/gid_map", format!("0 {group} 1"))
-            .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {user} 1"))),
-    };
     // AppArmor lets the namespace be made, and then refuses everything in it.
-    mapped.map_err(|error| explain_io(error, "cannot map the user into the namespace"))?;
+    id_maps.write(mapper).map_err(|error| match error {
+        id_maps::MapError::Kernel(error) => {
+            explain_io(error, "cannot map the user into the namespace")
+        }
+        id_maps::MapError::Programs(text) => anyhow!("{text}"),
+    })?;
     unshare(inner).map_err(|error| match errno_of(&error) {
         Some(Errno::PERM) => forbidden(Errno::PERM),
         _ => anyhow::Error::new(error).context("cannot make a network namespace"),
@@ -268,7 +270,9 @@ fn errno_of(error: &TapError) -> Option<Errno> {
 /// CAP_NET_RAW. In a user namespace there is one group; the kernel refuses those without a mapping.
 pub(crate) fn allow_ping() {
     let path = "/proc/sys/net/ipv4/ping_group_range";
-    let opened = fs::write(path, "0 2147483647").or_else(|_| fs::write(path, "0 0"));
+    let opened = fs::write(path, "0 2147483647")
+        .or_else(|_| fs::write(path, "0 65535"))
+        .or_else(|_| fs::write(path, "0 0"));
     if let Err(error) = opened {
         // `ping` may still work: it has CAP_NET_RAW in the namespace, unless it gave that up.
         tracing::info!(%error, path, "cannot be written");

@@ -3,11 +3,13 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::terminal;
 use crate::program::{OWN_FAILURE, tell};
 
 /// The exit code for a command that is there but cannot be executed, as shells have it.
@@ -58,13 +60,58 @@ fn what_runs(program: &OsStr) -> &'static str {
     }
 }
 
+/// What is executed, and how.
+pub(crate) struct CommandPlan<'a> {
+    /// The program and its arguments.
+    pub(super) words: &'a [OsString],
+    /// Variables of its environment, each with its value, or without for the one it has here.
+    pub(super) env: &'a [(String, Option<String>)],
+    /// Where it starts.
+    pub(super) workdir: Option<&'a Path>,
+    /// A terminal of its own.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+impl<'a> CommandPlan<'a> {
+    /// These words, with all else as it is here.
+    pub(crate) fn of(words: &'a [OsString]) -> CommandPlan<'a> {
+        CommandPlan {
+            words,
+            env: &[],
+            workdir: None,
+            terminal: None,
+        }
+    }
+}
+
 /// Executes the command; gives the exit code if that fails.
-pub(crate) fn become_command(command: &[OsString]) -> u8 {
-    let Some((program, arguments)) = command.split_first() else {
+pub(crate) fn become_command(plan: &CommandPlan<'_>) -> u8 {
+    let Some((program, arguments)) = plan.words.split_first() else {
         return OWN_FAILURE;
     };
+    if let Some(Err(error)) = plan.terminal.as_ref().map(terminal::take) {
+        tell(&format!("the command gets no terminal of its own: {error}"));
+    }
+    let mut command = Command::new(program);
+    command.args(arguments);
+    for (name, value) in plan.env {
+        match value
+            .as_ref()
+            .map(OsString::from)
+            .or_else(|| env::var_os(name))
+        {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(directory) = plan.workdir
+        && let Err(error) = env::set_current_dir(directory)
+    {
+        tell(&format!("--workdir {}: {error}", directory.display()));
+        return OWN_FAILURE;
+    }
     // Also gives SIGPIPE, which Rust programs ignore, its default back.
-    let error = Command::new(program).args(arguments).exec();
+    let error = command.exec();
     let shown = Path::new(program).display();
     match error.kind() {
         io::ErrorKind::NotFound => {

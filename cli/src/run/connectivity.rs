@@ -20,14 +20,17 @@ pub(super) enum Connectivity {
     Nothing,
     /// A network of the command's own.
     Private(PrivateNetwork),
-    /// A membership of a named network.
-    Network {
-        network: Box<Network>,
-        /// The container's name there.
-        name: String,
-        /// The network's process, which may be our child since we started it again.
-        process: Arc<AtomicU32>,
-    },
+    /// Memberships of named networks.
+    Networks(Vec<Membership>),
+}
+
+/// A membership of a named network.
+pub(super) struct Membership {
+    network: Network,
+    /// The container's name there.
+    name: String,
+    /// The network's process, which may be our child since we started it again.
+    process: Arc<AtomicU32>,
 }
 
 impl Connectivity {
@@ -38,12 +41,12 @@ impl Connectivity {
         private: Option<Started>,
         child: Pid,
         publish_file: Option<&Path>,
-    ) -> anyhow::Result<Connectivity> {
+    ) -> anyhow::Result<(Connectivity, Vec<PublishedPort>)> {
         let (connectivity, ports) = Connectivity::bring_up(plan, private, child).await?;
         if let Some(path) = publish_file {
             write_ports(path, &ports)?;
         }
-        Ok(connectivity)
+        Ok((connectivity, ports))
     }
 
     async fn bring_up(
@@ -59,9 +62,14 @@ impl Connectivity {
                 tracing::info!("the network runs in a process of its own");
                 Ok((Connectivity::Private(network), ports))
             }
-            ConnectivityPlan::Network(attach_plan) => {
-                let (network, attach) = *attach_plan;
-                join(network, attach, child).await
+            ConnectivityPlan::Networks(plans) => {
+                let (mut memberships, mut ports) = (Vec::new(), Vec::new());
+                for (network, attach) in plans {
+                    let (membership, opened) = join(network, attach, child).await?;
+                    memberships.push(membership);
+                    ports.extend(opened);
+                }
+                Ok((Connectivity::Networks(memberships), ports))
             }
         }
     }
@@ -70,16 +78,19 @@ impl Connectivity {
     pub(super) fn private(&self) -> Option<&PrivateNetwork> {
         match self {
             Connectivity::Private(network) => Some(network),
-            Connectivity::Nothing | Connectivity::Network { .. } => None,
+            Connectivity::Nothing | Connectivity::Networks(_) => None,
         }
     }
 
     /// The processes that are not to be killed with the command's.
     pub(super) fn spared(&self) -> Vec<Pid> {
         match self {
-            Connectivity::Network { process, .. } => {
-                let pid = Pid::from_raw(process.load(Ordering::Acquire).cast_signed());
-                pid.into_iter().collect()
+            Connectivity::Networks(memberships) => {
+                let processes = memberships.iter().map(|membership| &membership.process);
+                let numbers = processes.map(|process| process.load(Ordering::Acquire));
+                numbers
+                    .filter_map(|pid| Pid::from_raw(pid.cast_signed()))
+                    .collect()
             }
             Connectivity::Private(network) => network.processes().to_vec(),
             Connectivity::Nothing => Vec::new(),
@@ -94,13 +105,15 @@ impl Connectivity {
                 network.end().await;
                 Ok(())
             }
-            Connectivity::Network { network, name, .. } => {
-                if tracing::enabled!(tracing::Level::INFO) {
-                    tell_warnings(&network, &name).await;
-                }
-                // If that fails, the network notices the end of this process.
-                if let Err(error) = network.detach(&name).await {
-                    tracing::debug!(%error, "could not leave the network");
+            Connectivity::Networks(memberships) => {
+                for Membership { network, name, .. } in memberships {
+                    if tracing::enabled!(tracing::Level::INFO) {
+                        tell_warnings(&network, &name).await;
+                    }
+                    // If that fails, the network notices the end of this process.
+                    if let Err(error) = network.detach(&name).await {
+                        tracing::debug!(%error, "could not leave the network");
+                    }
                 }
                 Ok(())
             }
@@ -158,7 +171,7 @@ async fn join(
     network: Network,
     attach: Attach,
     child: Pid,
-) -> anyhow::Result<(Connectivity, Vec<PublishedPort>)> {
+) -> anyhow::Result<(Membership, Vec<PublishedPort>)> {
     let pid = child.as_raw_nonzero().get();
     let target = Target::Descriptors {
         net: Namespaces::of_process(pid)?.net,
@@ -175,10 +188,10 @@ async fn join(
             keeper.keep(report.pid, tell).await;
         });
     }
-    let connectivity = Connectivity::Network {
-        network: Box::new(network),
+    let membership = Membership {
+        network,
         name: joined.container.name,
         process,
     };
-    Ok((connectivity, joined.container.ports))
+    Ok((membership, joined.container.ports))
 }

@@ -27,7 +27,7 @@ use cnet_tap::sandbox;
 use cnet_tap::signal::{self, Received};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::init_messages::{next_signal, tell_stopped};
 use super::process::exit_code;
@@ -57,7 +57,7 @@ fn wait(command: Pid, signals: &OwnedFd, socket: BorrowedFd<'_>) -> u8 {
         // First: the command may have ended already.
         while let Ok(Some(received)) = signal::next(signals) {
             if is_for_command(received) {
-                pass_on(command, received.signal);
+                pass_on(command, received.number);
             }
         }
         if let Some(status) = reap(command, socket) {
@@ -84,20 +84,21 @@ fn wait(command: Pid, signals: &OwnedFd, socket: BorrowedFd<'_>) -> u8 {
 
 /// Whether a process outside has sent it: one inside has a number here.
 fn is_for_command(received: Received) -> bool {
-    let is_passed = !matches!(received.signal, Signal::CHILD | Signal::TTIN | Signal::TTOU);
+    let kept = [Signal::CHILD, Signal::TTIN, Signal::TTOU];
+    let is_passed = !kept.iter().any(|signal| received.is(*signal));
     is_passed && received.by_process() && received.sender == 0
 }
 
-fn pass_on(command: Pid, signal: Signal) {
+fn pass_on(command: Pid, number: i32) {
     // A command that is gone has no use for it. It was not reaped, so the number is its own.
-    let _ = kill_process(command, signal);
+    let _ = signal::send(command, number);
 }
 
 /// Takes the news of all children; gives the exit status once the command has ended.
 fn reap(command: Pid, socket: BorrowedFd<'_>) -> Option<u8> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
     loop {
-        match waitpid(None, options) {
+        match rustix::process::wait(options) {
             Ok(Some((pid, status))) if pid == command => {
                 if !status.stopped() {
                     return Some(exit_code(status));

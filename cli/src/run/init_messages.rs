@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustix::process::Signal;
 
 /// Says that the command has stopped.
 const STOPPED: u8 = 5;
@@ -15,19 +14,19 @@ const STOPPED: u8 = 5;
 const SIGNAL: u8 = 2;
 
 /// Asks the init to pass a signal on. One that is gone has no use for it.
-pub(super) fn request_signal(init: impl AsFd, signal: Signal) {
-    let number = u8::try_from(signal.as_raw()).unwrap_or_default();
+pub(super) fn request_signal(init: impl AsFd, number: i32) {
+    let number = u8::try_from(number).unwrap_or_default();
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     let _ = send(init, &[SIGNAL, number], flags);
 }
 
 /// In the init: the next signal to pass on; `None` once the program is gone. Waits for one.
-pub(super) fn next_signal(program: impl AsFd) -> Option<Signal> {
+pub(super) fn next_signal(program: impl AsFd) -> Option<i32> {
     let mut bytes = [0; 2];
     loop {
         match recv(&program, &mut bytes, RecvFlags::empty()) {
             Ok((_, 2)) if bytes[0] == SIGNAL => {
-                return Signal::from_named_raw(bytes[1].into());
+                return Some(bytes[1].into());
             }
             Err(Errno::INTR) => {}
             Ok(_) | Err(_) => return None,
@@ -63,8 +62,8 @@ mod tests {
     fn signals_go_one_way_and_stops_the_other() {
         let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
         let (program, init) = socketpair(family, SocketType::SEQPACKET, flags, None).unwrap();
-        request_signal(&program, Signal::HUP);
-        assert_eq!(next_signal(&init), Some(Signal::HUP));
+        request_signal(&program, 37);
+        assert_eq!(next_signal(&init), Some(37));
         assert_eq!(has_stopped(&program), Err(Errno::AGAIN));
         tell_stopped(&init);
         assert_eq!(has_stopped(&program), Ok(Some(true)));

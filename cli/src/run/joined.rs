@@ -102,7 +102,7 @@ fn identity(file: fs::Metadata) -> (u64, u64) {
 }
 
 /// A process of the container `name`: one that `cnet run` holds, or one on a network.
-async fn process_of(name: &str) -> anyhow::Result<i32> {
+pub(super) async fn process_of(name: &str) -> anyhow::Result<i32> {
     let directories = Directories::of_this_user()?;
     if let Some(running) = Registry::new(&directories).find(name) {
         return Ok(running.pid);
@@ -120,7 +120,10 @@ async fn process_of(name: &str) -> anyhow::Result<i32> {
         }
     }
     all_of(failures.into_iter().map(Err))?;
-    bail!("there is no container `{name}`; `cnet ps` lists them")
+    match name.parse() {
+        Ok(pid) if fs::exists(format!("/proc/{pid}/ns"))? => Ok(pid),
+        _ => bail!("there is no container `{name}`; `cnet ps` lists them"),
+    }
 }
 
 #[cfg(test)]

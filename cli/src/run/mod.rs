@@ -12,7 +12,8 @@
 //! attached like any other container, and the network's process is started again if it dies.
 //!
 //! The command keeps the terminal, the session and the process group: to the shell that started
-//! `cnet run` the two are one job.
+//! `cnet run` the two are one job. With `-t` it has a terminal and a session of its own ([`terminal`]),
+//! and with `-d` there is another process of `cnet run` that goes on in the background ([`detached`]).
 //!
 //! # What is left behind
 //!
@@ -34,6 +35,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use cnet::control::PublishedPort;
 use cnet_tap::fork::become_subreaper;
 use cnet_tap::{Namespaces, SocketHelper};
 use rustix::process::Pid;
@@ -46,11 +48,15 @@ pub(crate) mod args;
 pub(crate) mod child;
 pub(crate) mod command;
 mod connectivity;
+mod detached;
 mod drain;
+pub(crate) mod exec;
 mod handshake;
+pub(crate) mod id_maps;
 mod init;
 mod init_messages;
 mod joined;
+mod links;
 pub(crate) mod mounts;
 pub(crate) mod network_mode;
 mod own_files;
@@ -59,17 +65,25 @@ mod private;
 pub(crate) mod process;
 mod signals;
 mod supervise;
+mod terminal;
 mod userns_restrictions;
 
 use args::RunOptions;
 use child::Setup;
+use command::CommandPlan;
 use connectivity::Connectivity;
 pub(crate) use connectivity::write_ports;
+use detached::Report;
 use drain::TcpTables;
 use handshake::{Child, Made};
+use id_maps::IdMaps;
 use plan::{ConnectivityPlan, Identity, Spaces};
 use private::Started;
 use supervise::Supervisor;
+use terminal::Pty;
+
+/// Above this are the exit codes of commands that a signal has ended.
+const SIGNALLED: u8 = 128;
 
 /// The interface's name in the namespace, as in other containers.
 const INTERFACE: &str = "eth0";
@@ -95,36 +109,84 @@ fn run(options: &RunOptions) -> anyhow::Result<u8> {
     if let Err(code) = command::check(&options.command) {
         return Ok(code);
     }
-    let host_conf = ResolvConf::read(resolv_conf::PATH.as_ref()).unwrap_or_default();
+    if options.detach && options.detached_id.is_none() {
+        return detached::start();
+    }
     let identity = Identity::new(options)?;
-    let plan = plan::make(options, &host_conf, &identity)?;
+    let mut told = Report::take(options, identity.registry().as_ref(), identity.name())?;
+    let done = start(options, &identity, &mut told);
+    if let (Err(error), true) = (&done, options.detached_id.is_some()) {
+        told.failed(OWN_FAILURE, &report(error));
+        return Ok(OWN_FAILURE);
+    }
+    done
+}
+
+/// Makes the child, and looks after it.
+fn start(options: &RunOptions, identity: &Identity, told: &mut Report) -> anyhow::Result<u8> {
+    let host_conf = ResolvConf::read(resolv_conf::PATH.as_ref()).unwrap_or_default();
+    let plan = plan::make(options, &host_conf, identity)?;
+    let id_maps = IdMaps::choose(options)?;
     let (signals, signal_mask) = signals::block().context("cannot take over the signals")?;
+    let saved = terminal::Saved::now();
+    let pty = own_terminal(options, &saved)?;
+    let (master, slave) = pty.map(|pty| (pty.master, pty.slave)).unzip();
     let pid_namespace = !matches!(plan.spaces, Spaces::Inherited);
     let mut setup = Setup {
         pid_namespace,
         spaces: plan.spaces,
         own_files: plan.own_files,
         networks: identity.make_runtime(),
-        command: &options.command,
+        command: CommandPlan {
+            words: &options.command,
+            env: &options.env,
+            workdir: options.workdir.as_deref(),
+            terminal: slave,
+        },
+        id_maps,
         signal_mask,
     };
     become_subreaper().context("cannot look after the command's children")?;
     let (child, made) = child::start(&mut setup)?;
     let id = child.id();
     tell_spaces(&setup, id);
+    // The terminal ends with the command's descriptors of it.
+    setup.command.terminal = None;
+    let streams = Streams { signals, master };
     let done = bring_up(
-        options,
-        &identity,
+        (options, identity),
         plan.connectivity,
         (child, made),
-        signals,
+        (streams, told),
     );
-    if done.is_err() {
+    match &done {
         // It has noticed our end of the socket close, and ends. A network's process that we have
         // started may be our child too, and goes on: it has others to serve.
-        process::kill_child(id);
+        Err(_) => process::kill_child(id),
+        // A command that was killed has left the terminal as it was.
+        Ok(code) if *code > SIGNALLED => saved.restore(),
+        Ok(_) => {}
     }
     done
+}
+
+/// A terminal for the command, if it is to have one.
+fn own_terminal(options: &RunOptions, saved: &terminal::Saved) -> anyhow::Result<Option<Pty>> {
+    let in_background = options.detached_id.is_some();
+    match options.tty {
+        true if saved.is_terminal() || in_background => Pty::open().map(Some),
+        true => {
+            tell("--tty: standard input is no terminal, so the command gets none");
+            Ok(None)
+        }
+        false => Ok(None),
+    }
+}
+
+/// What comes in while the command runs: signals, and this program's end of its terminal.
+struct Streams {
+    signals: OwnedFd,
+    master: Option<OwnedFd>,
 }
 
 /// Logs what the child has made, for `-v`.
@@ -146,11 +208,10 @@ fn tell_spaces(setup: &Setup<'_>, id: Pid) {
 
 /// Starts the network, and the command on it.
 fn bring_up(
-    options: &RunOptions,
-    identity: &Identity,
+    (options, identity): (&RunOptions, &Identity),
     connectivity: ConnectivityPlan,
     (child, (tap, tables)): (Child, Made),
-    signals: OwnedFd,
+    (streams, told): (Streams, &mut Report),
 ) -> anyhow::Result<u8> {
     let private = match &connectivity {
         ConnectivityPlan::Private(private) => {
@@ -163,14 +224,31 @@ fn bring_up(
             };
             Some(private::start(options, parts)?)
         }
-        ConnectivityPlan::Network(_) | ConnectivityPlan::None => None,
+        ConnectivityPlan::Networks(_) | ConnectivityPlan::None => None,
     };
-    let entered = identity.enter(options, child.id())?;
+    let entered = identity.enter(options, &connectivity, child.id())?;
     let runtime = event_loop()?;
     let made = (private, tables);
     let publish_file = options.publish_file.as_deref();
-    let ended = runtime.block_on(attend((connectivity, publish_file), made, child, signals));
-    drop(entered);
+    let begin = |ports: &[PublishedPort]| {
+        if let (Some((entered, running)), false) = (&entered, ports.is_empty()) {
+            let mut running = running.clone();
+            running.ports = ports.to_vec();
+            if let Err(error) = entered.update(&running) {
+                tracing::info!(%error, "`cnet ps` will not show the ports");
+            }
+        }
+        told.ready();
+    };
+    let ended = runtime.block_on(attend(
+        (connectivity, publish_file),
+        made,
+        (child, streams),
+        begin,
+    ));
+    if let (Some((_, running)), Ok(code)) = (&entered, &ended) {
+        identity.end(options, running, *code);
+    }
     ended
 }
 
@@ -189,19 +267,35 @@ fn socket_helper(options: &RunOptions, child: &Child) -> Option<SocketHelper> {
     }
 }
 
+/// Looks after the command. `begin` is called when it starts, with the published ports of a network of
+/// its own.
 async fn attend(
     (connectivity, publish_file): (ConnectivityPlan, Option<&Path>),
     (private, tables): (Option<Started>, TcpTables),
-    child: Child,
-    signals: OwnedFd,
+    (child, streams): (Child, Streams),
+    begin: impl FnOnce(&[PublishedPort]),
 ) -> anyhow::Result<u8> {
-    let network = Connectivity::bring(connectivity, private, child.id(), publish_file).await?;
-    let mut supervisor = Supervisor::new(child.id(), signals)?;
+    let (network, ports) =
+        Connectivity::bring(connectivity, private, child.id(), publish_file).await?;
+    let mut supervisor = Supervisor::new(child.id(), streams.signals)?;
+    let copied = match streams.master {
+        Some(master) => {
+            let copied = terminal::Copied::start(&master)?;
+            supervisor.has_terminal(master);
+            Some(copied)
+        }
+        None => None,
+    };
+    let is_private = network.private().is_some();
+    begin(if is_private { &ports } else { &[] });
     tracing::info!("the command starts");
     supervisor.talk_with(child.go()?)?;
     let waited = supervisor.wait().await;
     if !supervisor.has_init() {
         process::kill_all_children(&network.spared());
+    }
+    if let Some(copied) = copied {
+        copied.end();
     }
     let code = waited?;
     drain::wait(tables, network.private(), &mut supervisor).await;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use cnet_tap::InterfaceConfig;
 use cnet_tap::sandbox::Mode;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use rustix::process::Pid;
 
 use super::args::RunOptions;
 use super::joined::Joined;
 use super::mounts::OwnFiles;
-use super::network_mode::NetworkMode;
-use super::{INTERFACE, own_files};
+use super::network_mode::{NetworkChoice, NetworkMode, OwnOptions};
+use super::{INTERFACE, links, own_files};
 use cnet::control::Attach;
 use cnet::network::Network;
 use cnet_dataplane::{NetworkConfig, PortPlan};
@@ -28,7 +28,7 @@ use cnet::definition::{
     Directories, DnsServer, HostRoutes, SHORT_ID, Store, check_name, default_mtu, file, free_ula,
     random_id,
 };
-use cnet_netd::registry::{Entered, Registry, Running};
+use cnet_netd::registry::{self, Ended, Entered, Registry, Running};
 
 /// The namespaces of the command, as its child makes or enters them.
 pub(super) enum Spaces {
@@ -48,8 +48,8 @@ pub(super) enum ConnectivityPlan {
     None,
     /// A network of its own.
     Private(Box<(NetworkConfig, PortPlan)>),
-    /// A named network.
-    Network(Box<(Network, Attach)>),
+    /// Named networks.
+    Networks(Vec<(Network, Attach)>),
 }
 
 /// All of it.
@@ -67,18 +67,29 @@ pub(super) struct Identity {
 }
 
 impl Identity {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn registry(&self) -> Option<Registry> {
+        self.directories.as_ref().map(Registry::new)
+    }
+
     /// # Errors
     ///
     /// An invalid name, or no directory to register a given one in.
     pub(super) fn new(options: &RunOptions) -> anyhow::Result<Identity> {
-        let id = random_id().context("cannot get random bytes from the kernel")?;
+        let id = match &options.detached_id {
+            Some(id) => id.clone(),
+            None => random_id().context("cannot get random bytes from the kernel")?,
+        };
         let short = &id[..SHORT_ID];
         let name = options.name.as_deref().unwrap_or(short).to_owned();
         check_name(&name)?;
         let directories = match Directories::of_this_user() {
             Ok(directories) => Some(directories),
             // A command on a network of its own needs no directory for networks.
-            Err(_) if options.name.is_none() => None,
+            Err(_) if options.name.is_none() && options.detached_id.is_none() => None,
             Err(error) => return Err(error.into()),
         };
         Ok(Identity {
@@ -101,29 +112,74 @@ impl Identity {
     pub(super) fn enter(
         &self,
         options: &RunOptions,
+        connectivity: &ConnectivityPlan,
         child: Pid,
-    ) -> anyhow::Result<Option<Entered>> {
+    ) -> anyhow::Result<Option<(Entered, Running)>> {
         let Some(directories) = &self.directories else {
             return Ok(None);
         };
         let registry = Registry::new(directories);
         let pid = child.as_raw_nonzero().get();
-        let mode = options.network.as_ref();
+        let mode = options.networks.first().map(|choice| &choice.mode);
+        let command = options.command.iter();
         let running = Running {
             id: self.id.clone(),
             name: self.name.clone(),
             pid,
             start_time: cnet_tap::watch::start_time(pid).context("the child has ended")?,
             network: mode.map_or("private".to_owned(), NetworkMode::to_string),
+            command: command
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            started: registry::now(),
+            detached: options.detached_id.is_some(),
+            ..addresses(connectivity)
         };
         match registry.enter(&running) {
-            Ok(entered) => Ok(Some(entered)),
+            Ok(entered) => Ok(Some((entered, running))),
             Err(error) if options.name.is_some() => Err(error.into()),
             Err(error) => {
                 tracing::info!(%error, "`cnet ps` will not show this container");
                 Ok(None)
             }
         }
+    }
+}
+
+impl Identity {
+    /// Writes down how a container of the background has ended, unless nothing is to be kept of it.
+    pub(super) fn end(&self, options: &RunOptions, running: &Running, exit_code: u8) {
+        let Some(registry) = self.registry().filter(|_| running.detached) else {
+            return;
+        };
+        if options.rm {
+            registry.forget(&running.name);
+            return;
+        }
+        let ended = Ended {
+            was: running.clone(),
+            exit_code,
+            ended: registry::now(),
+        };
+        if let Err(error) = registry.end(&ended) {
+            tracing::warn!(%error, "`cnet ps -a` will not show this container");
+        }
+    }
+}
+
+/// What is known of the interface on a network of the command's own.
+fn addresses(connectivity: &ConnectivityPlan) -> Running {
+    let ConnectivityPlan::Private(private) = connectivity else {
+        return Running::default();
+    };
+    let (config, port) = &**private;
+    let ipv4 = config.ipv4.zip(port.ipv4);
+    let ipv6 = config.ipv6.zip(port.ipv6);
+    Running {
+        interface: INTERFACE.to_owned(),
+        ipv4: ipv4.and_then(|(plan, address)| Ipv4Net::new(address, plan.prefix_len).ok()),
+        ipv6: ipv6.and_then(|(plan, address)| Ipv6Net::new(address, plan.prefix_len).ok()),
+        ..Running::default()
     }
 }
 
@@ -137,16 +193,38 @@ pub(super) fn make(
     host_conf: &ResolvConf,
     identity: &Identity,
 ) -> anyhow::Result<Plan> {
-    let Some(mode) = &options.network else {
+    let Some(choice) = options.networks.first() else {
         let (config, port) = private(options, host_conf, &identity.id);
         let address = port.addresses().next();
         return Ok(Plan {
             spaces: Spaces::Private(config.interface(&port), config.workers),
-            own_files: Some(own_files(options, host_conf, (&config, &[]), address)?),
+            own_files: Some(own_files(
+                options,
+                host_conf,
+                (&config, &[]),
+                (address, Vec::new()),
+            )?),
             connectivity: ConnectivityPlan::Private(Box::new((config, port))),
         });
     };
-    let addressed = options.ip.is_some() || options.ip6.is_some() || !options.aliases.is_empty();
+    let mode = &choice.mode;
+    let single = |choice: &&NetworkChoice| !matches!(choice.mode, NetworkMode::Network(_));
+    if let Some(alone) = options
+        .networks
+        .iter()
+        .find(single)
+        .filter(|_| options.networks.len() > 1)
+    {
+        bail!(
+            "--network {} cannot be had beside another network",
+            alone.mode
+        );
+    }
+    let addressed = options.ip.is_some()
+        || options.ip6.is_some()
+        || options.mac_address.is_some()
+        || !options.links.is_empty()
+        || !options.aliases.is_empty();
     let on_network = matches!(mode, NetworkMode::Network(_));
     match options.sandbox.mode() {
         Mode::Off => bail!(
@@ -161,7 +239,7 @@ pub(super) fn make(
     let filtered = !options.filter.filter().is_empty();
     if !on_network && (addressed || filtered || !options.publish.is_empty()) {
         bail!(
-            "--publish, --alias, --ip, --ip6, --allow, --deny and --no-host need an interface on a network, which `--network {mode}` does not make"
+            "--publish, --alias, --link, --ip, --ip6, --mac-address, --allow, --deny and --no-host need an interface on a network, which `--network {mode}` does not make"
         );
     }
     if !on_network && options.names.any() {
@@ -183,37 +261,72 @@ pub(super) fn make(
             let own_files = joined.own_files.take();
             Ok(without_network(Spaces::Joined(joined), own_files))
         }
-        NetworkMode::Network(name) => on_network_of(name, options, host_conf, identity),
+        NetworkMode::Network(_) => on_networks(options, host_conf, identity),
     }
 }
 
-fn on_network_of(
-    name: &str,
+/// On one named network or several. What is given without saying on which one is meant of the first,
+/// but for aliases, filters and DNS servers, which are the command's on all of them.
+fn on_networks(
     options: &RunOptions,
     host_conf: &ResolvConf,
     identity: &Identity,
 ) -> anyhow::Result<Plan> {
     let store = Store::open(Directories::of_this_user()?);
-    let definition = store.settle(name, &HostRoutes::read())?;
-    let network_plan = (&cnet_netd::config(&definition), &definition.dns_search[..]);
-    let own_files = own_files(options, host_conf, network_plan, None)?;
-    let network = Network::new(definition, store.directories().clone());
+    let routes = HostRoutes::read();
+    let mut joined: Vec<(Network, Attach)> = Vec::new();
+    for choice in &options.networks {
+        let definition = store.settle(&choice.mode.to_string(), &routes)?;
+        if joined
+            .iter()
+            .any(|(other, _)| other.name() == definition.name)
+        {
+            bail!("--network {} is given twice", definition.name);
+        }
+        let mut attach = attach(options, &choice.own, identity);
+        if joined.is_empty() {
+            attach.publish = PublishOption::specs(&options.publish);
+            attach.publish_auto = PublishOption::auto(&options.publish);
+            attach.ipv4 = attach.ipv4.or(options.ip);
+            attach.ipv6 = attach.ipv6.or(options.ip6);
+            attach.mac = attach.mac.or(options.mac_address);
+        }
+        joined.push((
+            Network::new(definition, store.directories().clone()),
+            attach,
+        ));
+    }
+    let linked = match options.links.is_empty() {
+        true => Vec::new(),
+        // The runtime ends here: the child is forked by a process with one thread.
+        false => event_loop()?.block_on(links::find(&options.links, &joined))?,
+    };
+    let first = joined
+        .first()
+        .context("there is no network")?
+        .0
+        .definition();
+    let network_plan = (&cnet_netd::config(first), &first.dns_search[..]);
+    let own_files = own_files(options, host_conf, network_plan, (None, linked))?;
+    Ok(Plan {
+        spaces: Spaces::Empty,
+        own_files: Some(own_files),
+        connectivity: ConnectivityPlan::Networks(joined),
+    })
+}
+
+/// What is asked for on each of the networks.
+fn attach(options: &RunOptions, own: &OwnOptions, identity: &Identity) -> Attach {
     let mut attach = Attach::new().name(&identity.name).id(&identity.id);
-    attach.aliases.clone_from(&options.aliases);
     attach.labels = options.labels.iter().cloned().collect();
-    attach.ipv4 = options.ip;
-    attach.ipv6 = options.ip6;
-    attach.publish = PublishOption::specs(&options.publish);
-    attach.publish_auto = PublishOption::auto(&options.publish);
+    attach.aliases = [&options.aliases[..], &own.aliases].concat();
+    (attach.ipv4, attach.ipv6, attach.mac) = (own.ipv4, own.ipv6, own.mac);
+    attach.interface.clone_from(&own.interface);
     attach.filter = options.filter.filter();
     attach.trust = options.trust;
     attach.require_sandbox = options.sandbox.mode() == Mode::Required;
     attach.dns.clone_from(&options.names.dns);
-    Ok(Plan {
-        spaces: Spaces::Empty,
-        own_files: Some(own_files),
-        connectivity: ConnectivityPlan::Network(Box::new((network, attach))),
-    })
+    attach
 }
 
 /// The address of the command's host name in its `/etc/hosts` where the network has yet to choose
@@ -221,12 +334,12 @@ fn on_network_of(
 const OWN_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1));
 
 /// The files that the command has for itself on a network of this configuration, with this search
-/// list. `address` is the command's, if it is known.
+/// list. `address` is the command's, if it is known; `linked` are names of other containers.
 fn own_files(
     options: &RunOptions,
     host_conf: &ResolvConf,
     (config, search): (&NetworkConfig, &[String]),
-    address: Option<IpAddr>,
+    (address, linked): (Option<IpAddr>, Vec<(String, IpAddr)>),
 ) -> anyhow::Result<OwnFiles> {
     let names = &options.names;
     let ipv4 = config.ipv4.map(|plan| IpAddr::V4(plan.gateway));
@@ -236,7 +349,8 @@ fn own_files(
         Some((added.name.clone(), address?))
     });
     let added = added.collect::<Option<Vec<_>>>();
-    let added = added.context("`host-gateway` needs a network with a gateway")?;
+    let mut added = added.context("`host-gateway` needs a network with a gateway")?;
+    added.extend(linked);
     let hostname = names.hostname.as_deref();
     let hostname_at = hostname.map(|name| (name, address.unwrap_or(OWN_ADDRESS)));
     check_servers(&names.dns, config)?;
@@ -314,6 +428,7 @@ fn private(options: &RunOptions, host_conf: &ResolvConf, id: &str) -> (NetworkCo
     let port = PortPlan {
         ipv4: Some(subnet.container()),
         ipv6: ipv6.map(|plan| plan.container()),
+        mac: options.mac_address,
         ..PortPlan::default()
     };
     (config, port)

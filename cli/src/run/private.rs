@@ -42,11 +42,12 @@ use super::process;
 use crate::log::report;
 use crate::program::{event_loop, tell};
 use crate::publish_option::PublishOption;
+use cnet_netd::registry::MAX_PORTS;
 
 /// What `ps` shows of the process.
 const TITLE: &str = "cnet: network";
 
-/// The first byte of the message that the network is there.
+/// The first byte of the message that the network is there; its published ports follow, as JSON.
 const READY: u8 = b'r';
 /// The first byte of a message with the reason why it is not.
 const FAILED: u8 = b'f';
@@ -158,10 +159,14 @@ fn live(
     let served = AsyncSocket::in_loop(socket, async |socket| {
         match bring(options, (policy, host), parts).await {
             Ok((brought, ended)) => {
-                if options.publish_file.is_some() {
-                    let ports: Vec<_> = brought.opened.iter().flat_map(published).collect();
-                    tell_ports(socket, &ports).await?;
-                }
+                // `cnet ps` shows the first ones, a file has all.
+                let told = match options.publish_file {
+                    Some(_) => usize::MAX,
+                    None => MAX_PORTS,
+                };
+                let ports = brought.opened.iter().flat_map(published);
+                let ports: Vec<_> = ports.take(told).collect();
+                tell_ports(socket, &ports).await?;
                 socket.send(&[&[READY]])?;
                 let auto = PublishOption::auto(&options.publish);
                 serve(&brought, ended, auto, socket).await;

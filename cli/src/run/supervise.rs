@@ -23,8 +23,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid};
 use tokio::io::Interest;
 
-use super::init_messages;
 use super::process::{self, exit_code};
+use super::{init_messages, terminal};
 use cnet_tap::async_fd::AsyncOwnedFd;
 use cnet_tap::signal::{self, Received};
 
@@ -39,6 +39,8 @@ pub(super) struct Supervisor {
     job: bool,
     /// Whether a signal has asked cnet to end.
     end_was_asked: bool,
+    /// This program's end of the command's own terminal, if it has one.
+    terminal: Option<OwnedFd>,
 }
 
 /// What one signal meant.
@@ -61,6 +63,7 @@ impl Supervisor {
             signals,
             job,
             end_was_asked: false,
+            terminal: None,
         })
     }
 
@@ -69,6 +72,13 @@ impl Supervisor {
         let init = init.map(|init| AsyncOwnedFd::new(init, Interest::READABLE));
         self.init = init.transpose().context("cannot talk with the init")?;
         Ok(())
+    }
+
+    /// The command has a terminal of its own, and with it a session: the user's terminal sends its
+    /// signals to cnet alone, and no shell continues what stops.
+    pub(super) fn has_terminal(&mut self, master: OwnedFd) {
+        self.terminal = Some(master);
+        self.job = false;
     }
 
     /// Whether nothing of the command's is left once it has ended.
@@ -143,36 +153,38 @@ impl Supervisor {
     }
 
     /// Sends the command a signal.
-    fn pass_on(&self, signal: Signal) {
+    fn pass_on(&self, number: i32) {
         match &self.init {
-            Some(init) => init_messages::request_signal(init.fd(), signal),
+            Some(init) => init_messages::request_signal(init.fd(), number),
             // A command that is gone has no use for it.
-            None => drop(rustix::process::kill_process(self.command, signal)),
+            None => drop(signal::send(self.command, number)),
         }
     }
 
     fn handle(&self, received: Received) -> anyhow::Result<Option<Event>> {
-        match received.signal {
-            Signal::CHILD => return self.reap(),
-            // We do not use the terminal.
-            Signal::TTIN | Signal::TTOU => return Ok(None),
-            _ => {}
+        if received.is(Signal::CHILD) {
+            return self.reap();
+        }
+        // We do not use the terminal.
+        if received.is(Signal::TTIN) || received.is(Signal::TTOU) {
+            return Ok(None);
+        }
+        if let (Some(master), true) = (&self.terminal, received.is(Signal::WINCH)) {
+            terminal::resize(master);
+            return Ok(None);
         }
         let from_inside = || {
             let sender = Pid::from_raw(received.sender.max(0));
             sender.is_some_and(|sender| sender == self.command || process::is_descendant(sender))
         };
-        if received.by_process() && !from_inside() {
-            tracing::debug!(
-                signal = received.signal.as_raw(),
-                "passed on to the command"
-            );
-            self.pass_on(received.signal);
+        // The user's terminal has not sent it to a command that has another one.
+        let is_ours_alone = received.by_process() || self.terminal.is_some();
+        if is_ours_alone && !from_inside() {
+            tracing::debug!(signal = received.number, "passed on to the command");
+            self.pass_on(received.number);
         }
-        let ends = matches!(
-            received.signal,
-            Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT
-        );
+        let asking = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+        let ends = asking.iter().any(|signal| received.is(*signal));
         Ok(ends.then_some(Event::EndAsked))
     }
 
@@ -201,6 +213,6 @@ impl Supervisor {
         }
         // Returns once the shell has continued us.
         let _ = rustix::process::kill_process(getpid(), Signal::STOP);
-        self.pass_on(Signal::CONT);
+        self.pass_on(Signal::CONT.as_raw());
     }
 }

@@ -10,6 +10,7 @@ mod filter;
 mod foul;
 mod ill;
 mod last_data;
+mod management;
 mod metrics;
 mod mistakes;
 mod moves;

@@ -439,6 +439,13 @@ mod tests {
                     "Drops": {"no-route": 1},
                     "TCP": {"opened": 5},
                     "Gateway": {},
+                    "Router": {
+                        "bytes_received": 0,
+                        "bytes_sent": 0,
+                        "drops": {},
+                        "frames_received": 0,
+                        "frames_sent": 0
+                    },
                     "Forwards": {},
                     "Workers": {},
                     "DNS": {}

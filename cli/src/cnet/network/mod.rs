@@ -15,10 +15,12 @@ use cnet::definition::{Definition, Directories, HostRoutes, Store, StoreError};
 
 pub(super) mod json;
 pub(super) mod live;
+mod members;
 mod options;
 
+use super::format::{Filter, Format, filled, passes};
 use json::{Line, Live, Network};
-use options::{CreateOptions, Format, ListOptions, NameOptions, PruneOptions};
+use options::{CreateOptions, InspectOptions, ListOptions, NameOptions, PruneOptions};
 
 /// How long to wait before a network is asked again for the name of a container that is joining.
 const JOINING_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,7 +37,14 @@ pub(crate) enum NetworkCommand {
     #[command(visible_alias = "list")]
     Ls(ListOptions),
     /// Show all about networks, as JSON in the shape of `docker network inspect`.
-    Inspect(NameOptions),
+    Inspect(InspectOptions),
+    /// Give a container that runs an interface on a further network.
+    Connect(members::ConnectOptions),
+    /// Take a container off a network.
+    Disconnect(members::DisconnectOptions),
+    /// Have this program, such as a new version, take the place of networks' processes. Containers keep
+    /// their interfaces, addresses, names and ports; their connections to the world are reset.
+    Restart(members::RestartOptions),
     /// Remove networks that no container is on.
     #[command(visible_alias = "remove")]
     Rm(NameOptions),
@@ -49,6 +58,14 @@ pub(crate) enum NetworkCommand {
 ///
 /// As [`run`].
 pub(super) fn main(command: NetworkCommand) -> anyhow::Result<()> {
+    let command = match command {
+        NetworkCommand::Connect(options) => return super::attended(members::connect(options)),
+        NetworkCommand::Disconnect(options) => {
+            return super::attended(members::disconnect(options));
+        }
+        NetworkCommand::Restart(options) => return super::attended(members::restart(options)),
+        other => other,
+    };
     let store = Store::open(Directories::of_this_user()?);
     let ask = live::ask(&command);
     let policy = match &command {
@@ -101,7 +118,10 @@ fn run(
             list(&options, &all, out)?;
             all_of(broken.into_iter().map(Err))
         }
-        NetworkCommand::Inspect(options) => inspect(&options.names, (store, routes), ask, out),
+        NetworkCommand::Inspect(options) => inspect(&options, (store, routes), ask, out),
+        NetworkCommand::Connect(_) | NetworkCommand::Disconnect(_) | NetworkCommand::Restart(_) => {
+            bail!("that is done on networks that run")
+        }
         NetworkCommand::Rm(options) => {
             let each = |name: &String| remove(name, store, ask, &mut *out);
             all_of(options.names.iter().map(each))
@@ -116,18 +136,31 @@ fn run(
 }
 
 fn list(options: &ListOptions, all: &[Definition], out: &mut dyn Write) -> anyhow::Result<()> {
-    let lines: Vec<Line> = all.iter().map(|d| Line::new(d, options.no_trunc)).collect();
+    let mut lines = Vec::new();
+    for definition in all {
+        let known = "name, id, driver, label, scope, internal and type";
+        if passes(&options.filter, known, |filter| is(definition, filter))? {
+            lines.push(Line::new(definition, options.no_trunc));
+        }
+    }
     if options.quiet {
         for line in &lines {
             writeln!(out, "{}", line.id)?;
         }
         return Ok(());
     }
-    if options.format == Format::Json {
-        for line in &lines {
-            writeln!(out, "{}", serde_json::to_string(line)?)?;
+    match &options.format {
+        Format::Table if !options.json => {}
+        Format::Template(template, heading) => {
+            write!(out, "{}", filled(template, *heading, &lines)?)?;
+            return Ok(());
         }
-        return Ok(());
+        Format::Json | Format::Table => {
+            for line in &lines {
+                writeln!(out, "{}", serde_json::to_string(line)?)?;
+            }
+            return Ok(());
+        }
     }
     let rows = lines
         .iter()
@@ -146,9 +179,30 @@ fn list(options: &ListOptions, all: &[Definition], out: &mut dyn Write) -> anyho
     Ok(())
 }
 
+/// Whether a filter holds for a network; `None` for one that there is not.
+fn is(definition: &Definition, filter: &Filter) -> Option<bool> {
+    let value = filter.value.as_str();
+    Some(match filter.key.as_str() {
+        "name" => definition.name.contains(value),
+        "id" => definition.id.starts_with(value),
+        "driver" => definition.driver == value,
+        "scope" => value == "local",
+        "internal" => definition.internal.to_string() == value,
+        "type" => {
+            let is_default = definition.name == cnet::definition::DEFAULT_NETWORK;
+            value == if is_default { "builtin" } else { "custom" }
+        }
+        "label" => match value.split_once('=') {
+            Some((key, value)) => definition.labels.get(key).is_some_and(|v| v == value),
+            None => definition.labels.contains_key(value),
+        },
+        _ => return None,
+    })
+}
+
 /// What is found is shown, whatever else is missing.
 fn inspect(
-    names: &[String],
+    options: &InspectOptions,
     (store, routes): (&Store, &HostRoutes),
     ask: Ask<'_>,
     out: &mut dyn Write,
@@ -161,13 +215,18 @@ fn inspect(
         anyhow::Ok(network)
     };
     let (mut found, mut missing) = (Vec::new(), Vec::new());
-    for name in names {
+    for name in &options.names {
         match one(name) {
             Ok(network) => found.push(network),
             Err(error) => missing.push(Err(error)),
         }
     }
-    writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+    match &options.format {
+        Format::Template(template, heading) if !options.json => {
+            write!(out, "{}", filled(template, *heading, &found)?)?;
+        }
+        _ => writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?,
+    }
     all_of(missing)
 }
 

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ipnet::IpNet;
 
+use crate::cnet::format::{Filter, Format};
 use crate::filter::FilterOptions;
 use crate::label::parse_label;
 use cnet::definition::{BRIDGE, DnsServer, MTU_RANGE, OVERLAY, Peer, Request};
@@ -122,18 +123,35 @@ pub(crate) struct ListOptions {
     #[arg(long)]
     pub(super) no_trunc: bool,
 
-    /// How to write them.
-    #[arg(long, default_value = "table")]
+    /// Those alone for which this holds, of name, id, driver, label, scope, internal and type
+    /// (`builtin` or `custom`); may be given several times.
+    #[arg(short, long, value_name = "FIELD=VALUE")]
+    pub(super) filter: Vec<Filter>,
+
+    /// How to write them: `table`, `json` (a line for each), or a template such as '{{.Name}}', of the
+    /// fields that `json` shows.
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
     pub(super) format: Format,
+
+    /// As --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub(super) json: bool,
 }
 
-/// How a list is written.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Format {
-    /// For people.
-    Table,
-    /// A line of JSON for each, with Docker's fields.
-    Json,
+/// The options of `cnet network inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct InspectOptions {
+    /// How to write them: `json`, or a template such as '{{.Name}}'.
+    #[arg(short, long, default_value = "json", value_name = "FORMAT")]
+    pub(super) format: Format,
+
+    /// As --format json, the default.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Names, or beginnings of ids.
+    #[arg(required = true, value_name = "NETWORK")]
+    pub(super) names: Vec<String>,
 }
 
 /// Networks by name.

@@ -233,7 +233,7 @@ fn bad_options_say_why() {
         ("create none", "no network but loopback"),
         (
             "create n --driver macvlan",
-            "no driver `macvlan`: the one driver is `bridge`",
+            "no driver `macvlan`: there are `bridge` and `overlay`",
         ),
         ("create n --mtu 1000", "at least 1280"),
         ("create n --dns-search a..b", "`a..b` is no domain"),
