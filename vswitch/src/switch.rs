@@ -367,12 +367,21 @@ impl Switch {
         all
     }
 
+    /// Where an admitted frame goes.
+    #[inline]
     fn forward(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
+        // As the forwarding table would say, and most frames ask.
+        if self.uplinks == 0 && self.router.config.lease.mac == Some(frame.dst) {
+            return Verdict::Port(PortId::ROUTER);
+        }
+        self.look_up(now, ingress, frame)
+    }
+
+    fn look_up(&self, now: Instant, ingress: PortId, frame: &Frame<'_>) -> Verdict {
         let dst = frame.dst;
         let nowhere = Verdict::Drop(DropReason::NoSuchPort);
         // Stations behind an uplink have a gateway of their own.
         let from_uplink = self.uplinks > 0 && self.is_uplink(ingress);
-        // As the forwarding table would say, and most frames ask.
         if self.router.config.lease.mac == Some(dst) && !from_uplink {
             return Verdict::Port(PortId::ROUTER);
         }
