@@ -300,6 +300,18 @@ impl Container {
         Ok(())
     }
 
+    /// Whether all that endpoint `n` has sent was acknowledged, and it may send more.
+    pub fn has_all_acknowledged(&self, n: usize) -> bool {
+        let e = &self.endpoints[n];
+        // The socket of an application that has ended may be gone.
+        let Some(handle) = e.handle.filter(|_| e.app.end.is_none()) else {
+            return false;
+        };
+        let socket = self.sockets.get::<tcp::Socket>(handle);
+        let open = [tcp::State::Established, tcp::State::CloseWait];
+        open.contains(&socket.state()) && socket.send_queue() == 0
+    }
+
     /// For messages: where the socket of endpoint `n` stands.
     pub fn state(&self, n: usize) -> String {
         let handle = self.endpoints[n].handle;

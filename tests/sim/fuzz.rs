@@ -185,6 +185,7 @@ impl Bench {
             exhausted: 20,
             spurious: 50,
             event_delay: Duration::from_millis(2),
+            ack_delay: Duration::ZERO,
             leak: false,
         };
         let mut host = Host::new(plan, rng.fork());

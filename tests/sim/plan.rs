@@ -71,6 +71,12 @@ pub struct Plan {
     pub hostiles: Vec<HostilePlan>,
 }
 
+/// How late the far kernels acknowledge. By a generator of its own, so that the seeds' other draws stay.
+fn draw_ack_delay(seed: u64) -> Duration {
+    let mut rng = Rng::new(seed ^ 0xacc0_1ade);
+    Duration::from_micros(rng.pick(&[0, 0, 1_000, 10_000, 40_000]))
+}
+
 impl Plan {
     pub fn draw(seed: u64) -> Plan {
         let mut rng = Rng::new(seed);
@@ -95,6 +101,7 @@ impl Plan {
                 exhausted: rng.pick(&[0, 0, 0, 0, 100]),
                 spurious: rng.pick(&[0, 100]),
                 event_delay: Duration::from_micros(rng.pick(&[1, 50, 5_000])),
+                ack_delay: draw_ack_delay(seed),
                 leak: false,
             },
             unsent_limit: rng.pick(&[64 << 20, 64 << 20, 200_000]),
@@ -120,6 +127,7 @@ impl Plan {
                 exhausted: 0,
                 spurious: 0,
                 event_delay: Duration::from_micros(1),
+                ack_delay: Duration::ZERO,
                 leak: false,
             },
             unsent_limit: 64 << 20,

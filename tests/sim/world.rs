@@ -225,6 +225,8 @@ pub struct World {
     down: Lane,
     buf: Vec<u8>,
     violation: Option<String>,
+    /// The core has kept bytes that a socket did not take.
+    kept_unsent: bool,
     /// Incoming clients that have not come yet.
     to_come: Vec<usize>,
     steps: u64,
@@ -270,6 +272,7 @@ impl World {
             down: Lane::new(plan.down, rng.fork()),
             buf: vec![0; FRAME_BUFFER_LEN],
             violation: None,
+            kept_unsent: false,
             to_come,
             steps: 0,
             frames: 0,
@@ -408,10 +411,32 @@ impl World {
             self.with_core(|network, now, io| network.handle_timeout(now, io));
         }
         self.host.advance(self.now)?;
+        self.check_acknowledgements()?;
         match self.violation.take() {
             Some(what) => Err(what),
             None => Ok(true),
         }
+    }
+
+    /// While the far kernel has not acknowledged all, neither has the core: what is unacknowledged there is
+    /// seen by the container (TCP_USER_TIMEOUT). Not so where a socket had no room and the core has kept
+    /// bytes itself: those are acknowledged before they are sent.
+    fn check_acknowledgements(&mut self) -> Result<(), String> {
+        self.kept_unsent |= self.network.unsent() > 0;
+        if self.kept_unsent || self.defects > 0 {
+            return Ok(());
+        }
+        for (n, flow) in self.plan.flows.iter().enumerate() {
+            if self.container.has_all_acknowledged(n)
+                && self.host.awaits_acknowledgement(flow.remote)
+            {
+                return Err(format!(
+                    "flow {n} at {:?}: all is acknowledged to the container, and not by the far end",
+                    self.now
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Option<Instant> {

@@ -18,6 +18,8 @@
 //!   misses the error sees a clean end that never was.
 //! - An orderly close with unread bytes is a RST to the far end (RFC 1122, section 4.2.2.13), and
 //!   bytes not yet sent are still sent.
+//! - What was sent is acknowledged by the far kernel some time later, in order, whether its application
+//!   reads or not; never once that far end has fallen silent. No event tells of it.
 //! - The writable edge comes only after a refused or short write, when a third of the buffer is
 //!   free again (`sk_stream_write_space`).
 //!
@@ -75,6 +77,8 @@ pub struct HostPlan {
     pub spurious: u32,
     /// From an edge to its event, at most.
     pub event_delay: Duration,
+    /// From a send to the far kernel's acknowledgement of it, at most.
+    pub ack_delay: Duration,
     /// Closed sockets stay counted as open: a leak, to show that it is seen.
     pub leak: bool,
 }
@@ -118,6 +122,10 @@ struct Connection {
     dead: bool,
     /// The remote falls silent; the kernel notices then.
     vanished_at: Option<Instant>,
+    /// When what was sent will be acknowledged, and how much that is; an answered probe is nothing.
+    unacknowledged: VecDeque<(Instant, usize)>,
+    /// When the far kernel was heard last.
+    heard_at: Instant,
     /// An edge has occurred that no event has told yet.
     triggered: bool,
     app: Option<App>,
@@ -156,6 +164,7 @@ impl Pipe for Far<'_> {
                 let n = data.len().min(c.rx_limit.saturating_sub(c.rx.len()));
                 c.rx.extend(&data[..n]);
                 c.triggered |= n > 0;
+                c.heard_at = self.1;
                 Some(n)
             }
         }
@@ -181,6 +190,23 @@ impl Connection {
         self.dead = true;
         self.tx.clear();
         self.triggered = true;
+    }
+
+    /// The far kernel will have what was sent now after `delay`, and not before what was sent earlier.
+    fn acknowledge_after(&mut self, now: Instant, delay: Duration, n: usize) {
+        let last = self.unacknowledged.back().map_or(now, |&(at, _)| at);
+        self.unacknowledged.push_back((last.max(now + delay), n));
+    }
+
+    /// Takes in the acknowledgements that have come.
+    fn hear(&mut self, now: Instant) {
+        while let Some(&(at, _)) = self.unacknowledged.front()
+            && at <= now
+            && self.vanished_at.is_none()
+        {
+            self.heard_at = at;
+            self.unacknowledged.pop_front();
+        }
     }
 
     fn readiness(&self) -> Readiness {
@@ -303,6 +329,8 @@ impl Host {
             error: None,
             dead: false,
             vanished_at: None,
+            unacknowledged: VecDeque::new(),
+            heard_at: Instant::ZERO,
             triggered: false,
             app: None,
             service: at,
@@ -328,6 +356,7 @@ impl Host {
     pub fn advance(&mut self, now: Instant) -> Result<(), String> {
         self.now = now;
         for c in self.connections.values_mut() {
+            c.hear(now);
             Self::end_connect(c, now, &self.services);
             if c.vanished_at.is_some_and(|at| at <= now) {
                 c.vanished_at = None;
@@ -375,6 +404,7 @@ impl Host {
         c.phase = Phase::Connected;
         match fate {
             Fate::Accept => {
+                c.heard_at = now;
                 c.app = services.get(&c.service).map(|s| (s.app)());
                 c.triggered = true;
             }
@@ -432,6 +462,23 @@ impl Host {
         None
     }
 
+    /// Whether the far kernel of an open connection to `service` has yet to acknowledge something.
+    pub fn awaits_acknowledgement(&self, service: SocketAddr) -> bool {
+        let mut connections = self.connections.values();
+        connections.any(|c| {
+            let sent = c.unacknowledged.iter().any(|&(_, n)| n > 0);
+            c.service == service && c.near == Near::Open && !c.dead && sent
+        })
+    }
+
+    /// A span up to that of the plan. Draws nothing where there is none.
+    fn ack_delay(&mut self) -> Duration {
+        match self.plan.ack_delay {
+            Duration::ZERO => Duration::ZERO,
+            most => self.rng.duration(Duration::ZERO, most),
+        }
+    }
+
     fn violation(&mut self, what: String) {
         if self.violations.is_empty() {
             self.violations.push(what);
@@ -446,6 +493,15 @@ impl Host {
             return None;
         }
         self.connections.get_mut(&socket.0)
+    }
+
+    /// The core has sent `n` bytes, its end counted as one.
+    fn sent(&mut self, socket: SocketId, n: usize) {
+        let (now, delay) = (self.now, self.ack_delay());
+        if let Some(c) = self.connections.get_mut(&socket.0) {
+            c.acknowledge_after(now, delay, n);
+            c.hear(now);
+        }
     }
 
     fn forget(&mut self) {
@@ -535,10 +591,24 @@ impl HostSockets for Host {
         c.tx.extend(&data[..n]);
         c.wants_room |= n < data.len();
         if n == 0 {
-            Err(HostError::WouldBlock)
-        } else {
-            Ok(n)
+            return Err(HostError::WouldBlock);
         }
+        self.sent(socket, n);
+        Ok(n)
+    }
+
+    fn tcp_unacknowledged(&mut self, socket: SocketId) -> usize {
+        let connection = self.connections.get(&socket.0).filter(|c| !c.dead);
+        connection.map_or(0, |c| c.unacknowledged.iter().map(|&(_, n)| n).sum())
+    }
+
+    fn tcp_probe(&mut self, socket: SocketId) {
+        self.sent(socket, 0);
+    }
+
+    fn tcp_silence(&mut self, socket: SocketId) -> Duration {
+        let connection = self.connections.get(&socket.0);
+        connection.map_or(Duration::ZERO, |c| self.now.saturating_since(c.heard_at))
     }
 
     fn tcp_peek(
@@ -598,6 +668,7 @@ impl HostSockets for Host {
     fn tcp_shutdown(&mut self, socket: SocketId) {
         if let Some(c) = self.open_connection(socket, "shutdown") {
             c.tx_end = true;
+            self.sent(socket, 1);
         }
     }
 
