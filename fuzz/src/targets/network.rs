@@ -254,6 +254,7 @@ impl Network {
             exhausted: if poor { 200 } else { 0 },
             spurious: if poor { 200 } else { 0 },
             event_delay: Duration::from_micros(100),
+            ack_delay: Duration::ZERO,
             leak: false,
         };
         let mut host = Host::new(plan, Rng::new(u64::from(settings.0)));
