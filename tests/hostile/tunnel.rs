@@ -88,6 +88,42 @@ fn honest(own: &Station, payload: &[u8]) -> Vec<u8> {
     raw::udp((mac, address.into(), 9), (own.mac, own.v4, 9), payload)
 }
 
+/// The peer speaks for others' addresses, and to what is not behind this host.
+fn claims_what_is_not_its_own(
+    tunnel: &Tunnel<'_>,
+    (own, gateway): (&Station, &Station),
+    frame: &[u8],
+) {
+    let (peer, mac) = (&tunnel.peer, THEIRS.0);
+    // For addresses that it does not own.
+    let forged = [own.mac, gateway.mac]
+        .map(|mac| in_tunnel(VNI, &changed(frame, |f| f[6..12].copy_from_slice(&mac))));
+    tunnel.assert_dropped(peer, DropReason::Spoofed, &forged);
+    let claims = [own.v4, gateway.v4].map(|claimed| {
+        in_tunnel(
+            VNI,
+            &raw::arp(BROADCAST, 2, (mac, claimed), (own.mac, own.v4)),
+        )
+    });
+    tunnel.assert_dropped(peer, DropReason::Spoofed, &claims);
+    // For the router here, and for a station behind the same peer: it would go round.
+    let elsewhere = [gateway.mac, [2, 0, 0, 0, 8, 8]]
+        .map(|to| in_tunnel(VNI, &changed(frame, |f| f[..6].copy_from_slice(&to))));
+    let sent = tunnel.uplink()["peers"][0]["frames_sent"].clone();
+    tunnel.assert_dropped(peer, DropReason::NoSuchPort, &elsewhere);
+    assert_eq!(
+        tunnel.uplink()["peers"][0]["frames_sent"],
+        sent,
+        "nothing went back"
+    );
+    let tagged = changed(frame, |f| {
+        f.splice(12..12, [0x81, 0, 0, 5]);
+    });
+    tunnel.assert_dropped(peer, DropReason::VlanTag, &[in_tunnel(VNI, &tagged)]);
+    let long = honest(own, &[0; 4000]);
+    tunnel.assert_dropped(peer, DropReason::FrameTooLong, &[in_tunnel(VNI, &long)]);
+}
+
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn what_no_peer_sends_is_dropped_by_its_reason() {
@@ -114,33 +150,7 @@ fn what_no_peer_sends_is_dropped_by_its_reason() {
     let inner = raw::udp((mac, address.into(), 9), (own.mac, own.v4, PORT), &whole);
     tunnel.assert_dropped(peer, DropReason::NestedTunnel, &[in_tunnel(VNI, &inner)]);
 
-    // For addresses that it does not own.
-    let forged = [own.mac, gateway.mac]
-        .map(|mac| in_tunnel(VNI, &changed(&frame, |f| f[6..12].copy_from_slice(&mac))));
-    tunnel.assert_dropped(peer, DropReason::Spoofed, &forged);
-    let claims = [own.v4, gateway.v4].map(|claimed| {
-        in_tunnel(
-            VNI,
-            &raw::arp(BROADCAST, 2, (mac, claimed), (own.mac, own.v4)),
-        )
-    });
-    tunnel.assert_dropped(peer, DropReason::Spoofed, &claims);
-    // For the router here, and for a station behind the same peer: it would go round.
-    let elsewhere = [gateway.mac, [2, 0, 0, 0, 8, 8]]
-        .map(|to| in_tunnel(VNI, &changed(&frame, |f| f[..6].copy_from_slice(&to))));
-    let sent = tunnel.uplink()["peers"][0]["frames_sent"].clone();
-    tunnel.assert_dropped(peer, DropReason::NoSuchPort, &elsewhere);
-    assert_eq!(
-        tunnel.uplink()["peers"][0]["frames_sent"],
-        sent,
-        "nothing went back"
-    );
-    let tagged = changed(&frame, |f| {
-        f.splice(12..12, [0x81, 0, 0, 5]);
-    });
-    tunnel.assert_dropped(peer, DropReason::VlanTag, &[in_tunnel(VNI, &tagged)]);
-    let long = honest(&own, &[0; 4000]);
-    tunnel.assert_dropped(peer, DropReason::FrameTooLong, &[in_tunnel(VNI, &long)]);
+    claims_what_is_not_its_own(&tunnel, (&own, &gateway), &frame);
 
     // What is right among all that still arrives.
     let receiver = tunnel
