@@ -33,9 +33,8 @@ use tokio::io::Interest;
 
 use crate::control::client::{self, AskError};
 use crate::control::{
-    Action, ApplyPolicies, Attach, Attached, Detach, DnsLog, DnsLogReport, Events, Kind,
-    NetworkReport, Nothing, PolicyReport, PublishPorts, Published, Refusal, RemovePolicies,
-    StatisticsReport, Stop,
+    Action, Attach, Attached, Detach, DnsLog, DnsLogReport, Events, Kind, NetworkReport, Nothing,
+    PublishPorts, Published, Refusal, StatisticsReport, Stop,
 };
 use crate::definition::{
     Definition, Directories, DirectoriesError, HostRoutes, Request, Store, StoreError,
@@ -45,6 +44,8 @@ use crate::publish::PublishSpec;
 use crate::start::{self, StartError};
 use crate::vm::VmAddress;
 use cnet_tap::async_fd::AsyncOwnedFd;
+
+mod policies;
 
 /// How often an action is tried again when the network's process ends just then.
 const ATTEMPTS: usize = 3;
@@ -349,39 +350,6 @@ impl Network {
         let socket = self.directories.socket(self.name());
         let subscribe = || unless_ending(|| Events::subscribe(&socket));
         self.if_running(subscribe).await
-    }
-
-    /// Takes manifests of policies in, and applies them. The network's process is started for it if it
-    /// does not run.
-    ///
-    /// # Errors
-    ///
-    /// [`NetworkError::Refused`] if one is not understood; and as for all calls.
-    pub async fn apply_policies(
-        &self,
-        manifests: Vec<serde_json::Value>,
-    ) -> Result<PolicyReport, NetworkError> {
-        let apply = Action::ApplyPolicies(ApplyPolicies { manifests });
-        self.ask(&apply, &[]).await
-    }
-
-    /// Takes policies out, by `NAMESPACE/NAME`, or `NAME` of the namespace `default`.
-    ///
-    /// # Errors
-    ///
-    /// [`NetworkError::Refused`] if there is none of a name; and as for all calls.
-    pub async fn remove_policies(&self, names: Vec<String>) -> Result<PolicyReport, NetworkError> {
-        let remove = Action::RemovePolicies(RemovePolicies { names });
-        self.ask(&remove, &[]).await
-    }
-
-    /// The network's policies. Its process is started for it if it does not run.
-    ///
-    /// # Errors
-    ///
-    /// As for all calls.
-    pub async fn policies(&self) -> Result<PolicyReport, NetworkError> {
-        self.ask(&Action::Policies(Nothing {}), &[]).await
     }
 
     /// Ends the network's process, if it runs.

@@ -55,7 +55,7 @@ use crate::{NetworkConfig, PortPlan};
 pub(crate) mod command;
 pub(crate) mod workers;
 
-use command::{AddedPort, Command, Peers, WorkerEvent};
+use command::{AccessList, AddedPort, Command, Peers, WorkerEvent};
 
 /// Do not wait.
 const NO_WAIT: Timespec = Timespec {
@@ -352,11 +352,7 @@ impl Worker {
                         .with_core(|core, io| core.answer_dns(now, id, &message, io));
                 }
             }
-            Command::SetAccess(list) => {
-                for (port, access) in list {
-                    self.set_access(now, port, access);
-                }
-            }
+            Command::SetAccess(list) => self.set_access_of_each(now, list),
             Command::SetHostAddresses(addresses) => self.driver.core.set_host_addresses(addresses),
             Command::Stop => {}
             Command::Worker(event) => self.handle_worker_event(now, event)?,
@@ -415,6 +411,12 @@ impl Worker {
                 };
                 other.send(Command::Worker(WorkerEvent::PortAdded(Box::new(added))));
             }
+        }
+    }
+
+    fn set_access_of_each(&mut self, now: Instant, list: AccessList) {
+        for (id, access) in list {
+            self.set_access(now, id, access);
         }
     }
 

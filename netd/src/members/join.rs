@@ -198,8 +198,7 @@ pub(super) async fn plug_in(
         let mut table = members.table();
         table.member(key).ok_or_else(gone)?.record.clone()
     };
-    let access = policy::access_at_join(members, &mut members.table(), key, &record);
-    let mut plan = port_plan(members, &record, access);
+    let mut plan = planned(members, key, &record);
     let (opened, copy) = open_tap(members, &record, &plan, &pinned, interface).await?;
     let OpenedTap {
         tap,
@@ -351,6 +350,12 @@ async fn wait_for_end(members: Arc<Members>, key: MemberKey, end: End, lost: Por
     if why != STOPPED {
         leave::leave(&members, &key, &why).await;
     }
+}
+
+/// What the port of the member `key` is to be, which has this record.
+fn planned(members: &Members, key: &MemberKey, record: &Record) -> PortPlan {
+    let access = policy::access_at_join(members, &mut members.table(), key, record);
+    port_plan(members, record, access)
 }
 
 /// What the container's port is to be.

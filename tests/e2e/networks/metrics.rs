@@ -17,6 +17,7 @@ fn sample(page: &str, start: &str) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+// Longer than 60 lines: the three ways to the same page.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn networks_tell_prometheus_what_they_count() {

@@ -72,6 +72,7 @@ fn udp(from: &Member, to: &Member, port: u16) -> [bool; 2] {
     [reached[0], reached[1]]
 }
 
+// Longer than 60 lines: one network, before its policies, with them, after a crash and without.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn policies_apply_between_containers_and_to_what_is_open() {

@@ -48,6 +48,7 @@ fn container(n: u16, network: &Value) -> Value {
     })
 }
 
+// Longer than 60 lines: one network from its making to its last container.
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn netavark_gets_a_network_with_names_addresses_and_ports() {
