@@ -177,7 +177,8 @@ impl FromStr for Peer {
                 // Its colons and the port's could not be told apart.
                 Ok(IpAddr::V6(_)) if port.is_some() => return Err(error()),
                 Ok(address) => address.to_string(),
-                Err(_) if is_domain(host) => host.to_owned(),
+                // Brackets and colons are an address's, cut short.
+                Err(_) if is_domain(host) && !host.contains(['[', ']', ':']) => host.to_owned(),
                 Err(_) => return Err(error()),
             },
         };
