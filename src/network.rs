@@ -22,12 +22,11 @@
 //! All calls need a tokio runtime with I/O and time. The network's process is the program `cnet`,
 //! which has to be installed ([`Network::with_program`]). Handle and process belong to one user.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cnet_tap::{Namespaces, TapError, watch};
-use rustix::fs::{Mode, OFlags};
+use cnet_tap::{TapError, watch};
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 
@@ -42,10 +41,12 @@ use crate::definition::{
 use crate::log::LogEnd;
 use crate::publish::PublishSpec;
 use crate::start::{self, StartError};
-use crate::vm::VmAddress;
 use cnet_tap::async_fd::AsyncOwnedFd;
 
 mod policies;
+mod target;
+
+pub use target::Target;
 
 /// How often an action is tried again when the network's process ends just then.
 const ATTEMPTS: usize = 3;
@@ -62,29 +63,6 @@ const JOIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long to wait before looking again for a network's process that does not come back.
 const RESTART_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What is to join a network.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Target {
-    /// The container that this process is in; it leaves when the process ends.
-    Process(i32),
-    /// The network namespace of this path; it leaves when the path is removed.
-    Path(PathBuf),
-    /// A virtual machine that meets the network there; it stays until it is detached.
-    Vm(VmAddress),
-    /// The network namespace of this descriptor; it leaves when the process behind the pidfd ends.
-    /// It is taken up again after a crash of the network's process only by way of a process in the
-    /// namespace: that one, or `member`.
-    Descriptors {
-        /// The network namespace.
-        net: OwnedFd,
-        /// The process to watch.
-        pidfd: OwnedFd,
-        /// A process in the namespace, if the other one is not.
-        member: Option<i32>,
-    },
-}
 
 /// What can go wrong with a network.
 #[derive(Debug, thiserror::Error)]
@@ -520,84 +498,6 @@ impl From<AskError> for NetworkError {
     }
 }
 
-impl Target {
-    /// What a person names: a process by its number, a namespace by its path.
-    pub fn parse(text: &str) -> Option<Target> {
-        match text.parse::<i32>() {
-            Ok(pid) => Some(Target::Process(pid)),
-            Err(_) => text.contains('/').then(|| Target::Path(text.into())),
-        }
-    }
-
-    /// The descriptors that the network's process needs, and what it is told of them.
-    fn describe(self, mut attach: Attach) -> Result<(Attach, Vec<OwnedFd>), NetworkError> {
-        (attach.path, attach.member, attach.vm) = (None, None, None);
-        let descriptors = match self {
-            Target::Process(pid) => {
-                // The pidfd first: if the process is still there afterwards, both are of the same.
-                let pidfd = watch::pidfd(pid)?;
-                let namespaces = Namespaces::of_process(pid)?;
-                if watch::has_ended(&pidfd)? {
-                    return Err(TapError::NoSuchProcess { pid }.into());
-                }
-                vec![namespaces.net, pidfd]
-            }
-            Target::Path(path) => match watch::process_of(&path) {
-                // Files of /proc send no events: such a path is watched by its process.
-                Some(pid) => {
-                    // As above.
-                    let pidfd = watch::pidfd(pid)?;
-                    let net = open(&path)?;
-                    if watch::has_ended(&pidfd)? {
-                        return Err(TapError::NoSuchProcess { pid }.into());
-                    }
-                    vec![net, pidfd]
-                }
-                None => {
-                    let path = path
-                        .canonicalize()
-                        .map_err(|source| TapError::OpenNamespace { path, source })?;
-                    let net = open(&path)?;
-                    attach.path = Some(path);
-                    vec![net]
-                }
-            },
-            Target::Vm(address) => {
-                attach.vm = Some(address);
-                Vec::new()
-            }
-            Target::Descriptors { net, pidfd, member } => {
-                attach.member = member;
-                vec![net, pidfd]
-            }
-        };
-        Ok((attach, descriptors))
-    }
-}
-
-fn open(path: &Path) -> Result<OwnedFd, TapError> {
-    // Non-blocking, because the path may name a FIFO.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = rustix::fs::open(path, flags, Mode::empty());
-    let net = opened.map_err(|errno| TapError::OpenNamespace {
-        path: path.to_owned(),
-        source: errno.into(),
-    })?;
-    // Looked at here, so that the error names the path.
-    match Namespaces::of_net(net.as_fd().try_clone_to_owned().map_err(|source| {
-        TapError::OpenNamespace {
-            path: path.to_owned(),
-            source,
-        }
-    })?) {
-        Err(TapError::NotANetwork) => Err(TapError::WrongNamespace {
-            path: path.to_owned(),
-            kind: "network",
-        }),
-        _ => Ok(net),
-    }
-}
-
 fn publish_ports(container: &str, ports: &[PublishSpec]) -> PublishPorts {
     PublishPorts {
         container: container.to_owned(),
@@ -619,31 +519,6 @@ fn program() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn targets_are_told_apart() {
-        assert!(matches!(Target::parse("17"), Some(Target::Process(17))));
-        let path = Target::parse("/run/netns/x");
-        assert!(matches!(path, Some(Target::Path(p)) if p == Path::new("/run/netns/x")));
-        assert!(Target::parse("web").is_none());
-    }
-
-    #[test]
-    fn a_target_is_described_by_what_it_is() {
-        let own = std::process::id() as i32;
-        let described = |target: Target| target.describe(Attach::default());
-        let (attach, fds) = described(Target::Process(own)).unwrap();
-        assert_eq!((attach.path, fds.len()), (None, 2));
-        let (attach, fds) = described(Target::Path(format!("/proc/{own}/ns/net").into())).unwrap();
-        assert_eq!((attach.path, fds.len()), (None, 2));
-        let error = described(Target::Path("/etc/passwd".into())).unwrap_err();
-        assert!(
-            error.to_string().contains("not a network namespace"),
-            "{error}"
-        );
-        let error = described(Target::Process(i32::MAX)).unwrap_err();
-        assert!(error.to_string().contains("no process"), "{error}");
-    }
 
     #[tokio::test]
     async fn a_process_that_does_not_stay_is_told_with_the_end_of_its_log() {

@@ -51,15 +51,11 @@ impl Row {
         };
         let bits = |set: &str| {
             let set = u64::from_str_radix(&field(set), 16).expect("a set");
-            let count = set.count_ones().into();
-            (
-                if count == 0 {
-                    "none".to_owned()
-                } else {
-                    format!("{count}")
-                },
-                count,
-            )
+            let count: u64 = set.count_ones().into();
+            match count {
+                0 => ("none".to_owned(), 0),
+                count => (count.to_string(), count),
+            }
         };
         let no_new = field("NoNewPrivs") == "1";
         let filtered = field("Seccomp") == "2";

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+mod conntrack;
 pub mod fdb;
 pub mod port;
 mod router_port;

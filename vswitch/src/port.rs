@@ -10,6 +10,9 @@ use cnet_wire::addr::{MacAddr, PortId};
 use cnet_wire::drops::{DropCounters, DropReason};
 use cnet_wire::time::Instant;
 
+/// Ports are numbered below this.
+pub const MAX_PORTS: u32 = 4096;
+
 /// Learned MAC addresses a port may have unless it says otherwise.
 pub const DEFAULT_MAX_MACS: usize = 32;
 /// IP addresses a port may take first-come, beside its leased ones, unless it says otherwise.
@@ -124,7 +127,7 @@ impl PortConfig {
 /// Why a port was not added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddPortError {
-    /// The number is [`crate::switch::MAX_PORTS`] or more.
+    /// The number is [`MAX_PORTS`] or more.
     #[error("port number {} is out of range", .0.0)]
     OutOfRange(PortId),
     /// There is a port of that number.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use cnet_wire::addr::{MacAddr, PortId, is_station};
 use cnet_wire::time::Instant;
 
-use crate::admit::conntrack::Conntrack;
+use crate::conntrack::Conntrack;
 use crate::fdb::{AGEING, AddressTable, Claim, Fdb, MAC_HOLD, Refusal};
 use crate::port::{AddPortError, Lease};
 

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use crate::admit::rules::{Pair, resolves_address};
 use crate::admit::{Source, admit};
 use crate::fdb::{AddressTable, Fdb};
-use crate::port::{AddPortError, LastSource, Port, PortConfig, PortCounters, PortRole};
+use crate::port::{AddPortError, LastSource, MAX_PORTS, Port, PortConfig, PortCounters, PortRole};
 use crate::router_port::{Neighbours, RouterPort};
 use crate::stations::{Stations, SwitchConfig};
 use crate::uplink::{self, Question};
@@ -45,9 +45,6 @@ use cnet_wire::icmp;
 use cnet_wire::ndp;
 use cnet_wire::sink::FrameSink;
 use cnet_wire::time::Instant;
-
-/// Ports are numbered below this.
-pub const MAX_PORTS: u32 = 4096;
 
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

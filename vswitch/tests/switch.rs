@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use cnet_testkit::packets::*;
 use cnet_vswitch::fdb::Refusal;
 use cnet_vswitch::port::DEFAULT_MAX_ADDRESSES;
-use cnet_vswitch::switch::MAX_PORTS;
+use cnet_vswitch::port::MAX_PORTS;
 use cnet_vswitch::{AddPortError, Delivery, Lease, PortConfig, PortRole, Verdict};
 use cnet_wire::arp::{OP_REPLY, OP_REQUEST};
 use cnet_wire::stations::{Stations, Taken};

@@ -118,6 +118,11 @@ pub(super) fn passes(
     Ok(true)
 }
 
+/// The beginning of an id, as people are shown it.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..cnet::definition::SHORT_ID).unwrap_or(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

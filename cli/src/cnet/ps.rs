@@ -3,8 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::format::{Filter, Format, filled, passes};
-use super::network::json::short;
+use super::format::{Filter, Format, filled, passes, short};
 use super::table::table;
 use crate::each_network::one_or_each;
 use crate::program::{all_of, tell};

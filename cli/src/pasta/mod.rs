@@ -69,11 +69,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let program = program.to_string_lossy();
     match args::parse(args) {
         Ok(Invocation::Help) => {
-            let _ = write_out(&args::usage(&program));
+            let _ = write_out(args::usage(&program));
             ExitCode::SUCCESS
         }
         Ok(Invocation::Version) => {
-            let _ = write_out(&version());
+            let _ = write_out(version());
             ExitCode::SUCCESS
         }
         Ok(Invocation::Run(options)) => match run(&options) {

@@ -38,11 +38,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let program = program.to_string_lossy();
     match args::parse(args) {
         Ok(Invocation::Help) => {
-            let _ = write_out(&args::usage(&program));
+            let _ = write_out(args::usage(&program));
             ExitCode::SUCCESS
         }
         Ok(Invocation::Version) => {
-            let _ = write_out(&format!("pesto of cnet {}\n", env!("CARGO_PKG_VERSION")));
+            let _ = write_out(format!("pesto of cnet {}\n", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
         }
         Ok(Invocation::Run(options)) => match run(&options) {
@@ -85,7 +85,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
                 wire::read_greeting(&mut again)?
             }
         };
-        write_out(&table_text(&now))?;
+        write_out(table_text(&now))?;
     }
     match errors.is_empty() {
         true => Ok(()),

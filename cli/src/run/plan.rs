@@ -208,6 +208,27 @@ pub(super) fn make(
         });
     };
     let mode = &choice.mode;
+    check(options, mode)?;
+    let without_network = |spaces, own_files| Plan {
+        spaces,
+        own_files,
+        connectivity: ConnectivityPlan::None,
+    };
+    match mode {
+        NetworkMode::None => Ok(without_network(Spaces::Empty, None)),
+        NetworkMode::Host => Ok(without_network(Spaces::Inherited, None)),
+        NetworkMode::Container(name) => {
+            // The runtime ends here: the child is forked by a process with one thread.
+            let mut joined = event_loop()?.block_on(Joined::of_container(name))?;
+            let own_files = joined.own_files.take();
+            Ok(without_network(Spaces::Joined(joined), own_files))
+        }
+        NetworkMode::Network(_) => on_networks(options, host_conf, identity),
+    }
+}
+
+/// Refuses options that do not fit the network `mode`, which is the first.
+fn check(options: &RunOptions, mode: &NetworkMode) -> anyhow::Result<()> {
     let single = |choice: &&NetworkChoice| !matches!(choice.mode, NetworkMode::Network(_));
     if let Some(alone) = options
         .networks
@@ -247,22 +268,7 @@ pub(super) fn make(
             "--dns, --dns-search, --dns-option, --add-host and --hostname are for a command that has a network to itself or joins one by name, which `--network {mode}` does not"
         );
     }
-    let without_network = |spaces, own_files| Plan {
-        spaces,
-        own_files,
-        connectivity: ConnectivityPlan::None,
-    };
-    match mode {
-        NetworkMode::None => Ok(without_network(Spaces::Empty, None)),
-        NetworkMode::Host => Ok(without_network(Spaces::Inherited, None)),
-        NetworkMode::Container(name) => {
-            // The runtime ends here: the child is forked by a process with one thread.
-            let mut joined = event_loop()?.block_on(Joined::of_container(name))?;
-            let own_files = joined.own_files.take();
-            Ok(without_network(Spaces::Joined(joined), own_files))
-        }
-        NetworkMode::Network(_) => on_networks(options, host_conf, identity),
-    }
+    Ok(())
 }
 
 /// On one named network or several. What is given without saying on which one is meant of the first,

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use cnet_nat::host::Token;
 use cnet_vswitch::port::AddPortError;
-use cnet_vswitch::switch::MAX_PORTS;
+use cnet_vswitch::port::MAX_PORTS;
 use cnet_wire::PortId;
 use tokio::sync::oneshot;
 

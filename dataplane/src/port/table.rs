@@ -45,7 +45,7 @@ use std::sync::{Arc, Weak};
 
 use cnet_nat::host::{Token, TokenKind};
 use cnet_tap::device::TapQueue;
-use cnet_vswitch::switch::MAX_PORTS;
+use cnet_vswitch::port::MAX_PORTS;
 use cnet_wire::vnet::VNET_HDR_LEN;
 use cnet_wire::{DropCounters, DropReason, FrameSink, MacAddr, PortFull, PortId};
 use rustix::event::epoll;

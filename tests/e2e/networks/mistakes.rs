@@ -146,7 +146,7 @@ fn networks_that_clash_or_are_in_use_are_told_why() {
                 "create x --subnet 172.28.0.0/16 --gateway 172.29.0.1",
                 &["172.29.0.1"],
             ),
-            ("create x --driver macvlan", &["macvlan", "bridge"]),
+            ("create x --driver macvlan", &["macvlan", "parent"]),
             ("create none", &["none"]),
             ("rm lan", &["`lan`", "web", "cnet detach"]),
             ("rm cnet", &["`cnet`", "default"]),

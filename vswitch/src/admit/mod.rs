@@ -2,7 +2,7 @@
 //!
 //! - [`source`]: are the addresses that it speaks with, and for, the port's own?
 //! - [`rogue`]: is it a service that only the gateway offers?
-//! - [`rules`]: do policies allow it to go to that container? With [`conntrack`], which knows answers.
+//! - [`rules`]: do policies allow it to go to that container? With [`crate::conntrack`], which knows answers.
 //!
 //! Every frame of every container passes here, whoever it is for. Who may open a conversation with the
 //! host and the world is policy's to say (`nat/src/policy`).
@@ -12,7 +12,6 @@
 //! A fragment after the first shows no ports or types; without its first fragment, which does, it
 //! completes nothing.
 
-pub(crate) mod conntrack;
 mod rogue;
 pub(crate) mod rules;
 mod source;

@@ -26,7 +26,7 @@ use cnet_wire::icmp::{self, IcmpMessage, Quote, v4, v6};
 use cnet_wire::tcp::{is_last, is_opening};
 use cnet_wire::time::Instant;
 
-use super::conntrack::{Conntrack, FRAGMENT, Key};
+use crate::conntrack::{Conntrack, FRAGMENT, Key};
 
 /// Two containers, the sender first, with what policies allow to them.
 pub(crate) struct Pair<'a> {

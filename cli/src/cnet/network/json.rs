@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cnet::format::short;
 use cnet::control::{Counters, RouterStatistics, StatisticsReport, UplinkReport};
 use cnet::definition::{Definition, DnsServer};
 
@@ -346,11 +347,6 @@ impl Line {
             subnets: subnets.join(","),
         }
     }
-}
-
-/// The beginning of an id, as people are shown it.
-pub(crate) fn short(id: &str) -> &str {
-    id.get(..cnet::definition::SHORT_ID).unwrap_or(id)
 }
 
 #[cfg(test)]

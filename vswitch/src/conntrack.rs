@@ -23,7 +23,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use foldhash::fast::FixedState;
 
-use crate::switch::MAX_PORTS;
+use crate::port::MAX_PORTS;
 
 /// Conversations that are kept.
 const MAX_TRACKED: u32 = 262_144;
