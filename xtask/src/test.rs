@@ -119,7 +119,7 @@ const BUILD_AND_LINT: &[Stage] = &[
     },
     Stage {
         name: "build",
-        about: "the two binaries, with optimization",
+        about: "the programs, with optimization",
         minutes: 4,
         run: build,
     },
@@ -160,7 +160,7 @@ const END_TO_END: &[Stage] = &[
     },
     Stage {
         name: "e2e",
-        about: "the two binaries between real namespaces, with real programs (as root)",
+        about: "the programs between real namespaces, with real programs (as root)",
         minutes: 13,
         run: |limit| in_namespaces(limit, "e2e"),
     },
