@@ -58,7 +58,10 @@ pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client waits before it asks a network's process again that is ending.
 pub const END_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long to wait for the name of a container that is joining.
+/// How long a container that is joining, or is taken up again after a crash, holds up the removal of
+/// its network before that fails, and how long between two looks.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// As above.
 const JOIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long to wait before looking again for a network's process that does not come back.
@@ -152,13 +155,12 @@ impl Network {
     /// [`NetworkError::Store`] with [`StoreError::InUse`] while containers are on it, and with
     /// [`StoreError::Default`] for the default network; and as for all calls.
     pub async fn remove(&self) -> Result<(), NetworkError> {
-        let mut attempts = ATTEMPTS;
+        let begun = Instant::now();
         loop {
-            attempts -= 1;
             match self.try_remove().await {
                 // A container is joining, or a process has been started since.
                 Err(NetworkError::Store(StoreError::InUse { containers, .. }))
-                    if containers.is_empty() && attempts > 0 =>
+                    if containers.is_empty() && begun.elapsed() < JOIN_TIMEOUT =>
                 {
                     tokio::time::sleep(JOIN_INTERVAL).await;
                 }
