@@ -232,8 +232,8 @@ fn bad_options_say_why() {
     for (line, why) in [
         ("create none", "no network but loopback"),
         (
-            "create n --driver macvlan",
-            "no driver `macvlan`: there are `bridge` and `overlay`",
+            "create n --driver ipvlan",
+            "no driver `ipvlan`: there are `bridge`, `overlay` and `macvlan`",
         ),
         ("create n --mtu 1000", "at least 1280"),
         ("create n --dns-search a..b", "`a..b` is no domain"),
