@@ -123,15 +123,11 @@ fn live(watched: &OwnedFd, told: io::PipeReader, directories: &Directories, netw
     if count >= QUICK_RESTARTS {
         std::thread::sleep(RESTART_INTERVAL);
     }
-    let left = journal::load(&directories.state_file(network));
-    if !left.iter().any(Record::lives) {
-        return;
-    }
     start_again(directories, network, count.saturating_add(1));
 }
 
-/// Starts the network until a process has its lock. `count` is how many restarts follow close on each
-/// other by then.
+/// Starts the network until a process has its lock, as long as a container is left. `count` is how many
+/// restarts follow close on each other by then.
 fn start_again(directories: &Directories, network: &str, count: u32) {
     let counted = count.to_string();
     let variable = Some((RESTARTS, counted.as_str()));
@@ -142,6 +138,10 @@ fn start_again(directories: &Directories, network: &str, count: u32) {
             Ok(Some(lock)) => drop(lock),
             Ok(None) => return,
             Err(error) => return tracing::error!(network, %error, "its lock cannot be taken"),
+        }
+        let left = journal::load(&directories.state_file(network));
+        if !left.iter().any(Record::lives) {
+            return;
         }
         tracing::warn!(
             network,
