@@ -182,7 +182,7 @@ fn print(text: &str) -> anyhow::Result<bool> {
     print_bytes(text.as_bytes())
 }
 
-/// As [`print`], of what may be no text.
+/// As [`print()`], of what may be no text.
 fn print_bytes(bytes: &[u8]) -> anyhow::Result<bool> {
     match write_out(bytes) {
         Ok(()) => Ok(true),
