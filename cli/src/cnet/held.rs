@@ -15,6 +15,7 @@ use tokio::io::Interest;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::container::{held, meant};
+use super::ps::entries;
 use crate::program::all_of;
 use cnet_netd::registry::{Registry, Running};
 use cnet_tap::async_fd::AsyncOwnedFd;
@@ -24,6 +25,11 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a container may take to die of SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the networks of a container that has ended may take to let go of it, and how long between
+/// two looks.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+const LEAVE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The options of `cnet stop`.
 #[derive(Args, Debug)]
@@ -113,7 +119,24 @@ async fn end(container: &str, number: i32, limit: Duration) -> anyhow::Result<()
             bail!("`{container}` does not end");
         }
     }
+    wait_until_left(&running).await;
     super::print(&format!("{container}\n")).map(drop)
+}
+
+/// Waits until no network lists the container any more, so that its name, its ports and its network are
+/// free once it was stopped.
+async fn wait_until_left(running: &Running) {
+    let begun = Instant::now();
+    while begun.elapsed() < LEAVE_TIMEOUT {
+        // A network that cannot be asked is not waited for.
+        let Ok((all, _)) = entries(None).await else {
+            return;
+        };
+        if !all.iter().any(|e| e.container.pid == Some(running.pid)) {
+            return;
+        }
+        sleep(LEAVE_INTERVAL).await;
+    }
 }
 
 async fn ends_within(pidfd: std::os::fd::OwnedFd, limit: Duration) -> anyhow::Result<bool> {

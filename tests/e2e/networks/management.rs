@@ -49,6 +49,18 @@ fn a_container_that_runs_is_connected_and_disconnected_and_events_tell() {
 
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
+fn a_network_is_free_once_its_container_is_stopped() {
+    let lab = Lab::direct();
+    for place in Place::each(&lab) {
+        place.done("network create lan");
+        place.done("run -d --network lan --name web -- sleep 600");
+        place.done("stop web");
+        place.done("network rm lan");
+    }
+}
+
+#[test]
+#[ignore = "needs root and namespaces; run by cargo xtask test"]
 fn a_network_is_moved_to_another_process_with_its_containers_in_place() {
     let lab = Lab::direct();
     for place in Place::each(&lab) {
