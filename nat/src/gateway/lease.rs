@@ -3,7 +3,7 @@
 //! A *fixed* lease comes with its port. Where a range is given, a port without one gets a *dynamic*
 //! IPv4 lease out of it: one a port, whatever MAC addresses and client identifiers its requests carry,
 //! so that no port can drain the range. The table of stations holds both for their port
-//! ([`crate::stations`]): there, a fixed lease takes an address from a dynamic one.
+//! ([`cnet_wire::stations`]): there, a fixed lease takes an address from a dynamic one.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
