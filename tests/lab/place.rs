@@ -12,7 +12,7 @@ use super::binaries::binary;
 use super::namespace::Namespace;
 use super::process::{Finished, Launch, Running};
 use super::run::SHORT;
-use super::{Lab, ORDINARY_USER, namespace_of, processes};
+use super::{Lab, ORDINARY_USER, namespace_of, processes, wait_until};
 
 /// `cnet` for one user, with directories of its own.
 #[derive(Clone)]
@@ -143,6 +143,13 @@ impl<'a> Place<'a> {
         let listed = self.done("ps").stdout;
         let mut names = listed.lines().map(str::split_whitespace);
         names.any(|mut columns| columns.next() == Some(name))
+    }
+
+    /// Waits until `cnet ps` lists a container of this name.
+    pub fn wait_until_listed(&self, name: &str) {
+        wait_until("the container is listed", SHORT, || {
+            self.lists(name).then_some(()).ok_or("not yet".to_owned())
+        });
     }
 
     /// Does what cannot be done, and gives the error.

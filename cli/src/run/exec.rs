@@ -6,22 +6,21 @@
 //! container.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use cnet_tap::fork::{Parent, become_subreaper, go_on_as_child, spawn};
-use cnet_tap::{Namespaces, watch};
+use cnet_tap::watch;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 use rustix::thread::LinkNameSpaceType;
 
 use super::args::parse_env;
 use super::command::{CommandPlan, become_command};
+use super::joined::ProcessNamespaces;
 use super::supervise::Supervisor;
 use super::terminal::{Copied, Pty, Saved};
 use super::{joined, signals};
@@ -68,9 +67,7 @@ pub struct ExecOptions {
 
 /// A container's namespaces, pinned by descriptor.
 struct Inside {
-    namespaces: Namespaces,
-    /// Those of other kinds that are not this process's own.
-    others: Vec<(OwnedFd, LinkNameSpaceType)>,
+    namespaces: ProcessNamespaces,
     has_pid_namespace: bool,
 }
 
@@ -164,43 +161,26 @@ fn goes_on_as(child: Pid, socket: &OwnedFd) -> anyhow::Result<Pid> {
 impl Inside {
     fn of_process(pid: i32) -> anyhow::Result<Inside> {
         let pidfd = watch::pidfd(pid)?;
-        let namespaces = Namespaces::of_process(pid)?;
-        let mut others = Vec::new();
-        for (file, kind) in [
+        let kinds = [
             ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
             ("ipc", LinkNameSpaceType::InterProcessCommunication),
             ("pid", LinkNameSpaceType::ProcessID),
             // The last one: it leads away from this /proc.
             ("mnt", LinkNameSpaceType::Mount),
-        ] {
-            let identity = |found: fs::Metadata| (found.dev(), found.ino());
-            let own = fs::metadata(format!("/proc/self/ns/{file}"))?;
-            let theirs = File::open(format!("/proc/{pid}/ns/{file}"))
-                .context("cannot open the container's namespaces")?;
-            if identity(own) != identity(theirs.metadata()?) {
-                others.push((OwnedFd::from(theirs), kind));
-            }
-        }
+        ];
+        let namespaces = ProcessNamespaces::open(pid, &kinds, "the container's namespaces")?;
         if watch::has_ended(&pidfd)? {
             bail!("the container has just ended");
         }
-        let is_pid =
-            |(_, kind): &(OwnedFd, LinkNameSpaceType)| matches!(kind, LinkNameSpaceType::ProcessID);
-        let has_pid_namespace = others.iter().any(is_pid);
         Ok(Inside {
+            has_pid_namespace: namespaces.has_other(LinkNameSpaceType::ProcessID),
             namespaces,
-            others,
-            has_pid_namespace,
         })
     }
 
     /// Moves this process there, and tells which process the command is.
     fn enter(&self, parent: Parent, socket: &OwnedFd) -> anyhow::Result<()> {
         self.namespaces.enter()?;
-        for (namespace, kind) in &self.others {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
-                .context("cannot enter the container's namespaces")?;
-        }
         let told = |pid: Pid| {
             let number = pid.as_raw_nonzero().get().to_ne_bytes();
             let _ = send(socket, &number, SendFlags::NOSIGNAL);

@@ -19,10 +19,58 @@ use cnet::definition::Directories;
 use cnet_netd::dns::resolv_conf::{MAX_FILE, PATH};
 use cnet_netd::registry::Registry;
 
-/// The namespaces of a container, pinned by descriptor.
-pub(super) struct Joined {
+/// The namespaces of a process, pinned by descriptor: network and user, and of others those that are
+/// not this process's already.
+pub(super) struct ProcessNamespaces {
     namespaces: Namespaces,
     others: Vec<(OwnedFd, LinkNameSpaceType)>,
+}
+
+impl ProcessNamespaces {
+    /// Opens them. `kinds` are the others, by their file's name in `/proc/PID/ns`, in the order in which
+    /// they are to be entered; `whose` says in an error what cannot be opened.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended, or may not be looked at.
+    pub(super) fn open(
+        pid: i32,
+        kinds: &[(&str, LinkNameSpaceType)],
+        whose: &str,
+    ) -> anyhow::Result<ProcessNamespaces> {
+        let namespaces = Namespaces::of_process(pid)?;
+        let mut others = Vec::new();
+        for &(file, kind) in kinds {
+            let own = fs::metadata(format!("/proc/self/ns/{file}"))?;
+            let theirs = File::open(format!("/proc/{pid}/ns/{file}"))
+                .with_context(|| format!("cannot open {whose}"))?;
+            if identity(own) != identity(theirs.metadata()?) {
+                others.push((theirs.into(), kind));
+            }
+        }
+        Ok(ProcessNamespaces { namespaces, others })
+    }
+
+    /// Whether one of this kind is not this process's already.
+    pub(super) fn has_other(&self, kind: LinkNameSpaceType) -> bool {
+        let mut kinds = self.others.iter().map(|(_, other)| *other as u32);
+        kinds.any(|other| other == kind as u32)
+    }
+
+    /// Moves this process there, for good.
+    pub(super) fn enter(&self) -> anyhow::Result<()> {
+        self.namespaces.enter()?;
+        for (namespace, kind) in &self.others {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
+                .context("cannot enter the container's namespaces")?;
+        }
+        Ok(())
+    }
+}
+
+/// The namespaces of a container, pinned by descriptor.
+pub(super) struct Joined {
+    namespaces: ProcessNamespaces,
     /// What it has in `/etc`, if its `resolv.conf` can be read.
     pub(super) own_files: Option<OwnFiles>,
 }
@@ -32,23 +80,14 @@ impl Joined {
     pub(super) async fn of_container(name: &str) -> anyhow::Result<Joined> {
         let pid = process_of(name).await?;
         let pidfd = watch::pidfd(pid)?;
-        let namespaces = Namespaces::of_process(pid)?;
-        let mut others = Vec::new();
-        for (file, kind) in [
+        let kinds = [
             ("uts", LinkNameSpaceType::HostNameAndNISDomainName),
             ("ipc", LinkNameSpaceType::InterProcessCommunication),
-        ] {
-            let own = fs::metadata(format!("/proc/self/ns/{file}"));
-            let theirs = File::open(format!("/proc/{pid}/ns/{file}"));
-            let theirs =
-                theirs.with_context(|| format!("cannot open the namespaces of `{name}`"))?;
-            if own.map(identity).ok() != theirs.metadata().map(identity).ok() {
-                others.push((theirs.into(), kind));
-            }
-        }
+        ];
+        let whose = format!("the namespaces of `{name}`");
+        let namespaces = ProcessNamespaces::open(pid, &kinds, &whose)?;
         let joined = Joined {
             namespaces,
-            others,
             own_files: own_files_of(Path::new(&format!("/proc/{pid}/root"))),
         };
         // The number may have become another process's before the pidfd was there, or since.
@@ -60,12 +99,7 @@ impl Joined {
 
     /// Moves this process there, for good.
     pub(super) fn enter(&self) -> anyhow::Result<()> {
-        self.namespaces.enter()?;
-        for (namespace, kind) in &self.others {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(*kind))
-                .context("cannot enter the container's namespaces")?;
-        }
-        Ok(())
+        self.namespaces.enter()
     }
 }
 

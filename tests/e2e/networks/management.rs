@@ -1,8 +1,8 @@
 //! `cnet network connect`, `disconnect`, `restart`, `ls` and `inspect`, and `cnet events`.
 
 use super::Place;
+use crate::lab::Lab;
 use crate::lab::run::SHORT;
-use crate::lab::{Lab, wait_until};
 
 #[test]
 #[ignore = "needs root and namespaces; run by cargo xtask test"]
@@ -12,12 +12,7 @@ fn a_container_that_runs_is_connected_and_disconnected_and_events_tell() {
     place.done("network create lan --subnet 10.70.0.0/24 --label team=a");
     let mut events = place.cnet("events --network lan").spawn();
     let _held = place.cnet("run --name alone -- sleep 600").spawn();
-    wait_until("the container is listed", SHORT, || {
-        place
-            .lists("alone")
-            .then_some(())
-            .ok_or("not yet".to_owned())
-    });
+    place.wait_until_listed("alone");
     let db = place.join("lan", "db", "");
     // From here on the network runs, and is listened to.
     events.wait_for_line(SHORT, |line| {

@@ -2,7 +2,6 @@
 
 use super::Place;
 use crate::lab::namespace::Namespace;
-use crate::lab::run::SHORT;
 use crate::lab::{HOST_V4, Lab, wait_until};
 
 /// What must not change by what is refused.
@@ -181,12 +180,7 @@ fn a_container_on_no_network_is_told_as_one() {
     let lab = Lab::direct();
     let place = Place::root(&lab);
     let _held = place.cnet("run --name alone -- sleep 600").spawn();
-    wait_until("the container is listed", SHORT, || {
-        place
-            .lists("alone")
-            .then_some(())
-            .ok_or("not yet".to_owned())
-    });
+    place.wait_until_listed("alone");
     for arguments in ["detach alone", "dns log alone"] {
         let error = place.refused(arguments);
         assert!(error.contains("`alone` is on no named network"), "{error}");
